@@ -1,0 +1,8 @@
+"""What happens around the steps of a run."""
+
+from dafw.callbacks.checkpointing import Checkpointing
+from dafw.callbacks.looks import Looks
+from dafw.callbacks.progress import progress_callback
+from dafw.callbacks.stopping import Stopped, Stopping
+
+__all__ = ["Checkpointing", "Looks", "Stopped", "Stopping", "progress_callback"]

@@ -1,0 +1,19 @@
+"""The regular look at the terms of the past steps."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+
+
+class Looks(pl.Callback):
+    """Logs the method's terms every ``log_every_n_steps``. Comes with every method; runs before any checkpoint."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        """Looks where the method says so."""
+        if pl_module.looks:
+            pl_module.log_window()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Looks at what is left."""
+        if pl_module.window or pl_module.unlogged:
+            pl_module.log_window()

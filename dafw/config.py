@@ -1,0 +1,85 @@
+"""Objects that remember how they were made, so that a checkpoint can make them again."""
+
+import dataclasses
+import importlib
+import inspect
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Any, Self
+
+from dafw.errors import UserError
+
+
+class Recorded:
+    """Remembers the arguments of its constructor. List it first among the bases."""
+
+    _given: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        object.__setattr__(self, "_given", (args, kwargs))
+        return self
+
+
+def describe(obj: Recorded) -> dict[str, Any]:
+    """``{"class_path": ..., "init_args": ...}`` of plain values (numbers, strings, lists, dicts) only.
+
+    Raises:
+        TypeError: if an argument is neither plain, nor :class:`Recorded`, nor a dataclass; naming it.
+    """
+    args, kwargs = obj._given
+    bound = inspect.signature(type(obj).__init__).bind(obj, *args, **kwargs)
+    values: dict[str, Any] = {}
+    for name, value in list(bound.arguments.items())[1:]:
+        kind = inspect.signature(type(obj).__init__).parameters[name].kind
+        values.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
+    owner = type(obj)
+    return {
+        "class_path": f"{owner.__module__}.{owner.__qualname__}",
+        "init_args": {name: _plain(f"{owner.__name__}.{name}", value) for name, value in values.items()},
+    }
+
+
+def _plain(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value.value if isinstance(value, Enum) else value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(f"{name}[{i}]", item) for i, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {str(key): _plain(f"{name}.{key}", item) for key, item in value.items()}
+    if isinstance(value, Recorded):
+        return describe(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        arguments = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+        return {
+            "class_path": f"{type(value).__module__}.{type(value).__qualname__}",
+            "init_args": {key: _plain(f"{name}.{key}", item) for key, item in arguments.items()},
+        }
+    raise TypeError(f"{name} is a {type(value).__name__}, which a checkpoint cannot hold: give it as a class path")
+
+
+def build(description: Any) -> Any:
+    """Makes again what :func:`describe` described.
+
+    A class is imported only from this project or from a module the program has imported already: a file that
+    came from elsewhere must not choose what code is loaded.
+
+    Raises:
+        UserError: if a class lies in a module that was not imported, or is neither :class:`Recorded` nor a dataclass.
+    """
+    if isinstance(description, list):
+        return [build(item) for item in description]
+    if not isinstance(description, dict):
+        return description
+    if set(description) != {"class_path", "init_args"}:
+        return {key: build(value) for key, value in description.items()}
+    module_name, _, name = description["class_path"].rpartition(".")
+    if module_name not in sys.modules and module_name.split(".")[0] not in ("dafw", "datamodules"):
+        raise UserError(f"the checkpoint holds a {description['class_path']}: import {module_name} first, if you trust it")
+    owner = getattr(importlib.import_module(module_name), name, None)
+    if not (isinstance(owner, type) and (issubclass(owner, Recorded) or dataclasses.is_dataclass(owner))):
+        raise UserError(f"the checkpoint names {description['class_path']}, which is not a part dafw can build")
+    return owner(**{key: build(value) for key, value in description["init_args"].items()})

@@ -1,0 +1,87 @@
+"""A domain: samples of one named distribution."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Samples of one named distribution, in a fixed order.
+
+    Args:
+        name: the domain's name, such as ``mnist``.
+        inputs: ``inputs[i]`` is one sample; for images a uint8 tensor (C, H, W).
+        labels: one label per sample; ``None`` where the domain has none, which is how a target reaches training.
+        ids: a stable name per sample; its position if ``None``.
+    """
+
+    name: str
+    inputs: Sequence[Any]
+    labels: Sequence[Any] | None
+    ids: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for what, values in (("labels", self.labels), ("ids", self.ids)):
+            if values is not None and len(values) != len(self.inputs):
+                raise ValueError(f"{self.name}: {len(self.inputs)} inputs but {len(values)} {what}")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def id(self, index: int) -> str:
+        """The stable name of sample ``index``."""
+        return self.ids[index] if self.ids is not None else f"{self.name}/{index}"
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "Domain":
+        """The samples at ``indices``, in that order, without copying them."""
+        chosen = [int(i) for i in indices]
+        return replace(
+            self,
+            inputs=_View(self.inputs, chosen),
+            labels=None if self.labels is None else _take(self.labels, chosen),
+            ids=[self.id(i) for i in chosen],
+        )
+
+    def unlabelled(self) -> "Domain":
+        """The same samples; the labels are not masked but absent."""
+        return replace(self, labels=None)
+
+
+def _take(values: Sequence[Any], indices: list[int]) -> Sequence[Any]:
+    return values[indices] if isinstance(values, np.ndarray | Tensor) else [values[i] for i in indices]
+
+
+class _View(Sequence[Any]):
+    def __init__(self, base: Sequence[Any], indices: list[int]) -> None:
+        self.base, self.indices = base, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.base[self.indices[index]]
+
+
+class ArrayImages(Sequence[Tensor]):
+    """Images in one array (in memory or memory-mapped).
+
+    Args:
+        array: uint8 (N, H, W, C).
+    """
+
+    def __init__(self, array: NDArray[np.uint8]) -> None:
+        if array.ndim != 4 or array.dtype != np.uint8:
+            raise ValueError(f"expected uint8 (N, H, W, C), got {array.dtype} {array.shape}")
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.array[index].transpose(2, 0, 1)))

@@ -1,0 +1,60 @@
+"""The dataset behind a joint batch: several domains, addressed by draws of the sampler."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from dafw.data.batch import Sample
+from dafw.data.domain import Domain
+from dafw.data.sampler import Draw
+
+Augmentation = Callable[[Any], Any]
+
+
+class JointDataset(Dataset[Sample]):
+    """Domains side by side. A domain without labels yields samples without labels: there is nothing to leak.
+
+    Random augmentation is seeded from (seed, domain, index, pass, view): it depends neither on the number of
+    workers nor on what was loaded before.
+
+    Args:
+        domains: source domains, then target domains.
+        augment: random transform of one input, or ``None``.
+        views: further transforms by name; each yields one more view of every input.
+        seed: seed of the augmentation.
+    """
+
+    def __init__(
+        self,
+        domains: Sequence[Domain],
+        *,
+        augment: Augmentation | None = None,
+        views: Mapping[str, Augmentation] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.domains = list(domains)
+        self.augment, self.views, self.seed = augment, dict(views or {}), seed
+
+    def __len__(self) -> int:
+        return sum(len(domain) for domain in self.domains)
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        domain = self.domains[draw.domain]
+        raw = domain.inputs[draw.index]
+        return Sample(
+            x=raw if self.augment is None else self._random(self.augment, raw, draw, ""),
+            y=None if domain.labels is None else domain.labels[draw.index],
+            domain=draw.domain,
+            index=draw.index,
+            views={name: self._random(view, raw, draw, name) for name, view in self.views.items()},
+        )
+
+    def _random(self, transform: Augmentation, raw: Any, draw: Draw, view: str) -> Any:
+        key = [self.seed, crc32(self.domains[draw.domain].name.encode()), draw.index, draw.cycle, crc32(view.encode())]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+            return transform(raw)

@@ -1,0 +1,128 @@
+"""Stateless sampling: which samples make batch t, as a pure function of (seed, t, rank)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+
+class Draw(NamedTuple):
+    """One sample to load: which domain, which of its samples, and how often the domain was passed before."""
+
+    domain: int
+    index: int
+    cycle: int
+
+
+@lru_cache(maxsize=64)
+def _permutation(seed: int, domain: str, cycle: int, length: int) -> NDArray[np.int64]:
+    order = np.random.default_rng([seed, crc32(domain.encode()), cycle]).permutation(length)
+    return order.astype(np.int64)
+
+
+def draw(seed: int, domain: str, position: int, length: int) -> tuple[int, int]:
+    """Element ``position`` of a domain's endless stream: (sample, pass). Every pass is a new permutation.
+
+    >>> sorted(draw(0, "mnist", j, 4)[0] for j in range(4, 8))
+    [0, 1, 2, 3]
+    """
+    cycle, offset = divmod(position, length)
+    return int(_permutation(seed, domain, cycle, length)[offset]), cycle
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One domain's part of every batch.
+
+    Args:
+        name: the domain's name, which enters the order of its samples.
+        length: its number of samples.
+        count: how many of them a global batch (all ranks together) holds.
+    """
+
+    name: str
+    length: int
+    count: int
+
+
+class JointBatchSampler(Sampler[list[Draw]]):
+    """Batches of fixed composition: ``count`` samples of each stream, in the streams' order.
+
+    The global batch ``t`` holds positions ``[t * count, (t + 1) * count)`` of each stream; rank r of R takes
+    every R-th of them from r on. So the ranks' batches together are the batch of one process, and a run
+    resumed at step t needs nothing but t.
+
+    Args:
+        streams: source domains, then target domains.
+        seed: seed of the order.
+        steps_per_epoch: batches between two calls of ``iter``; an epoch is a number of steps.
+        steps_done: called at each ``iter``; the number of batches trained so far.
+        rank: this process.
+        world_size: number of processes; divides every stream's count.
+
+    Raises:
+        ValueError: if ``world_size`` does not divide a stream's count.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        *,
+        seed: int,
+        steps_per_epoch: int,
+        steps_done: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        for stream in streams:
+            if stream.count % world_size:
+                raise ValueError(f"{world_size} ranks cannot share {stream.count} samples of {stream.name} equally")
+        self.streams = list(streams)
+        self.seed, self.steps_per_epoch, self.steps_done = seed, steps_per_epoch, steps_done
+        self.rank, self.world_size = rank, world_size
+
+    def batch(self, step: int) -> list[Draw]:
+        """This rank's part of global batch ``step``."""
+        draws = []
+        for domain, stream in enumerate(self.streams):
+            first = step * stream.count + self.rank
+            for position in range(first, (step + 1) * stream.count, self.world_size):
+                draws.append(Draw(domain, *draw(self.seed, stream.name, position, stream.length)))
+        return draws
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        start = self.steps_done()
+        end = (start // self.steps_per_epoch + 1) * self.steps_per_epoch
+        for step in range(start, end):
+            yield self.batch(step)
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+
+class ShardSampler(Sampler[list[Draw]]):
+    """Every sample of one domain once, spread over the ranks without padding.
+
+    Args:
+        length: samples of the domain.
+        batch_size: samples a batch.
+        domain: the domain's position in the dataset.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, length: int, batch_size: int, *, domain: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = range(rank, length, world_size)
+        self.batch_size, self.domain = batch_size, domain
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield [Draw(self.domain, index, 0) for index in self.indices[start : start + self.batch_size]]
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)

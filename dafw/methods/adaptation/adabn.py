@@ -1,0 +1,105 @@
+"""AdaBN: the target's own batch statistics."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dafw.data.batch import Batch
+from dafw.errors import UserError
+from dafw.methods.adaptation.source_only import SourceOnly
+from dafw.nn.network import Network
+from dafw.nn.norm import DomainBatchNorm
+from dafw.problems import Outputs
+
+
+class AdaBN(SourceOnly):
+    """Source-only training; on the target, every batch norm uses statistics of the target.
+
+    Loss: CE(source). Before each evaluation one pass over the target's unlabelled training split sets, layer by layer,
+    mean and variance (C,) to their averages over the batches of that pass. Source rows keep the source's statistics.
+
+    Li et al., Revisiting Batch Normalization For Practical Domain Adaptation, ICLR 2017 workshops,
+    https://arxiv.org/abs/1603.04779, algorithm 1.
+
+    Args:
+        network: images (N, C, H, W) to features (N, d) and logits (N, K); must have batch normalisation.
+        base: see :class:`~dafw.methods.base.Method`.
+
+    Raises:
+        UserError: if the network has no batch normalisation.
+    """
+
+    def __init__(self, network: Network, **base) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(network, **base)
+        layers = _norms(self.served)
+        if not layers:
+            raise UserError("AdaBN needs a network with batch normalisation, and this one has none")
+        for position, layer in enumerate(layers):
+            for name in ("running_mean", "running_var"):
+                self.register_buffer(f"target_{name}_{position}", getattr(layer, name).detach().clone())
+
+    def _target(self, position: int, name: str) -> Tensor:
+        buffer = getattr(self, f"target_{name}_{position}")
+        assert isinstance(buffer, Tensor)
+        return buffer
+
+    @contextmanager
+    def target_statistics(self) -> Iterator[None]:
+        """Within, the batch norms hold the target's statistics."""
+        layers = _norms(self.served)
+        kept = [(layer.running_mean, layer.running_var) for layer in layers]
+        for position, layer in enumerate(layers):
+            layer.running_mean = self._target(position, "running_mean")
+            layer.running_var = self._target(position, "running_var")
+        try:
+            yield
+        finally:
+            for layer, (mean, variance) in zip(layers, kept, strict=True):
+                layer.running_mean, layer.running_var = mean, variance
+
+    def forward(self, x: Any) -> Outputs:
+        """Serves the target with its own statistics."""
+        with self.target_statistics():
+            return super().forward(x)
+
+    def evaluate(self, batch: Batch, source: bool) -> Outputs:
+        """Source rows by the source's statistics, target rows by the target's."""
+        if source:
+            return super().evaluate(batch, source)
+        with self.target_statistics():
+            return super().evaluate(batch, source)
+
+    def start_evaluation(self, stage: Any) -> None:
+        """Estimates the target's statistics, then prepares the metrics."""
+        self.estimate()
+        super().start_evaluation(stage)
+
+    @torch.no_grad()
+    def estimate(self) -> None:
+        """One pass over the target's training images; every rank makes all of it, so all agree."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        layers = _norms(self.served)
+        kept = [(layer.momentum, layer.num_batches_tracked.clone()) for layer in layers]
+        sync, self.rows.sync = self.rows.sync, False
+        with self.target_statistics():
+            for layer in layers:
+                layer.running_mean.zero_()
+                layer.running_var.fill_(1)
+                layer.num_batches_tracked.zero_()
+                layer.momentum = None
+                layer.train()
+            for name in data.target:
+                for batch in data.evaluation_loader(data.load(name, "train").unlabelled(), shard=False):
+                    self.run(batch.to(self.device).x, 0, self.served)
+        for layer, (momentum, batches) in zip(layers, kept, strict=True):
+            layer.momentum = momentum
+            layer.num_batches_tracked.copy_(batches)
+            layer.eval()
+        self.rows.sync = sync
+
+
+def _norms(network: nn.Module) -> list[DomainBatchNorm]:
+    return [module for module in network.modules() if isinstance(module, DomainBatchNorm)]

@@ -1,0 +1,72 @@
+"""DANN: domain-adversarial training of neural networks."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from dafw.losses.adversarial import domain_bce
+from dafw.methods.base import AdaptationMethod, Losses
+from dafw.nn.mlp import mlp
+from dafw.nn.network import Network
+from dafw.nn.reversal import reverse_gradient
+from dafw.optim.schedules import dann_ramp
+from dafw.problems import Outputs
+
+
+class DANN(AdaptationMethod):
+    """Features from which a critic cannot tell the domain.
+
+    Loss: CE(source) + weight * (BCE(critic(reverse(f_s)), 1) + BCE(critic(reverse(f_t)), 0)) / 2, means over the rows
+    of each domain; features (n_s + n_t, d), critic scores (n_s + n_t, 1). The reversed gradient is scaled by
+    2 / (1 + exp(-gamma p)) - 1, where p in [0, 1] is the share of training done. The critic's own gradient is not.
+
+    Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 17 (2016), https://arxiv.org/abs/1505.07818,
+    equations 9 and 14 and section 5.2.2. The paper's equation sums the two means: that is ``weight=2``.
+
+    Args:
+        network: images (N, C, H, W) to features (N, d) and logits (N, K).
+        width: width of the critic's hidden layers (paper: 1024; 100 for MNIST -> MNIST-M).
+        depth: number of the critic's hidden layers (paper: 2; 1 for MNIST -> MNIST-M).
+        critic_norm: batch normalisation in the critic (paper: none; tllib: yes).
+        gamma: steepness of the reversal's ramp (paper: 10).
+        ramp_steps: ramp over this many steps instead of over the training (tllib: gamma 1, 1000 steps).
+        weight: weight of the domain loss.
+        base: see :class:`~dafw.methods.base.Method`. The paper's rate is 0.01 (1 + 10 p)^-0.75, momentum 0.9.
+    """
+
+    control: ClassVar[dict[str, Any]] = {"weight": 0.0}
+    search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 2.0), "gamma": (1.0, 20.0), "lr": (1e-3, 1e-1)}
+
+    def __init__(  # type: ignore[no-untyped-def]
+        self,
+        network: Network,
+        *,
+        width: int = 1024,
+        depth: int = 2,
+        critic_norm: bool = False,
+        gamma: float = 10.0,
+        ramp_steps: int | None = None,
+        weight: float = 1.0,
+        **base,
+    ) -> None:
+        super().__init__(network, **base)
+        self.gamma, self.ramp_steps, self.weight = gamma, ramp_steps, weight
+        self.critic = mlp(network.num_features, [width] * depth, 1, norm=critic_norm)
+
+    @property
+    def ramp(self) -> float:
+        """Scale of the reversed gradient at this step."""
+        return dann_ramp(self.step / self.ramp_steps if self.ramp_steps else self.progress, self.gamma)
+
+    def adapt(self, source: Outputs, target: Outputs, joint: Outputs) -> Losses:
+        """The domain loss of all rows."""
+        scores = self.critic(reverse_gradient(joint.features, self.ramp)).squeeze(1)
+        if self.looks:
+            self.diagnose_critic(scores, len(source))
+        return {"domain": self.weight * domain_bce(scores, num_source=len(source))}
+
+    def diagnose_critic(self, scores: Tensor, num_source: int) -> None:
+        """Share of each domain's rows that the critic gets right: 0.5 is confusion, 1.0 a critic that has won."""
+        self.diagnose("critic_accuracy_source", (scores[:num_source] > 0).float().mean())
+        self.diagnose("critic_accuracy_target", (scores[num_source:] <= 0).float().mean())
+        self.diagnose("ramp", self.ramp)

@@ -1,0 +1,38 @@
+"""Source only: the baseline that ignores the target."""
+
+from dafw.data.batch import Batch
+from dafw.methods.base import AdaptationMethod, Losses
+from dafw.nn.network import Network
+from dafw.problems import Outputs
+
+
+class SourceOnly(AdaptationMethod):
+    """Trains on the labelled source alone; the first row of every table.
+
+    Loss: CE(source). With ``forward_target`` the target's images pass through the network as well, so that BatchNorm
+    sees them as it does under an adaptation method: this is the control of those methods, and it adapts.
+    The upper bound "train on target" is this method with the datamodule's ``oracle: true``, which takes the labels
+    of the target's training split for the source's; tables mark such a row.
+
+    References: the baseline of Ganin et al., JMLR 17 (2016), section 5.2, https://arxiv.org/abs/1505.07818.
+
+    Args:
+        network: images (N, C, H, W) to features (N, d) and logits (N, K).
+        forward_target: run target images through the network without learning from them.
+        base: see :class:`~dafw.methods.base.Method`.
+    """
+
+    def __init__(self, network: Network, *, forward_target: bool = False, **base) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(network, **base)
+        self.forward_target = forward_target
+
+    def losses(self, batch: Batch) -> Losses:
+        """The supervised loss, of a forward of the source rows (or of all rows)."""
+        if self.forward_target:
+            return super().losses(batch)
+        source = self.run(batch.x[: batch.num_source], batch.num_source)
+        return {"supervised": self.problem.loss(source, batch.y)}
+
+    def adapt(self, source: Outputs, target: Outputs, joint: Outputs) -> Losses:
+        """Nothing."""
+        return {}

@@ -1,0 +1,268 @@
+"""Method: what every method shares. One forward of the joint batch, optimiser groups, schedules, guard, logging."""
+
+import math
+from functools import reduce
+from operator import add
+from typing import Any, ClassVar, Literal, Self
+
+import pytorch_lightning as pl
+import torch
+from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from dafw.callbacks.looks import Looks
+from dafw.config import Recorded, build, describe
+from dafw.data.batch import Batch
+from dafw.errors import UserError
+from dafw.methods.evaluation import EvaluationSteps
+from dafw.methods.record import StepRecord
+from dafw.nn.network import Network
+from dafw.nn.norm import Rows, convert_norm
+from dafw.optim.schedules import InverseDecay, Schedule
+from dafw.problems import Classification, Outputs, Problem
+
+Losses = dict[str, Tensor]
+Norm = Literal["joint", "separate", "domain_specific", "frozen"]
+
+
+class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
+    """Base of all methods.
+
+    Args:
+        network: images to features and class scores.
+        num_classes: classes to predict (the command line fills it in from the datamodule).
+        problem: what is predicted; classification if ``None``.
+        norm: batch statistics over two domains: ``joint`` (one set), ``separate`` (one per domain, shared running
+            statistics), ``domain_specific`` (own statistics and affine per domain), ``frozen``; the method's
+            ``default_norm`` if ``None``.
+        optimizer: any timm optimiser; ``momentum`` is SGD with momentum, ``sgd`` the same with Nesterov's.
+        lr: learning rate of new layers; the backbone's is ``lr * network.backbone_lr``.
+        momentum: momentum of SGD, or beta1 where the optimiser calls it so.
+        weight_decay: weight decay of all parameters.
+        schedule: factor of the learning rate over training; ``(1 + 10 p)^-0.75`` if ``None`` (Ganin et al. 2016).
+        ema_decay: decay of an exponential moving average of the network (timm's), which is then what is evaluated.
+    """
+
+    #: What the method may see: adaptation, generalization, source-free, test-time.
+    setting: ClassVar[str] = ""
+    default_norm: ClassVar[Norm] = "joint"
+    #: Names of further augmented views of each input that a step needs.
+    views: ClassVar[tuple[str, ...]] = ()
+    #: Hyper-parameters worth searching: name -> (low, high) or list of choices.
+    search_space: ClassVar[dict[str, Any]] = {}
+    #: Arguments that switch the adaptation off and leave all else as it is; empty if there is nothing to switch off.
+    control: ClassVar[dict[str, Any]] = {}
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        num_classes: int,
+        problem: Problem | None = None,
+        norm: Norm | None = None,
+        optimizer: str = "momentum",
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        schedule: Schedule | None = None,
+        ema_decay: float | None = None,
+    ) -> None:
+        super().__init__()
+        if not (math.isfinite(lr) and lr > 0):
+            raise UserError(f"model.lr must be a positive number, not {lr}")
+        self.problem = problem or Classification()
+        self.num_classes = num_classes
+        self.optimizer, self.lr, self.momentum, self.weight_decay = optimizer, lr, momentum, weight_decay
+        self.schedule = schedule or InverseDecay()
+        network.set_classes(num_classes)
+        self.network = network
+        self.norm: Norm = norm or self.default_norm
+        self.rows: Rows = convert_norm(network, self.norm)
+        self.ema = None if ema_decay is None else ModelEmaV3(network, decay=ema_decay)
+        self.steps_started = 0
+        self.history: list[dict[str, Any]] = []
+        self.start_record()
+
+    # ---- what a method writes
+
+    def losses(self, batch: Batch) -> Losses:
+        """The weighted terms of one step, by name; their sum is minimised."""
+        raise NotImplementedError(f"{type(self).__name__} must define losses(batch)")
+
+    # ---- forward
+
+    def run(self, x: Any, num_source: int | None, network: nn.Module | None = None) -> Outputs:
+        """One pass. The first ``num_source`` rows are source; ``None``: all rows are target."""
+        rows, previous = self.rows, self.rows.num_source
+        rows.num_source = num_source
+        outputs: Outputs = (network or self.network)(x)
+        rows.num_source = previous
+        return outputs
+
+    def forward(self, x: Any) -> Outputs:
+        """What serves the target: images (N, C, H, W) -> outputs."""
+        return self.run(x, None, self.served)
+
+    @property
+    def served(self) -> nn.Module:
+        """The network that is evaluated: the moving average if there is one."""
+        return self.network if self.ema is None else self.ema.module
+
+    # ---- progress
+
+    @property
+    def steps_done(self) -> int:
+        """Batches trained so far (asked between two batches)."""
+        return self.steps_started
+
+    @property
+    def step(self) -> int:
+        """Number of the batch in training, from 0."""
+        return max(self.steps_started - 1, 0)
+
+    @property
+    def steps_planned(self) -> int:
+        """Batches that the whole training has."""
+        trainer = self.trainer
+        batches = int(trainer.num_training_batches) * (trainer.max_epochs if (trainer.max_epochs or -1) > 0 else 10**9)
+        if trainer.max_steps > 0:
+            batches = min(batches, trainer.max_steps * trainer.accumulate_grad_batches)
+        return batches
+
+    @property
+    def progress(self) -> float:
+        """Share of training done before this batch, in [0, 1): the one clock of every schedule."""
+        return self.step / self.steps_planned
+
+    # ---- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One joint step: sum of the method's terms."""
+        terms = self.losses(batch)
+        self.keep(batch, terms)
+        return reduce(add, terms.values())
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Counts the step; sets learning rates and the random state as functions of that count alone."""
+        self.steps_started += 1
+        factor = self.schedule(self.progress, self.step)
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+        seed = getattr(self.trainer.datamodule, "seed", 0)  # type: ignore[attr-defined]
+        torch.manual_seed((seed * 1_000_003 + self.step) * 4_099 + self.trainer.global_rank)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The optimiser's step, and the moving average's after it."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.update(self.network)
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """The look at the terms comes with every method."""
+        return [] if any(isinstance(c, Looks) for c in self.trainer.callbacks) else [Looks()]  # type: ignore[attr-defined]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimiser: the network's groups at their rates, every other module of the method at ``lr``."""
+        network = {id(parameter) for parameter in self.network.parameters()}
+        averaged = set() if self.ema is None else {id(parameter) for parameter in self.ema.parameters()}
+        new = [p for p in self.parameters() if id(p) not in network | averaged and p.requires_grad]
+        groups = [*self.network.parameter_groups(self.lr), *([{"params": new, "lr": self.lr}] if new else [])]
+        options = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
+        try:
+            optimizer = create_optimizer_v2(groups, opt=self.optimizer, filter_bias_and_bn=False, **options)
+        except (ValueError, AssertionError) as error:
+            raise UserError(f'unknown optimizer "{self.optimizer}": use a timm name such as momentum or adamw') from error
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def setup(self, stage: str) -> None:
+        """Makes batch norms outside the network exact across ranks.
+
+        Raises:
+            UserError: if ``max_steps`` is given to a method with several optimisers, whose steps it would count.
+        """
+        if stage == "fit" and not self.automatic_optimization and self.trainer.max_steps > 0:
+            raise UserError("trainer.max_steps counts every optimiser here: give trainer.max_epochs instead")
+        if self.trainer.world_size > 1:
+            for name, module in self.named_children():
+                if name not in ("network", "ema"):
+                    convert_norm(module, "joint")
+
+    # ---- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what is needed to make the method again and to go on: plain values only."""
+        checkpoint["dafw"] = {
+            "method": describe(self),
+            "steps": self.steps_started,
+            "history": self.history,
+            "record": self.record_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on where the checkpoint was written."""
+        self.steps_started = checkpoint["dafw"]["steps"]
+        self.history = list(checkpoint["dafw"]["history"])
+        self.load_record_state(checkpoint["dafw"]["record"])
+
+    @classmethod
+    def load(cls, path: str, **changes: Any) -> Self:
+        """The method that a checkpoint holds, made without its constructor call.
+
+        Args:
+            path: a checkpoint that this project wrote.
+            changes: constructor arguments to replace.
+
+        Raises:
+            UserError: if the file is no such checkpoint, or holds another method than ``cls``.
+        """
+        from dafw.checkpoints import read_checkpoint
+
+        checkpoint = read_checkpoint(path)
+        description = checkpoint["dafw"]["method"]
+        method = build({**description, "init_args": {**description["init_args"], **changes}})
+        if not isinstance(method, cls):
+            raise UserError(f"{path} holds a {type(method).__name__}, not a {cls.__name__}")
+        method.load_state_dict(checkpoint["state_dict"])
+        method.on_load_checkpoint(checkpoint)
+        return method.eval()
+
+
+class AdaptationMethod(Method):
+    """Labelled source, unlabelled target: one forward of both, the supervised loss, and the method's own terms."""
+
+    setting = "adaptation"
+
+    def adapt(self, source: Outputs, target: Outputs, joint: Outputs) -> Losses:
+        """Already weighted terms to add to the supervised loss.
+
+        Args:
+            source: outputs of the ``n_s`` labelled rows, a view of ``joint``.
+            target: outputs of the ``n_t`` unlabelled rows, a view of ``joint``.
+            joint: all outputs; ``joint.features`` is (n_s + n_t, d).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define adapt(source, target, joint)")
+
+    def losses(self, batch: Batch) -> Losses:
+        """Supervised loss of the source rows and the terms of :meth:`adapt`."""
+        joint = self.run(batch.x, batch.num_source)
+        source, target = joint[: batch.num_source], joint[batch.num_source :]
+        terms = {"supervised": self.problem.loss(source, batch.y), **self.adapt(source, target, joint)}
+        if self.looks:
+            self.compare_gradients(terms, joint.features)
+        return terms
+
+    def compare_gradients(self, terms: Losses, features: Tensor) -> None:
+        """Diagnoses, for each term, its gradient's norm at the features over the supervised loss's."""
+        norms = {}
+        for name, term in terms.items():
+            if term.requires_grad:
+                (gradient,) = torch.autograd.grad(term, features, retain_graph=True, allow_unused=True)
+                norms[name] = None if gradient is None else gradient.norm()
+        reference = norms.pop("supervised", None)
+        for name, norm in norms.items():
+            if norm is not None and reference is not None:
+                self.diagnose(f"gradient_ratio_{name}", norm / reference.clamp_min(1e-12))

@@ -1,0 +1,149 @@
+"""Validation, test and prediction, the same for every method: metrics for each domain, label-free validators, oracle."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from dafw.data.batch import Batch
+from dafw.problems import Outputs, Problem
+from dafw.selection import VALIDATORS, Evidence
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from datamodules.base import Evaluation
+
+    Base = pl.LightningModule
+else:
+    Base = object
+
+
+class EvaluationSteps(Base):
+    """Lightning's evaluation hooks. ``evaluations`` says what each loader holds; target labels stay in here."""
+
+    problem: Problem
+    num_classes: int
+    history: list[dict[str, Any]]
+    steps_started: int
+    evaluations: "list[Evaluation]"
+    scores: nn.ModuleList
+    collected: list[list[tuple[Tensor, Tensor, Tensor]]]
+
+    if TYPE_CHECKING:
+
+        def write(self, values: dict[str, float]) -> None: ...
+        def look(self) -> None: ...
+        def run(self, x: Any, num_source: int | None, network: nn.Module | None = None) -> Outputs: ...
+        @property
+        def served(self) -> nn.Module: ...
+
+    def evaluate(self, batch: Batch, source: bool) -> Outputs:
+        """Outputs of one evaluation batch of a source or a target domain, as they are served."""
+        return self.run(batch.x, len(batch) if source else 0, self.served)
+
+    # ---- the two evaluations
+
+    def start_evaluation(self, stage: Any) -> None:
+        """New metrics and empty evidence for each loader of ``stage``."""
+        self.look()
+        self.evaluations = self.trainer.datamodule.evaluations(stage)  # type: ignore[attr-defined]
+        self.scores = nn.ModuleList(self.problem.metrics(self.num_classes) for _ in self.evaluations).to(self.device)
+        self.collected = [[] for _ in self.evaluations]
+
+    def on_validation_start(self) -> None:
+        """See :meth:`start_evaluation`."""
+        self.start_evaluation("validate")
+
+    def on_test_start(self) -> None:
+        """See :meth:`start_evaluation`."""
+        self.start_evaluation("test")
+
+    def evaluation_step(self, batch: Batch, dataloader_idx: int) -> None:
+        """Scores one batch where it has labels, and keeps what the validators need."""
+        role = self.evaluations[dataloader_idx].role
+        outputs = self.evaluate(batch, role.startswith("source"))
+        if batch.num_source:
+            self.scores[dataloader_idx].update(outputs.logits, batch.y)  # type: ignore[operator]
+        if self.problem.has_evidence and role in ("source_train", "source_val", "target_val"):
+            labels = batch.y if role == "source_val" else batch.index
+            self.collected[dataloader_idx].append((outputs.features, outputs.logits, torch.stack([batch.index, labels])))
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """See :meth:`evaluation_step`."""
+        self.evaluation_step(batch, dataloader_idx)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """See :meth:`evaluation_step`."""
+        self.evaluation_step(batch, dataloader_idx)
+
+    def metrics_of(self, position: int) -> dict[str, float]:
+        """The metrics of one evaluation loader, over all ranks."""
+        scores = self.scores[position]
+        assert isinstance(scores, MetricCollection)
+        return {name: float(value) for name, value in scores.compute().items()}
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs source accuracy, the validators, and, marked ``oracle/``, what target labels say."""
+        primary = self.problem.primary
+        found: dict[str, dict[str, dict[str, float]]] = {"source_val": {}, "target_val": {}, "target_test": {}}
+        for position, evaluation in enumerate(self.evaluations):
+            if evaluation.role in found:
+                found[evaluation.role][evaluation.domain.name] = self.metrics_of(position)
+        validators = {f"source_{primary}": _mean(found["source_val"], primary)}
+        if self.problem.has_evidence:
+            validators |= self.validate_without_labels()
+        oracle = {primary: _mean(found["target_val"], primary)}
+        values = {f"val/{name}": value for name, value in validators.items()}
+        values |= {f"oracle/{name}": value for name, value in oracle.items()}
+        values |= {f"oracle/test/{n}/{k}": v for n, m in found["target_test"].items() for k, v in m.items()}
+        self.collected = []
+        self.log_dict(values, sync_dist=False, rank_zero_only=False, logger=False)
+        if self.trainer.state.fn == "fit":
+            self.write(values)
+            entry = {"validators": validators, "oracle": oracle, "test": found["target_test"]}
+            self.history = [h for h in self.history if h["step"] != self.steps_started]
+            self.history.append({"step": self.steps_started, **entry})
+
+    def validate_without_labels(self) -> dict[str, float]:
+        """Every label-free validator, on the source's and the target's validation splits."""
+        train, source, target = (self.gather(role) for role in ("source_train", "source_val", "target_val"))
+        evidence = Evidence(
+            source_train_features=train[0],
+            source_features=source[0],
+            source_logits=source[1],
+            source_labels=source[2][1],
+            target_features=target[0],
+            target_logits=target[1],
+        )
+        return {name: float(make()(evidence)) for name, make in VALIDATORS.items() if name != "source_accuracy"}
+
+    def gather(self, role: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, logits and (index, label) of all samples of ``role``, in their domains' order, on every rank."""
+        parts = []
+        for evaluation, batches in zip(self.evaluations, self.collected, strict=True):
+            if evaluation.role == role:
+                features, logits, keys = (torch.cat(part, -1 if i == 2 else 0) for i, part in enumerate(zip(*batches)))
+                if self.trainer.world_size > 1:
+                    features, logits = (torch.cat(gather_all_tensors(value)) for value in (features, logits))
+                    keys = torch.cat(gather_all_tensors(keys), 1)
+                order = keys[0].argsort()
+                parts.append((features[order], logits[order], keys[:, order]))
+        features, logits, keys = zip(*parts, strict=True)
+        return torch.cat(features), torch.cat(logits), torch.cat(keys, 1)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs each domain's metrics on its test split."""
+        for position, evaluation in enumerate(self.evaluations):
+            for name, value in self.metrics_of(position).items():
+                self.log(f"test/{evaluation.domain.name}/{name}", value, rank_zero_only=False)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Columns of the prediction file for one batch of a target."""
+        return {"index": batch.index, **self.problem.predictions(self.evaluate(batch, source=False))}
+
+
+def _mean(metrics: dict[str, dict[str, float]], name: str) -> float:
+    return sum(values[name] for values in metrics.values()) / len(metrics)

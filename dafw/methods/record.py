@@ -1,0 +1,134 @@
+"""The record of training steps: terms stay on the device until a look reads them all at once."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dafw.data.batch import Batch
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    Base = pl.LightningModule
+else:
+    Base = object
+
+
+class Trained(NamedTuple):
+    """One step: its number, its samples, its terms and diagnostics (tensors on the device)."""
+
+    step: int
+    domain: Tensor
+    index: Tensor
+    terms: Mapping[str, Tensor]
+    diagnostics: Mapping[str, Tensor]
+
+
+class NonFiniteLoss(Exception):
+    """A loss term became NaN or infinite; the message names it, the step and the samples."""
+
+
+class StepRecord(Base):
+    """Guard and log of the training steps, without a host read in the step.
+
+    Steps wait in ``window``. A *look* moves them to the host in one transfer and checks them; it happens every
+    ``log_every_n_steps`` steps and before every checkpoint, so that no checkpoint holds what followed a NaN.
+    """
+
+    steps_started: int
+    window: list[Trained]
+    unlogged: list[dict[str, float]]
+    last_terms: dict[str, float]
+    _diagnostics: dict[str, Tensor]
+
+    def start_record(self) -> None:
+        """Called by the constructor."""
+        self.window, self.unlogged, self.last_terms, self._diagnostics = [], [], {}, {}
+
+    @property
+    def looks(self) -> bool:
+        """Whether this step's values are logged: the place for diagnostics that cost something."""
+        return self.steps_started % self.trainer.log_every_n_steps == 0
+
+    def diagnose(self, name: str, value: Tensor | float) -> None:
+        """Adds a diagnostic to this step's record; worth it only where :attr:`looks` is true."""
+        self._diagnostics[name] = torch.as_tensor(value, device=self.device).detach()
+
+    def keep(self, batch: Batch, terms: Mapping[str, Tensor]) -> None:
+        """Remembers the terms of this step."""
+        detached = {name: term.detach() for name, term in terms.items()}
+        self.window.append(Trained(self.steps_started - 1, batch.domain, batch.index, detached, self._diagnostics))
+        self._diagnostics = {}
+
+    def look(self) -> None:
+        """Reads the steps since the last look.
+
+        Raises:
+            NonFiniteLoss: naming the first term that was not finite, its step and its samples.
+        """
+        records, self.window = self.window, []
+        if not records:
+            return
+        values = self._read([record.terms for record in records])
+        self._read_diagnostics(records)
+        for record, row in zip(records, values, strict=True):
+            for name, value in row.items():
+                if not math.isfinite(value):
+                    raise NonFiniteLoss(self._failure(record, name, value))
+        self.unlogged += values
+
+    def log_window(self) -> None:
+        """Looks, and logs the means of the terms since the last time and the latest diagnostics."""
+        self.look()
+        names = sorted({name for row in self.unlogged for name in row})
+        means = {n: sum(row.get(n, 0.0) for row in self.unlogged) / len(self.unlogged) for n in names}
+        self.unlogged = []
+        self.last_terms = {**means, "loss": sum(means.values())}
+        self.write({f"train/{name}": value for name, value in self.last_terms.items()} | self._latest)
+        self._latest = {}
+
+    _latest: dict[str, float] = {}
+
+    def _read(self, rows: list[Mapping[str, Tensor]]) -> list[dict[str, float]]:
+        """Scalars on the device, rows of them, to the host in one transfer; averaged over the ranks."""
+        names = sorted({name for row in rows for name in row})
+        if not names:
+            return [{} for _ in rows]
+        zero = torch.zeros((), device=self.device)
+        table = torch.stack([torch.stack([row.get(name, zero).double() for name in names]) for row in rows])
+        if self.trainer.world_size > 1:
+            table = self.all_gather(table).mean(0)  # type: ignore[union-attr]
+        present = [{name: value for name, value in zip(names, values, strict=True)} for values in table.tolist()]
+        return [{name: value[name] for name in row} for row, value in zip(rows, present, strict=True)]
+
+    def _read_diagnostics(self, records: list[Trained]) -> None:
+        latest: dict[str, Tensor] = {}
+        for record in records:
+            latest |= record.diagnostics
+        if latest:
+            self._latest = {f"diagnostics/{name}": value for name, value in self._read([latest])[0].items()}
+
+    def _failure(self, record: Trained, term: str, value: float) -> str:
+        keys = torch.stack([record.domain, record.index])
+        if self.trainer.world_size > 1:
+            keys = self.all_gather(keys).movedim(0, -1).flatten(1)  # type: ignore[union-attr]
+        domains = getattr(getattr(self.trainer, "datamodule", None), "train_domains", None)
+        rows = keys.T.tolist()
+        names = [domains[d].id(i) if domains else f"{d}/{i}" for d, i in rows]
+        return f'the loss term "{term}" became {value} at step {record.step}; its batch held {", ".join(names)}'
+
+    def write(self, values: Mapping[str, float]) -> None:
+        """Sends values to every logger, at our own count of steps."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics(dict(values), step=self.steps_started)
+
+    def record_state(self) -> dict[str, Any]:
+        """What a checkpoint must hold for the log to go on as if nothing had happened."""
+        return {"unlogged": self.unlogged, "latest": self._latest}
+
+    def load_record_state(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`record_state`."""
+        self.unlogged, self._latest = list(state["unlogged"]), dict(state["latest"])

@@ -1,0 +1,228 @@
+"""What every datamodule shares: joint training batches, evaluation loaders, checks of what it was asked for."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from dafw.data.batch import Batch, collate
+from dafw.data.domain import Domain
+from dafw.data.joint import JointDataset
+from dafw.data.sampler import JointBatchSampler, ShardSampler, Stream
+from dafw.errors import UserError, choose
+
+Split = Literal["train", "val", "test"]
+Role = Literal["source_train", "source_val", "target_val", "source_test", "target_test"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation loader's content: a domain's split and what it is for."""
+
+    role: Role
+    domain: Domain
+
+
+class DomainDataModule(pl.LightningDataModule):
+    """Serves domains: joint batches for training, whole splits for evaluation.
+
+    The training split of a target has no labels: they are dropped before the dataset is made. Target labels
+    exist in the evaluation loaders alone, for the test metrics and the oracle.
+
+    A subclass sets ``domain_names`` and ``class_names`` and writes :meth:`load`.
+
+    Args:
+        source: labelled domain or domains.
+        target: domain or domains to serve.
+        batch_size: samples a step from each source domain, over all ranks together.
+        target_batch_size: samples a step from each target domain, over all ranks; ``batch_size`` if ``None``.
+        steps_per_epoch: training steps between two validations.
+        eval_batch_size: samples a batch in evaluation, on each rank.
+        num_workers: processes that load training data; 0 loads in the main process.
+        augment: random transform of one training input; see ``dafw.data.transforms``.
+        seed: seed of the sample order and of the augmentation.
+        oracle: train on the *target's* labels instead of the source's: an upper bound, not adaptation.
+        label_sets: ``closed`` (source and target share all classes) or ``partial`` (the target lacks some).
+        evidence_samples: source training samples that the density-ratio validators look at.
+    """
+
+    domain_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        source: str | list[str],
+        target: str | list[str],
+        *,
+        batch_size: int = 32,
+        target_batch_size: int | None = None,
+        steps_per_epoch: int = 200,
+        eval_batch_size: int = 250,
+        num_workers: int = 0,
+        augment: Callable[[Any], Any] | None = None,
+        seed: int = 0,
+        oracle: bool = False,
+        label_sets: Literal["closed", "partial"] = "closed",
+        evidence_samples: int = 2000,
+    ) -> None:
+        super().__init__()
+        self.source = [source] if isinstance(source, str) else list(source)
+        self.target = [target] if isinstance(target, str) else list(target)
+        self.batch_size = batch_size
+        self.target_batch_size = batch_size if target_batch_size is None else target_batch_size
+        self.steps_per_epoch, self.eval_batch_size = steps_per_epoch, eval_batch_size
+        self.num_workers, self.augment, self.seed, self.oracle = num_workers, augment, seed, oracle
+        self.label_sets, self.evidence_samples = label_sets, evidence_samples
+        for name in (*self.source, *self.target):
+            choose("domain", name, self.domain_names)
+        for key in ("batch_size", "target_batch_size", "steps_per_epoch", "eval_batch_size"):
+            if getattr(self, key) < 1:
+                raise UserError(f"data.{key} must be at least 1, not {getattr(self, key)}")
+        if set(self.source) & set(self.target):
+            raise UserError(f'"{sorted(set(self.source) & set(self.target))[0]}" is both a source and a target')
+
+    def load(self, name: str, split: Split) -> Domain:
+        """The labelled samples of one domain's split. Called more than once: cheap after the first time."""
+        raise NotImplementedError(f"{type(self).__name__} must define load(name, split)")
+
+    def view(self, name: str) -> Callable[[Any], Any]:
+        """The named augmentation that a method asks for through ``Method.views``.
+
+        Raises:
+            UserError: if this datamodule has no augmentation of that name.
+        """
+        raise UserError(f'{type(self).__name__} has no augmentation "{name}", which the method asks for')
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the source, which are those a model predicts."""
+        return len(self.class_names)
+
+    @property
+    def task(self) -> str:
+        """The transfer, as in ``art,photo->sketch``."""
+        return f"{','.join(self.source)}->{','.join(self.target)}"
+
+    @property
+    def labelled(self) -> list[str]:
+        """The domains whose labels train: the sources, or the targets of an oracle run."""
+        return self.target if self.oracle else self.source
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads the domains that ``stage`` needs, and checks them."""
+        if stage in (None, "fit"):
+            self.check_label_sets()
+            self.train_domains = [self.load(name, "train") for name in self.labelled]
+            self.train_domains += [self.load(name, "train").unlabelled() for name in self.target]
+
+    def check_label_sets(self) -> None:
+        """Compares the classes of each target with those of the sources.
+
+        Raises:
+            UserError: naming a class that one side lacks although ``label_sets`` says it has it.
+        """
+        present = {name: set(np.unique(self._labels(name)).tolist()) for name in (*self.source, *self.target)}
+        source = set().union(*(present[name] for name in self.source))
+        for name in self.target:
+            lacking = source - present[name] if self.label_sets == "closed" else set()
+            for index in sorted(present[name] - source | lacking):
+                where, other = (name, self.source) if index in present[name] else (self.source[0], [name])
+                raise UserError(
+                    f'class "{self.class_names[index]}" is in {where} but not in {", ".join(other)}, '
+                    f"although data.label_sets is {self.label_sets}"
+                )
+
+    def _labels(self, name: str) -> Any:
+        labels = self.load(name, "train").labels
+        return np.asarray([] if labels is None or len(labels) == 0 or np.ndim(labels[0]) else labels, dtype=np.int64)
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _steps_done(self) -> int:
+        return int(getattr(self.trainer.lightning_module, "steps_done", 0)) if self.trainer is not None else 0
+
+    def views(self) -> Mapping[str, Callable[[Any], Any]]:
+        """The extra views that the method in training asks for."""
+        names = getattr(self.trainer.lightning_module, "views", ()) if self.trainer is not None else ()
+        return {name: self.view(name) for name in names}
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Joint batches, ``steps_per_epoch`` of them each time it is iterated, from the step reached on.
+
+        Raises:
+            UserError: if a batch is larger than a domain, or the ranks cannot share it equally.
+        """
+        rank, world_size = self._rank()
+        counts = [self.batch_size] * len(self.labelled) + [self.target_batch_size] * len(self.target)
+        for domain, count in zip(self.train_domains, counts, strict=True):
+            if count > len(domain):
+                raise UserError(f"{domain.name} has {len(domain)} training samples, fewer than a batch of {count}")
+            if count % world_size:
+                raise UserError(f"{world_size} ranks cannot share a batch of {count} equally")
+        sampler = JointBatchSampler(
+            [Stream(d.name, len(d), count) for d, count in zip(self.train_domains, counts, strict=True)],
+            seed=self.seed,
+            steps_per_epoch=self.steps_per_epoch,
+            steps_done=self._steps_done,
+            rank=rank,
+            world_size=world_size,
+        )
+        data = JointDataset(self.train_domains, augment=self.augment, views=self.views(), seed=self.seed)
+        return self._loader(data, sampler, persistent_workers=self.num_workers > 0)
+
+    def evaluations(self, stage: Literal["validate", "test"]) -> list[Evaluation]:
+        """What the evaluation loaders of ``stage`` hold, in their order."""
+        if stage == "test":
+            return [Evaluation("source_test", self.load(name, "test")) for name in self.source] + [
+                Evaluation("target_test", self.load(name, "test")) for name in self.target
+            ]
+        train = [self.load(name, "train").unlabelled() for name in self.source]
+        share = max(1, -(-sum(map(len, train)) // self.evidence_samples))
+        return [
+            *(Evaluation("source_train", domain.subset(range(0, len(domain), share))) for domain in train),
+            *(Evaluation("source_val", self.load(name, "val")) for name in self.source),
+            *(Evaluation("target_val", self.load(name, "val")) for name in self.target),
+            *(Evaluation("target_test", self.load(name, "test")) for name in self.target),
+        ]
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """One loader for each of ``evaluations("validate")``."""
+        return [self.evaluation_loader(evaluation.domain) for evaluation in self.evaluations("validate")]
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """One loader for each of ``evaluations("test")``."""
+        return [self.evaluation_loader(evaluation.domain) for evaluation in self.evaluations("test")]
+
+    def predict_dataloader(self) -> list[DataLoader[Any]]:
+        """The targets' test splits, without labels."""
+        return [self.evaluation_loader(self.load(name, "test").unlabelled()) for name in self.target]
+
+    def evaluation_loader(self, domain: Domain, *, shard: bool = True) -> DataLoader[Any]:
+        """Every sample of ``domain`` once, in order, without augmentation.
+
+        Args:
+            domain: what to serve.
+            shard: each rank serves its share; otherwise each serves all of it.
+        """
+        rank, world_size = self._rank() if shard else (0, 1)
+        sampler = ShardSampler(len(domain), self.eval_batch_size, rank=rank, world_size=world_size)
+        return self._loader(JointDataset([domain]), sampler)
+
+    def _loader(self, data: JointDataset, sampler: Any, **options: Any) -> DataLoader[Any]:
+        return DataLoader(
+            data,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Copies the batch without waiting for the copy."""
+        return batch.to(device, non_blocking=True)
