@@ -14,7 +14,7 @@ class Sample(NamedTuple):
     x: Any
     y: Any
     domain: int
-    index: int
+    index: int  # type: ignore[assignment]
     views: dict[str, Any]
 
 

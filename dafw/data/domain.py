@@ -23,7 +23,7 @@ class Domain:
 
     name: str
     inputs: Sequence[Any]
-    labels: Sequence[Any] | None
+    labels: Sequence[Any] | NDArray[Any] | None
     ids: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class Domain:
         return replace(self, labels=None)
 
 
-def _take(values: Sequence[Any], indices: list[int]) -> Sequence[Any]:
+def _take(values: Sequence[Any] | NDArray[Any], indices: list[int]) -> Any:
     return values[indices] if isinstance(values, np.ndarray | Tensor) else [values[i] for i in indices]
 
 
@@ -83,5 +83,5 @@ class ArrayImages(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self.array)
 
-    def __getitem__(self, index: Any) -> Tensor:
+    def __getitem__(self, index: Any) -> Any:
         return torch.from_numpy(np.ascontiguousarray(self.array[index].transpose(2, 0, 1)))

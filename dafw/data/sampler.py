@@ -15,7 +15,7 @@ class Draw(NamedTuple):
     """One sample to load: which domain, which of its samples, and how often the domain was passed before."""
 
     domain: int
-    index: int
+    index: int  # type: ignore[assignment]
     cycle: int
 
 

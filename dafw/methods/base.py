@@ -17,8 +17,10 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.methods.evaluation import EvaluationSteps
 from dafw.methods.record import StepRecord
+from dafw.nn.distributed import sum_over_ranks
 from dafw.nn.network import Network
 from dafw.nn.norm import Rows, convert_norm
+from dafw.nn.weights import without_weights
 from dafw.optim.schedules import InverseDecay, Schedule
 from dafw.problems import Classification, Outputs, Problem
 
@@ -53,6 +55,12 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
     search_space: ClassVar[dict[str, Any]] = {}
     #: Arguments that switch the adaptation off and leave all else as it is; empty if there is nothing to switch off.
     control: ClassVar[dict[str, Any]] = {}
+    #: Names of the terms that a critic lowers and the features raise.
+    adversarial: ClassVar[tuple[str, ...]] = ()
+    #: Passes through the backbone in a training step.
+    backbone_passes: ClassVar[int] = 1
+    #: Why several ranks do not train exactly what one trains; empty if they do.
+    rank_difference: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -223,7 +231,8 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
 
         checkpoint = read_checkpoint(path)
         description = checkpoint["dafw"]["method"]
-        method = build({**description, "init_args": {**description["init_args"], **changes}})
+        with without_weights():
+            method = build({**description, "init_args": {**description["init_args"], **changes}})
         if not isinstance(method, cls):
             raise UserError(f"{path} holds a {type(method).__name__}, not a {cls.__name__}")
         method.load_state_dict(checkpoint["state_dict"])
@@ -257,12 +266,13 @@ class AdaptationMethod(Method):
 
     def compare_gradients(self, terms: Losses, features: Tensor) -> None:
         """Diagnoses, for each term, its gradient's norm at the features over the supervised loss's."""
-        norms = {}
+        squares = {}
         for name, term in terms.items():
             if term.requires_grad:
                 (gradient,) = torch.autograd.grad(term, features, retain_graph=True, allow_unused=True)
-                norms[name] = None if gradient is None else gradient.norm()
-        reference = norms.pop("supervised", None)
-        for name, norm in norms.items():
-            if norm is not None and reference is not None:
-                self.diagnose(f"gradient_ratio_{name}", norm / reference.clamp_min(1e-12))
+                if gradient is not None:
+                    squares[name] = sum_over_ranks(gradient.square().sum())
+        reference = squares.pop("supervised", None)
+        for name, square in squares.items():
+            if reference is not None:
+                self.diagnose(f"gradient_ratio_{name}", (square / reference.clamp_min(1e-24)).sqrt())

@@ -136,9 +136,13 @@ class EvaluationSteps(Base):
 
     def on_test_epoch_end(self) -> None:
         """Logs each domain's metrics on its test split."""
-        for position, evaluation in enumerate(self.evaluations):
-            for name, value in self.metrics_of(position).items():
-                self.log(f"test/{evaluation.domain.name}/{name}", value, rank_zero_only=False)
+        values = {
+            f"test/{evaluation.domain.name}/{name}": value
+            for position, evaluation in enumerate(self.evaluations)
+            for name, value in self.metrics_of(position).items()
+        }
+        self.log_dict(values, logger=False)
+        self.write(values)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Columns of the prediction file for one batch of a target."""

@@ -1,6 +1,6 @@
 """DAN: deep adaptation network."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from dafw.losses.mmd import mk_mmd
 from dafw.methods.base import AdaptationMethod, Losses
@@ -21,6 +21,8 @@ class DAN(AdaptationMethod):
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         weight: weight of the discrepancy (paper: chosen from 0.1 to 2; tllib: 1).
+        estimator: ``unbiased``, ``biased``, or ``tllib``, which sums the kernels instead of averaging them and adds a
+            constant: five times the unbiased value with its five kernels.
         linear: the estimate in linear time, from pairs of neighbours in the batch (paper, equation 4).
         base: see :class:`~dafw.methods.base.Method`. tllib trains it with lr 0.003.
     """
@@ -28,10 +30,19 @@ class DAN(AdaptationMethod):
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 2.0), "lr": (1e-3, 1e-1)}
 
-    def __init__(self, network: Network, *, weight: float = 1.0, linear: bool = False, **base) -> None:  # type: ignore[no-untyped-def]
+    def __init__(  # type: ignore[no-untyped-def]
+        self,
+        network: Network,
+        *,
+        weight: float = 1.0,
+        estimator: Literal["unbiased", "biased", "tllib"] = "unbiased",
+        linear: bool = False,
+        **base,
+    ) -> None:
         super().__init__(network, **base)
-        self.weight, self.linear = weight, linear
+        self.weight, self.estimator, self.linear = weight, estimator, linear
 
     def adapt(self, source: Outputs, target: Outputs, joint: Outputs) -> Losses:
         """The discrepancy over the rows of all ranks."""
-        return {"mmd": self.weight * mk_mmd(source.features, target.features, linear=self.linear)}
+        features = source.features, target.features
+        return {"mmd": self.weight * mk_mmd(*features, estimator=self.estimator, linear=self.linear)}

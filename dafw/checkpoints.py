@@ -1,0 +1,54 @@
+"""Reading checkpoints: never runs code from the file, says what is wrong with it."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dafw.callbacks.checkpointing import checkpoints
+from dafw.errors import UserError
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint that this project wrote, on the CPU.
+
+    Raises:
+        UserError: if the file is missing, truncated, would run code, or is not one of ours; an older intact
+            checkpoint beside it is named.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is truncated or no checkpoint{_older(path)}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} was refused: reading it could run code that came with the file") from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is truncated or damaged{_older(path)}") from error
+    if not isinstance(content, dict) or "dafw" not in content or "state_dict" not in content:
+        raise UserError(f"{path} was not written by dafw")
+    return content
+
+
+def _older(path: Path) -> str:
+    for candidate in checkpoints(path.parent):
+        if candidate.name != path.name and zipfile.is_zipfile(candidate):
+            return f"; {candidate} is intact"
+    return ""
+
+
+def check_method(path: str | Path, method: type) -> dict[str, Any]:
+    """Reads a checkpoint for ``method``.
+
+    Raises:
+        UserError: if it holds another method.
+    """
+    content = read_checkpoint(path)
+    held = content["dafw"]["method"]["class_path"]
+    if held != f"{method.__module__}.{method.__qualname__}":
+        raise UserError(f"{path} holds a {held.rpartition('.')[2]}, not a {method.__name__}")
+    return content

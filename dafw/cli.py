@@ -1,0 +1,96 @@
+"""The ``dafw`` command. Nothing here imports torch: a subcommand does when it needs it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from dafw import __version__
+from dafw.errors import UserError, choose
+
+RUN_COMMANDS = {
+    "fit": "train, test, and write a run directory; the same command resumes an interrupted run",
+    "validate": "the validators and source accuracy of a checkpoint",
+    "test": "every domain's test metrics of a checkpoint",
+    "predict": "a file with sample, prediction and probabilities",
+}
+OTHER_COMMANDS = {
+    "methods": "every method, one line each",
+    "datasets": "every datamodule and its domains, one line each",
+    "table": "run, show or check a table of methods x tasks x seeds",
+    "new": "write a working method and its test into this directory",
+}
+
+HELP = """usage: dafw COMMAND [options]
+
+Domain adaptation and generalisation: train where there are labels, serve where there are none.
+
+{commands}
+
+  dafw fit --model DANN --data Digits --data.source mnist --data.target mnistm
+  dafw table run digits
+  dafw COMMAND --help   options of a command        dafw --version
+"""
+
+
+def usage() -> str:
+    """The help text of the command itself."""
+    lines = [f"  {name:<10} {text}" for name, text in (RUN_COMMANDS | OTHER_COMMANDS).items()]
+    return HELP.format(commands="\n".join(lines))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: arguments after the program's name; those of the process if ``None``.
+
+    Returns:
+        0 if done; 1 if a run or a table cell failed; 2 for a mistake of the user; 128 + n after signal n.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"dafw {__version__}")
+        return 0
+    try:
+        return _dispatch(arguments[0], arguments[1:])
+    except UserError as error:
+        print(f"dafw: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _dispatch(command: str, rest: list[str]) -> int:
+    choose("command", command, [*RUN_COMMANDS, *OTHER_COMMANDS])
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a user's own method or datamodule lies beside the command
+    if command in RUN_COMMANDS:
+        from dafw.runs import run_command
+
+        return run_command(command, rest)
+    parser = argparse.ArgumentParser(prog=f"dafw {command}", description=OTHER_COMMANDS[command])
+    if command == "table":
+        from dafw.tables.commands import add_arguments
+        from dafw.tables.commands import main as table
+
+        add_arguments(parser)
+        return table(parser.parse_args(rest))
+    if command == "new":
+        from dafw.scaffold import add_arguments as add_new
+        from dafw.scaffold import main as new
+
+        add_new(parser)
+        return new(parser.parse_args(rest))
+    from dafw.listing import datasets, methods
+
+    parser.parse_args(rest)
+    for name, text in (methods() if command == "methods" else datasets()).items():
+        print(f"{name:<20} {text}")
+    return 0

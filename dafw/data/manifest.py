@@ -1,0 +1,171 @@
+"""Manifests: lists of image files with their labels and domains, read instead of a folder's names."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+from dafw.data.files import digest, replacing
+from dafw.data.images import EXTENSIONS
+from dafw.errors import UserError, choose
+
+SPLITS = ("train", "val", "test")
+_COLUMNS = ("path", "label", "domain")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image.
+
+    Args:
+        path: its file, relative to the root folder, with ``/`` between the parts.
+        label: its class's name.
+        domain: its domain's name.
+        split: ``train``, ``val`` or ``test``; ``None`` lets the datamodule decide.
+    """
+
+    path: str
+    label: str
+    domain: str
+    split: str | None = None
+
+
+def read_manifest(path: Path) -> list[Entry]:
+    """The entries of a manifest, in its order.
+
+    A file that ends in ``.csv`` or ``.tsv`` has a header with the columns ``path``, ``label``, ``domain`` and, if
+    wanted, ``split``. In any other file each line is ``path label domain [split]``, separated by spaces; the path
+    may contain spaces. Empty lines are skipped.
+
+    Raises:
+        UserError: naming the file and line, if it is missing, empty, malformed, or lists an image twice.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"the manifest {path} does not exist") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the manifest {path} cannot be read: {error}") from error
+    table = Path(path).suffix.lower() in (".csv", ".tsv")
+    rows = _table(path, text) if table else _lines(path, text)
+    entries: list[Entry] = []
+    seen: dict[str, int] = {}
+    for line, row in rows:
+        entry = _entry(f"{path}, line {line}", row)
+        if entry.path in seen:
+            raise UserError(f"{path}, line {line}: {entry.path} is already on line {seen[entry.path]}")
+        seen[entry.path] = line
+        entries.append(entry)
+    if not entries:
+        raise UserError(f"the manifest {path} lists no images")
+    without = [entry for entry in entries if entry.split is None]
+    if without and len(without) < len(entries):
+        raise UserError(f"{path} gives a split for some images but not for {without[0].path}: give all or none")
+    return entries
+
+
+def _table(path: Path, text: str) -> list[tuple[int, list[str]]]:
+    reader = csv.reader(
+        StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
+    )
+    header = [name.strip().lower() for name in next(reader, [])]
+    for name in header:
+        choose(f"column in {path}", name, (*_COLUMNS, "split"))
+    for name in _COLUMNS:
+        if name not in header:
+            raise UserError(f'the manifest {path} has no column "{name}" in its first line')
+    rows = []
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                cells = dict(zip(header, row, strict=True))
+                rows.append((reader.line_num, [cells.get(name, "") for name in (*_COLUMNS, "split")]))
+    except (csv.Error, ValueError) as error:
+        raise UserError(
+            f"{path}, line {reader.line_num}: expected {len(header)} cells ({', '.join(header)})"
+        ) from error
+    return rows
+
+
+def _lines(path: Path, text: str) -> list[tuple[int, list[str]]]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        last = line.split()[-1]
+        cells = line.rsplit(maxsplit=3) if last in SPLITS else [*line.rsplit(maxsplit=2), ""]
+        if len(cells) != 4:
+            raise UserError(f'{path}, line {number}: expected "path label domain [split]", not "{line.strip()}"')
+        rows.append((number, cells))
+    return rows
+
+
+def _entry(where: str, row: Sequence[str]) -> Entry:
+    path, label, domain, split = (cell.strip() for cell in row)
+    for name, value in zip(_COLUMNS, (path, label, domain), strict=True):
+        if not value:
+            raise UserError(f"{where}: the {name} is empty")
+    return Entry(path.replace("\\", "/"), label, domain, choose(f"split in {where}", split, SPLITS) if split else None)
+
+
+def write_manifest(path: Path, entries: Sequence[Entry]) -> None:
+    """Writes a manifest in one step, as CSV; the column ``split`` is there if an entry has one."""
+    columns = (*_COLUMNS, "split") if any(entry.split for entry in entries) else _COLUMNS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([getattr(entry, column) or "" for column in columns] for entry in entries)
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def checksum(entries: Sequence[Entry]) -> str:
+    """A hash of the entries in their order (64 hexadecimal digits): two lists with the same one are the same."""
+    return digest([[entry.path, entry.label, entry.domain, entry.split or ""] for entry in entries])
+
+
+def check_files(entries: Sequence[Entry], root: Path, manifest: Path) -> None:
+    """Checks that every listed file is there.
+
+    Raises:
+        UserError: saying how many are missing, and which is the first.
+    """
+    missing = [entry.path for entry in entries if not (root / entry.path).is_file()]
+    if missing:
+        raise UserError(
+            f"the manifest {manifest} lists {len(entries)} images, {len(missing)} of which are not in {root}: "
+            f"{missing[0]}{' first' if len(missing) > 1 else ''}"
+        )
+
+
+def scan_folder(root: Path, domain: str) -> list[Entry]:
+    """The images of ``root/<domain>/<class>/``, sorted by path; what has another ending is passed over.
+
+    A folder ``root/<domain>/images/<class>/``, which Office-31 comes with, is read likewise.
+
+    Raises:
+        UserError: naming the folder, if the domain has no classes or a class no images.
+    """
+    top = root / domain
+    if [folder.name for folder in _folders(top)] == ["images"] and _folders(top / "images"):
+        top = top / "images"
+    entries = []
+    for folder in _folders(top):
+        images = sorted(
+            file.name
+            for file in folder.iterdir()
+            if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
+        )
+        if not images:
+            raise UserError(f"the class folder {folder} holds no images ({', '.join(EXTENSIONS)})")
+        inside = folder.relative_to(root).as_posix()
+        entries += [Entry(f"{inside}/{name}", folder.name, domain) for name in images]
+    if not entries:
+        raise UserError(f"the domain folder {top} holds no class folders")
+    return entries
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))

@@ -1,0 +1,57 @@
+"""What there is, read from the source files: quick, because nothing is imported."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+SETTINGS = ("adaptation", "generalization", "source_free", "test_time", "detection", "segmentation")
+
+
+def classes(folder: Path) -> Iterator[tuple[ast.ClassDef, Path]]:
+    """Public top-level classes of the Python files under ``folder``, in the files' order."""
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                yield node, path
+
+
+def summary(node: ast.ClassDef) -> str:
+    """First sentence of a class's docstring."""
+    return (ast.get_docstring(node) or "").partition("\n")[0].strip()
+
+
+def constant(node: ast.ClassDef, name: str) -> object:
+    """The literal that a class's body gives to ``name``; ``None`` if there is none.
+
+    Raises:
+        ValueError: if it is not a literal.
+    """
+    for statement in node.body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+            if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+                return ast.literal_eval(statement.value)
+    return None
+
+
+def methods() -> dict[str, str]:
+    """Name of each method -> its setting and first sentence."""
+    root = Path(__file__).parent / "methods"
+    return {
+        node.name: f"[{setting.replace('_', '-')}] {summary(node)}"
+        for setting in SETTINGS
+        for node, _ in classes(root / setting)
+    }
+
+
+def datasets() -> dict[str, str]:
+    """Name of each datamodule -> its first sentence and its domains."""
+    import datamodules
+
+    found = {}
+    for node, _ in classes(Path(datamodules.__file__).parent):
+        if node.name != "DomainDataModule" and any(getattr(b, "id", "") == "DomainDataModule" for b in node.bases):
+            names = constant(node, "domain_names")
+            listed = f" domains: {', '.join(names)}" if isinstance(names, tuple | list) and names else ""
+            found[node.name] = f"{summary(node)}{listed}"
+    return found

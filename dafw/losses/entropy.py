@@ -1,0 +1,56 @@
+"""Entropy of predictions, in nats, from logits."""
+
+from torch import Tensor
+
+from dafw.nn.distributed import gather_rows
+from dafw.nn.precision import full_precision
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """H(p) = -sum_k p_k log p_k with p = softmax(logits).
+
+    Args:
+        logits: (..., K).
+
+    Returns:
+        (...), between 0 and log K.
+    """
+    log_p = full_precision(logits).log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def mean_entropy(logits: Tensor) -> Tensor:
+    """mean_i H(p_i), what entropy minimisation minimises: Grandvalet and Bengio, NIPS 2004.
+
+    Args:
+        logits: (N, K).
+
+    Returns:
+        A scalar; a mean over rows, so the ranks' own values average to that of the whole batch.
+    """
+    return entropy(logits).mean()
+
+
+def mutual_information(logits: Tensor) -> Tensor:
+    """H(mean_i p_i) - mean_i H(p_i) of the given rows alone: between input and prediction, 0 to log K.
+
+    Args:
+        logits: (N, K).
+
+    Returns:
+        A scalar; high where predictions are sure one by one and diverse together.
+    """
+    marginal = full_precision(logits).log_softmax(-1).logsumexp(0)  # log of N mean_i p_i, which are logits too
+    return entropy(marginal) - mean_entropy(logits)
+
+
+def information_maximisation(logits: Tensor) -> Tensor:
+    """mean_i H(p_i) - H(mean_i p_i), to be minimised: SHOT, Liang et al., ICML 2020, https://arxiv.org/abs/2002.08546.
+
+    Args:
+        logits: (N, K); on several ranks this rank's rows, all of which are gathered.
+
+    Returns:
+        A scalar, minus the mutual information of input and prediction.
+    """
+    return -mutual_information(gather_rows(logits))

@@ -1,0 +1,112 @@
+"""Backbones by name: the papers' own, timm's, or a user's class."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dafw.errors import UserError, choose
+from dafw.nn.digits import DIGIT_NETS
+from dafw.nn.weights import load_weights
+
+
+def make_backbone(
+    name: str, in_channels: int, input_size: int | None, arguments: dict[str, Any], weights: str | None = None
+) -> tuple[nn.Module, int]:
+    """The module of that name, with its weights, and the width of its features.
+
+    Raises:
+        UserError: unknown name, arguments it does not take, or weights that cannot be had.
+    """
+    timm_name, extra = None, arguments
+    if name in DIGIT_NETS:
+        given = {"in_channels": in_channels, "input_size": input_size, **arguments}
+        module: nn.Module = _make(name, DIGIT_NETS[name], given)
+    elif (user_class := _find_class(name)) is not None:
+        module = _make(name, user_class, arguments)
+    else:
+        timm_name = name
+        module, extra = _make_timm(name, in_channels, input_size, arguments)
+    load_weights(module, weights, timm_name, name=name, arguments=extra)
+    width = getattr(module, "num_features", None)
+    if timm_name is not None:  # layers behind the last stage, which some models have, may change the width
+        width = getattr(module, "head_hidden_size", None) or width
+    return module, width if isinstance(width, int) else _measure(name, module, in_channels, input_size)
+
+
+def _make(name: str, owner: Callable[..., nn.Module], arguments: dict[str, Any]) -> nn.Module:
+    try:
+        inspect.signature(owner).bind(**arguments)
+    except TypeError as error:
+        raise UserError(f"the backbone {name} cannot be built: {error}; see backbone_args") from error
+    return owner(**arguments)
+
+
+def _find_class(path: str) -> type[nn.Module] | None:
+    """The user's class at ``package.module.Name``; None if there is no such package, as for timm's names with a dot."""
+    module_name, _, class_name = path.rpartition(".")
+    package, *rest = path.split(".")
+    if not rest or not all(part.isidentifier() for part in (package, *rest)):
+        return None
+    if package not in sys.modules and importlib.util.find_spec(package) is None:
+        return None
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except ModuleNotFoundError as error:
+        raise UserError(f"the backbone {path} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        what = "has no class" if found is None else "has something other than an nn.Module as"
+        raise UserError(f"the backbone {path} cannot be used: {module_name} {what} {class_name}")
+    return found
+
+
+def _make_timm(
+    name: str, in_channels: int, input_size: int | None, arguments: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A timm model without its classifier, and the arguments it was made with."""
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises RuntimeError
+        raise UserError(
+            f"the backbone {name} needs timm, or is misspelt, and timm cannot be imported ({error}): install timm and"
+            f" the torchvision of your torch, or choose one of {', '.join(DIGIT_NETS)}"
+        ) from error
+    if not timm.is_model(name):
+        choose("backbone", name, [*DIGIT_NETS, *timm.list_models()])
+    made_with = {"num_classes": 0, "in_chans": in_channels, **arguments}
+    try:
+        config = timm.get_pretrained_cfg(name)
+        if input_size is not None and config is not None and config.fixed_input_size:
+            made_with.setdefault("img_size", input_size)
+        module = timm.create_model(name, pretrained=False, **made_with)
+    except (TypeError, RuntimeError, ValueError, AssertionError) as error:
+        raise UserError(f"timm cannot make the backbone {name} with {made_with}: {error}") from error
+    return module, made_with
+
+
+def _measure(name: str, module: nn.Module, in_channels: int, input_size: int | None) -> int:
+    """Width of the features, from one pass over two black images; changes neither the module nor the random state."""
+    modes = {part: part.training for part in module.modules()}
+    size = input_size or 224
+    parameter = next(module.parameters(), torch.empty(0))
+    image = torch.zeros(2, in_channels, size, size, dtype=parameter.dtype)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            features = module.eval()(image)
+    except Exception as error:  # whatever a module does with an input that is not for it
+        raise UserError(
+            f"the backbone {name} has no attribute num_features, and does not take images {tuple(image.shape)} to"
+            f" measure them: give it the attribute, or set input_size ({error})"
+        ) from error
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise UserError(f"the backbone {name} returns {got}, where features are (N, d)")
+    return features.shape[1]

@@ -1,0 +1,80 @@
+"""Autograd through collectives: what makes a loss over the whole batch exact on any number of ranks.
+
+Convention: each rank r backpropagates its own loss L_r, and DistributedDataParallel then averages the parameters'
+gradients over the R ranks, so the quantity that is minimised is (1/R) sum_r L_r.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of ranks; 1 where no process group was started."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return sum_over_ranks(grads[0])
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        parts = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(parts, x)
+        return torch.stack(parts, dim=1).flatten(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return sum_over_ranks(grads[0])[dist.get_rank() :: world_size()]
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum ``x`` over the ranks; differentiable any number of times.
+
+    s = sum_r x_r enters every rank's loss, so d(sum_q L_q)/dx_r = sum_q dL_q/ds: the backward pass is the same sum.
+
+    Args:
+        x: any shape, the same on every rank.
+
+    Returns:
+        The sum, the same on every rank; ``x`` itself on one process.
+    """
+    if world_size() == 1:
+        return x
+    total: Tensor = _SumOverRanks.apply(x)
+    return total
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """All ranks' rows in the order one process would hold them; differentiable any number of times.
+
+    Rank r of R holds positions r, r + R, ... of the global batch, so row i of rank r goes to position i * R + r.
+
+    Why the gradient is that of one process: let L be a loss of the gathered rows, computed alike on every rank. Rank r
+    receives sum_q dL_q/dx_r = R * dL/dx_r, hence parameter gradients R * (dL/dx_r)(dx_r/dw); their average over the
+    ranks is (1/R) sum_r R * (dL/dx_r)(dx_r/dw) = dL/dw.  (The same holds for losses that differ between ranks.)
+
+    Args:
+        x: (n, ...), with the same n on every rank. Gather the two domains one by one, not a joint batch: the order
+            within it would mix them.
+
+    Returns:
+        (R * n, ...), the same on every rank; ``x`` itself on one process.
+    """
+    if world_size() == 1:
+        return x
+    rows: Tensor = _GatherRows.apply(x)
+    return rows

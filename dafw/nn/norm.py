@@ -1,0 +1,284 @@
+"""Batch normalisation of a batch that holds two domains: the key ``norm: joint | separate | domain_specific | frozen``.
+
+===============  ==============================  ==========================================  ===========
+value            a training batch is normalised  running statistics                          affine
+===============  ==============================  ==========================================  ===========
+joint            by its own statistics           one pair, of the whole batch                shared
+separate         each domain by its own          one pair, updated by source, then target    shared
+domain_specific  each domain by its own          one pair per domain                         per domain
+frozen           by the running statistics       never change                                shared
+===============  ==============================  ==========================================  ===========
+
+``separate`` is what a network does that is called once per domain; ``domain_specific`` is Chang et al., CVPR 2019,
+https://arxiv.org/abs/1906.03950.  In evaluation all four use running statistics.  On several ranks, training statistics
+are those of all ranks' rows.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from dafw.nn.distributed import gather_rows, world_size
+from dafw.nn.precision import full_precision
+
+NormMode = Literal["joint", "separate", "domain_specific", "frozen"]
+NORM_MODES: tuple[str, ...] = get_args(NormMode)
+_BRANCH = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass
+class Rows:
+    """What the normalisation layers of one network must know about the batch; one object, shared by all of them.
+
+    Deep copies of the network (a moving average, a teacher) share it too: what it says of a batch holds for them all.
+
+    Attributes:
+        num_source: how many leading rows of the batch are source; None: every row is target, as when serving.
+        sync: whether training statistics are taken over all ranks.
+    """
+
+    num_source: int | None = None
+    sync: bool = True
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+class _Branch(NamedTuple):
+    """The tensors of one ordinary batch normalisation."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+
+class DomainBatchNorm(nn.Module):
+    """Batch normalisation over (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W), in one of four modes.
+
+    State-dict keys are those of ``nn.BatchNorm``; in ``domain_specific`` mode they hold the target's branch, the
+    source's being the same names behind ``source_``. A checkpoint without the latter loads into both branches.
+
+    Args:
+        num_features: C.
+        eps: added to the variance.
+        momentum: weight of a new batch in the running statistics; None: the average of all batches so far.
+        affine: whether to learn a scale and a shift per channel.
+        track_running_stats: whether to keep running statistics; without them evaluation uses the batch's own.
+        mode: how the two domains share statistics, see the module's table.
+        rows: the batch's layout; a private one, with every row target, if not given.
+
+    Raises:
+        ValueError: unknown mode, or ``frozen`` without running statistics. In the forward pass: more source rows than
+            rows, or one value per channel to take training statistics of (as in torch).
+    """
+
+    _version = 2  # that of nn.BatchNorm, whose checkpoints it reads
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        mode: NormMode = "joint",
+        rows: Rows | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.drop: nn.Module | None = None  # what timm's fused layers apply to the result
+        self.act: nn.Module | None = None
+        self.register_parameter("weight", nn.Parameter(torch.ones(num_features)) if affine else None)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(num_features)) if affine else None)
+        self.register_buffer("running_mean", torch.zeros(num_features) if track_running_stats else None)
+        self.register_buffer("running_var", torch.ones(num_features) if track_running_stats else None)
+        self.register_buffer("num_batches_tracked", torch.tensor(0) if track_running_stats else None)
+        self._enter(mode, rows or Rows())
+
+    @classmethod
+    def from_batch_norm(cls, layer: _BatchNorm, mode: NormMode, rows: Rows) -> Self:
+        """A layer around the very parameters and buffers of ``layer``, so that optimisers stay valid.
+
+        Raises:
+            ValueError: ``layer`` changes the forward pass in a way not known here, or has no parameters yet.
+        """
+        name = type(layer).__name__
+        drop, act = getattr(layer, "drop", None), getattr(layer, "act", None)
+        fused = isinstance(drop, nn.Module) and isinstance(act, nn.Module)
+        known = fused or type(layer).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+        if not known or hasattr(layer, "aux_bn"):
+            raise ValueError(f"cannot convert the normalisation layer {name}: it has a forward pass of its own")
+        if isinstance(layer, LazyModuleMixin):
+            raise ValueError(f"cannot convert {name}: run a first batch, which gives it its parameters")
+        new = cls(layer.num_features, eps=layer.eps, momentum=layer.momentum, affine=False, track_running_stats=False)
+        for key in _BRANCH:
+            setattr(new, key, getattr(layer, key))
+        if isinstance(drop, nn.Module) and isinstance(act, nn.Module):
+            new.drop, new.act = drop, act
+        new._enter(mode, rows)
+        return new.train(layer.training)
+
+    def _enter(self, mode: NormMode, rows: Rows) -> None:
+        """Switch to ``mode``; entering ``domain_specific`` starts the source's branch as a copy of the present one."""
+        if mode not in NORM_MODES:
+            raise ValueError(f"norm must be one of {', '.join(NORM_MODES)}, not {mode!r}")
+        if mode == "frozen" and self.running_mean is None:
+            raise ValueError("norm: frozen needs a layer that tracks running statistics")
+        self.mode, self.rows = mode, rows
+        if mode != "domain_specific":
+            for key in _BRANCH:
+                self._parameters.pop(f"source_{key}", None)
+                self._buffers.pop(f"source_{key}", None)
+        elif not hasattr(self, "source_weight"):
+            for key, value in self._branch(source=False)._asdict().items():
+                copy = None if value is None else value.detach().clone()
+                if key in ("weight", "bias"):
+                    parameter = None if copy is None else nn.Parameter(copy, requires_grad=value.requires_grad)
+                    self.register_parameter(f"source_{key}", parameter)
+                else:
+                    self.register_buffer(f"source_{key}", copy)
+
+    def _branch(self, source: bool) -> _Branch:
+        if source and self.mode == "domain_specific":
+            return _Branch(*(getattr(self, f"source_{key}") for key in _BRANCH))
+        return _Branch(self.weight, self.bias, self.running_mean, self.running_var, self.num_batches_tracked)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x``, (N, C, ...), each of the two domains' rows as the mode says; same shape and dtype."""
+        num_source = self.rows.num_source
+        if num_source is not None and num_source > x.shape[0]:
+            raise ValueError(f"num_source is {num_source}, but the batch has {x.shape[0]} rows")
+        split = self.mode == "domain_specific" or (self.mode == "separate" and self._uses_batch)
+        if not split or not num_source:
+            y = self._normalise(x, self._branch(source=False))
+        elif num_source == x.shape[0]:
+            y = self._normalise(x, self._branch(source=True))
+        else:
+            y_source = self._normalise(x[:num_source], self._branch(source=True))
+            y = torch.cat([y_source, self._normalise(x[num_source:], self._branch(source=False))])
+        if self.drop is not None:
+            y = self.drop(y)
+        return y if self.act is None else self.act(y)
+
+    @property
+    def _uses_batch(self) -> bool:
+        return (self.training and self.mode != "frozen") or self.running_mean is None
+
+    def _normalise(self, x: Tensor, branch: _Branch) -> Tensor:
+        """One part of the batch by one branch, as one call of ``nn.BatchNorm`` (but for the ranks)."""
+        weight, bias, mean, var, batches = branch
+        if not self._uses_batch:
+            return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
+        if batches is not None and self.training:
+            batches.add_(1)
+        if self.training and self.rows.sync and world_size() > 1:
+            y, batch_mean, batch_var = _normalise_over_ranks(x, weight, bias, self.eps)
+        elif mean is None or var is None or self.momentum is not None:
+            return F.batch_norm(x, mean, var, weight, bias, True, self.momentum or 0.0, self.eps)
+        else:  # a momentum of 1 writes the batch's own statistics
+            batch_mean, batch_var = torch.zeros_like(mean), torch.ones_like(var)
+            y = F.batch_norm(x, batch_mean, batch_var, weight, bias, True, 1.0, self.eps)
+        if mean is not None and var is not None and batches is not None:
+            share = self.momentum if self.momentum is not None else batches.to(mean.dtype).reciprocal()
+            mean.lerp_(batch_mean.detach().to(mean.dtype), share)
+            var.lerp_(batch_var.detach().to(var.dtype), share)
+        return y
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local: dict[str, Any], *rest: Any) -> None:
+        if self.num_batches_tracked is not None and (local.get("version") or 0) < 2:  # checkpoints before torch 0.4.1
+            state_dict.setdefault(f"{prefix}num_batches_tracked", self.num_batches_tracked)
+        if self.mode == "domain_specific":
+            for key in _BRANCH:
+                if f"{prefix}{key}" in state_dict:
+                    state_dict.setdefault(f"{prefix}source_{key}", state_dict[f"{prefix}{key}"])
+        super()._load_from_state_dict(state_dict, prefix, local, *rest)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows between the parentheses."""
+        affine, tracked = self.weight is not None, self.running_mean is not None
+        return (
+            f"{self.num_features}, mode={self.mode}, eps={self.eps}, momentum={self.momentum}, "
+            f"affine={affine}, track_running_stats={tracked}"
+        )
+
+
+def _normalise_over_ranks(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Training-mode batch normalisation with the statistics of all ranks' rows, differentiable any number of times.
+
+    Rank r contributes its n_r values per channel with mean m_r and biased variance v_r; with N = sum n_r,
+    m = sum (n_r / N) m_r and v = sum (n_r / N) (v_r + (m_r - m)^2).  One collective each way, of 2 C + 1 numbers.
+
+    Returns:
+        The normalised x, m (C,), and the unbiased variance v N / (N - 1) (C,).
+
+    Raises:
+        ValueError: one value per channel over all ranks (equal shares assumed).
+    """
+    channels = x.shape[1]
+    values = x.numel() // channels
+    if values * world_size() <= 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
+    wide = full_precision(x)
+    var, mean = torch.var_mean(wide, [0, *range(2, x.ndim)], correction=0)
+    ranks = gather_rows(torch.cat([mean, var, mean.new_full((1,), values)])[None])
+    means, variances, sizes = torch.split(ranks, [channels, channels, 1], dim=1)
+    total = sizes.sum()
+    shares = sizes / total
+    mean = (shares * means).sum(0)
+    var = (shares * (variances + (means - mean).square())).sum(0)
+    scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    shape = [1, channels, *[1] * (x.ndim - 2)]
+    y = torch.addcmul(shift.view(shape), wide, scale.view(shape)).to(x.dtype)
+    return y, mean, var * (total / (total - 1))
+
+
+def convert_norm(module: nn.Module, mode: NormMode) -> Rows:
+    """Put every batch normalisation inside ``module`` into ``mode``; parameters and buffers remain the same objects.
+
+    Replaces ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm`` and timm's layers that fuse an activation (which they keep);
+    a ``DomainBatchNorm`` changes its mode.
+
+    Args:
+        module: a network, changed in place.
+        mode: joint, separate, domain_specific or frozen.
+
+    Returns:
+        The ``Rows`` that all those layers read: set ``num_source`` on it before each forward pass.
+
+    Raises:
+        ValueError: unknown mode; ``module`` is itself a layer to be replaced; a layer that cannot be converted.
+    """
+    if mode not in NORM_MODES:
+        raise ValueError(f"norm must be one of {', '.join(NORM_MODES)}, not {mode!r}")
+    if isinstance(module, _BatchNorm):
+        name = type(module).__name__
+        raise ValueError(f"a {name} cannot be replaced from within: pass the network that holds it")
+    rows = Rows()
+    converted: dict[nn.Module, DomainBatchNorm] = {}  # a layer may be registered in two places
+    for parent in list(module.modules()):
+        if isinstance(parent, DomainBatchNorm):
+            parent._enter(mode, rows)
+        for name, child in parent._modules.items():
+            if isinstance(child, _BatchNorm):
+                if child not in converted:
+                    converted[child] = DomainBatchNorm.from_batch_norm(child, mode, rows)
+                parent._modules[name] = converted[child]
+    return rows

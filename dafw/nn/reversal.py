@@ -1,0 +1,41 @@
+"""Gradient reversal: the identity forwards, a scaled sign change backwards."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Reversal(torch.autograd.Function):
+    """``scale`` gets no gradient: it is a schedule's value, not something to train."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, scale: float | Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float | Tensor], output: Tensor) -> None:
+        ctx.scale = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * -ctx.scale, None
+
+
+def reverse_gradient(x: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+    """Return ``x`` itself, through which gradients flow back multiplied by ``-scale``.
+
+    R(x) = x and dR/dx = -scale * I: Ganin et al., JMLR 17 (2016), section 4, https://arxiv.org/abs/1505.07818.
+    A critic behind it descends its own loss, unscaled; whatever comes before it ascends that loss, times ``scale``.
+
+    Args:
+        x: any shape and floating dtype.
+        scale: a number, or a tensor of no dimensions (so that a value computed on the device is never read back).
+
+    Returns:
+        An alias of ``x``: the same storage, shape and dtype.
+    """
+    reversed_: Tensor = _Reversal.apply(x, scale)
+    return reversed_

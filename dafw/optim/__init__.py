@@ -1,0 +1,1 @@
+"""Schedules as functions of the share of training done."""

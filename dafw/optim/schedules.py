@@ -1,0 +1,133 @@
+"""Schedules: pure functions of the share of training done, and the classes that put them into a YAML file.
+
+A schedule keeps no counter, so it survives resume, gradient accumulation and any number of ranks.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+Per = Literal["progress", "step"]
+
+
+def dann_ramp(progress: float, gamma: float = 10.0) -> float:
+    """2 / (1 + exp(-gamma p)) - 1, from 0 towards 1: Ganin et al., JMLR 17 (2016), section 5.2, https://arxiv.org/abs/1505.07818.
+
+    Args:
+        progress: p, the share of training done.
+        gamma: steepness; the higher, the sooner the ramp is up.
+    """
+    return math.tanh(gamma * progress / 2)  # the same function, and its exponential cannot overflow
+
+
+def inverse_decay(progress: float, alpha: float = 10.0, power: float = 0.75) -> float:
+    """(1 + alpha p)^-power, from 1 down: Ganin et al., JMLR 17 (2016), section 5.2, https://arxiv.org/abs/1505.07818.
+
+    Args:
+        progress: p, the share of training done, or a number of steps with an ``alpha`` per step.
+        alpha: how much sooner than at the end the decay sets in.
+        power: the exponent.
+    """
+    return float((1.0 + alpha * progress) ** -power)
+
+
+def constant(progress: float) -> float:
+    """1, whatever the progress."""
+    return 1.0
+
+
+def cosine(progress: float, warmup: float = 0.0) -> float:
+    """Linear from 0 to 1 over the first ``warmup`` of training, then half a cosine down to 0.
+
+    (1 + cos(pi q)) / 2 with q the share done of what follows the warm-up: Loshchilov and Hutter, ICLR 2017,
+    https://arxiv.org/abs/1608.03983, without restarts.
+
+    Args:
+        progress: the share of training done; beyond 1 the factor remains 0.
+        warmup: share of training to warm up for, in [0, 1).
+
+    Raises:
+        ValueError: ``warmup`` outside [0, 1).
+    """
+    if not 0 <= warmup < 1:
+        raise ValueError(f"warmup is a share of training in [0, 1), not {warmup}")
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (progress - warmup) / (1.0 - warmup))))
+
+
+class Schedule(ABC):
+    """A factor over training, for learning rates and loss weights."""
+
+    @abstractmethod
+    def __call__(self, progress: float, step: int) -> float:
+        """The factor for the step about to be made.
+
+        Args:
+            progress: steps done / steps planned, in [0, 1].
+            step: steps done.
+        """
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """Always 1."""
+
+    def __call__(self, progress: float, step: int) -> float:
+        """See :class:`Schedule`."""
+        return constant(progress)
+
+
+@dataclass(frozen=True)
+class InverseDecay(Schedule):
+    """(1 + alpha p)^-power; the DANN paper's learning rate by default.
+
+    Args:
+        alpha: decay per unit of ``per`` (paper: 10; the Transfer-Learning-Library: 0.001 per step).
+        power: the exponent.
+        per: whether p is the share of training done or the number of steps done.
+    """
+
+    alpha: float = 10.0
+    power: float = 0.75
+    per: Per = "progress"
+
+    def __call__(self, progress: float, step: int) -> float:
+        """See :class:`Schedule`."""
+        return inverse_decay(progress if self.per == "progress" else step, self.alpha, self.power)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """A linear warm-up, then half a cosine down to 0.
+
+    Args:
+        warmup: share of training to warm up for, in [0, 1).
+    """
+
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        cosine(0.0, self.warmup)  # a wrong value is an error before any training
+
+    def __call__(self, progress: float, step: int) -> float:
+        """See :class:`Schedule`."""
+        return cosine(progress, self.warmup)
+
+
+@dataclass(frozen=True)
+class DannRamp(Schedule):
+    """2 / (1 + exp(-gamma p)) - 1; the DANN paper's scale of the reversed gradient by default.
+
+    Args:
+        gamma: steepness per unit of ``per`` (paper: 10; the Transfer-Learning-Library: 0.001 per step).
+        per: whether p is the share of training done or the number of steps done.
+    """
+
+    gamma: float = 10.0
+    per: Per = "progress"
+
+    def __call__(self, progress: float, step: int) -> float:
+        """See :class:`Schedule`."""
+        return dann_ramp(progress if self.per == "progress" else step, self.gamma)

@@ -1,0 +1,167 @@
+"""What a run leaves: result, pictures, predictions."""
+
+import csv
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+
+from dafw import plots
+from dafw.data.domain import Domain
+from dafw.methods import Method
+from dafw.runs import RESULT, SCHEMA_VERSION, identity, provenance, write_atomically
+from dafw.selection import VALIDATORS
+from datamodules.base import DomainDataModule
+
+
+class Clock(pl.Callback):
+    """Seconds spent training and evaluating, over all parts of an interrupted run."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.seconds = {"total": 0.0, "train": 0.0, "evaluate": 0.0}
+        self._fit = self._evaluation = 0.0
+
+    def on_train_start(self, *_: Any) -> None:
+        """Starts the training's clock."""
+        self._fit = time.monotonic()
+
+    def on_train_end(self, *_: Any) -> None:
+        """Stops it; validations do not count as training."""
+        self.seconds["train"] += time.monotonic() - self._fit
+
+    def on_validation_start(self, *_: Any) -> None:
+        """Starts the evaluation's clock."""
+        self._evaluation = time.monotonic()
+
+    def on_validation_end(self, *_: Any) -> None:
+        """Stops it."""
+        spent = time.monotonic() - self._evaluation
+        self.seconds["evaluate"] += spent
+        self.seconds["train"] -= spent
+
+    def on_test_start(self, *_: Any) -> None:
+        """Starts the evaluation's clock."""
+        self._evaluation = time.monotonic()
+
+    def on_test_end(self, *_: Any) -> None:
+        """Stops it."""
+        self.seconds["evaluate"] += time.monotonic() - self._evaluation
+
+    def now(self) -> dict[str, float]:
+        """Seconds so far."""
+        return {**self.seconds, "total": self.seconds["total"] + time.monotonic() - self.started}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in checkpoints, so that a resumed run counts what came before."""
+        running = time.monotonic() - self._fit if self._fit else 0.0
+        return {**self.now(), "train": self.seconds["train"] + running}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a checkpoint's count."""
+        self.seconds = {name: float(value) for name, value in state_dict.items()}
+
+
+def write_result(
+    trainer: pl.Trainer, method: Method, data: DomainDataModule, config: dict[str, Any], folder: Path, clock: Clock
+) -> dict[str, Any]:
+    """Writes ``result.json``, last and at once: its presence means that the run is done."""
+    metrics: dict[str, dict[str, float]] = {}
+    for key, value in trainer.callback_metrics.items():
+        part = key.partition("/dataloader_idx")[0].split("/")
+        if part[0] == "test":
+            metrics.setdefault(part[1], {})[part[2]] = float(value)
+    result = {
+        "schema_version": SCHEMA_VERSION,
+        "method": type(method).__name__,
+        "task": data.task,
+        "source": data.source,
+        "target": data.target,
+        "setting": method.setting,
+        "seed": config.get("seed_everything", 0),
+        "oracle": data.oracle,
+        "norm": method.norm,
+        "config_hash": identity(config),
+        "steps": method.steps_done,
+        "seconds": {name: round(value, 3) for name, value in clock.now().items()},
+        "num_target_test": sum(len(data.load(name, "test")) for name in data.target),
+        "metric": method.problem.primary,
+        "test": metrics,
+        "history": method.history,
+        "higher_is_better": {name: validator.higher_is_better for name, validator in VALIDATORS.items()},
+        **provenance(),
+    }
+    write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=True))
+    return result
+
+
+@torch.no_grad()
+def _outputs(method: Method, data: DomainDataModule, domain: Domain, source: bool) -> tuple[NDArray[Any], ...]:
+    features, logits, labels = [], [], []
+    for batch in data.evaluation_loader(domain, shard=False):
+        outputs = method.evaluate(batch.to(method.device), source)
+        features.append(outputs.features.float().cpu())
+        logits.append(outputs.logits.float().cpu())
+        labels.append(batch.y)
+    return torch.cat(features).numpy(), torch.cat(logits).numpy(), torch.cat(labels).numpy()
+
+
+def write_plots(method: Method, data: DomainDataModule, folder: Path, most: int = 500) -> list[Path]:
+    """Embedding, confusion matrix and training curves, as PNG files in ``plots/``."""
+    figures = {"curves": plots.curves(folder / "metrics.csv")}
+    if method.problem.has_evidence:
+        method.eval()
+        parts = []
+        for role, names in (("source", data.source), ("target", data.target)):
+            for name in names:
+                domain = data.load(name, "test")
+                share = max(1, -(-len(domain) // most))
+                found = _outputs(method, data, domain.subset(range(0, len(domain), share)), role == "source")
+                parts.append((name, role, *found))
+        figures["embedding"] = plots.embedding(
+            np.concatenate([part[2] for part in parts]),
+            np.concatenate([np.repeat(part[0], len(part[2])) for part in parts]),
+            np.concatenate([part[4] for part in parts]),
+            class_names=data.class_names,
+        )
+        matrix = np.zeros((data.num_classes, data.num_classes), np.int64)
+        for _, role, _, logits, labels in parts:
+            if role == "target":
+                np.add.at(matrix, (labels, logits.argmax(1)), 1)
+        figures["confusion"] = plots.confusion(matrix, data.class_names)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / "plots" / f"{name}.png")
+        plots.save(figure, paths[-1])
+    return paths
+
+
+def write_predictions(predicted: Iterable[Any], data: DomainDataModule, path: Path) -> None:
+    """A CSV file with one line per target test sample: domain, sample, prediction, one probability per class.
+
+    Args:
+        predicted: what ``Trainer.predict`` returned: batches of one loader, or of each of several.
+        data: whose targets were predicted.
+        path: the file; its folder is made.
+    """
+    batches = list(predicted)
+    loaders = [batches] if len(data.target) == 1 else batches
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["domain", "sample", "prediction", *(f"p_{name}" for name in data.class_names)])
+        for name, loader in zip(data.target, loaders, strict=True):
+            domain = data.load(name, "test")
+            for batch in loader:
+                rows = zip(
+                    batch["index"].tolist(), batch["prediction"].tolist(), batch["probabilities"].tolist(), strict=True
+                )
+                for index, prediction, shares in rows:
+                    chances = [f"{share:.6f}" for share in shares]
+                    writer.writerow([name, domain.id(index), data.class_names[prediction], *chances])

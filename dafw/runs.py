@@ -1,0 +1,173 @@
+"""A run: one method on one task with one seed, in one directory. Nothing is imported that needs torch until it runs."""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from dafw import __version__
+from dafw.errors import UserError
+
+SCHEMA_VERSION = 1
+RESULT = "result.json"
+#: Keys that change where or how fast a run is made, not its numbers.
+INCIDENTAL: dict[str, set[str]] = {
+    "trainer": {"devices", "accelerator", "num_nodes", "strategy", "logger", "callbacks", "default_root_dir"}
+    | {"enable_progress_bar", "enable_model_summary", "enable_checkpointing", "profiler", "log_every_n_steps"},
+    "data": {"num_workers", "eval_batch_size", "root", "cache"},
+}
+
+
+class Busy(UserError):
+    """Another process works on the run directory."""
+
+
+def identity(config: dict[str, Any]) -> str:
+    """Eight hexadecimal digits of what determines a run's numbers: its configuration without paths and machinery."""
+    parts = ("seed_everything", "model", "data", "trainer")
+    kept = json.loads(json.dumps({key: config[key] for key in parts if config.get(key) is not None}))
+    for key, names in INCIDENTAL.items():
+        part = kept.get(key)
+        if isinstance(part, dict):
+            arguments = part.get("init_args", part)
+            for name in names & set(arguments):
+                del arguments[name]
+    text = json.dumps([SCHEMA_VERSION, _canonical(kept)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _canonical(value: Any) -> Any:
+    """The same whether a class is named ``DANN`` or by its path, and whether an absent value is written as null."""
+    if isinstance(value, dict):
+        return {
+            key: item.rpartition(".")[2]
+            if key == "class_path" and item.split(".")[0] in ("dafw", "datamodules")
+            else _canonical(item)
+            for key, item in value.items()
+            if item is not None
+        }
+    return [_canonical(item) for item in value] if isinstance(value, list) else value
+
+
+def run_directory(config: dict[str, Any], root: Path) -> Path:
+    """Where the run of ``config`` lives: method, task and seed for people, the hash for uniqueness."""
+    method = str(config["model"]["class_path"]).rpartition(".")[2]
+    arguments = config["data"].get("init_args", {})
+    ends = [arguments.get(end, "") for end in ("source", "target")]
+    task = "-".join("+".join([end] if isinstance(end, str) else end) for end in ends)
+    slug = re.sub(r"[^\w.+-]+", "_", f"{method}-{task}-s{config.get('seed_everything', 0)}")
+    return Path(root) / f"{slug[:120]}-{identity(config)}"
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The result of a run that is done; ``None`` otherwise.
+
+    Raises:
+        UserError: if the file is damaged or of another schema.
+    """
+    path = Path(folder) / RESULT
+    if not path.exists():
+        return None
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: remove it to make the run again") from error
+    if not isinstance(result, dict) or result.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{path} has another schema: remove it to make the run again")
+    return result
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is complete whenever it exists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def lock(folder: Path) -> AbstractContextManager[Any]:
+    """Holds a run directory; the operating system lets go of it when the process ends, however it ends.
+
+    Raises:
+        Busy: if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = FileLock(folder / ".lock")
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        raise Busy(f"another process works on {folder}") from error
+    return held
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, git revision and machine, for the result."""
+    import pytorch_lightning
+    import timm
+    import torch
+    import torchvision
+
+    packages = {"torch": torch, "torchvision": torchvision, "pytorch_lightning": pytorch_lightning, "timm": timm}
+    versions = {"dafw": __version__, "python": platform.python_version()}
+    versions |= {name: str(package.__version__) for name, package in packages.items()}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "versions": versions,
+        "git_revision": _git_revision(),
+        "machine": f"{platform.system().lower()} {platform.machine()}, {os.cpu_count()} cores, {device}",
+    }
+
+
+def _git_revision() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def execute(config: dict[str, Any], root: Path) -> Path:
+    """Makes or resumes one run in this process.
+
+    Args:
+        config: as in a configuration file (``seed_everything``, ``model``, ``data``, ``trainer``, ``run``).
+        root: folder of the run directories.
+
+    Returns:
+        The run directory, which has a result.
+
+    Raises:
+        UserError: for a mistake in the configuration; ``Busy`` if another process makes the same run.
+    """
+    folder = run_directory(config, root)
+    if read_result(folder) is None:
+        asked = {**config, "run": {**config.get("run", {}), "dir": str(folder)}}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "asked.yaml", yaml.safe_dump(asked, sort_keys=False))
+        run_command("fit", ["--config", str(folder / "asked.yaml")])
+    return folder
+
+
+def run_command(command: str, arguments: Sequence[str]) -> int:
+    """``dafw fit``, ``validate``, ``test`` or ``predict``."""
+    from dafw.lightning_cli import main
+
+    return main(command, list(arguments))

@@ -1,0 +1,1 @@
+"""Tables: methods x tasks x seeds, with published numbers beside. Nothing here imports torch before a run starts."""

@@ -1,0 +1,95 @@
+"""What a table's numbers are, in sentences."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from dafw.tables.overlay import merge
+from dafw.tables.published import MARKS, MEANINGS
+from dafw.tables.store import Store
+
+
+def caption(store: Store, kinds: Iterable[str], marks: Iterable[str]) -> list[str]:
+    """The sentences under a table.
+
+    Args:
+        store: the results.
+        kinds: the kinds of lines that are shown; others are not explained.
+        marks: the marks that are shown.
+    """
+    return [
+        sentence for sentence in (*_numbers(store), *_lines(store, set(kinds), set(marks)), *_runs(store)) if sentence
+    ]
+
+
+def _numbers(store: Store) -> list[str]:
+    table = store.table
+    n = len(table.seeds)
+    over = (
+        f"mean ± sample std over {n} seeds ({', '.join(map(str, table.seeds))})"
+        if n > 1
+        else f"one seed ({table.seeds[0]})"
+    )
+    odd = "a field over another number of seeds says its n." if n > 1 else "so n=1 and no std."
+    oracles = [row.name for row in table.rows if row.oracle]
+    several = len(table.tasks) > 1
+    return [
+        f"Target test {table.metric.replace('_', ' ')} in %, {over}; {odd}",
+        "Checkpoint: last, the final weights." if table.select == ("last",) else "",
+        "average: over the tasks at each seed, then over seeds; worst: the task with the lowest mean."
+        if several
+        else "",
+        f"Rows marked (oracle) use target labels in training: {', '.join(oracles)}." if oracles else "",
+        "The criterion oracle chooses the checkpoint with target validation labels."
+        if "oracle" in table.select
+        else "",
+        "No target label was used to train or to select." if not oracles and "oracle" not in table.select else "",
+        f"This is a part of the table: {table.narrowed}." if table.narrowed else "",
+        f"Every cell was overlaid with {_flat(merge({}, dict(table.settings)))}." if table.settings else "",
+    ]
+
+
+def _flat(overlay: dict[str, object], prefix: str = "") -> str:
+    parts = []
+    for key, value in overlay.items():
+        parts.append(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else f"{prefix}{key}={value}")
+    return ", ".join(parts)
+
+
+def _lines(store: Store, kinds: set[str], marks: set[str]) -> list[str]:
+    sentences = []
+    if "control" in kinds:
+        sentences.append(
+            "control: the same method with its adaptation weight at 0; "
+            "minus control: the difference at each seed, mean ± std over seeds."
+        )
+    if "published" in kinds:
+        shown = [one for one in store.table.published if one.metric == store.table.metric]
+        sources = list(dict.fromkeys(one.source for one in shown))
+        sentences.append(f"published: as printed in {'; '.join(sources)}.")
+        sentences += [f"{MARKS[name]} {meaning}." for name, meaning in MEANINGS.items() if MARKS[name] in marks]
+    return sentences
+
+
+def _runs(store: Store) -> list[str]:
+    results = list(store.results.values())
+    cells = store.table.cells()
+    sentences = [f"{len(results)} of {len(cells)} runs are done."]
+    if results:
+        steps = sorted({result.steps for result in results})
+        often = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+        machines = Counter(result.machine for result in results if result.machine)
+        versions = sorted({f"{name} {version}" for result in results for name, version in result.versions.items()})
+        revisions = sorted({result.git_revision[:10] for result in results if result.git_revision})
+        sentences.append(f"{often} training steps a run, {duration(sum(result.seconds for result in results))} in all.")
+        sentences.append(f"Machine: {'; '.join(machine for machine, _ in machines.most_common())}." if machines else "")
+        behind = f" (git {', '.join(revisions)})" if revisions else ""
+        sentences.append(f"Versions: {', '.join(versions)}{behind}.")
+    sentences += [f"Broken, counted as missing: {reason}." for reason in store.broken.values()]
+    return sentences
+
+
+def duration(seconds: float) -> str:
+    """As in ``4 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,127 @@
+"""``dafw table``: run, show, status and list."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from dafw.tables.grid import Table, find_table, load_table, table_files
+from dafw.tables.overlay import parse_settings
+from dafw.tables.pages import write_pages
+from dafw.tables.progress import make_reporter
+from dafw.tables.render import render_csv, render_latex, render_markdown, render_terminal
+from dafw.tables.sheet import Sheet, make_sheet
+from dafw.tables.status import describe, states
+from dafw.tables.store import load
+from dafw.tables.worker import EXECUTE
+
+TEXT: dict[str, Callable[[Sheet], str]] = {
+    "markdown": render_markdown,
+    "latex": render_latex,
+    "csv": render_csv,
+}
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds ``table`` to the commands of a parser."""
+    add_arguments(subparsers.add_parser("table", help="run, show or check a table of methods x tasks x seeds"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommands to the parser of ``dafw table``."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="run | show | status | list")
+    run = actions.add_parser("run", help="make every run that is not done, then show the table")
+    show = actions.add_parser("show", help="print the table and write its pages")
+    status = actions.add_parser("status", help="count the runs that are done, running, failed, interrupted or missing")
+    actions.add_parser("list", help="the tables that can be named")
+    for one in (run, show, status):
+        one.add_argument("table", help="a table file, or the name of one in experiments/tables")
+        one.add_argument("--root", type=Path, default=Path("runs"), help="folder of the run directories (runs)")
+        one.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these rows, with their controls")
+        one.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help='only these tasks, as in "mnist->usps"')
+        one.add_argument("--seeds", nargs="+", default=[], type=int, metavar="SEED", help="only these seeds")
+        one.add_argument(
+            "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="laid over every cell"
+        )
+    for one in (run, show):
+        one.add_argument("--select", nargs="+", default=[], metavar="CRITERION", help="last, a validator, or oracle")
+        one.add_argument("--allow-oracle", action="store_true", help="allow checkpoints chosen with target labels")
+    formats = ("terminal", *TEXT, "html")
+    show.add_argument("--format", choices=formats, default="terminal", help="what to print; html: the page's path")
+    run.add_argument("--workers", type=_positive, help="processes (default: one per GPU, or one per core)")
+    run.add_argument("--launcher", choices=("local", "slurm"), default="local")
+    run.add_argument("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in partition=gpu")
+    run.add_argument("--dry-run", action="store_true", help="print what there is to do, and do nothing")
+    run.set_defaults(function=EXECUTE)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return int(text)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Carries out a parsed ``dafw table`` command.
+
+    Returns:
+        0; 1 if a cell of the table has no number after ``run``; 130 if it was interrupted.
+
+    Raises:
+        UserError: for what the user can mend.
+    """
+    if args.action == "list":
+        for name, path in sorted(table_files().items()):
+            print(f"{name:<20} {load_table(path).title}")
+        return 0
+    table = load_table(find_table(args.table)).only(args.rows, args.tasks, args.seeds)
+    table = table.with_settings(parse_settings(args.set))
+    if args.action == "status":
+        print(describe(load(table, args.root)))
+        return 0
+    table = table.with_selection(args.select, args.allow_oracle)
+    if args.action == "show":
+        return _show(table, args)
+    return _run(table, args)
+
+
+def _show(table: Table, args: argparse.Namespace) -> int:
+    store = load(table, args.root)
+    sheet = make_sheet(store)
+    page = write_pages(sheet, store, args.root)
+    if args.format == "terminal":
+        render_terminal(sheet, Console())
+    if args.format in TEXT:
+        sys.stdout.write(TEXT[args.format](sheet))
+    else:
+        print(page)
+    return 0
+
+
+def _run(table: Table, args: argparse.Namespace) -> int:
+    store = load(table, args.root)
+    if args.dry_run:
+        found = states(store)
+        for cell in table.cells():
+            print(f"{found[cell.label]:<12} {cell.label:<50} {store.directories[cell.row, cell.task, cell.seed]}")
+        return 0
+    make_sheet(store)  # a criterion that the runs made so far do not know fails now, not after the others
+    reporter = make_reporter(Console(stderr=True) if sys.stderr.isatty() else Console())
+    if args.launcher == "slurm":
+        from dafw.tables.slurm import parse_cluster, submit_table
+
+        report = submit_table(table, args.root, reporter, parse_cluster(args.slurm), function=args.function)
+    else:
+        from dafw.tables.launch import run_table
+
+        report = run_table(table, args.root, reporter, workers=args.workers, function=args.function)
+    store = load(table, args.root)
+    sheet = make_sheet(store)
+    page = write_pages(sheet, store, args.root)
+    render_terminal(sheet, Console())
+    for job in report.failed:
+        print(f"failed: {job.cell.label}: {job.error} (see {job.directory / 'log.txt'})")
+    print(page)
+    return report.exit_code or (1 if sheet.missing else 0)

@@ -1,0 +1,319 @@
+"""A table file: methods x tasks x seeds.
+
+::
+
+    name: digits                          # default: the file's name; the folder of the results
+    title: Digits                         # default: the name
+    metric: accuracy                      # default: accuracy
+    tasks: [mnist->mnistm, "mnist,usps->mnistm"]   # quote a task of several sources; or:
+    # tasks: {pairs: [amazon, webcam, dslr]}       # every ordered pair
+    # tasks: {leave_one_out: [art, cartoon, photo, sketch]}   # each is the target once, the others are its sources
+    seeds: [0, 1, 2]
+    select: [last]                        # what chooses the checkpoint: last, a validator, oracle; a block each
+    allow_oracle: false                   # oracle in select needs true; it is printed in the caption
+    published: digits.csv                 # beside this file, see dafw.tables.published
+    base:                                 # what every cell shares, laid out like the configuration of `dafw fit`
+      data: {class_path: Digits, init_args: {batch_size: 32}}
+      trainer: {max_epochs: 5}
+    rows:
+      - {name: source only, model: {class_path: SourceOnly}}
+      - name: DANN
+        model: {class_path: DANN, init_args: {gamma: 10}}
+        control: true                     # adds a row "DANN control": its adaptation weight at 0
+        published: DANN                   # the method's name in the CSV; default: the row's name
+      - {name: train on target, model: {class_path: SourceOnly}, data: {init_args: {oracle: true}}}
+
+``base`` and the rows take ``model``, ``data``, ``trainer`` and ``run``; a row wins over the base. The seed, the source
+and the target are the table's to set.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dafw.errors import UserError, choose
+from dafw.tables.controls import control_arguments
+from dafw.tables.overlay import OBJECT_KEYS, SECTIONS, merge
+from dafw.tables.published import Published, read_published
+
+KEYS = ("name", "title", "metric", "tasks", "seeds", "select", "allow_oracle", "published", "base", "rows")
+ROW_KEYS = ("name", "control", "published", *SECTIONS)
+FOLDERS = (
+    Path(__file__).resolve().parents[2] / "experiments" / "tables",
+    Path(__file__).resolve().parents[1] / "experiments" / "tables",
+)
+"""Where a table is looked up by name: in a checkout, in an installed package."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of a table: its configuration, and for a control what turns the adaptation off, above all else."""
+
+    name: str
+    config: dict[str, Any]
+    published: str
+    control_of: str | None = None
+    control: dict[str, Any] | None = None
+    oracle: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a table, with the complete configuration that ``dafw.runs.execute`` takes."""
+
+    row: str
+    task: str
+    seed: int
+    config: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """As in ``DANN mnist->usps seed 0``."""
+        return f"{self.row} {self.task} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A grid of runs. ``settings`` (from ``--set``) lies over every cell; ``narrowed`` says what was left out."""
+
+    name: str
+    title: str
+    metric: str
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    select: tuple[str, ...]
+    allow_oracle: bool
+    rows: tuple[Row, ...]
+    published: tuple[Published, ...]
+    settings: tuple[tuple[str, Any], ...] = ()
+    narrowed: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The folder of its pages: the name, with a hash behind it if the table is not the file's own."""
+        variant = f"{self.narrowed}|{self.settings}"
+        return (
+            f"{self.name}-{sha256(variant.encode()).hexdigest()[:8]}" if self.narrowed or self.settings else self.name
+        )
+
+    def cells(self) -> list[Cell]:
+        """Every run, all of the first seed before the second: half a table is then a whole one with fewer seeds."""
+        return [
+            Cell(row.name, task, seed, self._config(row, task, seed))
+            for seed in self.seeds
+            for row in self.rows
+            for task in self.tasks
+        ]
+
+    def _config(self, row: Row, task: str, seed: int) -> dict[str, Any]:
+        sources, targets = split_task(task)
+        ours = {"seed_everything": seed, "data": {"init_args": {"source": list(sources), "target": list(targets)}}}
+        project = {"run": {"project": self.name}}
+        return merge(project, row.config, dict(self.settings), row.control or {}, ours)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> "Table":
+        """The table with an overlay on every cell.
+
+        Raises:
+            UserError: if it sets the source or the target.
+        """
+        _part_keys("--set", settings)
+        return replace(self, settings=tuple(settings.items()))
+
+    def with_selection(self, select: Sequence[str], allow_oracle: bool) -> "Table":
+        """The table with other selection criteria (none given: its own).
+
+        Raises:
+            UserError: if one is ``oracle`` and that is not allowed.
+        """
+        table = replace(self, select=tuple(select) or self.select, allow_oracle=self.allow_oracle or allow_oracle)
+        if "oracle" in table.select and not table.allow_oracle:
+            raise UserError(
+                'selecting by "oracle" reads target labels: say allow_oracle: true in the table, or --allow-oracle'
+            )
+        return table
+
+    def only(self, rows: Sequence[str], tasks: Sequence[str], seeds: Sequence[int]) -> "Table":
+        """The part of the table with these rows (a method brings its control), tasks and seeds; none given means all.
+
+        Raises:
+            UserError: if one of them is not in the table.
+        """
+        wanted_tasks = ["->".join(",".join(side) for side in split_task(task)) for task in tasks]
+        for row in rows:
+            choose("row", row, [one.name for one in self.rows])
+        for task in wanted_tasks:
+            choose("task", task, self.tasks)
+        for seed in seeds:
+            choose("seed", str(seed), [str(one) for one in self.seeds])
+        said = (("rows", rows), ("tasks", wanted_tasks), ("seeds", [str(seed) for seed in seeds]))
+        return replace(
+            self,
+            rows=tuple(row for row in self.rows if not rows or row.name in rows or row.control_of in rows),
+            tasks=tuple(task for task in self.tasks if not tasks or task in wanted_tasks),
+            seeds=tuple(seed for seed in self.seeds if not seeds or seed in seeds),
+            narrowed="; ".join(f"{kind} {', '.join(names)}" for kind, names in said if names),
+        )
+
+
+def split_task(task: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sources and targets of ``a,b->c``.
+
+    Raises:
+        UserError: if it is not of that form.
+    """
+    sides = [tuple(name.strip() for name in side.split(",")) for side in task.split("->")]
+    if len(sides) != 2 or not all(name for side in sides for name in side):
+        raise UserError(f'the task "{task}" is not of the form source->target (quote one of several sources: "a,b->c")')
+    if any(len(set(side)) != len(side) for side in sides):
+        raise UserError(f'the task "{task}" names a domain twice')
+    return sides[0], sides[1]
+
+
+def find_table(name: str, folders: Sequence[Path] = FOLDERS) -> Path:
+    """The file of a table, given its path or its name.
+
+    Raises:
+        UserError: if there is none, with the nearest name.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if not path.is_file():
+            raise UserError(f'there is no table file "{name}"')
+        return path
+    known = table_files(folders)
+    return known[choose("table", name, known)]
+
+
+def table_files(folders: Sequence[Path] = FOLDERS) -> dict[str, Path]:
+    """The tables that can be named, with their files."""
+    return {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_table(path: Path) -> Table:
+    """Reads and checks a table file.
+
+    Raises:
+        UserError: naming the key, the task, the row or the file that is wrong.
+    """
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise UserError(f"{path.name} is not YAML{f': look at line {mark.line + 1}' if mark else ''}") from error
+    given = _mapping(path.name, given, KEYS)
+    for key in ("tasks", "seeds", "rows"):
+        if not given.get(key):
+            raise UserError(f'{path.name} lacks "{key}"')
+    name = str(given.get("name", path.stem))
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise UserError(f'the name "{name}" in {path.name} names a folder: use letters, digits, ".", "_" and "-"')
+    tasks = _tasks(path.name, given["tasks"])
+    select = given.get("select", ["last"])
+    allow_oracle = given.get("allow_oracle", False)
+    if not isinstance(allow_oracle, bool):
+        raise UserError(f"allow_oracle in {path.name} is true or false")
+    published = given.get("published")
+    return Table(
+        name=name,
+        title=str(given.get("title", name)),
+        metric=str(given.get("metric", "accuracy")),
+        tasks=tasks,
+        seeds=_seeds(path.name, given["seeds"]),
+        select=("last",),
+        allow_oracle=allow_oracle,
+        rows=_rows(path.name, given["rows"], _parts(f"base of {path.name}", given.get("base") or {}, SECTIONS)),
+        published=read_published(path.parent / str(published), set(tasks)) if published else (),
+    ).with_selection(_strings(f"select in {path.name}", select), allow_oracle)
+
+
+def _mapping(where: str, given: Any, keys: Iterable[str]) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise UserError(f"{where} is not a mapping of keys to values")
+    for key in given:
+        choose(f"key in {where}", str(key), keys)
+    return given
+
+
+def _strings(where: str, given: Any) -> tuple[str, ...]:
+    names = tuple(str(name) for name in (given if isinstance(given, list) else [given]))
+    if len(set(names)) != len(names) or not names:
+        raise UserError(f"{where} is empty or names something twice")
+    return names
+
+
+def _seeds(where: str, given: Any) -> tuple[int, ...]:
+    if not isinstance(given, list) or not all(type(seed) is int and seed >= 0 for seed in given):
+        raise UserError(f"seeds in {where} is a list of whole numbers from 0, as in [0, 1, 2]")
+    if len(set(given)) != len(given):
+        raise UserError(f"seeds in {where} names a seed twice")
+    return tuple(given)
+
+
+def _tasks(where: str, given: Any) -> tuple[str, ...]:
+    if isinstance(given, dict):
+        shorthand = _mapping(f"tasks of {where}", given, ("pairs", "leave_one_out"))
+        if len(shorthand) != 1:
+            raise UserError(f"tasks in {where} takes one of pairs and leave_one_out")
+        ((kind, domains),) = shorthand.items()
+        names = _strings(f"{kind} in {where}", domains)
+        if len(names) < 2:
+            raise UserError(f"{kind} in {where} needs at least two domains")
+        if kind == "pairs":
+            return tuple(f"{source}->{target}" for source, target in permutations(names, 2))
+        return tuple(f"{','.join(name for name in names if name != target)}->{target}" for target in names)
+    tasks = tuple(
+        "->".join(",".join(side) for side in split_task(task)) for task in _strings(f"tasks in {where}", given)
+    )
+    return _strings(f"tasks in {where}", list(tasks))
+
+
+def _part_keys(where: str, parts: Mapping[str, Any]) -> None:
+    for section in SECTIONS:
+        part = parts.get(section) or {}
+        _mapping(f"{section} of {where}", part, OBJECT_KEYS if section in ("model", "data") else part)
+    for key in ("source", "target"):
+        if key in ((parts.get("data") or {}).get("init_args") or {}):
+            raise UserError(f'{where} sets the {key} of the data, which comes from "tasks"')
+
+
+def _parts(where: str, given: Any, keys: Sequence[str]) -> dict[str, Any]:
+    mapping = _mapping(where, given, keys)
+    _part_keys(where, mapping)
+    return {section: mapping[section] for section in SECTIONS if mapping.get(section)}
+
+
+def _rows(where: str, given: Any, base: dict[str, Any]) -> tuple[Row, ...]:
+    if not isinstance(given, list):
+        raise UserError(f"rows in {where} is a list of rows, each with a name and a model")
+    rows: list[Row] = []
+    for number, one in enumerate(given, start=1):
+        spot = (
+            f'row "{one["name"]}" of {where}' if isinstance(one, dict) and "name" in one else f"row {number} of {where}"
+        )
+        config = merge(base, _parts(spot, one, ROW_KEYS))
+        if "name" not in one:
+            raise UserError(f"{spot} lacks a name")
+        for section in ("model", "data"):
+            if not config.get(section, {}).get("class_path"):
+                raise UserError(f"{spot} lacks the class_path of its {section}")
+        if not isinstance(one.get("control", False), bool):
+            raise UserError(f"control in {spot} is true or false")
+        name = str(one["name"])
+        oracle = config["data"].get("init_args", {}).get("oracle") is True
+        row = Row(name, config, str(one.get("published", name)), oracle=oracle)
+        rows.append(row)
+        if one.get("control"):
+            off = {"model": {"init_args": control_arguments(config["model"]["class_path"])}}
+            rows.append(replace(row, name=f"{name} control", published="", control_of=name, control=off))
+    names = [row.name for row in rows]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f'two rows of {where} are called "{name}"')
+    return tuple(rows)

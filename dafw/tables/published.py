@@ -1,0 +1,100 @@
+"""Published numbers: a CSV beside the table, each number with where it comes from and how sure we are of it.
+
+Columns: ``method,task,value,std,n,metric,source,provenance,note``. Values and standard deviations are percentages;
+``std``, ``n`` and ``note`` may be empty. ``method`` is a row's name (or what the row's ``published`` key says),
+``task`` a task of the table, ``average`` or ``worst``. A method without a row gets a line of its own.
+``provenance`` is one of:
+
+- ``seen``: read in the source itself;
+- ``recalled``: written from memory of the source;
+- ``unsure``: the number or its protocol may not be the one meant.
+"""
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from dafw.errors import UserError, choose
+
+COLUMNS = ("method", "task", "value", "std", "n", "metric", "source", "provenance", "note")
+PROVENANCES = ("seen", "recalled", "unsure")
+MARKS = {"seen": "", "recalled": "†", "unsure": "‡"}
+MEANINGS = {
+    "recalled": "written from memory of the source, not looked up",
+    "unsure": "unsure: the number or its protocol may differ from ours",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One number somebody printed, in percent."""
+
+    method: str
+    task: str
+    value: float
+    std: float | None
+    n: int | None
+    metric: str
+    source: str
+    provenance: str
+    note: str
+
+
+def read_published(path: Path, tasks: set[str]) -> tuple[Published, ...]:
+    """Reads the file and checks every line.
+
+    Args:
+        path: the CSV file.
+        tasks: the names of the table's tasks, besides which ``average`` and ``worst`` are allowed.
+
+    Raises:
+        UserError: naming the line and what is wrong with it.
+    """
+    if not path.is_file():
+        raise UserError(f'there is no file "{path.name}" beside the table for its published numbers, in {path.parent}')
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        header = reader.fieldnames or []
+        for column in header:
+            choose(f"column of {path.name}", column, COLUMNS)
+        missing = [column for column in COLUMNS if column not in header]
+        if missing:
+            raise UserError(f"{path.name} lacks the column {missing[0]} (it takes {','.join(COLUMNS)})")
+        return tuple(_line(f"{path.name}, line {reader.line_num}", line, tasks) for line in reader)
+
+
+def _line(where: str, line: dict[str, str | None], tasks: set[str]) -> Published:
+    if None in line or None in line.values():
+        raise UserError(f"{where}: expected {len(COLUMNS)} fields (quote a field that contains a comma)")
+    text = {key: (value or "").strip() for key, value in line.items()}
+    for column in ("method", "metric", "source"):
+        if not text[column]:
+            raise UserError(f'{where}: the column "{column}" is empty')
+    task = text["task"].replace(" ", "")
+    choose(f"task in {where}", task, [*sorted(tasks), "average", "worst"])
+    choose(f"provenance in {where}", text["provenance"], PROVENANCES)
+    value = _number(where, "value", text["value"])
+    if not 0 <= value <= 100:
+        raise UserError(f"{where}: the value {text['value']} is not a percentage")
+    return Published(
+        method=text["method"],
+        task=task,
+        value=value,
+        std=_number(where, "std", text["std"]) if text["std"] else None,
+        n=int(_number(where, "n", text["n"])) if text["n"] else None,
+        metric=text["metric"],
+        source=text["source"],
+        provenance=text["provenance"],
+        note=text["note"],
+    )
+
+
+def _number(where: str, column: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise UserError(f'{where}: the {column} "{text}" is not a number') from error
+    if not math.isfinite(value) or value < 0:
+        raise UserError(f"{where}: the {column} {text} is not a finite number of at least 0")
+    return value

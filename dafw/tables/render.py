@@ -1,0 +1,207 @@
+"""A sheet as terminal text, Markdown, LaTeX and CSV."""
+
+import csv
+import io
+import re
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from dafw.tables.sheet import Line, Sheet, Value, describe_criterion
+from dafw.tables.store import Store
+
+NONE = "\u2013"
+STYLES = {"method": "bold", "published": "cyan", "minus published": "dim cyan", "control": "dim", "minus control": ""}
+
+
+def label(line: Line) -> str:
+    """A line's first field: belongings are indented, lines that use target labels say so."""
+    indent = "" if line.kind == "method" else "  "
+    return f"{indent}{line.label}{' (oracle)' if line.oracle and line.kind == 'method' else ''}"
+
+
+def blocks(sheet: Sheet) -> list[tuple[str, tuple[str, ...], tuple[Line, ...]]]:
+    """Heading, columns and lines of all there is to print: a block per criterion, then the criteria side by side."""
+    found = [
+        (f"Checkpoint: {describe_criterion(part.criterion)}", sheet.columns, part.lines) for part in sheet.sections
+    ]
+    if sheet.by_criterion:
+        over = "Average over tasks by checkpoint" if len(sheet.columns) > 1 else "By checkpoint"
+        found.append((over, sheet.criteria, sheet.by_criterion))
+    return found
+
+
+def render_terminal(sheet: Sheet, console: Console) -> None:
+    """Prints to the console; columns that do not fit beside each other go below."""
+    if not console.is_terminal:
+        console = Console(file=console.file, color_system=None, width=10_000)
+    console.print(Text(sheet.title, style="bold"))
+    for heading, columns, lines in blocks(sheet):
+        console.print(Text(f"\n{heading}", style="italic"))
+        first = max([len(label(line)) for line in lines] + [0])
+        widths = [
+            max(len(column), *(len(value.text) if (value := line.values[i]) else 1 for line in lines))
+            for i, column in enumerate(columns)
+        ]
+        for chosen in _fit(widths, console.width - first - 2):
+            table = RichTable(box=None, pad_edge=False, padding=(0, 1))
+            table.add_column("", no_wrap=True)
+            for i in chosen:
+                table.add_column(columns[i], justify="right", no_wrap=True)
+            for line in lines:
+                cells = [_styled(line, line.values[i]) for i in chosen]
+                table.add_row(Text(label(line), style=STYLES[line.kind]), *cells)
+            console.print(table)
+    console.print()
+    for sentence in sheet.caption:
+        console.print(Text(sentence, style="dim"), soft_wrap=not console.is_terminal)
+    for name in sheet.missing:
+        console.print(Text(f"no number: {name}", style="yellow"), soft_wrap=True)
+
+
+def _fit(widths: list[int], room: int) -> list[list[int]]:
+    """Consecutive columns grouped so that each group fits; a group has at least one."""
+    groups: list[list[int]] = [[]]
+    used = 0
+    for i, width in enumerate(widths):
+        if groups[-1] and used + width + 2 > room:
+            groups.append([])
+            used = 0
+        groups[-1].append(i)
+        used += width + 2
+    return groups
+
+
+def _styled(line: Line, value: Value | None) -> Text:
+    style = STYLES[line.kind]
+    if line.kind == "minus control" and value is not None and abs(value.mean) > (value.std or 0.0):
+        style = "green" if value.mean > 0 else "red"
+    return Text(value.text if value is not None else NONE, style=style)
+
+
+def render_markdown(sheet: Sheet) -> str:
+    """GitHub-flavoured Markdown."""
+    parts = [f"# {_md(sheet.title)}"]
+    for heading, columns, lines in blocks(sheet):
+        rows = [["method", *map(_md, columns)], ["---", *("---:" for _ in columns)]]
+        for line in lines:
+            first = _md(label(line).strip())
+            first = first if line.kind == "method" else f"&nbsp;&nbsp;{first}"
+            rows.append([first, *(_md(value.text) if value is not None else NONE for value in line.values)])
+        parts += [f"## {_md(heading)}", "\n".join(f"| {' | '.join(row)} |" for row in rows)]
+    parts.append("\n".join(f"- {_md(sentence)}" for sentence in sheet.caption))
+    if sheet.missing:
+        parts += ["No number:", "\n".join(f"- {_md(name)}" for name in sheet.missing)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([\\`*_|<\[\]])", r"\\\1", text)
+
+
+TEX = {
+    "\\": r"\textbackslash{}",
+    "->": r"$\to$",
+    "±": r"$\pm$",
+    "\u2212": "$-$",
+    NONE: "--",
+    "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+}
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX prints as it is; ``->`` becomes an arrow."""
+    return re.sub("|".join(map(re.escape, TEX)), lambda match: TEX[match[0]], text)
+
+
+def render_latex(sheet: Sheet) -> str:
+    """``table`` environments for the packages booktabs, graphicx (to fit the width) and fontenc with T1."""
+    parts = []
+    for number, (heading, columns, lines) in enumerate(blocks(sheet)):
+        body: list[str] = []
+        for line in lines:
+            if line.kind == "method" and body:
+                body.append(r"\addlinespace")
+            first = escape_latex(label(line).strip())
+            first = first if line.kind == "method" else rf"\quad {first}"
+            body.append(" & ".join([first, *map(_tex_value, line.values)]) + r" \\")
+        said = " ".join([f"{sheet.title}.", *([f"{heading}."] if "last" not in heading else []), *sheet.caption])
+        tag = re.sub(r"[^\w.-]", "-", sheet.name) + (f"-{number}" if number else "")
+        parts.append(
+            "\n".join(
+                [
+                    r"\begin{table}[t]",
+                    r"\centering",
+                    rf"\caption{{{escape_latex(said)}}}",
+                    rf"\label{{tab:{tag}}}",
+                    r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+                    rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
+                    r"\toprule",
+                    " & ".join(["", *map(escape_latex, columns)]) + r" \\",
+                    r"\midrule",
+                    *body,
+                    r"\bottomrule",
+                    r"\end{tabular}}",
+                    r"\end{table}",
+                ]
+            )
+        )
+    return "% needs booktabs, graphicx and [T1]{fontenc}\n" + "\n\n".join(parts) + "\n"
+
+
+def _tex_value(value: Value | None) -> str:
+    if value is None:
+        return "--"
+    spread = rf" {{\scriptsize $\pm$ {value.spread}}}" if value.spread else ""
+    count = rf" {{\scriptsize ({value.count})}}" if value.count else ""
+    return escape_latex(value.number) + spread + count + escape_latex(value.mark)
+
+
+def render_csv(sheet: Sheet) -> str:
+    """One line per number of the table: criterion, row, kind of line, column, mean, std, n, mark, note."""
+    rows: list[list[object]] = [["criterion", "row", "kind", "column", "mean", "std", "n", "mark", "note"]]
+    for section in sheet.sections:
+        for line in section.lines:
+            for column, value in zip(sheet.columns, line.values, strict=True):
+                if value is not None:
+                    std = "" if value.std is None else round(value.std, 4)
+                    n = "" if value.n is None else value.n
+                    front = [section.criterion, line.row, line.kind, column]
+                    rows.append([*front, round(value.mean, 4), std, n, value.mark, value.note])
+    return _csv(rows)
+
+
+def render_cells(store: Store) -> str:
+    """One line per run, criterion and target domain, in percent, with the run's steps, seconds and directory."""
+    rows: list[list[object]] = [
+        ["row", "task", "seed", "criterion", "domain", "percent", "oracle", "steps", "seconds", "directory"]
+    ]
+    for cell in store.table.cells():
+        result = store.get(cell.row, cell.task, cell.seed)
+        for criterion in result.criteria if result is not None else ():
+            for domain, score in ((result.scores(criterion) if result else None) or {}).items():
+                assert result is not None
+                numbers = [round(100 * score, 4), result.oracle, result.steps, result.seconds, result.directory.name]
+                rows.append([cell.row, cell.task, cell.seed, criterion, domain, *numbers])
+    return _csv(rows)
+
+
+def _csv(rows: list[list[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,265 @@
+"""A table as lines and columns, before anybody decides how it looks.
+
+One section per selection criterion. In a section every method has its line, followed by what belongs to it: published
+numbers, the difference to them, its control, and the difference to its control, paired over seeds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from dafw.errors import choose
+from dafw.tables.caption import caption
+from dafw.tables.grid import Row, Table, split_task
+from dafw.tables.published import MARKS, Published
+from dafw.tables.statistics import Statistic, average, differences, summarise, worst
+from dafw.tables.store import Store
+
+Kind = Literal["method", "published", "minus published", "control", "minus control"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """What one field shows, in percent (differences: percentage points)."""
+
+    mean: float
+    std: float | None = None
+    n: int | None = None
+    says_n: bool = False
+    mark: str = ""
+    note: str = ""
+    signed: bool = False
+
+    @property
+    def number(self) -> str:
+        """The mean with one decimal, a difference with its sign."""
+        text = f"{self.mean:{'+' if self.signed else ''}.1f}"
+        return "0.0" if float(text) == 0 else text.replace("-", "\u2212")
+
+    @property
+    def spread(self) -> str:
+        """The standard deviation with one decimal, or nothing."""
+        return "" if self.std is None else f"{self.std:.1f}"
+
+    @property
+    def count(self) -> str:
+        """``n=1`` where the number of seeds has to be said, or nothing."""
+        return f"n={self.n}" if self.says_n else ""
+
+    @property
+    def text(self) -> str:
+        """Plain text, as in ``71.0 ± 1.2 (n=2)†``."""
+        spread = f" ± {self.spread}" if self.spread else ""
+        return f"{self.number}{spread}{f' ({self.count})' if self.count else ''}{self.mark}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a section: a method's own numbers or something beside them."""
+
+    kind: Kind
+    row: str
+    label: str
+    values: tuple[Value | None, ...]
+    oracle: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """All lines under one selection criterion."""
+
+    criterion: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A complete table, ready to be rendered."""
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    sections: tuple[Section, ...]
+    by_criterion: tuple[Line, ...]
+    caption: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        """The selection criteria, one per section."""
+        return tuple(section.criterion for section in self.sections)
+
+
+def make_sheet(store: Store) -> Sheet:
+    """Computes every number of the table.
+
+    Raises:
+        UserError: if a selection criterion is one that no run recorded.
+    """
+    table = store.table
+    known = {name for result in store.results.values() for name in result.criteria}
+    for criterion in table.select:
+        if known:
+            choose("selection criterion", criterion, known)
+    sections = tuple(Section(criterion, tuple(_section(store, criterion))) for criterion in table.select)
+    shown = [line for section in sections for line in section.lines]
+    return Sheet(
+        name=table.name,
+        title=table.title,
+        columns=(*table.tasks, *_summaries(table)),
+        sections=sections,
+        by_criterion=tuple(_by_criterion(store)) if len(table.select) > 1 else (),
+        caption=tuple(caption(store, {line.kind for line in shown}, _marks(shown))),
+        missing=tuple(_missing(store)),
+    )
+
+
+def describe_criterion(criterion: str) -> str:
+    """What a checkpoint chosen so is called."""
+    said = {"last": "last (the final weights)", "oracle": "oracle (chosen with target labels)"}
+    return said.get(criterion, f"best {criterion} (needs no target label)")
+
+
+def _marks(lines: Sequence[Line]) -> set[str]:
+    return {value.mark for line in lines for value in line.values if value is not None}
+
+
+def _summaries(table: Table) -> tuple[str, ...]:
+    several_targets = any(len(split_task(task)[1]) > 1 for task in table.tasks)
+    return ("average", "worst") if len(table.tasks) > 1 else ("worst",) if several_targets else ()
+
+
+def _missing(store: Store) -> list[str]:
+    table = store.table
+    missing = []
+    for cell in table.cells():
+        key = cell.row, cell.task, cell.seed
+        result = store.results.get(key)
+        lost = [criterion for criterion in table.select if result is not None and result.scores(criterion) is None]
+        if result is None or lost:
+            reason = f" (no {', '.join(lost)})" if lost else " (broken result)" if key in store.broken else ""
+            missing.append(cell.label + reason)
+    return missing
+
+
+def _percents(store: Store, row: str, criterion: str) -> list[dict[int, float]]:
+    """Percent by seed for each task."""
+    return [store.percents(row, task, criterion) for task in store.table.tasks]
+
+
+def _value(table: Table, percents: dict[int, float], *, signed: bool = False, note: str = "") -> Value | None:
+    statistic: Statistic | None = summarise(list(percents.values()))
+    if statistic is None:
+        return None
+    says_n = statistic.n == 1 or statistic.n != len(table.seeds)
+    return Value(statistic.mean, statistic.std, statistic.n, says_n, note=note, signed=signed)
+
+
+def _worst(store: Store, row: str, criterion: str) -> tuple[str, dict[int, float]]:
+    """The (task, target domain) with the lowest mean, and its percents; nothing unless every task has a number."""
+    domains = {
+        f"{task}, on {target}" if len(split_task(task)[1]) > 1 else task: percents
+        for task in store.table.tasks
+        for target, percents in store.domain_percents(row, task, criterion).items()
+    }
+    name = worst(domains)
+    return (name, domains[name]) if name is not None else ("", {})
+
+
+def _own(store: Store, row: str, criterion: str) -> tuple[Value | None, ...]:
+    table = store.table
+    tasks = _percents(store, row, criterion)
+    values = [_value(table, percents) for percents in tasks]
+    summaries = _summaries(table)
+    if "average" in summaries:
+        values.append(_value(table, average(tasks)))
+    if "worst" in summaries:
+        name, percents = _worst(store, row, criterion)
+        values.append(_value(table, percents, note=name))
+    return tuple(values)
+
+
+def _against_control(store: Store, row: Row, criterion: str) -> tuple[Value | None, ...]:
+    ours, theirs = (_percents(store, name, criterion) for name in (row.control_of or "", row.name))
+    gains = [differences(a, b) for a, b in zip(ours, theirs, strict=True)]
+    values = [_value(store.table, gain, signed=True) for gain in gains]
+    summaries = _summaries(store.table)
+    if "average" in summaries:
+        values.append(_value(store.table, average(gains), signed=True))
+    if "worst" in summaries:
+        values.append(_worst_gain(store, row, criterion))
+    return tuple(values)
+
+
+def _worst_gain(store: Store, row: Row, criterion: str) -> Value | None:
+    """The difference between the two numbers in the column "worst", which may be of two tasks, hence not paired."""
+    (ours, a), (theirs, b) = (_worst(store, name, criterion) for name in (row.control_of or "", row.name))
+    if not a or not b:
+        return None
+    if ours == theirs:
+        return _value(store.table, differences(a, b), signed=True, note=ours)
+    return Value(fmean(a.values()) - fmean(b.values()), signed=True, note=f"{ours} minus {theirs}")
+
+
+def _published(store: Store, name: str, row: str, own: tuple[Value | None, ...]) -> list[Line]:
+    """A line per source that printed numbers for the method, each followed by ours minus theirs (if we have any)."""
+    table = store.table
+    columns = (*table.tasks, *_summaries(table))
+    ours: list[Published] = [one for one in table.published if one.method == name and one.metric == table.metric]
+    lines = []
+    sources = list(dict.fromkeys(one.source for one in ours))
+    for source in sources:
+        by_task = {one.task: one for one in ours if one.source == source}
+        found = [by_task.get(column) for column in columns]
+        if not any(found):
+            continue
+        theirs = tuple(
+            Value(one.value, one.std, one.n, mark=MARKS[one.provenance], note=f"{one.source}. {one.note}".strip())
+            if one
+            else None
+            for one in found
+        )
+        gap = tuple(
+            Value(a.mean - b.mean, mark=b.mark, signed=True) if a is not None and b is not None else None
+            for a, b in zip(own, theirs, strict=True)
+        )
+        behind = f" ({source})" if len(sources) > 1 else ""
+        lines.append(Line("published", row, f"published{behind}", theirs))
+        if any(gap):
+            lines.append(Line("minus published", row, f"minus published{behind}", gap))
+    return lines
+
+
+def _section(store: Store, criterion: str) -> list[Line]:
+    table = store.table
+    lines: list[Line] = []
+    for row in table.rows:
+        values = _own(store, row.name, criterion)
+        if row.control_of is not None:
+            lines.append(Line("control", row.control_of, "control", values, row.oracle))
+            lines.append(
+                Line("minus control", row.control_of, "minus control", _against_control(store, row, criterion))
+            )
+        else:
+            lines.append(Line("method", row.name, row.name, values, row.oracle))
+            lines += _published(store, row.published, row.name, values)
+    for method in dict.fromkeys(one.method for one in table.published):
+        if method not in {row.published for row in table.rows} and not table.narrowed:
+            nothing = (None,) * len((*table.tasks, *_summaries(table)))
+            for line in _published(store, method, method, nothing):
+                lines.append(Line("method", method, f"{method} (not run)", nothing))
+                lines.append(line)
+    return lines
+
+
+def _by_criterion(store: Store) -> list[Line]:
+    """The average over tasks of every method under each criterion, to compare criteria side by side."""
+    lines = []
+    for row in store.table.rows:
+        values = [_value(store.table, average(_percents(store, row.name, name))) for name in store.table.select]
+        kind: Kind = "control" if row.control_of else "method"
+        lines.append(
+            Line(kind, row.control_of or row.name, "control" if row.control_of else row.name, tuple(values), row.oracle)
+        )
+    return lines

@@ -1,0 +1,54 @@
+"""How far each run of a table is."""
+
+from pathlib import Path
+from typing import Literal
+
+from dafw.runs import Busy, lock
+from dafw.tables.store import Store
+from dafw.tables.worker import FAILED
+
+State = Literal["done", "running", "failed", "interrupted", "missing"]
+STATES: tuple[State, ...] = ("done", "running", "failed", "interrupted", "missing")
+
+
+def is_running(directory: Path) -> bool:
+    """Whether a process holds the run directory."""
+    if not (directory / ".lock").exists():
+        return False
+    try:
+        held = lock(directory)
+    except Busy:
+        return True
+    with held:
+        return False
+
+
+def states(store: Store) -> dict[str, State]:
+    """The state of every cell, by its label.
+
+    ``failed`` is a run whose last attempt ended with an error, ``interrupted`` one that was begun and goes on from its
+    last checkpoint, ``missing`` one that never began.
+    """
+    found: dict[str, State] = {}
+    for cell in store.table.cells():
+        directory = store.directories[cell.row, cell.task, cell.seed]
+        if store.get(cell.row, cell.task, cell.seed) is not None:
+            found[cell.label] = "done"
+        elif is_running(directory):
+            found[cell.label] = "running"
+        elif (directory / FAILED).exists():
+            found[cell.label] = "failed"
+        else:
+            found[cell.label] = "interrupted" if directory.exists() else "missing"
+    return found
+
+
+def describe(store: Store) -> str:
+    """A line of counts, then the cells that are not done, by state."""
+    found = states(store)
+    counts = {state: sum(one == state for one in found.values()) for state in STATES}
+    lines = [f"{store.table.name}: " + ", ".join(f"{counts[state]} {state}" for state in STATES)]
+    for state in STATES[1:]:
+        lines += [f"{state:<12} {label}" for label, one in found.items() if one == state]
+    lines += [f"broken: {reason}" for reason in store.broken.values()]
+    return "\n".join(lines)

@@ -1,0 +1,194 @@
+"""What the runs of a table have found: ``result.json`` files, checked, and the number a criterion picks from each."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from dafw.tables.grid import Cell, Table, split_task
+
+SCHEMA_VERSION = 1
+Metrics = Mapping[str, Mapping[str, float]]
+
+
+class BrokenResult(Exception):
+    """A ``result.json`` that cannot be used.
+
+    Args:
+        message: why, with the file's name.
+        damaged: whether it is no result at all, so that nothing is lost if the run is made again.
+    """
+
+    def __init__(self, message: str, damaged: bool = False) -> None:
+        super().__init__(message)
+        self.damaged = damaged
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run knew at one validation: scores of the checkpoint then, and what it would have reported."""
+
+    step: int
+    validators: Mapping[str, float]
+    oracle: Mapping[str, float]
+    test: Metrics
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run. Metrics are fractions."""
+
+    directory: Path
+    target: tuple[str, ...]
+    metric: str
+    test: Metrics
+    history: tuple[Record, ...]
+    higher_is_better: Mapping[str, bool]
+    steps: int
+    seconds: float
+    oracle: bool
+    machine: str
+    versions: Mapping[str, str]
+    git_revision: str
+
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        """The selection criteria this run can be read by."""
+        validators = sorted({name for record in self.history for name in record.validators})
+        oracle = ["oracle"] if any(self.metric in record.oracle for record in self.history) else []
+        return ("last", *validators, *oracle)
+
+    def scores(self, criterion: str) -> dict[str, float] | None:
+        """The test metric of each target domain at the checkpoint the criterion chooses, as a fraction.
+
+        ``last`` is the final weights. A validator chooses the validation at which it was best, the earliest of equals;
+        scores that are not finite are never chosen. None if the run does not have what the criterion needs.
+        """
+        if criterion == "last":
+            return self._targets(self.test)
+        scored: list[tuple[float, Record]] = []
+        for record in self.history:
+            score = (record.oracle if criterion == "oracle" else record.validators).get(
+                self.metric if criterion == "oracle" else criterion
+            )
+            if score is not None and math.isfinite(score):
+                up = criterion == "oracle" or self.higher_is_better.get(criterion, True)
+                scored.append((score if up else -score, record))
+        return self._targets(max(scored, key=lambda pair: pair[0])[1].test) if scored else None
+
+    def _targets(self, test: Metrics) -> dict[str, float] | None:
+        scores = {name: test.get(name, {}).get(self.metric, math.nan) for name in self.target}
+        return scores if all(math.isfinite(score) for score in scores.values()) else None
+
+
+@dataclass(frozen=True)
+class Store:
+    """The results of a table: by row, task and seed, and the reasons for those that cannot be used."""
+
+    table: Table
+    directories: Mapping[tuple[str, str, int], Path]
+    results: Mapping[tuple[str, str, int], Result]
+    broken: Mapping[tuple[str, str, int], str]
+
+    def get(self, row: str, task: str, seed: int) -> Result | None:
+        """The result of one cell, None if it is missing or broken."""
+        return self.results.get((row, task, seed))
+
+    def domain_percents(self, row: str, task: str, criterion: str) -> dict[str, dict[int, float]]:
+        """Percent by target domain and seed."""
+        _, targets = split_task(task)
+        percents: dict[str, dict[int, float]] = {target: {} for target in targets}
+        for seed in self.table.seeds:
+            result = self.get(row, task, seed)
+            for target, score in ((result.scores(criterion) if result else None) or {}).items():
+                percents[target][seed] = 100 * score
+        return percents
+
+    def percents(self, row: str, task: str, criterion: str) -> dict[int, float]:
+        """Percent by seed, the mean over the task's target domains."""
+        domains = list(self.domain_percents(row, task, criterion).values())
+        return {seed: fmean(domain[seed] for domain in domains) for seed in domains[0]}
+
+
+def read_result(directory: Path, cell: Cell, metric: str) -> Result | None:
+    """The result in a run directory; None if the run is not done.
+
+    Raises:
+        BrokenResult: if the file is not a result of this schema, or of another cell, or its number is not finite.
+    """
+    path = directory / "result.json"
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BrokenResult(f"{path} is not JSON", damaged=True) from error
+    try:
+        if given["schema_version"] != SCHEMA_VERSION:
+            raise BrokenResult(f"{path} has schema {given['schema_version']}, this dafw reads {SCHEMA_VERSION}")
+        result = _parse(directory, given, metric)
+        sources, targets = split_task(cell.task)
+        found = tuple(given["source"]), result.target, given["seed"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        why = f"{path} does not follow schema {SCHEMA_VERSION} ({type(error).__name__}: {error})"
+        raise BrokenResult(why, damaged=True) from error
+    if found != (sources, targets, cell.seed):
+        raise BrokenResult(
+            f"{path} is of {given.get('task')} seed {given['seed']}, not of {cell.task} seed {cell.seed}"
+        )
+    if result.scores("last") is None:
+        raise BrokenResult(f'{path} has no finite test "{metric}" for {", ".join(targets)}')
+    return result
+
+
+def _parse(directory: Path, given: Any, metric: str) -> Result:
+    history = tuple(
+        Record(
+            step=int(record["step"]),
+            validators=_floats(record["validators"]),
+            oracle=_floats(record.get("oracle") or {}),
+            test={name: _floats(metrics) for name, metrics in record["test"].items()},
+        )
+        for record in given["history"]
+    )
+    return Result(
+        directory=directory,
+        target=tuple(given["target"]),
+        metric=metric,
+        test={name: _floats(metrics) for name, metrics in given["test"].items()},
+        history=history,
+        higher_is_better={name: bool(up) for name, up in given["higher_is_better"].items()},
+        steps=int(given["steps"]),
+        seconds=float(given["seconds"]["total"]),
+        oracle=bool(given["oracle"]),
+        machine=str(given.get("machine") or ""),
+        versions={name: str(version) for name, version in given["versions"].items()},
+        git_revision=str(given.get("git_revision") or ""),
+    )
+
+
+def _floats(given: Mapping[str, Any]) -> dict[str, float]:
+    return {name: math.nan if value is None else float(value) for name, value in given.items()}
+
+
+def load(table: Table, root: Path) -> Store:
+    """Reads every result of the table under ``root``; a broken file counts as missing, and its reason is kept."""
+    from dafw.runs import run_directory
+
+    directories: dict[tuple[str, str, int], Path] = {}
+    results: dict[tuple[str, str, int], Result] = {}
+    broken: dict[tuple[str, str, int], str] = {}
+    for cell in table.cells():
+        key = cell.row, cell.task, cell.seed
+        directories[key] = run_directory(cell.config, root)
+        try:
+            result = read_result(directories[key], cell, table.metric)
+        except BrokenResult as error:
+            broken[key] = str(error)
+        else:
+            if result is not None:
+                results[key] = result
+    return Store(table, directories, results, broken)

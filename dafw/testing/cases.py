@@ -1,0 +1,108 @@
+"""A case: a method with the few arguments that make it tiny, and how to train it on toy data."""
+
+import importlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from dafw.methods import Method
+from dafw.testing.toys import ToyData, toy_network, toy_trainer
+
+STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 8
+#: Arguments that make a method small; most need none.
+TINY: dict[str, dict[str, Any]] = {"DANN": {"width": 8, "depth": 1, "critic_norm": True}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method to check.
+
+    Args:
+        class_path: where it is.
+        arguments: constructor arguments beside the network.
+        data: arguments of :class:`~dafw.testing.toys.ToyData` beside the task.
+    """
+
+    class_path: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def owner(self) -> type[Method]:
+        """The method's class."""
+        module, _, name = self.class_path.rpartition(".")
+        found = getattr(importlib.import_module(module), name)
+        assert issubclass(found, Method)
+        return found
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.class_path.rpartition(".")[2]
+
+    def make(self, **changes: Any) -> Method:
+        """A new method, always with the same initial weights."""
+        torch.manual_seed(5)
+        return self.owner(toy_network(), **{"num_classes": 3, "lr": 0.05, **self.arguments, **changes})
+
+    def make_data(self, **changes: Any) -> ToyData:
+        """New toy data a -> b."""
+        sizes = {"batch_size": BATCH, "steps_per_epoch": STEPS_PER_EPOCH, "seed": 3}
+        return ToyData("a", "b", **{**sizes, **self.data, **changes})
+
+    def train(
+        self,
+        folder: Path,
+        *,
+        method: Method | None = None,
+        data: ToyData | None = None,
+        ckpt_path: Path | None = None,
+        **options: Any,
+    ) -> tuple[Method, pl.Trainer]:
+        """Trains on toy data; ``options`` go to the trainer."""
+        method, data = method or self.make(), data or self.make_data()
+        trainer = toy_trainer(folder, **{"epochs": EPOCHS, **options})
+        trainer.fit(method, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+        return method, trainer
+
+
+def case(method: type[Method], **arguments: Any) -> Case:
+    """The case of a method, with the arguments that make it tiny."""
+    return Case(f"{method.__module__}.{method.__qualname__}", arguments or TINY.get(method.__name__, {}))
+
+
+def cases() -> list[Case]:
+    """One case for every public method of :mod:`dafw.methods`."""
+    import dafw.methods
+
+    found = [getattr(dafw.methods, name) for name in dafw.methods.__all__]
+    return [case(m) for m in found if isinstance(m, type) and issubclass(m, Method) and not _is_base(m)]
+
+
+def _is_base(method: type[Method]) -> bool:
+    return method.__module__ == "dafw.methods.base"
+
+
+def write_cases(found: list[Case], path: Path) -> None:
+    """For another process."""
+    path.write_text(json.dumps([asdict(item) for item in found]))
+
+
+def read_cases(path: Path) -> list[Case]:
+    """From another process."""
+    return [Case(**item) for item in json.loads(path.read_text())]
+
+
+def differences(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, float]:
+    """Largest absolute difference of each tensor of two state dicts with the same keys; bitwise equal ones left out."""
+    assert one.keys() == other.keys(), one.keys() ^ other.keys()
+    return {
+        name: float((value.double() - other[name].double()).abs().max())
+        for name, value in one.items()
+        if not torch.equal(value, other[name])
+    }

@@ -1,0 +1,186 @@
+"""The checks. Each takes a case and raises AssertionError; those that need other processes take many cases at once."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dafw.callbacks import Checkpointing
+from dafw.loggers import CsvLog
+from dafw.methods import AdaptationMethod, Method, SourceOnly
+from dafw.testing.cases import BATCH, EPOCHS, STEPS_PER_EPOCH, Case, case, differences
+from dafw.testing.processes import Marks, run_ranks, run_second_process
+from dafw.testing.steps import StepWatch
+
+
+def check_label_blind(item: Case, folder: Path) -> None:
+    """Nonsense in place of all target training labels changes no bit of the trained weights."""
+    honest, _ = item.train(folder)
+    garbage, _ = item.train(folder, data=item.make_data(garbage=True))
+    assert not differences(honest.state_dict(), garbage.state_dict())
+
+
+def check_no_stall(item: Case, folder: Path, *, passes: int = 1) -> StepWatch:
+    """No step reads the device from the host, and each makes ``passes`` passes through the backbone."""
+    watch = StepWatch()
+    item.train(folder, callbacks=[watch], limit_val_batches=0)
+    assert not watch.host_reads, watch.host_reads
+    assert set(watch.passes) == {passes}, watch.passes
+    return watch
+
+
+def check_batch_free_inference(item: Case, folder: Path) -> None:
+    """A prediction does not depend on what else is in the batch."""
+    method, _ = item.train(folder, precision="64-true")
+    method.eval()
+    domain = item.make_data().load("b", "test")
+    images = torch.stack([domain.inputs[i] for i in range(7)])
+    with torch.no_grad():
+        together = method(images).logits
+        alone = torch.cat([method(images[i : i + 1]).logits for i in range(7)])
+    torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)
+
+
+def check_round_trip(item: Case, folder: Path) -> None:
+    """A checkpoint makes the method again, without its constructor call."""
+    folder.mkdir(parents=True, exist_ok=True)
+    method, trainer = item.train(folder)
+    path = folder / "step=1.ckpt"
+    trainer.save_checkpoint(path)
+    again = type(method).load(str(path))
+    assert again.steps_done == method.steps_done == STEPS_PER_EPOCH * EPOCHS
+    assert not differences(method.state_dict(), again.state_dict())
+    domain = item.make_data().load("b", "test")
+    images = torch.stack([domain.inputs[i] for i in range(4)])
+    method.eval()
+    with torch.no_grad():
+        assert torch.equal(method(images).logits, again(images).logits)
+
+
+def check_reversed_gradients(item: Case, folder: Path) -> None:
+    """For each adversarial term: a step of the features along their gradient raises it, one of the critic lowers it."""
+    method, _ = item.train(folder, precision="64-true", epochs=1)
+    data = item.make_data()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    method.train()
+
+    def value(model: Method, name: str) -> Tensor:
+        return model.losses(batch)[name]
+
+    for name in method.adversarial:
+        network = {id(parameter) for parameter in method.network.parameters()}
+        groups = {
+            "features": [p for p in method.parameters() if id(p) in network],
+            "critic": [p for p in method.parameters() if id(p) not in network],
+        }
+        for group, parameters in groups.items():
+            before = value(method, name)
+            gradients = torch.autograd.grad(before, parameters, allow_unused=True)
+            moved = copy.deepcopy(parameters)
+            square = sum(float((g**2).sum()) for g in gradients if g is not None)
+            assert square > 0, f"{name} has no gradient at the {group}"
+            with torch.no_grad():
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    if gradient is not None:
+                        parameter -= 1e-4 / square**0.5 * gradient
+            after = value(method, name)
+            with torch.no_grad():
+                for parameter, old in zip(parameters, moved, strict=True):
+                    parameter.copy_(old)
+            raised = float(after.detach() - before.detach())
+            assert raised > 0 if group == "features" else raised < 0, f"{name} changed by {raised} at the {group}"
+
+
+def check_bf16(item: Case, folder: Path) -> None:
+    """Steps under bfloat16 autocast keep every weight finite."""
+    method, _ = item.train(folder, precision="bf16-mixed", epochs=1)
+    assert all(bool(value.isfinite().all()) for value in method.state_dict().values())
+
+
+def check_documented(item: Case) -> None:
+    """The docstring names the paper, the loss and the shapes; every argument is described."""
+    text = item.owner.__doc__ or ""
+    for what, needle in {"paper": "https://", "loss": "Loss: ", "shapes": "(n", "arguments": "Args:"}.items():
+        assert needle in text or needle.upper() in text, f"{item.name}'s docstring lacks its {what} ({needle!r})"
+    code = item.owner.__init__.__code__
+    for argument in code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]:
+        assert f" {argument}:" in text, f"{item.name}'s docstring does not say what {argument} is"
+
+
+def check_control(item: Case, folder: Path) -> None:
+    """With the adaptation switched off, the network trains bit for bit as under source-only that sees the target."""
+    owner = item.owner
+    assert issubclass(owner, AdaptationMethod)
+    method, _ = item.train(folder, method=item.make(**owner.control))
+    shared = {"norm": method.norm, "forward_target": True}
+    control = case(SourceOnly, **{k: v for k, v in item.arguments.items() if k == "ema_decay"} | shared)
+    plain, _ = control.train(folder)
+    assert not differences(method.network.state_dict(), plain.network.state_dict())
+    active, _ = item.train(folder)
+    assert differences(active.network.state_dict(), plain.network.state_dict()), "the adaptation changes nothing"
+
+
+def check_resume(items: list[Case], folder: Path) -> dict[str, dict[str, Any]]:
+    """Trains each case in one go here; in a second process, from a checkpoint in the middle of an epoch, to the end.
+
+    Returns:
+        For each case, what differs: it must be empty.
+    """
+    for item in items:
+        here = folder / item.name
+        marks = Marks(here / "marks.json")
+        checkpointing = Checkpointing(here / "checkpoints", every=STEPS_PER_EPOCH + 1, keep=2)
+        item.train(here, callbacks=[marks, checkpointing], logger=CsvLog(here / "metrics.csv"))
+    run_second_process(items, folder)
+    return {item.name: _resume_differences(folder / item.name) for item in items}
+
+
+def _resume_differences(folder: Path) -> dict[str, Any]:
+    last = STEPS_PER_EPOCH * EPOCHS
+    one, other = (
+        torch.load(folder / where / f"step={last}.ckpt", weights_only=True) for where in ("checkpoints", "resumed")
+    )
+    found: dict[str, Any] = dict(differences(one["state_dict"], other["state_dict"]))
+    for key in ("optimizer_states", "dafw", "global_step", "epoch"):
+        if not _equal(one[key], other[key]):
+            found[key] = (one[key], other[key])
+    for name in ("metrics.csv", "marks.json"):
+        texts = [(folder / prefix / name).read_text() for prefix in ("", "again")]
+        if texts[0] != texts[1]:
+            found[name] = texts
+    return found
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return bool(one == other) or (one != one and other != other)
+
+
+def check_ranks(items: list[Case], folder: Path) -> dict[str, float]:
+    """Trains each case in float64 in one process and on two ranks that share its batch.
+
+    Returns:
+        For each case, the largest difference of any weight, buffer or logged value: at most 1e-9, unless the
+        method's ``rank_difference`` says what each rank does on its own by design.
+    """
+    assert BATCH % 2 == 0
+    run_ranks(items, folder)
+    found = {}
+    for item in items:
+        method, _ = item.train(folder, precision="64-true", logger=CsvLog(folder / f"{item.name}-one.csv"))
+        ranks = torch.load(folder / f"{item.name}.pt", weights_only=True)
+        worst = max(differences(method.state_dict(), ranks).values(), default=0.0)
+        one, two = (CsvLog(folder / f"{item.name}-{count}.csv").rows for count in ("one", "two"))
+        assert [row.keys() for row in one] == [row.keys() for row in two]
+        for left, right in zip(one, two, strict=True):
+            worst = max([worst, *(abs(float(left[k]) - float(right[k])) for k in left if left[k] != right[k])])
+        found[item.name] = worst
+    return found

@@ -1,0 +1,106 @@
+"""Tiny domains, a tiny network and a quiet trainer: enough to train any method in a second."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor, nn
+
+from dafw.data import ArrayImages, Domain
+from dafw.nn.network import Network
+from datamodules.base import DomainDataModule, Split
+
+SIZE, CLASSES = 6, 3
+
+
+def toy_domain(name: str, count: int, split: Split = "train", classes: int = CLASSES) -> Domain:
+    """Images (3, 6, 6) whose pattern shows the class; domains differ in contrast and offset."""
+    rng = np.random.default_rng([sum(name.encode()), ("train", "val", "test").index(split)])
+    labels = np.arange(count) % classes
+    patterns = np.random.default_rng(7).random((classes, SIZE, SIZE, 3))
+    gain, offset = (1.0, 0.0) if name == "a" else (0.6, 0.1 + 0.02 * (sum(name.encode()) % 10))
+    noise = 0.3 * rng.random((count, SIZE, SIZE, 3))
+    images = np.clip(gain * 0.7 * patterns[labels] + offset + noise, 0, 1)
+    return Domain(name, ArrayImages((255 * images).astype(np.uint8)), labels.astype(np.int64))
+
+
+class ToyData(DomainDataModule):
+    """Generated domains a, b, c with three classes.
+
+    Args:
+        source: labelled domain or domains.
+        target: domain or domains to serve.
+        count: training samples of each domain.
+        garbage: replace the labels of every target's training split by nonsense.
+        base: see :class:`~datamodules.base.DomainDataModule`.
+    """
+
+    domain_names = ("a", "b", "c")
+    class_names = ("zero", "one", "two")
+
+    def __init__(  # type: ignore[no-untyped-def]
+        self, source: str | list[str], target: str | list[str], *, count: int = 40, garbage: bool = False, **base
+    ) -> None:
+        super().__init__(source, target, **base)
+        self.count, self.garbage = count, garbage
+        self._loaded: dict[tuple[str, str], Domain] = {}
+
+    def load(self, name: str, split: Split) -> Domain:
+        """Generates a split once."""
+        if (name, split) not in self._loaded:
+            domain = toy_domain(name, self.count if split == "train" else self.count // 2 + 1, split)
+            if self.garbage and name in self.target and split == "train":
+                domain = Domain(domain.name, domain.inputs, (np.asarray(domain.labels) * 7 + 1) % CLASSES)
+            self._loaded[name, split] = domain
+        return self._loaded[name, split]
+
+    def view(self, name: str) -> Callable[[Tensor], Tensor]:
+        """The same random change of brightness, whatever the view's name."""
+        return jitter
+
+
+def jitter(x: Tensor) -> Tensor:
+    """A random brightness."""
+    return (x.float() * (0.8 + 0.4 * torch.rand(()))).clamp(0, 255).to(x.dtype)
+
+
+class ToyNet(nn.Module):
+    """A convolution, a batch norm, a linear layer: images (N, 3, 6, 6) -> features (N, 8)."""
+
+    num_features = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.linear = nn.Linear(4 * 16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of images."""
+        features: Tensor = self.linear(self.norm(self.conv(x)).relu().flatten(1))
+        return features.tanh()
+
+
+def toy_network(**options: Any) -> Network:
+    """A network on :class:`ToyNet`."""
+    return Network(backbone="dafw.testing.toys.ToyNet", **options)
+
+
+def toy_trainer(folder: Path, *, epochs: int = 2, callbacks: list[pl.Callback] | None = None, **options: Any) -> pl.Trainer:
+    """A trainer on the CPU that prints nothing and looks at every third step."""
+    defaults: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "logger": False, "log_every_n_steps": 3}
+    return pl.Trainer(
+        max_epochs=epochs,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks or ()),
+        default_root_dir=str(folder),
+        callbacks=callbacks or [],
+        **(defaults | options),
+    )

@@ -1,0 +1,157 @@
+"""Digit sets in their original files, or in ``.npz`` files, read from a folder or downloaded to it."""
+
+import logging
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dafw.data.files import Arrays, cache_dir, cached_arrays, digest, locked
+from dafw.data.images import load_rgb
+from dafw.errors import UserError
+from datamodules.digit_images import Images
+
+log = logging.getLogger(__name__)
+
+Halves = dict[str, Arrays]  # "train" and "test", each {"images": uint8 (N, H, W) or (N, H, W, 3), "labels": int64 (N,)}
+
+_FILES = {
+    "mnist": "MNIST/raw/train-images-idx3-ubyte.gz and its three companions",
+    "usps": "usps.bz2 and usps.t.bz2",
+    "svhn": "train_32x32.mat and test_32x32.mat",
+}
+_DAMAGE = (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, AssertionError, zipfile.BadZipFile)
+
+
+def read_digits(name: str, root: Path) -> Halves:
+    """The official training and test sets of ``mnist``, ``usps`` or ``svhn``.
+
+    A file ``<name>*.npz`` with ``x_train``, ``y_train``, ``x_test`` and ``y_test`` comes first, then the original
+    files as torchvision lays them out; what is not there is downloaded.
+
+    Args:
+        name: the domain.
+        root: the folder to look in, and to download to.
+
+    Raises:
+        UserError: if there is nothing to read and no way to download it, or a file is damaged.
+    """
+    return read_npz(name, root) or _read_original(name, root)
+
+
+def read_npz(name: str, root: Path) -> Halves | None:
+    """The sets in ``<name>*.npz``, or ``None`` if ``root`` has no such file.
+
+    Raises:
+        UserError: if there are several, or one does not hold what it should.
+    """
+    files = [file for file in sorted(root.glob("*.npz")) if re.match(rf"{name}(?![a-z0-9])", file.name.lower())]
+    if not files:
+        return None
+    if len(files) > 1:
+        raise UserError(f"{root} holds both {files[0].name} and {files[1].name}: leave one of them for {name}")
+    try:
+        with np.load(files[0], allow_pickle=False) as stored:
+            return {half: _checked(stored[f"x_{half}"], stored[f"y_{half}"]) for half in ("train", "test")}
+    except _DAMAGE as error:
+        raise UserError(
+            f"{files[0]} must hold x_train and x_test, uint8 (N, H, W) or (N, H, W, 3), with y_train and y_test "
+            f"from 0 to 9: {_line(error)}"
+        ) from error
+
+
+def _checked(images: Any, labels: Any) -> Arrays:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
+        raise ValueError(f"the images are {images.dtype} {images.shape}")
+    labels = labels.reshape(-1).astype(np.int64)
+    if len(labels) != len(images) or not np.isin(labels, range(10)).all():
+        raise ValueError(f"{len(labels)} labels from {labels.min()} to {labels.max()} for {len(images)} images")
+    return {"images": images[..., 0] if images.shape[3:] == (1,) else images, "labels": labels}
+
+
+def _read_original(name: str, root: Path) -> Halves:
+    try:
+        return _torchvision(name, root, download=False)
+    except _DAMAGE as error:
+        log.info("downloading %s to %s (%s)", name, root, _line(error))
+    try:
+        with locked(cache_dir() / "downloads" / f"{name}-{digest(str(root.resolve()))[:16]}"):
+            return _torchvision(name, root, download=True)
+    except _DAMAGE as error:
+        raise UserError(
+            f"{name} cannot be read from {root}, which should hold {_FILES[name]}, or {name}.npz, and cannot be "
+            f"downloaded either ({_line(error)}); --data.scale small needs no files"
+        ) from error
+
+
+def _torchvision(name: str, root: Path, *, download: bool) -> Halves:
+    from torchvision import datasets
+
+    halves = {}
+    for half in ("train", "test"):
+        if name == "svhn":
+            data = datasets.SVHN(root, split=half, download=download)
+            images, labels = data.data.transpose(0, 2, 3, 1), data.labels
+        else:
+            kind = datasets.MNIST if name == "mnist" else datasets.USPS
+            data = kind(root, train=half == "train", download=download)
+            images, labels = np.asarray(data.data), data.targets
+        halves[half] = _checked(np.ascontiguousarray(images), np.asarray(labels))
+    return halves
+
+
+def read_mnistm(root: Path) -> Halves | None:
+    """MNIST-M as its authors distribute it, or ``None`` if ``root`` does not hold it.
+
+    That is ``mnistm*.npz``, or in ``mnistm/``, ``mnist_m/`` or ``root`` itself the folders ``mnist_m_train`` and
+    ``mnist_m_test`` with lists ``mnist_m_train_labels.txt`` and ``mnist_m_test_labels.txt`` ("name label" a line).
+
+    Raises:
+        UserError: if a file is damaged or listed but missing.
+    """
+    found = read_npz("mnistm", root)
+    if found is not None:
+        return found
+    for folder in (root / "mnistm", root / "mnist_m", root):
+        if (folder / "mnist_m_train_labels.txt").exists():
+            return {half: _read_listed(folder, half) for half in ("train", "test")}
+    return None
+
+
+def _read_listed(folder: Path, half: str) -> Arrays:
+    listing = folder / f"mnist_m_{half}_labels.txt"
+    try:
+        rows = [line.split() for line in listing.read_text().splitlines() if line.strip()]
+        names, labels = [row[0] for row in rows], [int(row[1]) for row in rows]
+    except _DAMAGE as error:
+        raise UserError(f'{listing} must exist and say "name label" on each line: {_line(error)}') from error
+    files = [folder / f"mnist_m_{half}" / name for name in names]
+    missing = [file for file in files if not file.exists()]
+    if missing:
+        raise UserError(f"{listing} names {len(files)} images, {len(missing)} of which are missing, {missing[0]} first")
+
+    def make() -> Arrays:
+        return _checked(np.stack([np.asarray(load_rgb(file)) for file in files]), np.asarray(labels))
+
+    stats = [file.stat() for file in files]
+    key = [str(folder.resolve()), rows, [(stat.st_size, stat.st_mtime_ns) for stat in stats]]
+    try:
+        return cached_arrays(f"mnist_m_{half}", {"version": 1, "files": digest(key)}, make)
+    except ValueError as error:
+        raise UserError(f"the images that {listing} names must be of one size, with labels 0 to 9: {error}") from error
+
+
+def photographs(root: Path) -> list[Images] | None:
+    """The photographs in ``photos/*.jpg`` to blend MNIST-M with, or ``None`` if there are none.
+
+    Raises:
+        UserError: if one cannot be decoded.
+    """
+    files = sorted((root / "photos").glob("*.jpg"))
+    return [np.asarray(load_rgb(file)) for file in files] or None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

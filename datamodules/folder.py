@@ -1,0 +1,199 @@
+"""Image benchmarks that come as folders: Office-31, Office-Home, PACS, VLCS, DomainNet, VisDA, or one's own."""
+
+import hashlib
+import logging
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dafw.data.cache import CachedImages
+from dafw.data.domain import Domain
+from dafw.data.files import cache_dir, digest
+from dafw.data.images import CentreCropped, DecodedImages, Fit, find_corrupt
+from dafw.data.manifest import Entry, check_files, read_manifest, scan_folder
+from dafw.errors import UserError, choose
+from datamodules.base import DomainDataModule, Split
+
+log = logging.getLogger(__name__)
+
+
+class ImageFolderDomains(DomainDataModule):
+    """Images in ``root/<domain>/<class>/<name>.jpg`` (or png, bmp, webp, ppm, tif), or listed in a manifest.
+
+    Every image is scaled and cut to (resize, resize) as ``fit`` says. Evaluation takes the middle (size, size) of
+    that; training augments it to (size, size). Labels are the folders' names: no image is opened to learn them.
+
+    Each image goes to a split by a hash of its path, so the split depends neither on the seed nor on which other
+    images there are. A manifest may give splits of its own.
+
+    Args:
+        source: labelled domain or domains.
+        target: domain or domains to serve.
+        root: folder of the domains, or that a manifest's paths start from.
+        manifest: file that lists the images (see :func:`dafw.data.manifest.read_manifest`); the folders if ``None``.
+        size: height and width of what a network sees, in pixels.
+        resize: height and width before cropping, in pixels.
+        fit: ``crop`` scales the short side to ``resize`` and cuts the middle out; ``squash`` scales both sides.
+        augment: augmentation in training: ``flip_crop``, ``weak``, ``strong`` or ``none``.
+        cache: keep the decoded images on disk, ``resize * resize * 3`` bytes each, so that they are decoded only once.
+        split: shares of training, validation and test.
+        transductive: the Office protocol: a target's training and test splits are both all of its images. It is
+            still unlabelled in training; its validation split stays a share of it.
+        on_corrupt: ``fail`` stops at an image that cannot be decoded; ``skip`` decodes all of them once beforehand
+            and leaves out, by name, those that cannot.
+        base: see :class:`datamodules.base.DomainDataModule`.
+
+    Raises:
+        UserError: if a folder, an image or an argument is not what it should be.
+    """
+
+    def __init__(
+        self,
+        source: str | list[str],
+        target: str | list[str],
+        *,
+        root: str,
+        manifest: str | None = None,
+        size: int = 224,
+        resize: int = 256,
+        fit: Fit = "crop",
+        augment: str = "flip_crop",
+        cache: bool = False,
+        split: tuple[float, float, float] = (0.8, 0.1, 0.1),
+        transductive: bool = False,
+        on_corrupt: Literal["fail", "skip"] = "fail",
+        **base: Any,
+    ) -> None:
+        from dafw.data.transforms import named_augmentation
+
+        if not 1 <= size <= resize:
+            raise UserError(f"data.size must be between 1 and data.resize ({resize}), not {size}")
+        if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
+            raise UserError(f"data.split must be three shares that sum to 1, not {list(split)}")
+        self.root = Path(root).expanduser()
+        self.manifest = None if manifest is None else Path(manifest).expanduser()
+        if not self.root.is_dir():
+            raise UserError(f"the folder {self.root} (data.root) does not exist")
+        self.size, self.resize, self.cache, self.split = size, resize, cache, split
+        self.fit: Fit = "crop" if choose("fit", fit, ("crop", "squash")) == "crop" else "squash"
+        self.transductive, self.on_corrupt = transductive, choose("on_corrupt", on_corrupt, ("fail", "skip"))
+        listed = None if self.manifest is None else read_manifest(self.manifest)
+        self.domain_names = self._domains(listed)
+        super().__init__(source, target, augment=named_augmentation(augment, size), **base)
+        self._entries = {name: self._list(name, listed) for name in (*self.source, *self.target)}
+        labels = {entry.label for entries in self._entries.values() for entry in entries}
+        self.class_names = tuple(sorted(labels, key=_natural))
+        self._images: dict[str, Sequence[Tensor]] = {}
+
+    def _domains(self, listed: list[Entry] | None) -> tuple[str, ...]:
+        if listed is not None:
+            return tuple(sorted({entry.domain for entry in listed}))
+        names = sorted(path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        if not names:
+            raise UserError(f"the folder {self.root} (data.root) holds no domain folders")
+        return tuple(names)
+
+    def _list(self, name: str, listed: list[Entry] | None) -> list[Entry]:
+        if listed is None:
+            return scan_folder(self.root, name)
+        entries = [entry for entry in listed if entry.domain == name]
+        check_files(entries, self.root, cast(Path, self.manifest))
+        return entries
+
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """Images of each class in each source and target domain: ``{domain: {class: count}}``."""
+        return {name: dict(Counter(entry.label for entry in entries)) for name, entries in self._entries.items()}
+
+    def load(self, name: str, split: Split) -> Domain:
+        """One split of one domain: uint8 (3, size, size) images, or (3, resize, resize) to be augmented in training.
+
+        Raises:
+            UserError: for a domain that is neither source nor target, an empty split, or an image that cannot be read.
+        """
+        choose("domain", name, self._entries)
+        choose("split", split, ("train", "val", "test"))
+        images = self._load(name)
+        entries = self._entries[name]
+        indices = [index for index, entry in enumerate(entries) if self._belongs(entry, split)]
+        if not indices:
+            raise UserError(f"none of the {len(entries)} images of {name} is in its {split} split: change data.split")
+        codes = {label: code for code, label in enumerate(self.class_names)}
+        labels = np.asarray([codes[entry.label] for entry in entries], np.int64)
+        cropped = images if split == "train" and self.augment is not None else CentreCropped(images, self.size)
+        domain = Domain(name, cropped, cast(Sequence[Any], labels), [entry.path for entry in entries])
+        return domain.subset(indices)
+
+    def _belongs(self, entry: Entry, split: Split) -> bool:
+        if self.transductive and entry.domain in self.target and split != "val":
+            return True
+        return (entry.split or hashed_split(entry.path, self.split)) == split
+
+    def _load(self, name: str) -> Sequence[Tensor]:
+        if name not in self._images:
+            if self.on_corrupt == "skip":
+                self._entries[name] = self._sound(name)
+            paths = [entry.path for entry in self._entries[name]]
+            self._images[name] = (
+                CachedImages(paths, root=self.root, size=self.resize, fit=self.fit, name=name)
+                if self.cache
+                else DecodedImages(paths, root=self.root, size=self.resize, fit=self.fit)
+            )
+        return self._images[name]
+
+    def _sound(self, name: str) -> list[Entry]:
+        entries = self._entries[name]
+        known = cache_dir() / "decodes" / f"{digest([str(self.root.resolve()), name])[:16]}.json"
+        corrupt = set(find_corrupt([entry.path for entry in entries], self.root, known))
+        if corrupt:
+            names = ", ".join(sorted(corrupt))
+            log.warning(
+                "%s: leaving out %d of %d images that cannot be decoded: %s", name, len(corrupt), len(entries), names
+            )
+        sound = [entry for entry in entries if entry.path not in corrupt]
+        if not sound:
+            raise UserError(f"no image of {name} in {self.root} can be decoded")
+        return sound
+
+    def _labels(self, name: str) -> Any:
+        codes = {label: code for code, label in enumerate(self.class_names)}
+        return np.asarray([codes[entry.label] for entry in self._entries[name]], np.int64)
+
+    def view(self, name: str) -> Callable[[Any], Any]:
+        """The named augmentation, for a further view of an image."""
+        from dafw.data.transforms import named_view
+
+        return named_view(name, self.size)
+
+    def evaluation_loader(self, domain: Domain, *, shard: bool = True) -> DataLoader[Any]:
+        """Every sample of ``domain`` once, in order: the middle of each image."""
+        return super().evaluation_loader(replace(domain, inputs=CentreCropped(domain.inputs, self.size)), shard=shard)
+
+    def prepare_data(self) -> None:
+        """Builds the caches and checks the images, if asked to, in one process of each machine."""
+        for name in self._entries:
+            self._load(name)
+
+
+def hashed_split(path: str, shares: Sequence[float]) -> Split:
+    """The split of one image, from its relative path alone.
+
+    >>> hashed_split("amazon/mug/frame_0001.jpg", (0.8, 0.1, 0.1))
+    'train'
+    """
+    name = unicodedata.normalize("NFC", path)
+    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    if place < shares[0]:
+        return "train"
+    return "val" if place < shares[0] + shares[1] else "test"
+
+
+def _natural(label: str) -> tuple[int, int, str]:
+    """Orders numbers by value and before words."""
+    return (0, int(label), label) if label.isdecimal() else (1, 0, label)

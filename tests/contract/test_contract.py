@@ -1,0 +1,88 @@
+"""Every public method keeps the contract."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dafw.methods import AdaptationMethod
+from dafw.testing import Case, cases, contract
+
+CASES = cases()
+every_method = pytest.mark.parametrize("item", CASES, ids=lambda item: item.name)
+controlled = [item for item in CASES if item.owner.control]
+adversarial = [item for item in CASES if item.owner.adversarial]
+
+
+def test_all_methods_are_found() -> None:
+    assert {item.name for item in CASES} >= {"SourceOnly", "AdaBN", "DANN", "DeepCORAL", "DAN"}
+    assert adversarial
+    assert controlled
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return contract.check_resume(CASES, tmp_path_factory.mktemp("resume"))
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    return contract.check_ranks(CASES, tmp_path_factory.mktemp("ranks"))
+
+
+@every_method
+def test_label_blind(item: Case, tmp_path: Path) -> None:
+    contract.check_label_blind(item, tmp_path)
+
+
+@every_method
+def test_resume(item: Case, resumed: dict[str, Any]) -> None:
+    assert resumed[item.name] == {}
+
+
+@every_method
+def test_ranks(item: Case, ranked: dict[str, float]) -> None:
+    if item.owner.rank_difference:
+        assert ranked[item.name] > 1e-9, "it says that ranks differ, but they do not"
+    else:
+        assert ranked[item.name] <= 1e-9
+
+
+@every_method
+def test_no_stall(item: Case, tmp_path: Path) -> None:
+    contract.check_no_stall(item, tmp_path, passes=item.owner.backbone_passes)
+
+
+@every_method
+def test_batch_free_inference(item: Case, tmp_path: Path) -> None:
+    contract.check_batch_free_inference(item, tmp_path)
+
+
+@every_method
+def test_round_trip(item: Case, tmp_path: Path) -> None:
+    contract.check_round_trip(item, tmp_path)
+
+
+@pytest.mark.parametrize("item", adversarial, ids=lambda item: item.name)
+def test_reversed_gradients(item: Case, tmp_path: Path) -> None:
+    contract.check_reversed_gradients(item, tmp_path)
+
+
+@every_method
+def test_bf16(item: Case, tmp_path: Path) -> None:
+    contract.check_bf16(item, tmp_path)
+
+
+@every_method
+def test_documented(item: Case) -> None:
+    contract.check_documented(item)
+
+
+@pytest.mark.parametrize("item", controlled, ids=lambda item: item.name)
+def test_control(item: Case, tmp_path: Path) -> None:
+    contract.check_control(item, tmp_path)
+
+
+def test_every_method_says_what_its_control_is() -> None:
+    without = [i.name for i in CASES if issubclass(i.owner, AdaptationMethod) and not i.owner.control]
+    assert sorted(without) == ["AdaBN", "SourceOnly"]

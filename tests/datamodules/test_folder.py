@@ -1,0 +1,322 @@
+"""Image folders as domains."""
+
+import logging
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dafw.data.manifest import Entry, write_manifest
+from dafw.errors import UserError
+from datamodules.folder import ImageFolderDomains, hashed_split
+
+COUNTS = {"art": {"cup": 30, "mug": 24, "pen": 20}, "photo": {"cup": 20, "mug": 26, "pen": 30}}
+
+
+@pytest.fixture(scope="module")
+def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("benchmark")
+    rng = np.random.default_rng(0)
+    for domain, classes in COUNTS.items():
+        for name, count in classes.items():
+            (root / domain / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 256, (20 + index % 5, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / domain / name / f"{index:03}.png")
+    return root
+
+
+@pytest.fixture
+def root(shared_root: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    for path in shared_root.rglob("*.png"):
+        copy = tmp_path / "benchmark" / path.relative_to(shared_root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    return tmp_path / "benchmark"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAFW_CACHE", str(tmp_path / "kept"))
+
+
+def make(root: Path, **options) -> ImageFolderDomains:
+    return ImageFolderDomains(
+        **{"source": "art", "target": "photo", "root": str(root), "size": 12, "resize": 16, "batch_size": 8, **options}
+    )
+
+
+def splits(data: ImageFolderDomains, name: str) -> dict[str, list[str]]:
+    return {split: list(data.load(name, split).ids or []) for split in ("train", "val", "test")}
+
+
+def test_what_there_is(shared_root: Path) -> None:
+    data = make(shared_root)
+    assert data.domain_names == ("art", "photo")
+    assert data.class_names == ("cup", "mug", "pen")
+    assert data.num_classes == 3
+    assert data.class_counts() == COUNTS
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_splits_hold_every_image_once_with_its_folder_as_label(shared_root: Path, cache: bool) -> None:
+    data = make(shared_root, cache=cache)
+    found = splits(data, "art")
+    assert sorted(name for names in found.values() for name in names) == sorted(
+        path.relative_to(shared_root).as_posix() for path in (shared_root / "art").rglob("*.png")
+    )
+    for split in ("train", "val", "test"):
+        domain = data.load("art", split)
+        assert [data.class_names[label] for label in domain.labels] == [name.split("/")[1] for name in domain.ids]
+        side = 16 if split == "train" else 12
+        assert domain.inputs[0].shape == (3, side, side)
+        assert domain.inputs[0].dtype == torch.uint8
+    assert 45 <= len(found["train"]) <= 70
+    assert len({image.numpy().tobytes() for split in found for image in data.load("art", split).inputs}) == 74
+
+
+def test_the_cache_changes_no_pixel(shared_root: Path) -> None:
+    plain, cached = make(shared_root), make(shared_root, cache=True)
+    for split in ("train", "test"):
+        pairs = zip(plain.load("photo", split).inputs, cached.load("photo", split).inputs, strict=True)
+        assert all(a.equal(b) for a, b in pairs)
+
+
+def test_a_split_depends_on_the_path_alone(root: Path) -> None:
+    before = splits(make(root), "art")
+    for path in sorted((root / "art").rglob("*.png"))[::3]:
+        path.unlink()
+    after = splits(make(root, seed=5), "art")
+    for split, names in after.items():
+        assert set(names) <= set(before[split])
+
+
+def test_the_hash_of_a_path() -> None:
+    names = [f"art/cup/{index}.jpg" for index in range(4000)]
+    shares = (0.6, 0.3, 0.1)
+    given = [hashed_split(name, shares) for name in names]
+    for split, share in zip(("train", "val", "test"), shares, strict=True):
+        assert given.count(split) / 4000 == pytest.approx(share, abs=0.03)
+    assert hashed_split("art/caf\u00e9.jpg", shares) == hashed_split("art/cafe\u0301.jpg", shares)
+
+
+def test_transductive_target_trains_and_tests_on_all_its_images(shared_root: Path) -> None:
+    data = make(shared_root, transductive=True)
+    assert splits(data, "art") == splits(make(shared_root), "art")
+    found = splits(data, "photo")
+    assert found["train"] == found["test"]
+    assert len(found["train"]) == 76
+    assert 0 < len(found["val"]) < 30
+    data.setup("fit")
+    assert data.train_domains[-1].name == "photo"
+    assert data.train_domains[-1].labels is None
+
+
+@pytest.mark.parametrize(
+    ("augment", "num_workers"), [("none", 0), ("flip_crop", 0), ("flip_crop", 2), ("weak", 0), ("strong", 0)]
+)
+def test_batches_have_one_size(shared_root: Path, augment: str, num_workers: int) -> None:
+    data = make(shared_root, augment=augment, cache=True, steps_per_epoch=2, num_workers=num_workers)
+    data.prepare_data()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert batch.x.shape == (16, 3, 12, 12)
+    assert len(batch.y) == batch.num_source == 8
+    loaders = [*data.val_dataloader(), *data.test_dataloader(), data.evaluation_loader(data.load("photo", "train"))]
+    for loader in loaders:
+        assert next(iter(loader)).x.shape[1:] == (3, 12, 12)
+
+
+def test_evaluation_takes_the_middle_and_training_without_augmentation_too(shared_root: Path) -> None:
+    augmented, plain = make(shared_root).load("art", "train"), make(shared_root, augment="none").load("art", "train")
+    (batch,) = make(shared_root).evaluation_loader(augmented.subset([4]))
+    assert batch.x[0].equal(augmented.inputs[4][:, 2:14, 2:14])
+    assert batch.x[0].equal(plain.inputs[4])
+
+
+def test_augmentation_depends_on_the_seed(shared_root: Path) -> None:
+    def first(seed: int) -> torch.Tensor:
+        data = make(shared_root, seed=seed, target_batch_size=70, batch_size=50, split=(1.0, 0.0, 0.0))
+        data.setup("fit")
+        return next(iter(data.train_dataloader())).x
+
+    assert first(1).equal(first(1))
+    assert not first(1).equal(first(2))
+
+
+def test_domains_travel_to_workers(shared_root: Path) -> None:
+    domain = make(shared_root, cache=True).load("art", "train")
+    assert pickle.loads(pickle.dumps(domain)).inputs[3].equal(domain.inputs[3])
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_fit(root: Path, fit: str) -> None:
+    pixels = np.zeros((20, 60, 3), np.uint8)
+    pixels[:, :20] = 255
+    for path in (root / "art" / "cup").glob("*.png"):
+        Image.fromarray(pixels).save(path)
+    data = make(root, fit=fit, size=16)
+    cup = next(i for i, label in enumerate(data.load("art", "test").labels) if label == 0)
+    assert bool(data.load("art", "test").inputs[cup].max() > 200) == (fit == "squash")
+
+
+def test_views(shared_root: Path) -> None:
+    view = make(shared_root).view("strong")
+    assert view(torch.zeros(3, 16, 16, dtype=torch.uint8)).shape == (3, 12, 12)
+    with pytest.raises(UserError, match='unknown augmentation "stron": did you mean "strong"'):
+        make(shared_root).view("stron")
+
+
+def damage(root: Path) -> list[str]:
+    names = ["art/cup/000.png", "art/pen/003.png"]
+    (root / names[0]).write_bytes((root / names[0]).read_bytes()[:300])
+    (root / names[1]).write_bytes(b"")
+    return names
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_corrupt_image_is_named(root: Path, cache: bool) -> None:
+    damage(root)
+    data = make(root, cache=cache, split=(1.0, 0.0, 0.0))
+    with pytest.raises(UserError, match=r"art/cup/000\.png cannot be decoded .*--data\.on_corrupt skip"):
+        list(data.load("art", "train").inputs)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_corrupt_images_can_be_left_out(root: Path, caplog: pytest.LogCaptureFixture, cache: bool) -> None:
+    before = splits(make(root), "art")
+    names = damage(root)
+    data = make(root, cache=cache, on_corrupt="skip")
+    after = splits(data, "art")
+    assert "art: leaving out 2 of 74 images that cannot be decoded: art/cup/000.png, art/pen/003.png" in caplog.text
+    assert after == {split: [name for name in ids if name not in names] for split, ids in before.items()}
+    for split in after:
+        assert len(list(data.load("art", split).inputs)) == len(after[split])
+    assert data.class_counts()["art"] == {"cup": 29, "mug": 24, "pen": 19}
+
+
+def test_a_domain_without_a_sound_image(root: Path) -> None:
+    for path in (root / "art").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"no image of art in .*benchmark can be decoded"):
+        make(root, on_corrupt="skip").load("art", "train")
+
+
+def test_an_image_that_vanished_is_named(root: Path) -> None:
+    data = make(root)
+    name = data.load("art", "test").ids[0]
+    (root / name).unlink()
+    with pytest.raises(UserError, match=f"{name} does not exist"):
+        data.load("art", "test").inputs[0]
+
+
+def remove(root: Path, folder: str) -> None:
+    for path in (root / folder).iterdir():
+        path.unlink()
+    (root / folder).rmdir()
+
+
+def test_a_class_on_one_side_only(root: Path) -> None:
+    remove(root, "photo/pen")
+    data = make(root)
+    assert "pen" not in data.class_counts()["photo"]
+    with pytest.raises(UserError, match=r'class "pen" is in art but not in photo'):
+        data.setup("fit")
+    make(root, label_sets="partial").setup("fit")
+    with pytest.raises(UserError, match=r'class "pen" is in art but not in photo'):
+        make(root, source="photo", target="art", label_sets="partial").setup("fit")
+
+
+def test_a_class_whose_images_are_all_for_testing_is_not_missing(root: Path) -> None:
+    kept = next(name for name in splits(make(root), "photo")["test"] if "/pen/" in name)
+    for path in (root / "photo" / "pen").iterdir():
+        if path != root / kept:
+            path.unlink()
+    make(root).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"root": "/nowhere/at/all"}, r"folder /nowhere/at/all \(data\.root\) does not exist"),
+        ({"target": "phto"}, 'unknown domain "phto": did you mean "photo"'),
+        ({"size": 17}, r"data\.size must be between 1 and data\.resize \(16\), not 17"),
+        ({"split": (0.5, 0.1, 0.1)}, r"data\.split must be three shares that sum to 1"),
+        ({"split": (1.2, -0.1, -0.1)}, r"data\.split must be three shares that sum to 1"),
+        ({"augment": "flipcrop"}, 'unknown augmentation "flipcrop": did you mean "flip_crop"'),
+        ({"fit": "corp"}, 'unknown fit "corp": did you mean "crop"'),
+        ({"on_corrupt": "skp"}, 'unknown on_corrupt "skp": did you mean "skip"'),
+        ({"manifest": "/nowhere/list.csv"}, r"manifest /nowhere/list\.csv does not exist"),
+    ],
+)
+def test_wrong_arguments(shared_root: Path, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(**{"root": shared_root, **options})
+
+
+def test_wrong_requests(shared_root: Path) -> None:
+    with pytest.raises(UserError, match='unknown domain "phto"'):
+        make(shared_root).load("phto", "train")
+    with pytest.raises(UserError, match='unknown split "trian": did you mean "train"'):
+        make(shared_root).load("art", "trian")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="none of the 74 images of art is in its val split"):
+        make(shared_root, split=(0.9, 0.0, 0.1)).load("art", "val")
+
+
+def test_empty_folders_are_named(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "void").mkdir()
+    with pytest.raises(UserError, match=r"void \(data\.root\) holds no domain folders"):
+        make(tmp_path / "void")
+    (root / "photo" / "hat").mkdir()
+    with pytest.raises(UserError, match=r"class folder .*photo/hat holds no images"):
+        make(root)
+    (root / "blank").mkdir()
+    with pytest.raises(UserError, match=r"domain folder .*blank holds no class folders"):
+        make(root, target="blank")
+
+
+def manifest(root: Path, path: Path, **changes: str) -> Path:
+    entries = [
+        Entry(file.relative_to(root).as_posix(), file.parent.name, file.parents[1].name, **changes)
+        for file in sorted(root.rglob("*.png"))[::2]
+    ]
+    write_manifest(path, entries)
+    return path
+
+
+def test_a_manifest_replaces_the_folders(shared_root: Path, tmp_path: Path) -> None:
+    data = make(shared_root, manifest=str(manifest(shared_root, tmp_path / "half.csv")))
+    assert data.class_counts()["art"] == {"cup": 15, "mug": 12, "pen": 10}
+    whole = splits(make(shared_root), "art")
+    assert all(set(names) <= set(whole[split]) for split, names in splits(data, "art").items())
+
+
+def test_a_manifest_may_give_the_splits(shared_root: Path, tmp_path: Path) -> None:
+    data = make(shared_root, manifest=str(manifest(shared_root, tmp_path / "half.csv", split="test")))
+    assert len(data.load("art", "test")) == 37
+    with pytest.raises(UserError, match="none of the 37 images of art is in its train split"):
+        data.load("art", "train")
+
+
+def test_a_manifest_that_names_missing_images(shared_root: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path / "list.csv", [Entry("art/cup/000.png", "cup", "art"), Entry("p/1.png", "cup", "photo")])
+    with pytest.raises(UserError, match=r"list\.csv lists 1 images, 1 of which are not in .*: p/1\.png"):
+        make(shared_root, manifest=str(tmp_path / "list.csv"))
+
+
+def test_numbers_as_labels_are_ordered_by_value(shared_root: Path, tmp_path: Path) -> None:
+    files = sorted(path.relative_to(shared_root).as_posix() for path in shared_root.rglob("*.png"))
+    entries = [Entry(name, str(index % 12), name.split("/")[0]) for index, name in enumerate(files)]
+    write_manifest(tmp_path / "list.csv", entries)
+    names = make(shared_root, manifest=str(tmp_path / "list.csv")).class_names
+    assert names == tuple(map(str, range(12)))
+
+
+def test_logs_say_what_is_built(shared_root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    make(shared_root, cache=True).prepare_data()
+    assert "decoding 74 of 74 images into" in caplog.text

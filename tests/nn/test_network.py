@@ -1,0 +1,229 @@
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dafw.config import build, describe
+from dafw.errors import UserError
+from dafw.nn.network import Network
+from dafw.nn.norm import NORM_MODES, NormMode, convert_norm
+from dafw.problems.outputs import Outputs
+
+
+class Operations(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def images(count: int = 4, side: int = 28, channels: int = 3) -> Tensor:
+    return torch.randint(0, 256, (count, channels, side, side), dtype=torch.uint8)
+
+
+def network(num_classes: int = 10, **options: Any) -> Network:
+    torch.manual_seed(0)
+    net = Network(**options)
+    net.set_classes(num_classes)
+    return net
+
+
+def test_outputs_are_sliced_as_views() -> None:
+    outputs = Outputs(torch.rand(6, 3), torch.rand(6, 2))
+    part = outputs[2:5]
+    assert len(outputs) == 6
+    assert len(part) == 3
+    assert torch.equal(part.features, outputs.features[2:5])
+    assert torch.equal(part.logits, outputs.logits[2:5])
+    assert part.features.data_ptr() == outputs.features[2].data_ptr()
+    assert part.logits.data_ptr() == outputs.logits[2].data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "side", "width", "parameters"),
+    [
+        ("mnist_net", 28, 768, 768 * 100 + 100 + 100 * 100 + 100 + 100 * 7 + 7),
+        ("gtsrb_net", 40, 1024, 1025 * 512 + 513 * 7),
+    ],
+)
+def test_papers_networks_have_the_papers_head_on_the_features(
+    backbone: str, side: int, width: int, parameters: int
+) -> None:
+    net = network(7, backbone=backbone)
+    outputs = net(images(2, side))
+    assert net.num_features == width
+    assert outputs.features.shape == (2, width)
+    assert outputs.logits.shape == (2, 7)
+    assert net.head is not None
+    assert sum(p.numel() for p in net.head.parameters()) == parameters
+    assert torch.equal(net.head(outputs.features), outputs.logits)
+
+
+def test_normalisation_is_one_operation_and_right() -> None:
+    mean, std = [0.1, 0.5, 0.7], [0.2, 0.4, 0.3]
+    net = network(mean=mean, std=std)
+    x = images()
+    expected = (x.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    for given in (x, x.float() / 255, x.double() / 255):
+        with Operations() as operations:
+            y = net.normalise(given)
+        assert operations.names == (["_to_copy"] if given.dtype == torch.float64 else []) + ["addcmul"]
+        assert y.dtype == torch.float32
+        torch.testing.assert_close(y.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_computes_in_the_parameters_dtype() -> None:
+    x = images()
+    net = network().double()
+    for given in (x, x.float() / 255, x.double() / 255):
+        outputs = net(given)
+        assert outputs.features.dtype == outputs.logits.dtype == torch.float64
+    exact = (x.double() / 255 - 0.5) / 0.5
+    torch.testing.assert_close(net.normalise(x), exact, rtol=1e-7, atol=1e-7)
+    assert network().to(torch.bfloat16)(x).logits.dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network()(x).logits.dtype == torch.bfloat16
+
+
+def test_normalisation_is_differentiable_and_no_part_of_the_state() -> None:
+    net = network(std=[0.25])
+    x = torch.rand(2, 3, 28, 28, requires_grad=True)
+    (gradient,) = torch.autograd.grad(net.normalise(x).sum(), x)
+    assert torch.allclose(gradient, torch.full_like(gradient, 4.0))
+    assert all(key.startswith(("backbone.", "head.")) for key in net.state_dict())
+
+
+def test_mean_and_std_have_one_value_or_one_per_channel() -> None:
+    assert network().mean == (0.5, 0.5, 0.5)
+    assert network(in_channels=1).std == (0.5,)
+    assert network(mean=[0.2]).mean == (0.2, 0.2, 0.2)
+    with pytest.raises(UserError, match="mean has 2 values for images of 3 channels"):
+        Network(mean=[0.1, 0.2])
+    with pytest.raises(UserError, match="std must be positive"):
+        Network(std=[0.0])
+
+
+def test_wrong_images_are_named() -> None:
+    net = network()
+    with pytest.raises(UserError, match="3 channels and got 1"):
+        net(images(channels=1))
+    with pytest.raises(UserError, match=r"3x28x28.*3x32x32"):
+        net(images(side=32))
+    with pytest.raises(UserError, match=r"torch\.int64"):
+        net(images().long())
+    assert network(input_size=32)(images(side=32)).features.shape == (4, 1200)
+
+
+def test_inputs_that_are_no_images_keep_integer_types() -> None:
+    tokens = torch.arange(6).view(2, 3)
+    assert network().normalise(tokens) is tokens
+    assert network().normalise(tokens.to(torch.uint8)).dtype == torch.float32
+
+
+def test_head_must_be_set() -> None:
+    net = Network()
+    assert net.head is None
+    assert net.num_features == 768
+    with pytest.raises(RuntimeError, match="set_classes"):
+        net(images())
+    with pytest.raises(RuntimeError, match="set_classes"):
+        net.parameter_groups(0.1)
+
+
+def test_set_classes_keeps_a_head_that_fits() -> None:
+    net = network(10).double()
+    head = net.head
+    net.set_classes(10)
+    assert net.head is head
+    net.set_classes(4)
+    assert net(images()).logits.shape == (4, 4)
+    assert net(images()).logits.dtype == torch.float64
+
+
+def test_bottleneck() -> None:
+    net = network(6, backbone="small_bn_net", bottleneck=16)
+    assert net.bottleneck is not None
+    assert [type(m) for m in net.bottleneck.children()] == [nn.Linear, nn.BatchNorm1d, nn.ReLU]
+    outputs = net(images())
+    assert net.num_features == 16
+    assert outputs.features.shape == (4, 16)
+    assert outputs.logits.shape == (4, 6)
+    assert isinstance(net.head, nn.Linear)
+    assert (outputs.features >= 0).all()
+
+
+@pytest.mark.parametrize("bottleneck", [None, 8])
+def test_parameter_groups_hold_every_parameter_once(bottleneck: int | None) -> None:
+    net = network(bottleneck=bottleneck, backbone_lr=0.1)
+    backbone, new = net.parameter_groups(0.5)
+    assert (backbone["lr"], new["lr"]) == (pytest.approx(0.05), 0.5)
+    assert [id(p) for p in backbone["params"]] == [id(p) for p in net.backbone.parameters()]
+    assert sorted(map(id, backbone["params"] + new["params"])) == sorted(map(id, net.parameters()))
+    torch.optim.SGD(net.parameter_groups(0.5))
+
+
+def test_frozen_parameters_and_empty_groups_are_left_out() -> None:
+    net = network()
+    net.backbone.requires_grad_(False)
+    (only,) = net.parameter_groups(1.0)
+    assert net.head is not None
+    assert len(only["params"]) == len(list(net.head.parameters()))
+    assert len(network(backbone="torch.nn.Flatten", input_size=2).parameter_groups(1.0)) == 1
+    with pytest.raises(UserError, match="backbone_lr"):
+        Network(backbone_lr=-1.0)
+
+
+def test_channels_last_changes_the_memory_and_not_the_result() -> None:
+    plain, last = network(backbone="small_bn_net"), network(backbone="small_bn_net", channels_last=True)
+    x = images()
+    with Operations() as operations:
+        y = last.normalise(x)
+    assert operations.names == ["clone", "addcmul"]
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert not y.is_contiguous()
+    convolutions = [m.weight for m in last.modules() if isinstance(m, nn.Conv2d)]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in convolutions)
+    torch.testing.assert_close(plain(x).logits, last(x).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", NORM_MODES)
+def test_every_norm_mode_trains(mode: NormMode) -> None:
+    net = network(backbone="small_bn_net", bottleneck=8)
+    convert_norm(net, mode).num_source = 4
+    net(images(8)).logits.square().sum().backward()
+    missing = [name for name, p in net.named_parameters() if p.grad is None]
+    assert missing == []
+
+
+def test_compile_is_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+
+    def compile_nothing(call: Any, *_: Any, **__: Any) -> Any:
+        compiled.append(call)
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    net = network(compile=True)
+    assert compiled == [net.backbone._call_impl]
+    assert net.state_dict().keys() == network().state_dict().keys()
+    assert net(images()).logits.shape == (4, 10)
+
+
+def test_recorded_and_copied() -> None:
+    net = network(backbone="gtsrb_net", backbone_lr=0.5, mean=[0.3])
+    again = build(describe(net))
+    assert isinstance(again, Network)
+    assert again.backbone_name == "gtsrb_net"
+    assert again.mean == net.mean
+    twin = copy.deepcopy(net)
+    x = images(2, 40)
+    assert torch.equal(twin(x).logits, net(x).logits)
+    again.set_classes(10)
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(again(x).logits, net(x).logits)

@@ -1,0 +1,183 @@
+"""What is written: Markdown, LaTeX, CSV, HTML, the terminal."""
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dafw.tables.grid import Table
+from dafw.tables.pages import write_pages
+from dafw.tables.render import escape_latex, render_cells, render_csv, render_latex, render_markdown, render_terminal
+from dafw.tables.sheet import Sheet, make_sheet
+from dafw.tables.store import Store, load
+
+Make = Callable[..., Table]
+HISTORY = [
+    {"step": step, "validators": {"im": 0.1 * step}, "oracle": {}, "test": {"mnistm": {"accuracy": 0.4 + step / 10}}}
+    for step in (1, 2)
+]
+NASTY = 'A_&%$#{}~^\\ <b>|*`"x"'
+
+
+@pytest.fixture
+def made(make_table: Make, fill: Callable[..., Path], tmp_path: Path) -> tuple[Sheet, Store, Path]:
+    """A table with a nasty name, a control that wins, an oracle row, a published number and a missing run."""
+    (tmp_path / "p.csv").write_text(
+        "method,task,value,std,n,metric,source,provenance,note\n"
+        "DANN,mnist->mnistm,70.5,,,accuracy,Paper & Co,recalled,<note>\n",
+        encoding="utf-8",
+    )
+    rows: list[dict[str, Any]] = [
+        {"name": NASTY, "model": {"class_path": "SourceOnly"}},
+        {"name": "DANN", "model": {"class_path": "DANN"}, "control": True},
+        {"name": "target", "model": {"class_path": "SourceOnly"}, "data": {"init_args": {"oracle": True}}},
+    ]
+    table = make_table(title=f"Digits {NASTY}", rows=rows, published="p.csv", seeds=[0, 1])
+
+    def accuracy(row: str, task: str, seed: int) -> float | None:
+        if (row, task, seed) == ("target", "optdigits->mnist", 1):
+            return None
+        return {"DANN": 0.50, "DANN control": 0.55}.get(row, 0.40) + 0.01 * seed
+
+    root = fill(table, accuracy, history=HISTORY)
+    store = load(table, root)
+    return make_sheet(store), store, root
+
+
+def test_markdown(made: tuple[Sheet, Store, Path]) -> None:
+    text = render_markdown(made[0])
+    assert "| DANN | 50.5 ± 0.7 | 50.5 ± 0.7 | 50.5 ± 0.7 | 50.5 ± 0.7 |" in text
+    assert "| &nbsp;&nbsp;control | 55.5 ± 0.7 |" in text
+    assert "| &nbsp;&nbsp;minus control | \u22125.0 ± 0.0 |" in text
+    assert "| &nbsp;&nbsp;published | 70.5† |" in text
+    assert "| &nbsp;&nbsp;minus published | \u221220.0† |" in text
+    assert "| target (oracle) | 40.5 ± 0.7 | 40.0 (n=1) |" in text
+    assert r"\<b>\|\*\`" in text
+    assert "- target optdigits->mnist seed 1" in text
+    assert "- Target test accuracy in %, mean ± sample std over 2 seeds (0, 1)" in text
+    widths = {line.count("|") - line.count(r"\|") for line in text.splitlines() if line.startswith("|")}
+    assert widths == {6}
+
+
+def test_latex_prints_every_character_as_it_is(made: tuple[Sheet, Store, Path]) -> None:
+    assert escape_latex("a_b & 5% -> {x}") == r"a\_b \& 5\% $\to$ \{x\}"
+    assert escape_latex("\\") == r"\textbackslash{}"
+    text = render_latex(made[0])
+    assert r"A\_\&\%\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{} \textless{}b\textgreater{}" in text
+    assert r"\quad minus control & $-$5.0 {\scriptsize $\pm$ 0.0}" in text
+    assert r"\quad published & 70.5$^\dagger$ & -- & -- & -- \\" in text
+    assert r"40.0 {\scriptsize (n=1)}" in text
+    assert r" & mnist$\to$mnistm & optdigits$\to$mnist & average & worst \\" in text
+    for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{table}", r"\end{table}"):
+        assert text.count(command) == 1
+    bare = re.sub(r"\\.", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert text.isascii()
+
+
+def test_csv_is_for_machines(made: tuple[Sheet, Store, Path]) -> None:
+    sheet, store, _ = made
+    lines = list(csv.DictReader(io.StringIO(render_csv(sheet))))
+    (gain,) = [one for one in lines if one["kind"] == "minus control" and one["column"] == "mnist->mnistm"]
+    assert (gain["criterion"], gain["row"], float(gain["mean"]), float(gain["std"]), gain["n"]) == (
+        "last",
+        "DANN",
+        -5,
+        0,
+        "2",
+    )
+    (published,) = [one for one in lines if one["kind"] == "published"]
+    assert (published["mean"], published["std"], published["mark"]) == ("70.5", "", "†")
+    assert published["note"] == "Paper & Co. <note>"
+    cells = list(csv.DictReader(io.StringIO(render_cells(store))))
+    assert {one["criterion"] for one in cells} == {"last", "im"}
+    assert len(cells) == 15 + 8  # the histories hold no test of mnist, so one of the two tasks has no number for im
+    first = cells[0]
+    assert (first["row"], first["task"], first["seed"], first["domain"]) == (NASTY, "mnist->mnistm", "0", "mnistm")
+    assert float(first["percent"]) == pytest.approx(40)
+    assert (first["steps"], first["seconds"]) == ("1000", "61.2")
+    assert first["directory"].startswith("SourceOnly-mnist-mnistm-s0-")
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects text, links and pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.attributes: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "source"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_the_page_stands_alone_and_links_its_runs(made: tuple[Sheet, Store, Path]) -> None:
+    sheet, store, root = made
+    directory = store.directories["DANN", "mnist->mnistm", 0]
+    (directory / "log.txt").write_text("log", encoding="utf-8")
+    (directory / "plots").mkdir()
+    (directory / "plots" / "embedding.png").touch()
+    path = write_pages(sheet, store, root)
+    assert path == root / "tables" / "digits" / "index.html"
+    names = {one.name for one in path.parent.iterdir()}
+    assert names == {"table.md", "table.tex", "table.csv", "cells.csv", "index.html", "table.png", "training.png"}
+    page = Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    assert page.open == []
+    text = " ".join(page.text)
+    assert f"Digits {NASTY}" in text
+    assert "\u22125.0 ± 0.0" in re.sub(r"\s+", " ", text)
+    assert "target optdigits->mnist seed 1" in text
+    assert not [tag for tag, _ in page.attributes if tag in ("script", "link", "b>")]
+    pictures = [given["src"] or "" for tag, given in page.attributes if tag == "img"]
+    assert len(pictures) == 2
+    assert all(one.startswith("data:image/png;base64,iVBOR") for one in pictures)
+    links = [given["href"] or "" for tag, given in page.attributes if tag == "a"]
+    assert f"../../{directory.name}/log.txt" in links
+    assert f"../../{directory.name}/plots/embedding.png" in links
+    assert all((path.parent / link).is_file() for link in links)
+    losing = [given for tag, given in page.attributes if tag == "td" and "down" in (given.get("class") or "")]
+    assert losing
+
+
+def test_a_page_without_runs_has_no_pictures(make_table: Make, tmp_path: Path) -> None:
+    store = load(make_table(), tmp_path)
+    text = write_pages(make_sheet(store), store, tmp_path).read_text(encoding="utf-8")
+    assert "<img" not in text
+    assert "No number (18)" in text
+    assert text.count("not started") == 18
+
+
+def terminal(sheet: Sheet, **options: Any) -> str:
+    file = io.StringIO()
+    render_terminal(sheet, Console(file=file, color_system=None, **options))
+    return file.getvalue()
+
+
+def test_a_terminal_too_narrow_gets_the_columns_in_blocks(made: tuple[Sheet, Store, Path]) -> None:
+    sheet = made[0]
+    wide = terminal(sheet, force_terminal=True, width=200)
+    narrow = terminal(sheet, force_terminal=True, width=70)
+    piped = terminal(sheet, width=20)
+    for text in (wide, narrow, piped):
+        for value in ("50.5 ± 0.7", "\u22125.0 ± 0.0", "40.0 (n=1)", "70.5†", "target (oracle)"):
+            assert value in text
+    assert len([line for line in wide.splitlines() if line.strip().startswith("DANN")]) == 1
+    assert len([line for line in narrow.splitlines() if line.strip().startswith("DANN")]) > 1
+    assert all(len(line) <= 70 for line in narrow.splitlines() if not line.startswith("no number"))
+    assert "no number: target optdigits->mnist seed 1" in piped

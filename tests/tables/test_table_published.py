@@ -1,0 +1,54 @@
+"""Published numbers: the file, its marks, its mistakes."""
+
+from pathlib import Path
+
+import pytest
+
+from dafw.errors import UserError
+from dafw.tables.published import read_published
+
+HEADER = "method,task,value,std,n,metric,source,provenance,note\n"
+TASKS = {"mnist->mnistm", "a,b->c"}
+
+
+def read(path: Path, text: str) -> object:
+    path.write_text(text, encoding="utf-8")
+    return read_published(path, TASKS)
+
+
+def test_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    lines = (
+        'DANN,mnist -> mnistm,76.66,,,accuracy,"Ganin et al., 2016",seen,table 2',
+        'DANN,"a,b->c",1,0.5,3,accuracy,S,unsure,',
+    )
+    first, second = read(path, HEADER + "\n".join(lines))  # type: ignore[misc]
+    assert (first.method, first.task, first.value, first.std, first.n) == ("DANN", "mnist->mnistm", 76.66, None, None)
+    assert (first.source, first.provenance, first.note) == ("Ganin et al., 2016", "seen", "table 2")
+    assert (second.task, second.std, second.n, second.provenance) == ("a,b->c", 0.5, 3, "unsure")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (HEADER.replace("source", "sauce"), 'unknown column of p.csv "sauce": did you mean "source"'),
+        (HEADER.replace(",note", ""), "lacks the column note"),
+        (
+            HEADER + "DANN,mnist->mnist,1,,,accuracy,S,seen,\n",
+            'task in p.csv, line 2 "mnist->mnist": did you mean "mnist->mnistm"',
+        ),
+        (HEADER + "DANN,average,1,,,accuracy,S,sen,\n", 'provenance in p.csv, line 2 "sen": did you mean "seen"'),
+        (HEADER + "DANN,average,high,,,accuracy,S,seen,\n", 'line 2: the value "high" is not a number'),
+        (HEADER + "DANN,average,100.5,,,accuracy,S,seen,\n", "not a percentage"),
+        (HEADER + "DANN,average,nan,,,accuracy,S,seen,\n", "not a finite number"),
+        (HEADER + "DANN,average,50,-1,,accuracy,S,seen,\n", "the std -1 is not a finite number of at least 0"),
+        (HEADER + ",average,50,,,accuracy,S,seen,\n", 'the column "method" is empty'),
+        (HEADER + "DANN,average,50,,,accuracy,,seen,\n", 'the column "source" is empty'),
+        (HEADER + "DANN,average,50,,,accuracy,S,seen,a,b\n", "quote a field that contains a comma"),
+        (HEADER + "DANN,average,50\n", "expected 9 fields"),
+    ],
+)
+def test_a_wrong_file(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        read(tmp_path / "p.csv", text)
+    assert said in str(error.value)
