@@ -181,7 +181,7 @@ def fit(cli: DafwCLI) -> int:
     options: RunOptions = cli.config_init["run"]
     config = complete(cli)
     folder = Path(options.dir) if options.dir else run_directory(config, Path(options.root))
-    if rank_zero_only.rank:
+    if int(getattr(rank_zero_only, "rank", False) or 0):
         return _fit(cli, config, folder)
     if read_result(folder) is not None:
         print(f"done already: {folder / 'result.json'}")

@@ -89,7 +89,7 @@ def wandb_logger(
         config: what the run's page shows as its configuration.
     """
     chosen = os.environ.get("WANDB_MODE", mode)
-    if chosen not in ("offline", "online", "dryrun") or rank_zero_only.rank:
+    if chosen not in ("offline", "online", "dryrun") or int(getattr(rank_zero_only, "rank", False) or 0):
         return None
     try:
         import wandb
@@ -99,7 +99,7 @@ def wandb_logger(
     settings = wandb.Settings(
         silent=True, console="off", init_timeout=20, x_disable_stats=True, x_disable_meta=True, disable_git=True
     )
-    options = {"project": project, "group": group, "name": name, "id": run_id, "config": config, "settings": settings}
+    options: dict[str, Any] = {"project": project, "group": group, "name": name, "id": run_id, "config": config, "settings": settings}
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
     if chosen == "online":
         try:

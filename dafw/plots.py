@@ -363,7 +363,7 @@ def histories(
             x, y, spread = (np.asarray(part, dtype=np.float64) for part in (steps, means, stds))
             axis.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=method)
             axis.fill_between(x, y - spread, y + spread, color=colour, alpha=0.15, linewidth=0)
-        axis.set_title(task.replace("->", " → "), fontsize=9, loc="left")
+        axis.set_title(task.replace("->", " → "), fontsize=9, loc="left", color=INK[theme][0])
         _steps(axis)
         axis.grid(color=line, linewidth=0.5, alpha=0.6)
     axes[0].set_ylabel(f"target test {metric.replace('_', ' ')}, %", fontsize=8)

@@ -102,7 +102,9 @@ def write_result(
 
 
 @torch.no_grad()
-def _outputs(method: Method, data: DomainDataModule, domain: Domain, source: bool) -> tuple[NDArray[Any], ...]:
+def _outputs(
+    method: Method, data: DomainDataModule, domain: Domain, source: bool
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     features, logits, labels = [], [], []
     for batch in data.evaluation_loader(domain, shard=False):
         outputs = method.evaluate(batch.to(method.device), source)
@@ -117,23 +119,18 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path, most: int 
     figures = {"curves": plots.curves(folder / "metrics.csv")}
     if method.problem.has_evidence:
         method.eval()
-        parts = []
-        for role, names in (("source", data.source), ("target", data.target)):
-            for name in names:
-                domain = data.load(name, "test")
-                share = max(1, -(-len(domain) // most))
-                found = _outputs(method, data, domain.subset(range(0, len(domain), share)), role == "source")
-                parts.append((name, role, *found))
-        figures["embedding"] = plots.embedding(
-            np.concatenate([part[2] for part in parts]),
-            np.concatenate([np.repeat(part[0], len(part[2])) for part in parts]),
-            np.concatenate([part[4] for part in parts]),
-            class_names=data.class_names,
-        )
+        features, domains, classes = [], [], []
         matrix = np.zeros((data.num_classes, data.num_classes), np.int64)
-        for _, role, _, logits, labels in parts:
-            if role == "target":
+        for name in (*data.source, *data.target):
+            domain = data.load(name, "test")
+            part = domain.subset(range(0, len(domain), max(1, -(-len(domain) // most))))
+            found, logits, labels = _outputs(method, data, part, name in data.source)
+            features.append(found)
+            domains += [name] * len(part)
+            classes += [data.class_names[label] for label in labels]
+            if name in data.target:
                 np.add.at(matrix, (labels, logits.argmax(1)), 1)
+        figures["embedding"] = plots.embedding(np.concatenate(features), domains, classes, class_names=data.class_names)
         figures["confusion"] = plots.confusion(matrix, data.class_names)
     paths = []
     for name, figure in figures.items():

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal, Self
 
 import pytorch_lightning as pl
 import torch
-from timm.optim import create_optimizer_v2
-from timm.utils import ModelEmaV3
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from dafw.callbacks.looks import Looks
@@ -133,7 +133,8 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
     def steps_planned(self) -> int:
         """Batches that the whole training has."""
         trainer = self.trainer
-        batches = int(trainer.num_training_batches) * (trainer.max_epochs if (trainer.max_epochs or -1) > 0 else 10**9)
+        epochs = trainer.max_epochs or -1
+        batches = int(trainer.num_training_batches) * (epochs if epochs > 0 else 10**9)
         if trainer.max_steps > 0:
             batches = min(batches, trainer.max_steps * trainer.accumulate_grad_batches)
         return batches
@@ -177,7 +178,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         averaged = set() if self.ema is None else {id(parameter) for parameter in self.ema.parameters()}
         new = [p for p in self.parameters() if id(p) not in network | averaged and p.requires_grad]
         groups = [*self.network.parameter_groups(self.lr), *([{"params": new, "lr": self.lr}] if new else [])]
-        options = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
+        options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
         try:
             optimizer = create_optimizer_v2(groups, opt=self.optimizer, filter_bias_and_bn=False, **options)
         except (ValueError, AssertionError) as error:

@@ -125,13 +125,12 @@ class EvaluationSteps(Base):
         parts = []
         for evaluation, batches in zip(self.evaluations, self.collected, strict=True):
             if evaluation.role == role:
-                features, logits, keys = (torch.cat(part, -1 if i == 2 else 0) for i, part in enumerate(zip(*batches)))
+                found = [torch.cat(values, -1 if i == 2 else 0) for i, values in enumerate(zip(*batches, strict=True))]
                 if self.trainer.world_size > 1:
-                    features, logits = (torch.cat(gather_all_tensors(value)) for value in (features, logits))
-                    keys = torch.cat(gather_all_tensors(keys), 1)
-                order = keys[0].argsort()
-                parts.append((features[order], logits[order], keys[:, order]))
-        features, logits, keys = zip(*parts, strict=True)
+                    found = [torch.cat(gather_all_tensors(value), -1 if i == 2 else 0) for i, value in enumerate(found)]
+                order = found[2][0].argsort()
+                parts.append((found[0][order], found[1][order], found[2][:, order]))
+        features, logits, keys = (list(values) for values in zip(*parts, strict=True))
         return torch.cat(features), torch.cat(logits), torch.cat(keys, 1)
 
     def on_test_epoch_end(self) -> None:

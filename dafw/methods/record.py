@@ -22,7 +22,7 @@ class Trained(NamedTuple):
 
     step: int
     domain: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]
     terms: Mapping[str, Tensor]
     diagnostics: Mapping[str, Tensor]
 
@@ -51,7 +51,8 @@ class StepRecord(Base):
     @property
     def looks(self) -> bool:
         """Whether this step's values are logged: the place for diagnostics that cost something."""
-        return self.steps_started % self.trainer.log_every_n_steps == 0
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return self.steps_started % every == 0
 
     def diagnose(self, name: str, value: Tensor | float) -> None:
         """Adds a diagnostic to this step's record; worth it only where :attr:`looks` is true."""

@@ -34,8 +34,9 @@ tr.method > * { border-top: 1px solid var(--line); padding-top: .5rem; }
 tbody tr.method:first-child > * { border-top: 0; }
 tr.method td { font-weight: 600; }
 tr.method td small, small { font-weight: 400; color: var(--soft); font-size: .82em; }
-tr:not(.method) th { font-weight: 400; padding-left: 2rem; color: var(--soft); }
-tr:not(.method) td { color: var(--soft); }
+tbody tr:not(.method) > * { padding-top: .14rem; padding-bottom: .14rem; }
+tbody tr:not(.method) th { font-weight: 400; padding-left: 2rem; color: var(--soft); }
+tbody tr:not(.method) td, tbody td.none { color: var(--soft); }
 tr.gain td, tr.gain th { color: var(--ink) !important; }
 tr.gain td.up { color: var(--good) !important; } tr.gain td.down { color: var(--bad) !important; }
 .tag { font-size: .72rem; font-weight: 600; border: 1px solid var(--bad); color: var(--bad); border-radius: 999px;
@@ -77,9 +78,16 @@ def render_html(sheet: Sheet, store: Store, folder: Path, pictures: dict[str, tu
         parts.append(f'<div class="missing"><b>No number ({len(sheet.missing)})</b><ul>{names}</ul></div>')
     for heading, columns, lines in blocks(sheet):
         parts += [f"<h2>{escape(heading)}</h2>", _table(columns, lines)]
-    parts.append('<ul class="caption">' + "".join(f"<li>{escape(one)}</li>" for one in sheet.caption) + "</ul>")
+    colours = (
+        ["Green and red: minus control is further than one std from 0."]
+        if any('class="gain"' in part for part in parts)
+        else []
+    )
+    said = "".join(f"<li>{escape(one)}</li>" for one in (*sheet.caption, *colours))
+    parts.append(f'<ul class="caption">{said}</ul>')
     for caption, (light, dark) in pictures.items():
-        parts += [f"<h2>{escape(caption.partition(':')[0])}</h2>", _picture(caption, light, dark)]
+        heading, _, said = caption.partition(": ")
+        parts += [f"<h2>{escape(heading)}</h2>", _picture(said, light, dark)]
     parts.append(_runs(store, folder))
     body = "\n".join(parts)
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -121,7 +129,7 @@ def _arrow(task: str) -> str:
 def _cell(line: Line, value: Value | None, is_sum: bool) -> str:
     classes = ["sum"] if is_sum else []
     if value is None:
-        return f'<td class="{" ".join(classes)}">{NONE}</td>'
+        return f'<td class="{" ".join([*classes, "none"])}">{NONE}</td>'
     if line.kind == "minus control" and abs(value.mean) > (value.std or 0.0):
         classes.append("up" if value.mean > 0 else "down")
     title = f' title="{escape(value.note)}"' if value.note else ""

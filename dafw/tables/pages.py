@@ -41,10 +41,10 @@ def _pictures(sheet: Sheet, store: Store, folder: Path) -> dict[str, tuple[bytes
     dots = _dots(sheet)
     if dots:
         said = "dots are means over seeds, whiskers one std; hollow: the method's control; ticks: published."
-        drawn[f"At a glance: checkpoint {sheet.sections[0].criterion}; {said}"] = ("table.png", table_bars, dots)
+        drawn[f"At a glance: Checkpoint {sheet.sections[0].criterion}; {said}"] = ("table.png", table_bars, dots)
     series = _series(store)
     if series:
-        said = "the target's test metric at each validation, mean and one std over seeds; nothing is selected by it."
+        said = "The target's test metric at each validation, mean and one std over seeds; nothing is selected by it."
         drawn[f"Over training: {said}"] = ("training.png", histories, series)
     pictures = {}
     for caption, (name, draw, given) in drawn.items():

@@ -40,6 +40,8 @@ NATIVE = {
 }
 """Keys of ``--slurm`` that submitit knows under another name."""
 OPTIONS = (*NATIVE, "time", "chunk", "requeues", "cluster")
+POLL = 15.0
+"""Seconds between two looks at the queue and at the run directories."""
 LARGEST_ARRAY = 1000
 """SLURM's default ``MaxArraySize`` is 1001."""
 
@@ -178,7 +180,7 @@ def submit_table(
     cluster: Cluster,
     *,
     function: str = EXECUTE,
-    poll: float = 15.0,
+    poll: float | None = None,
 ) -> Report:
     """Submits every run of the table that is not done, waits for all, and submits once more what failed.
 
@@ -203,7 +205,7 @@ def submit_table(
         with signals() as stop:
             while pending and not report.interrupted:
                 submission = Submission(executor, pending, root, table.metric, cluster, function)
-                pending = submission.wait(reporter, report, poll, stop)
+                pending = submission.wait(reporter, report, poll or POLL, stop)
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         raise UserError(f"the cluster did not take the jobs: {last_line(str(error))}") from error
     finally:

@@ -36,7 +36,7 @@ class Case:
     def owner(self) -> type[Method]:
         """The method's class."""
         module, _, name = self.class_path.rpartition(".")
-        found = getattr(importlib.import_module(module), name)
+        found: type[Method] = getattr(importlib.import_module(module), name)
         assert issubclass(found, Method)
         return found
 

@@ -85,7 +85,7 @@ def check_reversed_gradients(item: Case, folder: Path) -> None:
             with torch.no_grad():
                 for parameter, gradient in zip(parameters, gradients, strict=True):
                     if gradient is not None:
-                        parameter -= 1e-4 / square**0.5 * gradient
+                        parameter.sub_(1e-4 / square**0.5 * gradient)
             after = value(method, name)
             with torch.no_grad():
                 for parameter, old in zip(parameters, moved, strict=True):

@@ -16,11 +16,11 @@ VIEWS = {
 }  # fmt: skip
 
 
-class Operations(TorchDispatchMode):
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts ATen operations, views excluded, and lists those that read the device from the host."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts: Counter[str] = Counter()
         self.host_reads: list[str] = []
 
@@ -65,11 +65,11 @@ class StepWatch(pl.Callback):
     def on_train_batch_start(self, *_: Any) -> None:
         """Starts to watch."""
         self._calls, self._mode = 0, Operations()
-        self._mode.__enter__()
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Stops."""
-        self._mode.__exit__(None, None, None)
+        self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self.operations.append(sum(self._mode.counts.values()))
         self.counters.append(self._mode.counts)
         self.host_reads += self._mode.host_reads

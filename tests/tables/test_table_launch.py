@@ -1,4 +1,4 @@
-"""The worker pool: skip, resume, retry, death, signals, two invocations at once. Training is faked, processes are real."""
+"""The worker pool: skip, resume, retry, death, signals, two invocations at once. Only the training is faked."""
 
 import io
 import json

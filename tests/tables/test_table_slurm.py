@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def test_a_warning_before_the_end_saves_and_then_lets_submitit_put_the_task_back
         watcher = os.fork()
         if watcher == 0:
             while not (jobs[0].directory / "training").exists():
-                pass
+                time.sleep(0.01)
             os.kill(os.getppid(), signal.SIGUSR2)
             os._exit(0)
         chunk = Chunk(orders, "fake_runs:execute")

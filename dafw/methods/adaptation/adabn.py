@@ -82,21 +82,18 @@ class AdaBN(SourceOnly):
         """One pass over the target's training images; every rank makes all of it, so all agree."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         layers = _norms(self.served)
-        kept = [(layer.momentum, layer.num_batches_tracked.clone()) for layer in layers]
+        kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
         sync, self.rows.sync = self.rows.sync, False
         with self.target_statistics():
             for layer in layers:
-                layer.running_mean.zero_()
-                layer.running_var.fill_(1)
-                layer.num_batches_tracked.zero_()
                 layer.momentum = None
+                layer.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=self.device)
                 layer.train()
             for name in data.target:
                 for batch in data.evaluation_loader(data.load(name, "train").unlabelled(), shard=False):
                     self.run(batch.to(self.device).x, 0, self.served)
         for layer, (momentum, batches) in zip(layers, kept, strict=True):
-            layer.momentum = momentum
-            layer.num_batches_tracked.copy_(batches)
+            layer.momentum, layer.num_batches_tracked = momentum, batches
             layer.eval()
         self.rows.sync = sync
 

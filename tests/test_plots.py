@@ -1,0 +1,161 @@
+"""Plots: what is drawn, from arrays alone."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from dafw.plots import Dot, confusion, curves, embedding, histories, read_metrics, save, table_bars
+
+
+def legend(axis: Axes) -> list[str]:
+    found = axis.get_legend()
+    return [text.get_text() for text in found.get_texts()] if found else []
+
+
+def points(axis: Axes) -> int:
+    return sum(len(one.get_offsets()) for one in axis.collections if isinstance(one, PathCollection))  # type: ignore[arg-type]
+
+
+def blobs(count: int) -> tuple[np.ndarray, list[str], list[int]]:
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(2 * count, 60)) + np.repeat([0, 8], count)[:, None]
+    return features, ["mnist"] * count + ["usps"] * count, list(range(2)) * count
+
+
+def test_an_embedding_shows_every_sample_by_domain_and_by_class() -> None:
+    features, domains, classes = blobs(40)
+    figure = embedding(features, domains, classes, class_names=["zero", "one"], title="DANN")
+    left, right = figure.axes
+    assert (points(left), points(right)) == (80, 80)
+    assert legend(left) == ["mnist", "usps"]
+    assert legend(right) == ["zero", "one"]
+    first, second = (np.asarray(one.get_offsets()) for one in left.collections[:2])  # type: ignore[attr-defined]
+    gap = np.linalg.norm(first.mean(0) - second.mean(0))
+    assert gap > max(first.std(0).max(), second.std(0).max())
+
+
+def test_an_embedding_is_cut_to_the_limit_and_is_the_same_twice() -> None:
+    features, domains, classes = blobs(60)
+    drawn = [embedding(features, domains, classes, limit=30, seed=1) for _ in range(2)]
+    assert points(drawn[0].axes[0]) == 30
+    places = [np.asarray(figure.axes[0].collections[0].get_offsets()) for figure in drawn]  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(places[0], places[1])
+
+
+def test_an_embedding_of_many_classes_has_no_legend_of_them() -> None:
+    features, domains, _ = blobs(40)
+    figure = embedding(features, domains, list(range(40)) * 2)
+    assert legend(figure.axes[1]) == []
+    colours = {tuple(one.get_facecolor()[0][:3]) for one in figure.axes[1].collections if len(one.get_facecolor())}  # type: ignore[arg-type]
+    assert len(colours) == 40
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (8,), (9, 5)])
+def test_an_embedding_of_arrays_that_do_not_fit(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        embedding(np.zeros(shape), ["a"] * 8, [0] * 8)
+
+
+def test_a_confusion_matrix_is_in_percent_of_the_true_class() -> None:
+    figure = confusion(np.array([[3, 1, 0], [0, 0, 0], [5, 0, 5]]), ["a", "b", "c"], title="usps")
+    axis = figure.axes[0]
+    np.testing.assert_allclose(np.asarray(axis.images[0].get_array()), [[75, 25, 0], [0, 0, 0], [50, 0, 50]])
+    assert sorted(text.get_text() for text in axis.texts) == ["25", "50", "50", "75"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b", "c"]
+    with pytest.raises(ValueError, match=r"shape \(2, 2\) for 3 classes"):
+        confusion(np.eye(2), ["a", "b", "c"])
+
+
+METRICS = """step,epoch,train/loss,train/domain,val/im,val/snd,oracle/accuracy,diagnostics/ramp
+10,,2.0,0.7,,,,0.1
+20,0,0.001,0.6,,,,0.2
+20,,,,0.5,4.1,0.6,
+40,1,,,0.7,4.2,0.8,
+"""
+
+
+def test_curves_read_the_log_of_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(METRICS, encoding="utf-8")
+    read = read_metrics(path)
+    assert "epoch" not in read
+    np.testing.assert_array_equal(read["val/im"], [[20, 40], [0.5, 0.7]])
+    for figure in (curves(path, title="run"), curves(dict(read))):
+        shown = {axis.get_title(loc="left"): axis for axis in figure.axes if axis.get_visible()}
+        assert list(shown) == [
+            "terms of the loss",
+            "oracle: what target labels say",
+            "val: im",
+            "val: snd",
+            "diagnostics",
+        ]
+        assert legend(shown["terms of the loss"]) == ["loss", "domain"]
+        assert shown["terms of the loss"].get_yscale() == "log"
+        assert shown["val: im"].get_yscale() == "linear"
+        np.testing.assert_array_equal(np.asarray(shown["val: im"].lines[0].get_xydata()), [[20, 0.5], [40, 0.7]])
+    with pytest.raises(ValueError, match="no values"):
+        curves({})
+
+
+DOTS = [
+    Dot("DANN", "a->b", 70, 2),
+    Dot("DANN", "a->b", 60, 1, "control"),
+    Dot("DANN", "a->b", 75, None, "published"),
+    Dot("source only", "a->b", 50),
+    Dot("DANN", "b->a", 80, 3),
+]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_table_as_a_picture(theme: str) -> None:
+    figure = table_bars(DOTS, theme=theme)  # type: ignore[arg-type]
+    axis = figure.axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["a → b", "b → a"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "DANN",
+        "source only",
+        "hollow: control",
+        "tick: published",
+    ]
+    paper = figure.get_facecolor()
+    faces = [one.lines[0].get_markerfacecolor() for one in axis.containers]  # type: ignore[attr-defined]
+    hollow = [np.allclose(Figure(facecolor=face).get_facecolor(), paper) for face in faces]
+    assert hollow == [False, True, False, False]
+    with pytest.raises(ValueError, match="no numbers"):
+        table_bars([])
+
+
+def test_a_table_over_training() -> None:
+    steps = [200, 400]
+    given = {"a->b": {"DANN": (steps, [50, 60], [1, 2]), "CDAN": (steps, [40, 70], [0, 0])}, "b->a": {}}
+    figure = histories(given)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["a → b"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["DANN", "CDAN"]
+    np.testing.assert_array_equal(np.asarray(figure.axes[0].lines[1].get_ydata()), [40, 70])
+    with pytest.raises(ValueError, match="no series"):
+        histories({"a->b": {}})
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda: confusion(np.eye(3), ["a", "b", "c"]), lambda: table_bars(DOTS), lambda: curves({"x": ([1], [2])})]
+)
+def test_a_saved_picture_is_a_picture(tmp_path: Path, draw: Callable[[], Figure]) -> None:
+    save(draw(), tmp_path / "plots" / "x.png")
+    pixels = imread(tmp_path / "plots" / "x.png")
+    assert min(pixels.shape[:2]) > 200
+    assert np.ptp(pixels[..., :3]) > 0.5
+
+
+def test_plots_need_neither_torch_nor_a_screen() -> None:
+    code = "import sys, dafw.plots; assert not {'torch', 'matplotlib.pyplot', 'sklearn'} & set(sys.modules)"
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
