@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from dafw import __version__
-from dafw.errors import UserError, choose
+from dafw.errors import UserError, choose, nearest, sentence
 
 RUN_COMMANDS = {
     "fit": "train, test, and write a run directory; the same command resumes an interrupted run",
@@ -31,6 +33,17 @@ Domain adaptation and generalisation: train where there are labels, serve where 
   dafw table run digits
   dafw COMMAND --help   options of a command        dafw --version
 """
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, as all commands do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises :class:`UserError` instead of printing the usage and exiting."""
+        if match := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            choices = re.findall(r"[\w-]+", match[2])
+            raise UserError(f'unknown choice "{match[1]}" of {self.prog}: {nearest(match[1], choices)}')
+        raise UserError(f"{self.prog}: {message}")
 
 
 def usage() -> str:
@@ -58,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments[0], arguments[1:])
     except UserError as error:
-        print(f"dafw: error: {error}", file=sys.stderr)
+        print(f"dafw: error: {sentence(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,7 +88,7 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from dafw.runs import run_command
 
         return run_command(command, rest)
-    parser = argparse.ArgumentParser(prog=f"dafw {command}", description=OTHER_COMMANDS[command])
+    parser = Parser(prog=f"dafw {command}", description=OTHER_COMMANDS[command])
     if command == "table":
         from dafw.tables.commands import add_arguments
         from dafw.tables.commands import main as table

@@ -8,6 +8,14 @@ class UserError(Exception):
     """A mistake the user can mend. The message is one sentence; the command line prints it and exits with 2."""
 
 
+def sentence(error: BaseException) -> str:
+    """An error's message on one line. Of one that a data loader's worker raised: without the worker's traceback."""
+    text = str(error)
+    if text.startswith("Caught "):
+        text = text.rpartition(f"{type(error).__qualname__}: ")[2]
+    return " ".join(text.split())
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """What to say after "unknown ...": the nearest valid choice when there is one, and a list when it is short.
 

@@ -187,6 +187,8 @@ def fit(cli: DafwCLI) -> int:
         print(f"done already: {folder / 'result.json'}")
         return 0
     with lock(folder):
+        if read_result(folder) is not None:  # another process finished it in the meantime
+            return 0
         write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         return _fit(cli, config, folder)
 

@@ -2,72 +2,181 @@
 
 import inspect
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from pathlib import Path
 
+import yaml
 from jsonargparse import ArgumentParser
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 
 import dafw.methods
 import datamodules
 from dafw.errors import nearest
+from dafw.nn.network import Network
+from dafw.optim.schedules import Schedule
+from dafw.problems import Problem
 
 _KEY = re.compile(r'(?:Parser key|Key) "([\w.]+)"')
-_UNKNOWN = re.compile(r"Option '([\w.]+)' is not accepted|Key '([\w.]+)' is not expected|[Uu]nrecognized arguments?: (.+)")
+_UNKNOWN = re.compile(
+    r"Option '([\w.]+)' is not accepted|Key '([\w.]+)' is not expected|does not accept option '([\w.]+)'"
+    r"|[Uu]nrecognized arguments?: (.+)"
+)
 _CLASS = re.compile(r"Problem with given class_path '([\w.]+)'")
-_VALUE = re.compile(r"Expected an? (.+?)\. Got value: (.*)")
-_CHOICE = re.compile(r"Expected a (typing\.Literal\[.*?\])")
-_NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)|[Nn]o module named '([\w.]+)'|has no attribute '(\w+)'")
+_GIVEN = re.compile(r"(?:Got value|Given value): (.*)")
+_NESTED = re.compile(r"NestedArg\(key='[^']*', val=(.*)\)$")
+_EXPECTED = re.compile(r"Expected an? (<class '[\w.]+'>|\w+\.Literal\[.*?\])")
+_ALIEN = re.compile(r"(?:Import path(?: ([\w.]+))? does not correspond to|Not a valid subclass of)")
 
-
+TOP_KEYS = ("seed_everything", "model", "data", "trainer", "run", "ckpt_path", "output", "config")
 RUN_KEYS = ("root", "dir", "checkpoint_every", "keep_checkpoints", "wandb", "project", "plots", "allow_oracle")
+#: What a key's class may be, and what to call it.
+KINDS: dict[str, tuple[str, type]] = {
+    "model": ("method", dafw.methods.Method),
+    "data": ("datamodule", datamodules.DomainDataModule),
+    "model.network": ("network", Network),
+    "model.schedule": ("schedule", Schedule),
+    "model.problem": ("problem", Problem),
+    "trainer.callbacks": ("callback", Callback),
+}
 
 
-def explain(message: str) -> str:
-    """One sentence for jsonargparse's message of several lines."""
-    keys = _KEY.findall(message)
-    path = ".".join(dict.fromkeys(keys))
-    classes = _CLASS.findall(message)
+def explain(message: str, arguments: Sequence[str] = ()) -> str:
+    """One sentence for jsonargparse's message of several lines.
+
+    Args:
+        message: what jsonargparse says.
+        arguments: the command line, to say which file is meant.
+    """
+    keys = list(_KEY.finditer(message))
+    key = ".".join(dict.fromkeys(match[1] for match in keys))
+    inner = message[keys[-1].end() :] if keys else message
     if match := _UNKNOWN.search(message):
-        name = (match[1] or match[2] or match[3]).split("=")[0].split()[0].lstrip("-")
-        full = f"{path}.{name}" if path and not name.startswith(path) else name
-        return f'unknown key "{full}": {nearest(full.rpartition(".")[2], _options(classes, full))}'.rstrip(": ")
+        return _unknown_key(key or _group(message), next(filter(None, match.groups())), _CLASS.findall(message))
     if match := re.search(r"arguments are required: (.+)", message):
-        return f"{match[1]} must be given"
-    if match := re.search(r"File does not exist: (.+)", message):
+        classes = _CLASS.findall(message)
+        where = f" of {classes[-1].rpartition('.')[2]}" if classes else ""
+        return f"{match[1]}{where} must be given"
+    if match := re.search(r"File does not exist: '?([^'\n]+)", message):
         return f"there is no file {match[1]}"
-    if match := _NO_CLASS.search(message):
-        given = match[1] or match[2] or match[3]
-        home: Any = datamodules if path.startswith("data") else dafw.methods
-        kind = {"data": "datamodule", "model": "method"}.get(path, path or "class")
-        choices = [] if kind == path else [n for n in home.__all__ if n not in ("DomainDataModule", "AdaptationMethod", "Method", "Losses")]
-        return f'unknown {kind} "{given}": {nearest(given, choices)}'.rstrip(": ")
-    if match := _VALUE.search(message):
-        kind = re.sub(r"<class '([\w.]+)'>", r"\1", match[1])
-        return f'{path}: expected {kind}, got "{match[2].strip()}"'
-    if match := _CHOICE.search(message):
-        given = re.search(r"Given value: (.+)", message)
-        value = re.search(r"val='([^']*)'", given[1] if given else "")
-        text = value[1] if value else (given[1] if given else "")
-        return f'{path}: unknown value "{text}": {_literal(text, match[1])}'
+    if "Problems parsing config" in message:
+        return _broken_file(arguments) or " ".join(message.split())
+    if match := re.search(r"argument --([\w.]+): expected one argument", message):
+        return f"{match[1]} needs a value"
+    given = _given(inner)
+    if key in KINDS and (sentence := _wrong_class(key, given, inner)):
+        return sentence
+    if match := re.search(r"dot import path string: (\S+)", inner):
+        return f'{key}: expected a class path, got "{match[1]}"'
+    if found := _EXPECTED.findall(inner):
+        return _wrong_value(key, given, found)
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-    return f"{path}: {lines[-1]}" if path and path not in lines[-1] else lines[-1]
+    return f"{key}: {lines[-1]}" if key and key not in lines[-1] else lines[-1]
 
 
-def _literal(given: str, literal: str) -> str:
-    return nearest(given, re.findall(r"'([^']+)'", literal))
+def _given(inner: str) -> str:
+    """What the user gave for the innermost key."""
+    match = _GIVEN.search(inner)
+    if match is None:
+        return ""
+    nested = _NESTED.search(match[1])
+    return (nested[1] if nested else match[1]).strip().strip("'")
+
+
+def _group(message: str) -> str:
+    match = re.search(r"Group '([\w.]+)'", message)
+    return match[1] if match else ""
+
+
+def _unknown_key(path: str, name: str, classes: list[str]) -> str:
+    name = name.split("=")[0].split()[0].lstrip("-")
+    full = f"{path}.{name}" if path and not name.startswith(f"{path}.") else name
+    first = full.partition(".")[0]
+    if first not in TOP_KEYS:
+        homes = [f"{home}.{full}" for home, names in _homes().items() if full in names]
+        return f'unknown key "{first}": {nearest(first, TOP_KEYS)}' if not homes else (
+            f'unknown key "{full}": did you mean "{homes[0]}"?'
+        )
+    return f'unknown key "{full}": {nearest(full.rpartition(".")[2], _options(classes, full))}'.rstrip(": ")
+
+
+def _homes() -> dict[str, set[str]]:
+    """Where a key could belong whose first part was forgotten."""
+    return {
+        "model": set(inspect.signature(dafw.methods.Method.__init__).parameters) - {"self"},
+        "data": set(inspect.signature(datamodules.DomainDataModule.__init__).parameters) - {"self"},
+        "trainer": set(inspect.signature(Trainer.__init__).parameters) - {"self"},
+        "run": set(RUN_KEYS),
+    }
 
 
 def _options(classes: list[str], key: str) -> Iterable[str]:
-    """Arguments of the innermost class named in the message, or the commands' top-level keys."""
+    """Arguments of the innermost class named in the message, or of the key's group."""
     if classes:
         parser = ArgumentParser(exit_on_error=False)
         module, _, name = classes[-1].rpartition(".")
-        owner = getattr(__import__(module, fromlist=[name]), name)
-        parser.add_class_arguments(owner)
+        parser.add_class_arguments(getattr(import_module(module), name))
         return {action.dest.split(".")[0] for action in parser._actions if action.dest not in ("help", "==SUPPRESS==")}
-    if key.startswith("trainer."):
-        return set(inspect.signature(Trainer).parameters)
-    if key.startswith("run."):
-        return RUN_KEYS
-    return ["seed_everything", "model", "data", "trainer", "run", "ckpt_path", "output", "config"]
+    return _homes().get(key.partition(".")[0], set())
+
+
+def _wrong_class(key: str, given: str, inner: str) -> str:
+    """For a key that takes a class: that there is none of this name, or that it is of another kind."""
+    kind, base = KINDS[key]
+    if match := _CLASS.search(inner):
+        given = match[1]
+    if match := re.search(r"dot import path string: (\S+)", inner):
+        given = match[1]
+    module, _, name = given.rpartition(".")
+    unknown = f'unknown {kind} "{given}"'
+    if match := re.search(r"[Nn]o module named '([\w.]+)'", inner):
+        return f'{unknown}: there is no module "{match[1]}"'
+    if "has no attribute" in inner:
+        return f'{unknown}: {module} has no {nearest(name, vars(import_module(module))) or name}'
+    if _ALIEN.search(inner) and module:
+        return f'{key}: {given} is not a {kind} (a subclass of {base.__name__})'
+    if "dot import path string" in inner or _ALIEN.search(inner):
+        return f"{unknown}: {nearest(given, _names(base))}".rstrip(": ")
+    return ""
+
+
+def _names(base: type) -> list[str]:
+    """Short names of the classes of one kind."""
+    if base is dafw.methods.Method:
+        return [name for name in dafw.methods.__all__ if name not in ("AdaptationMethod", "Losses", "Method")]
+    if base is datamodules.DomainDataModule:
+        return [name for name in datamodules.__all__ if name != "DomainDataModule"]
+    found, waiting = {base}, [base]
+    while waiting:
+        fresh = set(waiting.pop().__subclasses__()) - found
+        found |= fresh
+        waiting += fresh
+    home = base.__module__.partition(".")[0]
+    return [kind.__name__ for kind in found if kind.__module__.startswith(home) and not kind.__name__.startswith("_")]
+
+
+def _wrong_value(key: str, given: str, expected: list[str]) -> str:
+    """For a key that takes a value: the choices, or the types."""
+    choices = [choice for text in expected for choice in re.findall(r"[\[ ]'?([^\[\],']+)'?", text) if "Literal" in text]
+    if choices:
+        return f'{key}: unknown value "{given}": {nearest(given, choices)}'.rstrip(": ")
+    types = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text) for text in expected]
+    names = [name for name in dict.fromkeys(types) if name != "NoneType"]
+    return f'{key}: expected {" or ".join(names)}, got "{given}"'
+
+
+def _broken_file(arguments: Sequence[str]) -> str:
+    """Which configuration file is no YAML, and where."""
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    for word in words:
+        path = Path(word)
+        if path.suffix in (".yaml", ".yml", ".json") and path.is_file():
+            try:
+                yaml.safe_load(path.read_text(encoding="utf-8"))
+            except yaml.MarkedYAMLError as error:
+                mark = error.problem_mark
+                where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+                return f"{path} is not valid YAML: {error.problem}{where}"
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                return f"{path} is not valid YAML: {' '.join(str(error).split())}"
+    return ""

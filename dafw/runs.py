@@ -6,8 +6,8 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,8 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(unfinished, path)
 
 
-def lock(folder: Path) -> AbstractContextManager[Any]:
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
     """Holds a run directory; the operating system lets go of it when the process ends, however it ends.
 
     Raises:
@@ -109,7 +110,10 @@ def lock(folder: Path) -> AbstractContextManager[Any]:
         held.acquire(timeout=0)
     except Timeout as error:
         raise Busy(f"another process works on {folder}") from error
-    return held
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def provenance() -> dict[str, Any]:
@@ -156,13 +160,17 @@ def execute(config: dict[str, Any], root: Path) -> Path:
 
     Raises:
         UserError: for a mistake in the configuration; ``Busy`` if another process makes the same run.
+        NonFiniteLoss: if a loss became NaN or infinite.
+        Stopped: if a signal ended the run.
     """
     folder = run_directory(config, root)
     if read_result(folder) is None:
         asked = {**config, "run": {**config.get("run", {}), "dir": str(folder)}}
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "asked.yaml", yaml.safe_dump(asked, sort_keys=False))
-        run_command("fit", ["--config", str(folder / "asked.yaml")])
+        from dafw.lightning_cli import fit, parse
+
+        fit(parse(["--config", str(folder / "asked.yaml")]))
     return folder
 
 

@@ -30,6 +30,8 @@ class Trained(NamedTuple):
 class NonFiniteLoss(Exception):
     """A loss term became NaN or infinite; the message names it, the step and the samples."""
 
+    hopeless = True  # runs repeat exactly: another attempt would end here again
+
 
 class StepRecord(Base):
     """Guard and log of the training steps, without a host read in the step.

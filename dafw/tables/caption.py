@@ -27,9 +27,9 @@ def _numbers(store: Store) -> list[str]:
     over = (
         f"mean ± sample std over {n} seeds ({', '.join(map(str, table.seeds))})"
         if n > 1
-        else f"one seed ({table.seeds[0]})"
+        else f"of one seed ({table.seeds[0]})"
     )
-    odd = "a field over another number of seeds says its n." if n > 1 else "so n=1 and no std."
+    odd = "a field over another number of seeds says its n." if n > 1 else "hence no std."
     oracles = [row.name for row in table.rows if row.oracle]
     several = len(table.tasks) > 1
     return [
@@ -57,7 +57,7 @@ def _flat(overlay: dict[str, object], prefix: str = "") -> str:
 
 def _lines(store: Store, kinds: set[str], marks: set[str]) -> list[str]:
     sentences = []
-    if "control" in kinds:
+    if "control" in kinds or "minus control" in kinds:
         sentences.append(
             "control: the same method with its adaptation weight at 0; "
             "minus control: the difference at each seed, mean ± std over seeds."

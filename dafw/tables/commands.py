@@ -113,6 +113,8 @@ def _run(table: Table, args: argparse.Namespace) -> int:
         from dafw.tables.slurm import parse_cluster, submit_table
 
         report = submit_table(table, args.root, reporter, parse_cluster(args.slurm), function=args.function)
+        if report.interrupted:
+            print(f"the jobs go on, this program does not wait for them; scancel --name dafw-{table.folder} ends them")
     else:
         from dafw.tables.launch import run_table
 

@@ -19,7 +19,7 @@
       - {name: source only, model: {class_path: SourceOnly}}
       - name: DANN
         model: {class_path: DANN, init_args: {gamma: 10}}
-        control: true                     # adds a row "DANN control": its adaptation weight at 0
+        control: true                     # adds a row "DANN control": its adaptation weight at 0; or names a row
         published: DANN                   # the method's name in the CSV; default: the row's name
       - {name: train on target, model: {class_path: SourceOnly}, data: {init_args: {oracle: true}}}
 
@@ -53,12 +53,16 @@ FOLDERS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One method of a table: its configuration, and for a control what turns the adaptation off, above all else."""
+    """One method of a table: its configuration, and for a control what turns the adaptation off, above all else.
+
+    ``control_of`` names the method of a control made for it; ``controlled_by`` another row that serves as control.
+    """
 
     name: str
     config: dict[str, Any]
     published: str
     control_of: str | None = None
+    controlled_by: str | None = None
     control: dict[str, Any] | None = None
     oracle: bool = False
 
@@ -152,10 +156,11 @@ class Table:
             choose("task", task, self.tasks)
         for seed in seeds:
             choose("seed", str(seed), [str(one) for one in self.seeds])
+        kept = {*rows, *(row.controlled_by for row in self.rows if row.controlled_by and row.name in rows)}
         said = (("rows", rows), ("tasks", wanted_tasks), ("seeds", [str(seed) for seed in seeds]))
         return replace(
             self,
-            rows=tuple(row for row in self.rows if not rows or row.name in rows or row.control_of in rows),
+            rows=tuple(row for row in self.rows if not rows or row.name in kept or row.control_of in kept),
             tasks=tuple(task for task in self.tasks if not tasks or task in wanted_tasks),
             seeds=tuple(seed for seed in self.seeds if not seeds or seed in seeds),
             narrowed="; ".join(f"{kind} {', '.join(names)}" for kind, names in said if names),
@@ -303,17 +308,22 @@ def _rows(where: str, given: Any, base: dict[str, Any]) -> tuple[Row, ...]:
         for section in ("model", "data"):
             if not config.get(section, {}).get("class_path"):
                 raise UserError(f"{spot} lacks the class_path of its {section}")
-        if not isinstance(one.get("control", False), bool):
-            raise UserError(f"control in {spot} is true or false")
+        control = one.get("control", False)
+        if not isinstance(control, bool | str):
+            raise UserError(f"control in {spot} is true, false or the name of another row")
         name = str(one["name"])
         oracle = config["data"].get("init_args", {}).get("oracle") is True
-        row = Row(name, config, str(one.get("published", name)), oracle=oracle)
+        shared = control if isinstance(control, str) else None
+        row = Row(name, config, str(one.get("published", name)), controlled_by=shared, oracle=oracle)
         rows.append(row)
-        if one.get("control"):
+        if control is True:
             off = {"model": {"init_args": control_arguments(config["model"]["class_path"])}}
             rows.append(replace(row, name=f"{name} control", published="", control_of=name, control=off))
     names = [row.name for row in rows]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f'two rows of {where} are called "{name}"')
+    for row in rows:
+        if row.controlled_by is not None:
+            choose(f'control of row "{row.name}" of {where}', row.controlled_by, [n for n in names if n != row.name])
     return tuple(rows)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from dafw.errors import choose
 from dafw.tables.caption import caption
-from dafw.tables.grid import Row, Table, split_task
+from dafw.tables.grid import Table, split_task
 from dafw.tables.published import MARKS, Published
 from dafw.tables.statistics import Statistic, average, differences, summarise, worst
 from dafw.tables.store import Store
@@ -180,21 +180,21 @@ def _own(store: Store, row: str, criterion: str) -> tuple[Value | None, ...]:
     return tuple(values)
 
 
-def _against_control(store: Store, row: Row, criterion: str) -> tuple[Value | None, ...]:
-    ours, theirs = (_percents(store, name, criterion) for name in (row.control_of or "", row.name))
+def _against_control(store: Store, method: str, control: str, criterion: str) -> tuple[Value | None, ...]:
+    ours, theirs = (_percents(store, name, criterion) for name in (method, control))
     gains = [differences(a, b) for a, b in zip(ours, theirs, strict=True)]
     values = [_value(store.table, gain, signed=True) for gain in gains]
     summaries = _summaries(store.table)
     if "average" in summaries:
         values.append(_value(store.table, average(gains), signed=True))
     if "worst" in summaries:
-        values.append(_worst_gain(store, row, criterion))
+        values.append(_worst_gain(store, method, control, criterion))
     return tuple(values)
 
 
-def _worst_gain(store: Store, row: Row, criterion: str) -> Value | None:
+def _worst_gain(store: Store, method: str, control: str, criterion: str) -> Value | None:
     """The difference between the two numbers in the column "worst", which may be of two tasks, hence not paired."""
-    (ours, a), (theirs, b) = (_worst(store, name, criterion) for name in (row.control_of or "", row.name))
+    (ours, a), (theirs, b) = (_worst(store, name, criterion) for name in (method, control))
     if not a or not b:
         return None
     if ours == theirs:
@@ -238,11 +238,13 @@ def _section(store: Store, criterion: str) -> list[Line]:
         values = _own(store, row.name, criterion)
         if row.control_of is not None:
             lines.append(Line("control", row.control_of, "control", values, row.oracle))
-            lines.append(
-                Line("minus control", row.control_of, "minus control", _against_control(store, row, criterion))
-            )
+            gain = _against_control(store, row.control_of, row.name, criterion)
+            lines.append(Line("minus control", row.control_of, "minus control", gain))
         else:
             lines.append(Line("method", row.name, row.name, values, row.oracle))
+            if row.controlled_by is not None:
+                gain = _against_control(store, row.name, row.controlled_by, criterion)
+                lines.append(Line("minus control", row.name, f"minus {row.controlled_by}", gain))
             lines += _published(store, row.published, row.name, values)
     for method in dict.fromkeys(one.method for one in table.published):
         if method not in {row.published for row in table.rows} and not table.narrowed:

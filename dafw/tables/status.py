@@ -16,11 +16,10 @@ def is_running(directory: Path) -> bool:
     if not (directory / ".lock").exists():
         return False
     try:
-        held = lock(directory)
+        with lock(directory):
+            return False
     except Busy:
         return True
-    with held:
-        return False
 
 
 def states(store: Store) -> dict[str, State]:

@@ -53,7 +53,8 @@ def load_function(path: str) -> Callable[[dict[str, Any], Path], Any]:
 def attempt(execute: Callable[[dict[str, Any], Path], Any], order: Order) -> Outcome:
     """Executes a cell, with everything it prints going to ``log.txt`` in its directory.
 
-    A mistake of the user (:class:`UserError`) is hopeless: a second attempt would end the same way.
+    A mistake of the user (:class:`UserError`) is hopeless, and so is an error that says so of itself: a second attempt
+    would end the same way.
     """
     order.directory.mkdir(parents=True, exist_ok=True)
     with _printing_to(order.directory / LOG):
@@ -68,7 +69,8 @@ def attempt(execute: Callable[[dict[str, Any], Path], Any], order: Order) -> Out
             return Outcome("failed", str(error), hopeless=True)
         except BaseException as error:
             traceback.print_exc()
-            return Outcome("failed", last_line("".join(traceback.format_exception_only(error))))
+            said = last_line("".join(traceback.format_exception_only(error)))
+            return Outcome("failed", said, hopeless=getattr(error, "hopeless", False))
         finally:
             _clean()
     return Outcome("done")
@@ -92,11 +94,11 @@ def last_words(directory: Path) -> str:
 def serve(pipe: connection.Connection, function: str, environment: dict[str, str]) -> None:
     """The worker's main loop: takes orders from the pipe and answers each with its outcome, until the pipe closes.
 
-    The environment is set before anything imports torch. A worker is its own session, so that Ctrl-C reaches the parent
-    alone, which passes it on as SIGTERM; if the parent dies, the worker sends itself SIGTERM.
+    The environment is set before anything imports torch. A worker leads its own process group, so Ctrl-C reaches the
+    parent alone, which passes it on as SIGTERM; if the parent dies, the worker sends itself SIGTERM.
     """
     os.environ.update(environment)
-    with contextlib.suppress(OSError):  # it leads a session already
+    with contextlib.suppress(OSError):  # it leads one already
         os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -182,6 +182,7 @@ def test_a_run_that_another_process_drops_is_taken_over(make_table: Make, tmp_pa
     table = make_table(seeds=[0], tasks=["mnist->mnistm"], rows=[{"name": "X", "model": {"class_path": "X"}}])
     root = tmp_path / "runs"
     held = lock(run_directory(table.cells()[0].config, root))
+    held.__enter__()
 
     class Drop(Lines):
         def waiting(self, label: str) -> None:

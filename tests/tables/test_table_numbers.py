@@ -92,7 +92,7 @@ def test_several_targets_count_equally_and_the_worst_is_the_worst_domain(make_ta
     both, lowest = line(sheet, "source only").values
     assert both is not None
     assert lowest is not None
-    assert (both.mean, lowest.mean) == (pytest.approx(65.0), pytest.approx(40.0))
+    assert [both.mean, lowest.mean] == pytest.approx([65.0, 40.0])
     assert lowest.note == "a->b,c, on c"
 
 
@@ -272,3 +272,17 @@ def test_a_table_without_any_run_still_has_a_sheet(make_table: Make, tmp_path: P
     sheet = make_sheet(load(make_table(select=["im"]), tmp_path))
     assert len(sheet.missing) == 18
     assert all(value is None for one in sheet.sections[0].lines for value in one.values)
+
+
+def test_one_row_is_the_control_of_several(make_table: Make, fill: Fill) -> None:
+    rows = [
+        {"name": "plain", "model": {"class_path": "SourceOnly"}},
+        {"name": "A", "model": {"class_path": "DANN"}, "control": "plain"},
+        {"name": "B", "model": {"class_path": "DANN", "init_args": {"gamma": 1}}, "control": "plain"},
+    ]
+    table = make_table(rows=rows, tasks=["mnist->mnistm"])
+    root = fill(table, lambda row, task, seed: {"plain": 0.5, "A": 0.6 + 0.01 * seed, "B": 0.4}[row])
+    sheet = make_sheet(load(table, root))
+    gains = [(one.row, one.values[0].text) for one in sheet.sections[0].lines if one.kind == "minus control"]  # type: ignore[union-attr]
+    assert gains == [("A", "+11.0 ± 1.0"), ("B", "\u221210.0 ± 0.0")]
+    assert [row.name for row in table.only(["A"], [], []).rows] == ["plain", "A"]

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from dafw.errors import UserError
-from dafw.tables.published import read_published
+from dafw.tables.published import Published, read_published
 
 HEADER = "method,task,value,std,n,metric,source,provenance,note\n"
 TASKS = {"mnist->mnistm", "a,b->c"}
 
 
-def read(path: Path, text: str) -> object:
+def read(path: Path, text: str) -> tuple[Published, ...]:
     path.write_text(text, encoding="utf-8")
     return read_published(path, TASKS)
 
@@ -22,7 +22,7 @@ def test_a_line(tmp_path: Path) -> None:
         'DANN,mnist -> mnistm,76.66,,,accuracy,"Ganin et al., 2016",seen,table 2',
         'DANN,"a,b->c",1,0.5,3,accuracy,S,unsure,',
     )
-    first, second = read(path, HEADER + "\n".join(lines))  # type: ignore[misc]
+    first, second = read(path, HEADER + "\n".join(lines))
     assert (first.method, first.task, first.value, first.std, first.n) == ("DANN", "mnist->mnistm", 76.66, None, None)
     assert (first.source, first.provenance, first.note) == ("Ganin et al., 2016", "seen", "table 2")
     assert (second.task, second.std, second.n, second.provenance) == ("a,b->c", 0.5, 3, "unsure")
