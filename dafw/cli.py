@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from dafw import __version__
@@ -82,8 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(command: str, rest: list[str]) -> int:
     choose("command", command, [*RUN_COMMANDS, *OTHER_COMMANDS])
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a user's own method or datamodule lies beside the command
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # a user's own method or datamodule lies beside the command
     if command in RUN_COMMANDS:
         from dafw.runs import run_command
 

@@ -71,7 +71,7 @@ class CsvLog(Logger):
             writer = csv.DictWriter(file, self.columns, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(unfinished, self.path)
+        unfinished.replace(self.path)
 
 
 def wandb_logger(
@@ -91,6 +91,7 @@ def wandb_logger(
     chosen = os.environ.get("WANDB_MODE", mode)
     if chosen not in ("offline", "online", "dryrun") or int(getattr(rank_zero_only, "rank", False) or 0):
         return None
+    os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb
         from pytorch_lightning.loggers import WandbLogger
@@ -99,15 +100,27 @@ def wandb_logger(
     settings = wandb.Settings(
         silent=True, console="off", init_timeout=20, x_disable_stats=True, x_disable_meta=True, disable_git=True
     )
-    options: dict[str, Any] = {"project": project, "group": group, "name": name, "id": run_id, "config": config, "settings": settings}
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
+
+    def start(mode: Literal["offline", "online"]) -> Logger:
+        run = wandb.init(
+            project=project,
+            group=group,
+            name=name,
+            id=run_id,
+            dir=folder,
+            config=config,
+            mode=mode,
+            resume="allow" if mode == "online" else None,
+            settings=settings,
+        )
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return WandbLogger(experiment=run, save_dir=folder)
+
     if chosen == "online":
         try:
-            logger = WandbLogger(save_dir=str(folder), resume="allow", **options)
-            _ = logger.experiment
-            return logger
+            return start("online")
         except (wandb.errors.Error, OSError) as error:
             print(f"W&B cannot be reached ({error}); this run is logged offline")
-    logger = WandbLogger(save_dir=str(folder), offline=True, **options)
-    _ = logger.experiment
-    return logger
+    return start("offline")

@@ -54,13 +54,13 @@ def explain(message: str, arguments: Sequence[str] = ()) -> str:
     if match := _UNKNOWN.search(message):
         return _unknown_key(key or _group(message), next(filter(None, match.groups())), _CLASS.findall(message))
     if match := re.search(r"arguments are required: (.+)", message):
-        classes = _CLASS.findall(message)
-        where = f" of {classes[-1].rpartition('.')[2]}" if classes else ""
-        return f"{match[1]}{where} must be given"
+        return f"{', '.join(f'{key}.{name}' if key else name for name in match[1].split(', '))} must be given"
     if match := re.search(r"File does not exist: '?([^'\n]+)", message):
         return f"there is no file {match[1]}"
-    if "Problems parsing config" in message:
-        return _broken_file(arguments) or " ".join(message.split())
+    if "Problems parsing config" in message or "Unexpected config" in message:
+        return broken_file(arguments) or " ".join(message.split())
+    if match := re.search(r"Path is not a file: '?([^'\n]+)", message):
+        return f"{match[1]} is not a file"
     if match := re.search(r"argument --([\w.]+): expected one argument", message):
         return f"{match[1]} needs a value"
     given = _given(inner)
@@ -94,9 +94,9 @@ def _unknown_key(path: str, name: str, classes: list[str]) -> str:
     first = full.partition(".")[0]
     if first not in TOP_KEYS:
         homes = [f"{home}.{full}" for home, names in _homes().items() if full in names]
-        return f'unknown key "{first}": {nearest(first, TOP_KEYS)}' if not homes else (
-            f'unknown key "{full}": did you mean "{homes[0]}"?'
-        )
+        if homes:
+            return f'unknown key "{full}": did you mean "{homes[0]}"?'
+        return f'unknown key "{first}": {nearest(first, TOP_KEYS)}'
     return f'unknown key "{full}": {nearest(full.rpartition(".")[2], _options(classes, full))}'.rstrip(": ")
 
 
@@ -132,9 +132,14 @@ def _wrong_class(key: str, given: str, inner: str) -> str:
     if match := re.search(r"[Nn]o module named '([\w.]+)'", inner):
         return f'{unknown}: there is no module "{match[1]}"'
     if "has no attribute" in inner:
-        return f'{unknown}: {module} has no {nearest(name, vars(import_module(module))) or name}'
+        there = [each for each, value in vars(import_module(module)).items() if isinstance(value, type)]
+        guess = nearest(name, there)
+        return f"{unknown}: {module} has no such class{f', {guess}' if guess else ''}"
+    reasons = re.findall(r"^ *- (?!Expected|Problem|Not a valid|Import path|Does not|a )(.+)", inner, re.MULTILINE)
+    if module and reasons:
+        return f"{key}: {given} cannot be imported: {reasons[0]}"
     if _ALIEN.search(inner) and module:
-        return f'{key}: {given} is not a {kind} (a subclass of {base.__name__})'
+        return f"{key}: {given} is not a {kind} (a subclass of {base.__name__})"
     if "dot import path string" in inner or _ALIEN.search(inner):
         return f"{unknown}: {nearest(given, _names(base))}".rstrip(": ")
     return ""
@@ -146,18 +151,20 @@ def _names(base: type) -> list[str]:
         return [name for name in dafw.methods.__all__ if name not in ("AdaptationMethod", "Losses", "Method")]
     if base is datamodules.DomainDataModule:
         return [name for name in datamodules.__all__ if name != "DomainDataModule"]
-    found, waiting = {base}, [base]
+    found = {base} if base is Network else set()
+    waiting = [base]
     while waiting:
-        fresh = set(waiting.pop().__subclasses__()) - found
-        found |= fresh
-        waiting += fresh
+        subclasses = set(waiting.pop().__subclasses__()) - found
+        found |= subclasses
+        waiting += subclasses
     home = base.__module__.partition(".")[0]
     return [kind.__name__ for kind in found if kind.__module__.startswith(home) and not kind.__name__.startswith("_")]
 
 
 def _wrong_value(key: str, given: str, expected: list[str]) -> str:
     """For a key that takes a value: the choices, or the types."""
-    choices = [choice for text in expected for choice in re.findall(r"[\[ ]'?([^\[\],']+)'?", text) if "Literal" in text]
+    literals = [text for text in expected if "Literal" in text]
+    choices = [choice for text in literals for choice in re.findall(r"[\[ ]'?([^\[\],']+)'?", text)]
     if choices:
         return f'{key}: unknown value "{given}": {nearest(given, choices)}'.rstrip(": ")
     types = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text) for text in expected]
@@ -165,14 +172,15 @@ def _wrong_value(key: str, given: str, expected: list[str]) -> str:
     return f'{key}: expected {" or ".join(names)}, got "{given}"'
 
 
-def _broken_file(arguments: Sequence[str]) -> str:
-    """Which configuration file is no YAML, and where."""
+def broken_file(arguments: Sequence[str]) -> str:
+    """Which of the files on the command line is no configuration, and why; empty if all are."""
     words = [word for argument in arguments for word in argument.split("=", 1)]
     for word in words:
         path = Path(word)
         if path.suffix in (".yaml", ".yml", ".json") and path.is_file():
             try:
-                yaml.safe_load(path.read_text(encoding="utf-8"))
+                if not isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict):
+                    return f"{path} is no configuration: it must have keys such as model, data and trainer"
             except yaml.MarkedYAMLError as error:
                 mark = error.problem_mark
                 where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""

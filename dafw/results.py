@@ -3,7 +3,7 @@
 import csv
 import json
 import time
-from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,8 @@ def _outputs(
 
 def write_plots(method: Method, data: DomainDataModule, folder: Path, most: int = 500) -> list[Path]:
     """Embedding, confusion matrix and training curves, as PNG files in ``plots/``."""
-    figures = {"curves": plots.curves(folder / "metrics.csv")}
+    logged = plots.read_metrics(folder / "metrics.csv")
+    figures = {"curves": plots.curves({k: v for k, v in logged.items() if not k.startswith("test/")})}
     if method.problem.has_evidence:
         method.eval()
         features, domains, classes = [], [], []
@@ -127,7 +128,7 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path, most: int 
             found, logits, labels = _outputs(method, data, part, name in data.source)
             features.append(found)
             domains += [name] * len(part)
-            classes += [data.class_names[label] for label in labels]
+            classes += labels.tolist()
             if name in data.target:
                 np.add.at(matrix, (labels, logits.argmax(1)), 1)
         figures["embedding"] = plots.embedding(np.concatenate(features), domains, classes, class_names=data.class_names)
@@ -139,26 +140,40 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path, most: int 
     return paths
 
 
-def write_predictions(predicted: Iterable[Any], data: DomainDataModule, path: Path) -> None:
-    """A CSV file with one line per target test sample: domain, sample, prediction, one probability per class.
+Predictions = list[list[dict[str, Any]]]
+
+
+def gather_predictions(predicted: list[Any], data: DomainDataModule) -> Predictions:
+    """The batches of each target, those of all ranks together.
 
     Args:
         predicted: what ``Trainer.predict`` returned: batches of one loader, or of each of several.
         data: whose targets were predicted.
+    """
+    own: Predictions = [predicted] if len(data.target) == 1 else predicted
+    if not torch.distributed.is_initialized():
+        return own
+    shares: list[Predictions] = [[]] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, own)
+    return [[batch for share in shares for batch in share[position]] for position in range(len(data.target))]
+
+
+def write_predictions(predicted: Predictions, data: DomainDataModule, path: Path) -> None:
+    """A CSV file with one line per target test sample: domain, sample, prediction, one probability per class.
+
+    Args:
+        predicted: batches of each target.
+        data: whose targets were predicted.
         path: the file; its folder is made.
     """
-    batches = list(predicted)
-    loaders = [batches] if len(data.target) == 1 else batches
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["domain", "sample", "prediction", *(f"p_{name}" for name in data.class_names)])
-        for name, loader in zip(data.target, loaders, strict=True):
+        for name, batches in zip(data.target, predicted, strict=True):
             domain = data.load(name, "test")
-            for batch in loader:
-                rows = zip(
-                    batch["index"].tolist(), batch["prediction"].tolist(), batch["probabilities"].tolist(), strict=True
-                )
-                for index, prediction, shares in rows:
-                    chances = [f"{share:.6f}" for share in shares]
-                    writer.writerow([name, domain.id(index), data.class_names[prediction], *chances])
+            columns = [[batch[key].tolist() for batch in batches] for key in ("index", "prediction", "probabilities")]
+            rows = zip(*(chain.from_iterable(column) for column in columns), strict=True)
+            for index, prediction, shares in sorted(rows):
+                chances = [f"{share:.6f}" for share in shares]
+                writer.writerow([name, domain.id(index), data.class_names[prediction], *chances])

@@ -23,7 +23,7 @@ RESULT = "result.json"
 INCIDENTAL: dict[str, set[str]] = {
     "trainer": {"devices", "accelerator", "num_nodes", "strategy", "logger", "callbacks", "default_root_dir"}
     | {"enable_progress_bar", "enable_model_summary", "enable_checkpointing", "profiler", "log_every_n_steps"},
-    "data": {"num_workers", "eval_batch_size", "root", "cache"},
+    "data": {"num_workers", "cache"},
 }
 
 

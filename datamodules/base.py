@@ -79,9 +79,14 @@ class DomainDataModule(pl.LightningDataModule):
         self.label_sets, self.evidence_samples = label_sets, evidence_samples
         for name in (*self.source, *self.target):
             choose("domain", name, self.domain_names)
-        for key in ("batch_size", "target_batch_size", "steps_per_epoch", "eval_batch_size"):
-            if getattr(self, key) < 1:
-                raise UserError(f"data.{key} must be at least 1, not {getattr(self, key)}")
+        least = {"batch_size": 1, "target_batch_size": 1, "steps_per_epoch": 1, "eval_batch_size": 1}
+        for key, lowest in (least | {"num_workers": 0, "evidence_samples": 1}).items():
+            if getattr(self, key) < lowest:
+                raise UserError(f"data.{key} must be at least {lowest}, not {getattr(self, key)}")
+        for key in ("source", "target"):
+            names = getattr(self, key)
+            if not names or len(set(names)) < len(names):
+                raise UserError(f"data.{key} must name at least one domain, and each once, not {names}")
         if set(self.source) & set(self.target):
             raise UserError(f'"{sorted(set(self.source) & set(self.target))[0]}" is both a source and a target')
 

@@ -19,14 +19,17 @@ class Stopped(Exception):
     """
 
     def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} at step {step}; the same command goes on from there")
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name} at step {step}; the same command goes on from there"
+        )
         self.signum, self.step = signum, step
 
 
 class Stopping(pl.Callback):
     """Turns the first SIGINT or SIGTERM into a checkpoint at the end of the step; a second one acts at once.
 
-    On several ranks they agree every few steps whether to stop, so that all save the same step.
+    A validation is finished first, then one more step. On several ranks they agree every few steps whether to stop, so
+    that all save the same step. Where nothing can be lost, as in a test, the first signal acts at once.
 
     Args:
         checkpointing: what writes the checkpoint.
@@ -35,7 +38,7 @@ class Stopping(pl.Callback):
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, checkpointing: Checkpointing, agree_every: int = 5) -> None:
+    def __init__(self, checkpointing: Checkpointing | None = None, agree_every: int = 5) -> None:
         self.checkpointing, self.agree_every = checkpointing, agree_every
         self.received = 0
         self.previous: dict[int, Any] = {}
@@ -49,28 +52,54 @@ class Stopping(pl.Callback):
                 signal.raise_signal(signum)
                 return
             self.received = signum
-            launcher = trainer.strategy.launcher
-            if launcher is not None and signum == signal.SIGTERM:
-                launcher.kill(signal.Signals(signum))
+            _pass_on(trainer, signum)
 
+        if self._handle(handle):
+            # Lightning's own agreement reads the device at every step of a distributed run; ours replaces it.
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Outside a training, see :meth:`on_test_start`."""
+        if trainer.state.fn != "fit":
+            self.on_test_start(trainer, pl_module)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """See :meth:`on_test_start`."""
+        self.on_test_start(trainer, pl_module)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Lets a signal end this at once: there is nothing to save."""
+
+        def handle(signum: int, frame: FrameType | None) -> None:
+            _pass_on(trainer, signum)
+            raise Stopped(signum, pl_module.steps_done)
+
+        self._handle(handle)
+
+    def _handle(self, handler: Any) -> bool:
         try:
-            self.previous = {signum: signal.signal(signum, handle) for signum in self.SIGNALS}
+            self.previous = {signum: signal.signal(signum, handler) for signum in self.SIGNALS}
         except ValueError:  # not the main thread: whoever runs us there handles signals
-            return
-        # Lightning's own agreement reads the device at every step of a distributed run; ours replaces it.
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+            return False
+        return True
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """Saves and leaves if a signal came."""
+        if trainer.world_size == 1 or pl_module.steps_done % self.agree_every == 0:
+            self._leave_if_asked(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """The same for a signal that came in the last validation."""
+        self._leave_if_asked(trainer, pl_module)
+
+    def _leave_if_asked(self, trainer: pl.Trainer, method: Any) -> None:
         signum = self.received
         if trainer.world_size > 1:
-            if pl_module.steps_done % self.agree_every:
-                return
-            flag = torch.tensor(float(signum), device=pl_module.device)
-            signum = int(pl_module.all_gather(flag).max())
+            signum = int(method.all_gather(torch.tensor(float(signum), device=method.device)).max())
         if signum:
-            self.checkpointing.save(trainer, pl_module)
-            raise Stopped(signum, pl_module.steps_done)
+            if self.checkpointing is not None:
+                self.checkpointing.save(trainer, method)
+            raise Stopped(signum, method.steps_done)
 
     def restore(self) -> None:
         """Gives the signals back."""
@@ -85,3 +114,10 @@ class Stopping(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Gives the signals back."""
         self.restore()
+
+
+def _pass_on(trainer: pl.Trainer, signum: int) -> None:
+    """To the ranks that this process started. Ctrl-C reaches them by itself."""
+    launcher = trainer.strategy.launcher
+    if launcher is not None and signum == signal.SIGTERM:
+        launcher.kill(signal.Signals(signum))

@@ -87,7 +87,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         self.network = network
         self.norm: Norm = norm or self.default_norm
         self.rows: Rows = convert_norm(network, self.norm)
-        self.ema = None if ema_decay is None else ModelEmaV3(network, decay=ema_decay)
+        self.ema = None if ema_decay is None else ModelEmaV3(network, decay=ema_decay).requires_grad_(False)
         self.steps_started = 0
         self.history: list[dict[str, Any]] = []
         self.start_record()

@@ -90,7 +90,8 @@ class StepRecord(Base):
         means = {n: sum(row.get(n, 0.0) for row in self.unlogged) / len(self.unlogged) for n in names}
         self.unlogged = []
         self.last_terms = {**means, "loss": sum(means.values())}
-        self.write({f"train/{name}": value for name, value in self.last_terms.items()} | self._latest)
+        rates = {"rate/lr": self.trainer.optimizers[0].param_groups[-1]["lr"]}
+        self.write({f"train/{name}": value for name, value in self.last_terms.items()} | rates | self._latest)
         self._latest = {}
 
     _latest: dict[str, float] = {}

@@ -26,11 +26,13 @@ class Case:
         class_path: where it is.
         arguments: constructor arguments beside the network.
         data: arguments of :class:`~dafw.testing.toys.ToyData` beside the task.
+        label: what to call it, if not by the method's name.
     """
 
     class_path: str
     arguments: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
 
     @property
     def owner(self) -> type[Method]:
@@ -42,8 +44,8 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The method's name."""
-        return self.class_path.rpartition(".")[2]
+        """What it is called."""
+        return self.label or self.class_path.rpartition(".")[2]
 
     def make(self, **changes: Any) -> Method:
         """A new method, always with the same initial weights."""

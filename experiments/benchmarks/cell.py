@@ -36,15 +36,18 @@ class Setting:
     trainer: dict[str, Any] = field(default_factory=lambda: {"max_epochs": 2, "accelerator": "cpu", "devices": 1})
 
 
-_TASK = {"source": ["mnist"], "target": ["mnistm"]}
-SETTING = Setting(
-    {"class_path": "DANN", "init_args": {"width": 100, "depth": 1}},
-    {"class_path": "Digits", "init_args": {**_TASK, "steps_per_epoch": 25}},
-)
-_TOY_NET = {"class_path": "dafw.nn.network.Network", "init_args": {"backbone": "dafw.testing.toys.ToyNet"}}
+
+
+def _dann(backbone: str, width: int) -> dict[str, Any]:
+    network = {"class_path": "dafw.nn.network.Network", "init_args": {"backbone": backbone}}
+    return {"class_path": "DANN", "init_args": {"network": network, "width": width, "depth": 1}}
+
+
+_DIGITS = {"source": ["mnist"], "target": ["mnistm"], "steps_per_epoch": 25}
+SETTING = Setting(_dann("mnist_net", 100), {"class_path": "Digits", "init_args": _DIGITS})
 _TOY_DATA = {"source": ["a"], "target": ["b"], "steps_per_epoch": 2, "batch_size": 4}
 QUICK = Setting(
-    {"class_path": "DANN", "init_args": {"width": 8, "depth": 1, "network": _TOY_NET}},
+    _dann("dafw.testing.toys.ToyNet", 8),
     {"class_path": "dafw.testing.toys.ToyData", "init_args": _TOY_DATA},
     rounds=1,
     modes=("disabled",),

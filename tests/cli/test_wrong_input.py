@@ -1,0 +1,208 @@
+"""Whatever a user gets wrong: exit code 2, one sentence that names it, and nothing trained."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import QUICK, call
+from PIL import Image
+
+FIT = ("fit", "--model", "DANN", *QUICK)
+DIGITS = ("--data", "Digits", "--data.source", "mnist")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one sentence."""
+    code, out, err = call(capsys, *arguments)
+    assert code == 2, (out, err)
+    assert out == ""
+    assert err.startswith("dafw: error: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    assert not list(Path().glob("runs/*")), "something was left behind"
+    return err.removeprefix("dafw: error: ").rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fitt"], 'unknown command "fitt": did you mean "fit"?'),
+        (["table", "shwo"], 'unknown choice "shwo" of dafw table: did you mean "show"?'),
+        (["table"], "required"),
+        (["methods", "x"], "dafw methods: unrecognized arguments: x"),
+        (["new", "metod", "Name"], 'unknown choice "metod" of dafw new: did you mean "method"?'),
+        (["fit"], "data, model must be given"),
+        (["fit", "--model", "DANN"], "data must be given"),
+        (["fit", "--model", "DANN", "--data"], "data needs a value"),
+        (["fit", *QUICK], "model must be given"),
+        (["fit", "--model", "DANN", "--data.source", "a", "--data.target", "b"], "data must be given"),
+        (["fit", "--model", "DANN", *DIGITS], "data.target must be given"),
+        (["fit", "--model", "DANN", "--data", "Digits"], "data.source, data.target must be given"),
+        ([*FIT, "word"], 'unknown key "word"'),
+    ],
+)
+def test_words(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    assert said in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("modle", 'unknown key "modle": did you mean "model"?'),
+        ("model.widht", 'unknown key "model.widht": did you mean "width"?'),
+        ("model.network.backbon", 'unknown key "model.network.backbon": did you mean "backbone"?'),
+        ("model.schedule.alpa", 'unknown key "model.schedule.alpa": did you mean "alpha"?'),
+        ("data.bath_size", 'unknown key "data.bath_size": did you mean "batch_size"?'),
+        ("trainer.max_epoch", 'unknown key "trainer.max_epoch": did you mean "max_epochs"?'),
+        ("run.rot", 'unknown key "run.rot": did you mean "root"?'),
+        ("max_epochs", 'unknown key "max_epochs": did you mean "trainer.max_epochs"?'),
+        ("optimizer", 'unknown key "optimizer": did you mean "model.optimizer"?'),
+        ("batch_size", 'unknown key "batch_size": did you mean "data.batch_size"?'),
+    ],
+)
+def test_keys(capsys: pytest.CaptureFixture[str], key: str, said: str) -> None:
+    schedule = ["--model.schedule", "InverseDecay"] if "schedule" in key else []
+    assert refused(capsys, *FIT, *schedule, f"--{key}", "1").startswith(said)
+    assert refused(capsys, *FIT, *schedule, f"--{key}=1").startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("model.width", "big", 'model.width: expected int, got "big"'),
+        ("model.width", "1.5", 'model.width: expected int, got "1.5"'),
+        ("model.lr", "0", "model.lr must be a positive number, not 0"),
+        ("model.lr", "-1", "model.lr must be a positive number, not -1"),
+        ("model.lr", "nan", 'model.lr: expected float, got "nan"'),
+        ("model.lr", ".nan", "model.lr must be a positive number, not nan"),
+        ("model.lr", ".inf", "model.lr must be a positive number, not inf"),
+        ("model.norm", "jont", 'model.norm: unknown value "jont": did you mean "joint"?'),
+        ("model.optimizer", "adamm", 'unknown optimizer "adamm"'),
+        ("model.network.bottleneck", "x", 'model.network.bottleneck: expected int, got "x"'),
+        ("model.network.mean", "[a]", 'model.network.mean: expected float, got "a"'),
+        ("model.network.backbone", "resnet5O", 'unknown backbone "resnet5O": did you mean "resnet50"?'),
+        ("model.network.backbone", "nowhere.Net", "nowhere"),
+        ("model.network.weights", "there/is/none.pt", "there/is/none.pt"),
+        ("data.source", "[a, 3]", 'data.source: expected str, got "3"'),
+        ("data.target", "z", 'unknown domain "z": (choices: a, b, c)'),
+        ("data.target", "a", '"a" is both a source and a target'),
+        ("data.batch_size", "many", 'data.batch_size: expected int, got "many"'),
+        ("data.batch_size", "0", "data.batch_size must be at least 1, not 0"),
+        ("data.batch_size", "41", "a has 40 training samples, fewer than a batch of 41"),
+        ("data.target_batch_size", "41", "b has 40 training samples, fewer than a batch of 41"),
+        ("data.num_workers", "-1", "data.num_workers must be at least 0, not -1"),
+        ("data.steps_per_epoch", "0", "data.steps_per_epoch must be at least 1, not 0"),
+        ("data.label_sets", "clsed", 'data.label_sets: unknown value "clsed": did you mean "closed"?'),
+        ("data.augment", "nothing", 'data.augment: expected a class path, got "nothing"'),
+        ("trainer.max_epochs", "two", 'trainer.max_epochs: expected int, got "two"'),
+        ("trainer.max_epochs", "-1", "give trainer.max_epochs or trainer.max_steps"),
+        ("trainer.max_epochs", "-2", "max_epochs"),
+        ("trainer.accelerator", "gpus", "invalid accelerator name: `accelerator='gpus'`"),
+        ("trainer.devices", "0", "devices"),
+        ("trainer.precision", "17", 'trainer.precision: unknown value "17": did you mean "16"?'),
+        ("trainer.callbacks", "EarlyStoping", 'unknown callback "EarlyStoping": did you mean "EarlyStopping"?'),
+        ("seed_everything", "abc", 'seed_everything: expected bool or int, got "abc"'),
+        ("run.wandb", "offlin", 'run.wandb: unknown value "offlin": did you mean "offline"?'),
+        ("run.plots", "maybe", 'run.plots: expected bool, got "maybe"'),
+        ("run.checkpoint_every", "0", "run.checkpoint_every and run.keep_checkpoints must be at least 1"),
+        ("config", "there/is/none.yaml", "there/is/none.yaml"),
+        ("config", ".", "is not a file"),
+        ("trainer.max_time", "soon", "trainer: "),
+        ("trainer.strategy", "dpp", "trainer: "),
+        ("data.source", "[]", "data.source must name at least one domain, and each once, not []"),
+        ("data.source", "[a, a]", "data.source must name at least one domain, and each once, not ['a', 'a']"),
+        ("data.seed", "3", "data.seed cannot be given: it comes from seed_everything"),
+        ("model.num_classes", "3", "model.num_classes cannot be given: it comes from the datamodule"),
+        ("ckpt_path", "x.ckpt", "ckpt_path is for validate, test and predict"),
+    ],
+)
+def test_values(capsys: pytest.CaptureFixture[str], key: str, value: str, said: str) -> None:
+    assert said in refused(capsys, *FIT, f"--{key}", value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "DANM", *QUICK], 'unknown method "DANM": did you mean "DAN"?'),
+        (["--model", "dann", *QUICK], 'unknown method "dann": did you mean "DANN"?'),
+        (["--model", "nowhere.DANN", *QUICK], 'unknown method "nowhere.DANN": there is no module "nowhere"'),
+        (["--model", "dafw.methods.DANM", *QUICK], 'unknown method "dafw.methods.DANM"'),
+        (["--model", "torch.nn.Linear", *QUICK], "model: torch.nn.Linear is not a method"),
+        (["--model", "DANN", "--data", "Digit"], 'unknown datamodule "Digit": did you mean "Digits"?'),
+        (["--model", "DANN", *DIGITS, "--data.target", "mnstm"], 'unknown domain "mnstm": did you mean "mnistm"?'),
+        (["--model", "DANN", *DIGITS, "--data.target", "usps", "--data.scale", "full"], "needs --data.root"),
+        (["--model", "DANN", *QUICK, "--model.schedule", "Invers"], 'unknown schedule "Invers": did you mean "Inv'),
+        (["--model", "DANN", *QUICK, "--model.network", "Net"], 'unknown network "Net": did you mean "Network"?'),
+        (["--model", "DANN", *QUICK, "--model.problem", "Boxes"], 'unknown problem "Boxes": (choices: Class'),
+    ],
+)
+def test_classes(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    assert said in refused(capsys, "fit", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: {class_path: DANN, init_args: {widht: 3}}", 'unknown key "model.widht": did you mean "width"?'),
+        ("modle: {class_path: DANN}", 'unknown key "modle": did you mean "model"?'),
+        ("trainer: {max_epoch: 3}", 'unknown key "trainer.max_epoch": did you mean "max_epochs"?'),
+        ("data: {init_args: {batch_size: many}}", 'data.batch_size: expected int, got "many"'),
+        ("model: {class_path: DANN, init_args: {network: {nonsense: 3}}}", 'unknown key "model.network.nonsense"'),
+        ("model: {class_path: DANM}", 'unknown method "DANM": did you mean "DAN"?'),
+        ("model: {class_path: DANN\n", "wrong.yaml is not valid YAML: "),
+        ("- model\n- data\n", "wrong.yaml is no configuration"),
+        ("just words", "wrong.yaml is no configuration"),
+        ("", "wrong.yaml is no configuration"),
+    ],
+)
+def test_files(capsys: pytest.CaptureFixture[str], text: str, said: str) -> None:
+    Path("wrong.yaml").write_text(text)
+    assert said in refused(capsys, *FIT, "--config", "wrong.yaml")
+
+
+def test_what_monitors_target_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    stopping = (*FIT, "--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor")
+    assert 'EarlyStopping monitors "oracle/accuracy", which target labels decide' in refused(
+        capsys, *stopping, "oracle/accuracy"
+    )
+    assert 'monitor of EarlyStopping "val/nothing"' in refused(capsys, *stopping, "val/nothing")
+    allowed = call(capsys, *stopping, "oracle/accuracy", "--run.allow_oracle", "true")
+    assert allowed.code == 0, allowed.err
+
+
+def test_a_checkpoint_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    test = ("test", *FIT[1:])
+    assert "train first, or give --ckpt_path" in refused(capsys, *test)
+    assert "there is no checkpoint x.ckpt" in refused(capsys, *test, "--ckpt_path", "x.ckpt")
+    Path("x.ckpt").write_text("not one")
+    assert "x.ckpt is truncated or no checkpoint" in refused(capsys, *test, "--ckpt_path", "x.ckpt")
+
+
+@pytest.fixture
+def folders() -> Path:
+    """Two domains; ``pen`` is in one of them only."""
+    rng = np.random.default_rng(0)
+    for domain, classes in {"art": ("cup", "mug"), "photo": ("cup", "mug", "pen")}.items():
+        for name in classes:
+            folder = Path("images", domain, name)
+            folder.mkdir(parents=True)
+            for index in range(30):
+                Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return Path("images")
+
+
+def test_image_folders(capsys: pytest.CaptureFixture[str], folders: Path) -> None:
+    images = ("fit", "--model", "DANN", "--model.network.backbone", "small_bn_net", "--model.network.input_size", "8")
+    images += ("--data", "ImageFolderDomains", "--data.size", "8", "--data.resize", "8", "--data.batch_size", "4")
+    task = ("--data.source", "art", "--data.target", "photo")
+    assert "data.root must be given" in refused(capsys, *images, *task)
+    assert "folder nowhere (data.root) does not exist" in refused(capsys, *images, *task, "--data.root", "nowhere")
+    there = (*images, "--data.root", folders)
+    assert 'unknown domain "phot": did you mean "photo"?' in refused(
+        capsys, *there, "--data.source", "art", "--data.target", "phot"
+    )
+    assert 'class "pen" is in photo but not in art' in refused(capsys, *there, *task)
+    assert 'unknown augmentation "flipcrop": did you mean "flip_crop"?' in refused(
+        capsys, *there, *task, "--data.augment", "flipcrop"
+    )

@@ -1,0 +1,54 @@
+"""What the base offers to every method keeps the contract too: the norms, a moving average, other optimisers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dafw.testing import Case, contract
+
+DANN = "dafw.methods.adaptation.dann.DANN"
+TINY: dict[str, Any] = {"width": 8, "depth": 1}
+VARIANTS = [
+    Case(DANN, {**TINY, **arguments}, label=label)
+    for label, arguments in {
+        "separate": {"norm": "separate"},
+        "domain_specific": {"norm": "domain_specific", "critic_norm": True},
+        "frozen": {"norm": "frozen"},
+        "moving_average": {"ema_decay": 0.8, "norm": "domain_specific"},
+        "adamw": {"optimizer": "adamw", "lr": 0.003, "weight_decay": 0.1},
+        "steps": {"gamma": 1.0, "ramp_steps": 5, "optimizer": "sgd"},
+    }.items()
+]
+every_variant = pytest.mark.parametrize("item", VARIANTS, ids=lambda item: item.name)
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return contract.check_resume(VARIANTS, tmp_path_factory.mktemp("resume"))
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    return contract.check_ranks(VARIANTS, tmp_path_factory.mktemp("ranks"))
+
+
+@every_variant
+def test_resume(item: Case, resumed: dict[str, Any]) -> None:
+    assert resumed[item.name] == {}
+
+
+@every_variant
+def test_ranks(item: Case, ranked: dict[str, float]) -> None:
+    assert ranked[item.name] <= 1e-9
+
+
+@every_variant
+def test_label_blind_and_round_trip(item: Case, tmp_path: Path) -> None:
+    contract.check_label_blind(item, tmp_path)
+    contract.check_round_trip(item, tmp_path)
+
+
+@pytest.mark.parametrize("item", [item for item in VARIANTS if item.name in ("separate", "domain_specific", "frozen")])
+def test_control(item: Case, tmp_path: Path) -> None:
+    contract.check_control(item, tmp_path)

@@ -1,0 +1,76 @@
+"""What the pages show works: Python blocks run top to bottom, and every `dafw` line of a shell block runs."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dafw.tables.grid import KEYS
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
+
+
+def pages_with(language: str) -> Any:
+    found = [page for page in PAGES if blocks(page, language)]
+    return pytest.mark.parametrize("page", found, ids=lambda page: page.stem)
+
+
+def test_the_pages_have_code() -> None:
+    counts = {language: sum(len(blocks(page, language)) for page in PAGES) for language in ("python", "sh", "yaml")}
+    assert all(count > 0 for count in counts.values()), counts
+
+
+@pages_with("python")
+def test_python(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "page"}
+    sys.modules["page"] = type(sys)("page")
+    for number, text in enumerate(blocks(page, "python")):
+        exec(compile(text, f"{page.name}, block {number}", "exec"), names)  # noqa: S102
+        vars(sys.modules["page"]).update(names)
+
+
+@pytest.mark.slow
+@pages_with("sh")
+def test_commands(page: Path, tmp_path: Path) -> None:
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    ran = 0
+    for line in (line for text in blocks(page, "sh") for line in text.splitlines()):
+        if line.startswith("dafw "):
+            command = [sys.executable, "-m", *shlex.split(line, comments=True)]
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment())
+            assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+            ran += 1
+        else:
+            assert line.split()[0] in ("git", "cd", "make"), line
+    assert ran or page.name in ("README.md", "index.md", "speed.md")
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pages_with("yaml")
+def test_tables_in_yaml(page: Path) -> None:
+    for text in blocks(page, "yaml"):
+        assert set(yaml.safe_load(text)) <= set(KEYS)
+
+
+def test_make_targets_that_the_pages_name_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set()
+    for page in PAGES:
+        named |= set(re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
+    assert {"demo", "test"} <= named <= targets
