@@ -154,7 +154,7 @@ def _names(base: type) -> list[str]:
     found = {base} if base is Network else set()
     waiting = [base]
     while waiting:
-        subclasses = set(waiting.pop().__subclasses__()) - found
+        subclasses: set[type] = set(waiting.pop().__subclasses__()) - found
         found |= subclasses
         waiting += subclasses
     home = base.__module__.partition(".")[0]

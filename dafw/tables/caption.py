@@ -64,8 +64,9 @@ def _lines(store: Store, kinds: set[str], marks: set[str]) -> list[str]:
         )
     if "published" in kinds:
         shown = [one for one in store.table.published if one.metric == store.table.metric]
-        sources = list(dict.fromkeys(one.source for one in shown))
-        sentences.append(f"published: as printed in {'; '.join(sources)}.")
+        for source in dict.fromkeys(one.source for one in shown):
+            notes = list(dict.fromkeys(one.note for one in shown if one.source == source and one.note))
+            sentences.append(f"published: as printed in {source}{': ' if notes else ''}{'; '.join(notes)}.")
         sentences += [f"{MARKS[name]} {meaning}." for name, meaning in MEANINGS.items() if MARKS[name] in marks]
     return sentences
 

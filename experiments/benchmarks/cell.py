@@ -36,8 +36,6 @@ class Setting:
     trainer: dict[str, Any] = field(default_factory=lambda: {"max_epochs": 2, "accelerator": "cpu", "devices": 1})
 
 
-
-
 def _dann(backbone: str, width: int) -> dict[str, Any]:
     network = {"class_path": "dafw.nn.network.Network", "init_args": {"backbone": backbone}}
     return {"class_path": "DANN", "init_args": {"network": network, "width": width, "depth": 1}}
@@ -91,7 +89,6 @@ def measure(quick: bool = False) -> list[Measure]:
             for mode in order:
                 found[mode].append(overhead(setting, mode, seed, root))
                 seed += 1
-            say(f"cell: round {number} of {setting.rounds}, " + ", ".join(f"{m} {v[-1]:.2f} s" for m, v in found.items()))
-    return [
-        timed(f"a warm cell beyond its training, W&B {mode}", "s", values, limit=LIMIT) for mode, values in found.items()
-    ]
+            last = ", ".join(f"{mode} {values[-1]:.2f} s" for mode, values in found.items())
+            say(f"cell: round {number} of {setting.rounds}, {last}")
+    return [timed(f"a warm cell, W&B {mode}", "s", values, limit=LIMIT) for mode, values in found.items()]

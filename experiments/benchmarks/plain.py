@@ -25,7 +25,7 @@ class Reverse(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Turns the gradient round."""
         return gradient * -ctx.scale, None
 
@@ -85,7 +85,7 @@ class PlainDANN:
         supervised = F.cross_entropy(outputs.logits[: batch.num_source], batch.y)
         domain = F.binary_cross_entropy_with_logits(scores, self.is_source)
         self.optimizer.zero_grad()
-        (supervised + domain).backward()
+        (supervised + domain).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.done += 1
         self.losses += [supervised.detach(), domain.detach()]
@@ -103,5 +103,5 @@ class PlainDANN:
 
     def save(self) -> None:
         """Writes what is needed to go on."""
-        parts = {"network": self.network, "critic": self.critic, "optimizer": self.optimizer}
+        parts: dict[str, Any] = {"network": self.network, "critic": self.critic, "optimizer": self.optimizer}
         torch.save({name: part.state_dict() for name, part in parts.items()}, self.folder / "last.pt")

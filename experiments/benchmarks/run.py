@@ -1,7 +1,6 @@
 """Every benchmark of speed: prints its progress, writes results.json beside this file and the tables of docs/speed.md.
 
-    python experiments/benchmarks/run.py            all of it, about ten minutes on two cores
-    python experiments/benchmarks/run.py --quick    that it works, in seconds; its numbers mean nothing
+All of it takes about ten minutes on two cores; with --quick it takes seconds, and its numbers mean nothing.
 """
 
 import argparse
@@ -25,7 +24,7 @@ TITLES = {"step": "A training step", "loader": "Loading images", "cell": "A cell
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(description=__doc__)
     made.add_argument("--quick", action="store_true", help="tiny settings; writes nothing unless told where")
     made.add_argument("--only", nargs="+", choices=list(TITLES), help="these alone; writes nothing unless told where")
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the training step runs")
@@ -42,11 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 if a limit is missed and ``--check`` was given.
     """
     options = parser().parse_args(argv)
-    import torch
-
     import cell
     import loader
     import step
+    import torch
     from harness import Measure, as_json, environment, replace_block, say
 
     torch.set_num_threads(THREADS)

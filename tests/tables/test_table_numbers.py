@@ -243,7 +243,8 @@ def test_published_numbers_stand_below_with_marks_and_differences(make_table: Ma
     caption = " ".join(sheet.caption)
     assert "† written from memory" in caption
     assert "‡ unsure" in caption
-    assert "as printed in Paper; Survey" in caption
+    assert "as printed in Paper" in caption
+    assert "as printed in Survey" in caption
 
 
 def test_the_caption_says_what_the_numbers_are(make_table: Make, fill: Fill) -> None:

@@ -1,0 +1,153 @@
+"""``validate``, ``test`` and ``predict`` find the checkpoint of the run that the same arguments train."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from commands import QUICK, call, one_run, rows
+
+from dafw.data import Domain
+from dafw.testing.toys import ToyData
+
+ARGUMENTS = ("--model", "DANN", "--model.width", "8", *QUICK)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one run in ``runs``."""
+    from dafw.cli import main
+
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("WANDB_MODE", "disabled")
+        assert main(["fit", *ARGUMENTS]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def copied(trained: Path, workplace: Path) -> None:
+    """The run, in this test's working directory."""
+    shutil.copytree(trained / "runs", workplace / "runs")
+
+
+def printed(out: str) -> dict[str, float]:
+    return {line.split()[0]: float(line.split()[1]) for line in out.splitlines()}
+
+
+def test_test(capsys: pytest.CaptureFixture[str]) -> None:
+    result = json.loads((one_run(Path("runs")) / "result.json").read_text())
+    done = call(capsys, "test", *ARGUMENTS)
+    assert done.code == 0, done.err
+    found = printed(done.out)
+    assert set(found) == {f"test/{name}/{kind}" for name in "ab" for kind in ("accuracy", "mean_class_accuracy")}
+    for name in "ab":
+        assert found[f"test/{name}/accuracy"] == pytest.approx(result["test"][name]["accuracy"], abs=1e-4)
+
+
+def test_validate(capsys: pytest.CaptureFixture[str]) -> None:
+    result = json.loads((one_run(Path("runs")) / "result.json").read_text())
+    done = call(capsys, "validate", *ARGUMENTS)
+    assert done.code == 0, done.err
+    found = printed(done.out)
+    for name, value in result["history"][-1]["validators"].items():
+        assert found[f"val/{name}"] == pytest.approx(value, abs=1e-4)
+    assert set(found) > {"oracle/accuracy", "oracle/test/b/accuracy"}
+
+
+class Unlabelled(ToyData):
+    """Toy data whose labels cannot be looked at while ``SEALED``."""
+
+    SEALED = False
+
+    def load(self, name: str, split: str) -> Domain:
+        domain = super().load(name, split)
+        return Domain(domain.name, domain.inputs, Sealed(domain.labels)) if self.SEALED else domain
+
+
+class Sealed:
+    """Labels that can be counted, and no more."""
+
+    def __init__(self, labels: object) -> None:
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self._labels)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: object) -> object:
+        raise AssertionError("a label was read")
+
+    def __iter__(self) -> Iterator[object]:
+        raise AssertionError("a label was read")
+
+    def __array__(self, *_: object, **__: object) -> object:
+        raise AssertionError("a label was read")
+
+
+def test_predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ToyData, "load", Unlabelled.load)
+    monkeypatch.setattr(ToyData, "SEALED", True, raising=False)
+    monkeypatch.setattr(Unlabelled.load, "__globals__", Unlabelled.load.__globals__, raising=False)
+    done = call(capsys, "predict", *ARGUMENTS, "--output", "here/predicted.csv")
+    assert (done.code, done.out) == (0, "here/predicted.csv\n"), done.err
+
+
+def test_what_predict_writes(capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "predict", *ARGUMENTS, "--data.eval_batch_size", "4")
+    assert (done.code, done.out) == (0, "predictions.csv\n"), done.err
+    table = rows(Path("predictions.csv").read_text())
+    domain = ToyData("a", "b").load("b", "test")
+    assert len(table) == len(domain) == 21
+    assert [row["sample"] for row in table] == [domain.id(i) for i in range(len(domain))]
+    assert list(table[0]) == ["domain", "sample", "prediction", "p_zero", "p_one", "p_two"]
+    for row in table:
+        shares = {name: float(row[f"p_{name}"]) for name in ("zero", "one", "two")}
+        assert row["domain"] == "b"
+        assert sum(shares.values()) == pytest.approx(1, abs=3e-6)
+        assert row["prediction"] == max(shares, key=lambda name: shares[name])
+    correct = sum(row["prediction"] == ToyData.class_names[int(label)] for row, label in zip(table, domain.labels))
+    result = json.loads((one_run(Path("runs")) / "result.json").read_text())
+    assert correct / len(table) == pytest.approx(result["test"]["b"]["accuracy"])
+
+
+def test_predict_several_targets(capsys: pytest.CaptureFixture[str]) -> None:
+    several = [word if word != "b" else "[c, b]" for word in ARGUMENTS]
+    path = next(one_run(Path("runs")).glob("checkpoints/*.ckpt"))
+    assert call(capsys, "predict", *several, "--ckpt_path", path).code == 0
+    assert [row["domain"] for row in rows(Path("predictions.csv").read_text())] == ["c"] * 21 + ["b"] * 21
+
+
+def test_a_checkpoint_that_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    path = next(one_run(Path("runs")).glob("checkpoints/*.ckpt"))
+
+    def refused(*changes: str) -> str:
+        done = call(capsys, "test", *ARGUMENTS, *changes, "--ckpt_path", str(path))
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done
+        return done.err
+
+    assert f"{path} does not fit this configuration" in refused("--model.width", "9")
+    source_only = ["--model", "SourceOnly", *QUICK]
+    done = call(capsys, "test", *source_only, "--ckpt_path", path)
+    assert (done.code, done.err) == (2, f"dafw: error: {path} holds a DANN, not a SourceOnly\n")
+
+
+class FourClasses(ToyData):
+    """Toy data with one more class."""
+
+    class_names = ("zero", "one", "two", "three")
+
+
+def test_a_checkpoint_with_other_classes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = next(one_run(Path("runs")).glob("checkpoints/*.ckpt"))
+    monkeypatch.setattr(ToyData, "class_names", FourClasses.class_names)
+    done = call(capsys, "test", *ARGUMENTS, "--ckpt_path", path)
+    assert (done.code, done.err) == (2, f"dafw: error: {path} predicts 3 classes, but the data has 4\n")
+
+
+def test_a_checkpoint_that_is_not_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"state_dict": {}}, "alien.ckpt")
+    done = call(capsys, "test", *ARGUMENTS, "--ckpt_path", "alien.ckpt")
+    assert (done.code, done.err) == (2, "dafw: error: alien.ckpt was not written by dafw\n")
