@@ -192,6 +192,7 @@ def _quiet() -> None:
         ".*GPU available but not used.*",
         ".*Checkpoint directory.*",
         ".*LeafSpec.*",
+        ".*custom batch sampler `ShardSampler`.*",
         "(?s).*does not round-trip.*",
         ".*smaller than the logging interval.*",
     ):

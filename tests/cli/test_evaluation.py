@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -58,16 +59,6 @@ def test_validate(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found) > {"oracle/accuracy", "oracle/test/b/accuracy"}
 
 
-class Unlabelled(ToyData):
-    """Toy data whose labels cannot be looked at while ``SEALED``."""
-
-    SEALED = False
-
-    def load(self, name: str, split: str) -> Domain:
-        domain = super().load(name, split)
-        return Domain(domain.name, domain.inputs, Sealed(domain.labels)) if self.SEALED else domain
-
-
 class Sealed:
     """Labels that can be counted, and no more."""
 
@@ -87,16 +78,23 @@ class Sealed:
         raise AssertionError("a label was read")
 
 
-def test_predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ToyData, "load", Unlabelled.load)
-    monkeypatch.setattr(ToyData, "SEALED", True, raising=False)
-    monkeypatch.setattr(Unlabelled.load, "__globals__", Unlabelled.load.__globals__, raising=False)
+def test_predict_reads_no_label(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    load = ToyData.load
+
+    def sealed(self: ToyData, name: str, split: Literal["train", "val", "test"]) -> Domain:
+        domain = load(self, name, split)
+        return Domain(domain.name, domain.inputs, Sealed(domain.labels))
+
+    monkeypatch.setattr(ToyData, "load", sealed)
     done = call(capsys, "predict", *ARGUMENTS, "--output", "here/predicted.csv")
     assert (done.code, done.out) == (0, "here/predicted.csv\n"), done.err
+    with pytest.raises(AssertionError, match="a label was read"):
+        call(capsys, "test", *ARGUMENTS)
 
 
 def test_what_predict_writes(capsys: pytest.CaptureFixture[str]) -> None:
-    done = call(capsys, "predict", *ARGUMENTS, "--data.eval_batch_size", "4")
+    path = next(one_run(Path("runs")).glob("checkpoints/*.ckpt"))
+    done = call(capsys, "predict", *ARGUMENTS, "--data.eval_batch_size", "4", "--ckpt_path", path)
     assert (done.code, done.out) == (0, "predictions.csv\n"), done.err
     table = rows(Path("predictions.csv").read_text())
     domain = ToyData("a", "b").load("b", "test")

@@ -1,0 +1,100 @@
+"""``dafw new method``: what it writes works."""
+
+import ast
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from commands import TOY, call, one_run, run
+
+from dafw.scaffold import check_name, snake_case
+
+
+def test_what_it_writes(capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "new", "method", "NearMeans")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "wrote near_means.py",
+        "wrote test_near_means.py",
+        "dafw fit --model near_means.NearMeans --data Digits --data.source mnist --data.target mnistm",
+        "python -m pytest test_near_means.py",
+    ]
+    for name in ("near_means.py", "test_near_means.py"):
+        assert all(len(line) <= 120 for line in Path(name).read_text().splitlines())
+        ast.parse(Path(name).read_text())
+
+
+def test_it_trains_by_class_path(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "new", "method", "NearerMeans").code == 0
+    quick = (*TOY, "--trainer.max_epochs", "1", "--data.steps_per_epoch", "2")
+    done = call(capsys, "fit", "--model", "nearer_means.NearerMeans", "--model.weight", "0.5", *quick)
+    assert done.code == 0, done.err
+    result = json.loads((one_run(Path("runs")) / "result.json").read_text())
+    assert (result["method"], result["steps"]) == ("NearerMeans", 2)
+
+
+@pytest.mark.slow
+def test_the_written_test_passes() -> None:
+    """In a process of its own, as its user would run it; it checks resuming and two ranks in further processes."""
+    assert run(Path(), "-m", "dafw", "new", "method", "NearestMeans").code == 0
+    done = run(Path(), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "test_nearest_means.py")
+    assert done.code == 0, done.out
+    assert "9 passed, 1 skipped" in done.out
+
+
+def test_another_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "new", "method", "NearMeans", "--dir", "my methods/here")
+    assert done.code == 0
+    assert Path("my methods/here/near_means.py").exists()
+    assert done.out.splitlines()[-1] == "cd 'my methods/here' && python -m pytest test_near_means.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["near-means"], '"near-means" cannot name a class: did you mean "NearMeans"?'),
+        (["nearMeans"], '"nearMeans" cannot name a class: did you mean "NearMeans"?'),
+        (["near means"], '"near means" cannot name a class: did you mean "NearMeans"?'),
+        (["3"], '"3" cannot name a class: did you mean "MyMethod"?'),
+        (["None"], '"None" cannot name a class: did you mean "MyNone"?'),
+        (["Random"], 'random.py would hide the module "random": choose another name, such as "RandomMethod"'),
+        (["Torch"], 'torch.py would hide the module "torch"'),
+        (["Fine", "--dir", "a file"], "cannot write into a file: "),
+    ],
+)
+def test_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    Path("a file").write_text("")
+    done = call(capsys, "new", "method", *arguments)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert done.err.startswith(f"dafw: error: {said}")
+    assert [path.name for path in Path().iterdir()] == ["a file"]
+
+
+@pytest.mark.parametrize("existing", ["near_means.py", "test_near_means.py"])
+def test_nothing_is_overwritten(capsys: pytest.CaptureFixture[str], existing: str) -> None:
+    Path(existing).write_text("mine")
+    done = call(capsys, "new", "method", "NearMeans")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"dafw: error: {existing} exists already: choose another name, or remove it\n"
+    assert [path.read_text() for path in Path().iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("name", ["DANN", "MeanMatching", "A", "DeepCORALPlus", "Mk2MMD"])
+def test_names(name: str) -> None:
+    assert check_name(name) == name
+    assert snake_case(name).isidentifier()
+    assert snake_case(name) == snake_case(name).lower()
+
+
+def test_the_suggested_name_is_valid() -> None:
+    for wrong in ("a-b", "_x", "my method 2", "2fast", "ä", "true", "True", "--", "a.b.C", ""):
+        with pytest.raises(Exception, match="did you mean") as refused:
+            check_name(wrong)
+        assert check_name(str(refused.value).split('"')[-2])
+
+
+def test_commands_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+    out = call(capsys, "new", "method", "NearMeans").out
+    words = shlex.split(out.splitlines()[-2])
+    assert words[:3] == ["dafw", "fit", "--model"]
