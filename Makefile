@@ -41,7 +41,7 @@ check: $(BIN)/.ready  ## lint, format, types
 	@$(BIN)/mypy
 
 docs: $(BIN)/.ready  ## build the documentation into site/
-	@$(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: $(BIN)/.ready  ## measure speed against hand-written loops (keep the machine quiet)
 	@OMP_NUM_THREADS=1 $(BIN)/python experiments/benchmarks/run.py

@@ -17,6 +17,7 @@ class Recorded:
     _given: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Notes the arguments."""
         self = super().__new__(cls)
         object.__setattr__(self, "_given", (args, kwargs))
         return self
@@ -78,7 +79,8 @@ def build(description: Any) -> Any:
         return {key: build(value) for key, value in description.items()}
     module_name, _, name = description["class_path"].rpartition(".")
     if module_name not in sys.modules and module_name.split(".")[0] not in ("dafw", "datamodules"):
-        raise UserError(f"the checkpoint holds a {description['class_path']}: import {module_name} first, if you trust it")
+        held = description["class_path"]
+        raise UserError(f"the checkpoint holds a {held}: import {module_name} first, if you trust it")
     owner = getattr(importlib.import_module(module_name), name, None)
     if not (isinstance(owner, type) and (issubclass(owner, Recorded) or dataclasses.is_dataclass(owner))):
         raise UserError(f"the checkpoint names {description['class_path']}, which is not a part dafw can build")

@@ -24,12 +24,12 @@ def constant(node: ast.ClassDef, name: str) -> object:
     """The literal that a class's body gives to ``name``; ``None`` if there is none, or only running it would tell."""
     for statement in node.body:
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
-            if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-                try:
-                    return ast.literal_eval(statement.value)
-                except ValueError:
-                    return None
+        named = any(isinstance(target, ast.Name) and target.id == name for target in targets)
+        if named and isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+            try:
+                return ast.literal_eval(statement.value)
+            except ValueError:
+                return None
     return None
 
 

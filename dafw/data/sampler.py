@@ -87,7 +87,7 @@ class JointBatchSampler(Sampler[list[Draw]]):
         self.rank, self.world_size = rank, world_size
 
     def batch(self, step: int) -> list[Draw]:
-        """This rank's part of global batch ``step``."""
+        """The part of global batch ``step`` that this rank trains on."""
         draws = []
         for domain, stream in enumerate(self.streams):
             first = step * stream.count + self.rank

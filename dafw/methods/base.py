@@ -170,7 +170,8 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """The look at the terms comes with every method."""
-        return [] if any(isinstance(c, Looks) for c in self.trainer.callbacks) else [Looks()]  # type: ignore[attr-defined]
+        present: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [] if any(isinstance(callback, Looks) for callback in present) else [Looks()]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser: the network's groups at their rates, every other module of the method at ``lr``."""
@@ -182,7 +183,9 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         try:
             optimizer = create_optimizer_v2(groups, opt=self.optimizer, filter_bias_and_bn=False, **options)
         except (ValueError, AssertionError) as error:
-            raise UserError(f'unknown optimizer "{self.optimizer}": use a timm name such as momentum or adamw') from error
+            raise UserError(
+                f'unknown optimizer "{self.optimizer}": use a timm name such as momentum or adamw'
+            ) from error
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer

@@ -1,4 +1,4 @@
-"""Validation, test and prediction, the same for every method: metrics for each domain, label-free validators, oracle."""
+"""Validation, test and prediction, the same for all methods: metrics of each domain, label-free validators, oracle."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +34,11 @@ class EvaluationSteps(Base):
 
     if TYPE_CHECKING:
 
-        def write(self, values: dict[str, float]) -> None: ...
-        def look(self) -> None: ...
-        def run(self, x: Any, num_source: int | None, network: nn.Module | None = None) -> Outputs: ...
+        def write(self, values: dict[str, float]) -> None: ...  # noqa: D102
+        def look(self) -> None: ...  # noqa: D102
+        def run(self, x: Any, num_source: int | None, network: nn.Module | None = None) -> Outputs: ...  # noqa: D102
         @property
-        def served(self) -> nn.Module: ...
+        def served(self) -> nn.Module: ...  # noqa: D102
 
     def evaluate(self, batch: Batch, source: bool) -> Outputs:
         """Outputs of one evaluation batch of a source or a target domain, as they are served."""
@@ -68,8 +68,8 @@ class EvaluationSteps(Base):
         if batch.num_source:
             self.scores[dataloader_idx].update(outputs.logits, batch.y)  # type: ignore[operator]
         if self.problem.has_evidence and role in ("source_train", "source_val", "target_val"):
-            labels = batch.y if role == "source_val" else batch.index
-            self.collected[dataloader_idx].append((outputs.features, outputs.logits, torch.stack([batch.index, labels])))
+            keys = torch.stack([batch.index, batch.y if role == "source_val" else batch.index])
+            self.collected[dataloader_idx].append((outputs.features, outputs.logits, keys))
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """See :meth:`evaluation_step`."""

@@ -105,7 +105,7 @@ class StepRecord(Base):
         table = torch.stack([torch.stack([row.get(name, zero).double() for name in names]) for row in rows])
         if self.trainer.world_size > 1:
             table = self.all_gather(table).mean(0)  # type: ignore[union-attr]
-        present = [{name: value for name, value in zip(names, values, strict=True)} for values in table.tolist()]
+        present = [dict(zip(names, values, strict=True)) for values in table.tolist()]
         return [{name: value[name] for name in row} for row, value in zip(rows, present, strict=True)]
 
     def _read_diagnostics(self, records: list[Trained]) -> None:

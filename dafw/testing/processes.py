@@ -51,8 +51,8 @@ def run_ranks(items: list[Case], folder: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "contract"}
-    shared |= {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared |= {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "contract"}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-m", __name__, "rank", str(folder)],
@@ -95,9 +95,7 @@ def rank(folder: Path) -> None:
     for item in read_cases(folder / "cases.json"):
         strategy = DDPStrategy(process_group_backend="gloo", broadcast_buffers=False)
         log = CsvLog(folder / f"{item.name}-two.csv")
-        method, trainer = item.train(
-            folder, precision="64-true", devices=2, strategy=strategy, logger=log
-        )
+        method, trainer = item.train(folder, precision="64-true", devices=2, strategy=strategy, logger=log)
         if trainer.is_global_zero:
             torch.save(method.state_dict(), folder / f"{item.name}.pt")
 

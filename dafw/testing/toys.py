@@ -90,7 +90,9 @@ def toy_network(**options: Any) -> Network:
     return Network(backbone="dafw.testing.toys.ToyNet", **options)
 
 
-def toy_trainer(folder: Path, *, epochs: int = 2, callbacks: list[pl.Callback] | None = None, **options: Any) -> pl.Trainer:
+def toy_trainer(
+    folder: Path, *, epochs: int = 2, callbacks: list[pl.Callback] | None = None, **options: Any
+) -> pl.Trainer:
     """A trainer on the CPU that prints nothing and looks at every third step."""
     defaults: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "logger": False, "log_every_n_steps": 3}
     return pl.Trainer(

@@ -38,7 +38,7 @@ def test_python(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     names: dict[str, Any] = {"__name__": "page"}
     sys.modules["page"] = type(sys)("page")
     for number, text in enumerate(blocks(page, "python")):
-        exec(compile(text, f"{page.name}, block {number}", "exec"), names)  # noqa: S102
+        exec(compile(text, f"{page.name}, block {number}", "exec"), names)
         vars(sys.modules["page"]).update(names)
 
 

@@ -1,0 +1,50 @@
+"""Every experiment makes two steps through the command, validates, tests, and writes its result."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from commands import CHECKOUT, call, one_run
+from PIL import Image
+
+ROOT = CHECKOUT / "experiments"
+FILES = sorted(path for path in ROOT.rglob("*.yaml") if path.relative_to(ROOT).parts[0] not in ("tables", "benchmarks"))
+#: What makes an experiment on a folder of images small: its own backbone, on few small images.
+SMALL = ("--data.size", "32", "--data.resize", "32", "--data.batch_size", "2", "--data.num_workers", "0")
+
+
+def test_there_are_experiments() -> None:
+    assert {path.parent.name for path in FILES} >= {"digits"}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of two domains with two classes."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for domain in ("source", "target"):
+        for name in ("cup", "mug"):
+            (root / domain / name).mkdir(parents=True)
+            for index in range(25):
+                pixels = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / domain / name / f"{index}.png")
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).with_suffix("").as_posix())
+def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, path: Path) -> None:
+    config = yaml.safe_load(path.read_text())
+    fit = ["fit", "--config", path, "--trainer.max_epochs", "1", "--data.steps_per_epoch", "2", "--run.plots", "false"]
+    fit += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+    if config["data"]["class_path"] == "ImageFolderDomains":
+        ends = ("--data.source", "source", "--data.target", "target")
+        fit += ["--data.root", images, *ends, *SMALL, "--model.network.weights", "null"]
+    done = call(capsys, *fit)
+    assert (done.code, done.err) == (0, "")
+    result = json.loads((one_run(Path("runs")) / "result.json").read_text())
+    assert (result["method"], result["steps"]) == (config["model"]["class_path"], 2)
+    assert len(result["history"]) == 1
+    assert set(result["test"]) == {*result["source"], *result["target"]}
