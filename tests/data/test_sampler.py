@@ -1,0 +1,76 @@
+"""Stateless sampling: what a batch holds is a function of seed, step and rank."""
+
+from collections import Counter
+
+import pytest
+
+from dafw.data import Draw, JointBatchSampler, ShardSampler, Stream
+from dafw.data.sampler import draw
+
+STREAMS = [Stream("a", 11, 4), Stream("b", 7, 6)]
+
+
+def sampler(steps_done: int = 0, *, seed: int = 3, rank: int = 0, world_size: int = 1) -> JointBatchSampler:
+    return JointBatchSampler(
+        STREAMS, seed=seed, steps_per_epoch=5, steps_done=lambda: steps_done, rank=rank, world_size=world_size
+    )
+
+
+def test_every_pass_is_a_new_permutation() -> None:
+    passes = [[draw(0, "a", cycle * 11 + k, 11) for k in range(11)] for cycle in range(4)]
+    for cycle, found in enumerate(passes):
+        assert sorted(index for index, _ in found) == list(range(11))
+        assert {c for _, c in found} == {cycle}
+    assert len({tuple(index for index, _ in found) for found in passes}) == 4
+
+
+def test_seed_and_domain_change_the_order() -> None:
+    orders = {tuple(draw(seed, name, k, 50)[0] for k in range(50)) for seed in (0, 1) for name in ("a", "b")}
+    assert len(orders) == 4
+
+
+def test_composition_and_order_of_a_batch() -> None:
+    for batch in sampler():
+        assert [one.domain for one in batch] == [0] * 4 + [1] * 6
+
+
+def test_each_domain_is_passed_evenly() -> None:
+    draws = [one for step in range(77) for one in sampler().batch(step)]
+    for domain, stream in enumerate(STREAMS):
+        counts = Counter(one.index for one in draws if one.domain == domain)
+        assert set(counts.values()) == {77 * stream.count // stream.length}
+
+
+@pytest.mark.parametrize("steps_done", [0, 1, 4, 5, 7, 12])
+def test_it_goes_on_from_any_step_to_the_end_of_the_epoch(steps_done: int) -> None:
+    end = (steps_done // 5 + 1) * 5
+    assert list(sampler(steps_done)) == [sampler().batch(step) for step in range(steps_done, end)]
+    assert len(sampler(steps_done)) == 5
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_the_ranks_share_the_batch_of_one_process(world_size: int) -> None:
+    for step in range(20):
+        whole = sampler().batch(step)
+        parts = [sampler(rank=rank, world_size=world_size).batch(step) for rank in range(world_size)]
+        assert sorted(one for part in parts for one in part) == sorted(whole)
+        assert {len(part) for part in parts} == {len(whole) // world_size}
+        for domain in range(2):
+            mine = [[one for one in part if one.domain == domain] for part in parts]
+            together = [one for group in zip(*mine, strict=True) for one in group]
+            assert together == [one for one in whole if one.domain == domain]
+
+
+def test_ranks_that_cannot_share_equally_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 ranks cannot share 6 samples of b"):
+        sampler(world_size=4)
+
+
+@pytest.mark.parametrize("length", [1, 5, 8, 13])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_evaluation_covers_every_sample_once(length: int, world_size: int) -> None:
+    shards = [ShardSampler(length, 2, domain=1, rank=rank, world_size=world_size) for rank in range(world_size)]
+    draws = [one for shard in shards for batch in shard for one in batch]
+    assert sorted(draws) == [Draw(1, index, 0) for index in range(length)]
+    assert all(len(shard) == len(list(shard)) for shard in shards)
+    assert all(len(batch) <= 2 for shard in shards for batch in shard)

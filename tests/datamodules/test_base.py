@@ -1,0 +1,93 @@
+"""What every datamodule checks and serves."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dafw.data import Domain
+from dafw.errors import UserError
+from dafw.testing.toys import ToyData
+from datamodules.base import Split
+
+
+class Partial(ToyData):
+    """Domain b lacks class "two"."""
+
+    def load(self, name: str, split: Split) -> Domain:
+        domain = super().load(name, split)
+        return domain.subset(np.flatnonzero(np.asarray(domain.labels) != 2)) if name == "b" else domain
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"source": "a", "target": "bb"}, 'unknown domain "bb"'),
+        ({"source": ["a", "b"], "target": "b"}, '"b" is both a source and a target'),
+        ({"source": "a", "target": "b", "batch_size": 0}, "data.batch_size must be at least 1, not 0"),
+        ({"source": "a", "target": "b", "steps_per_epoch": -1}, "data.steps_per_epoch must be at least 1"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        ToyData(**arguments)
+
+
+def test_a_batch_larger_than_a_domain() -> None:
+    data = ToyData("a", "b", batch_size=41)
+    data.setup("fit")
+    with pytest.raises(UserError, match="a has 40 training samples, fewer than a batch of 41"):
+        data.train_dataloader()
+
+
+def test_label_sets() -> None:
+    with pytest.raises(UserError, match=r'class "two" is in a but not in b, although data\.label_sets is closed'):
+        Partial("a", "b").setup("fit")
+    with pytest.raises(UserError, match=r'class "two" is in a but not in b, although data\.label_sets is closed'):
+        Partial("b", "a").setup("fit")
+    Partial("a", "b", label_sets="partial").setup("fit")
+    with pytest.raises(UserError, match=r"although data\.label_sets is partial"):
+        Partial("b", "a", label_sets="partial").setup("fit")
+
+
+def test_several_sources_and_targets() -> None:
+    data = ToyData(["a", "c"], "b", batch_size=4, target_batch_size=6)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert batch.domain.tolist() == [0] * 4 + [1] * 4 + [2] * 6
+    assert batch.num_source == len(batch.y) == 8
+    assert data.task == "a,c->b"
+
+
+def test_an_oracle_run_takes_the_labels_of_the_target_by_name() -> None:
+    data = ToyData("a", "b", batch_size=4, oracle=True)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    labels = np.asarray(data.load("b", "train").labels)
+    assert batch.y.tolist() == labels[batch.index[:4].numpy()].tolist()
+    assert [domain.name for domain in data.train_domains] == ["b", "b"]
+
+
+def test_evaluation_loaders() -> None:
+    data = ToyData("a", "b", eval_batch_size=8, evidence_samples=10)
+    found = data.evaluations("validate")
+    assert [one.role for one in found] == ["source_train", "source_val", "target_val", "target_test"]
+    assert len(found[0].domain) == 10
+    assert found[0].domain.labels is None
+    for one, loader in zip(found, data.val_dataloader(), strict=True):
+        indices = torch.cat([batch.index for batch in loader])
+        assert indices.tolist() == list(range(len(one.domain)))
+    assert [one.role for one in data.evaluations("test")] == ["source_test", "target_test"]
+
+
+def test_prediction_sees_no_labels() -> None:
+    (loader,) = ToyData("a", "b").predict_dataloader()
+    assert all(batch.num_source == 0 and len(batch.y) == 0 for batch in loader)
+
+
+def test_a_view_that_the_datamodule_lacks() -> None:
+    from datamodules.base import DomainDataModule
+
+    with pytest.raises(UserError, match='ToyData has no augmentation "strong"'):
+        DomainDataModule.view(ToyData("a", "b"), "strong")
