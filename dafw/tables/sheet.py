@@ -30,10 +30,13 @@ class Value:
     mark: str = ""
     note: str = ""
     signed: bool = False
+    printed: bool = False
 
     @property
     def number(self) -> str:
-        """The mean with one decimal, a difference with its sign."""
+        """The mean with one decimal, a difference with its sign; a published number as it was printed."""
+        if self.printed:
+            return f"{self.mean:.2f}".removesuffix("0")
         text = f"{self.mean:{'+' if self.signed else ''}.1f}"
         return "0.0" if float(text) == 0 else text.replace("-", "\u2212")
 
@@ -215,9 +218,16 @@ def _published(store: Store, name: str, row: str, own: tuple[Value | None, ...])
         if not any(found):
             continue
         theirs = tuple(
-            Value(one.value, one.std, one.n, mark=MARKS[one.provenance], note=f"{one.source}. {one.note}".strip())
-            if one
-            else None
+            None
+            if one is None
+            else Value(
+                one.value,
+                one.std,
+                one.n,
+                mark=MARKS[one.provenance],
+                note=f"{one.source}. {one.note}".strip(),
+                printed=True,
+            )
             for one in found
         )
         gap = tuple(
