@@ -23,6 +23,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"there is no checkpoint {path}")
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path} is truncated or no checkpoint{_older(path)}")
+    if not _intact(path):
+        raise UserError(f"{path} is damaged{_older(path)}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -36,9 +38,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def _older(path: Path) -> str:
     for candidate in checkpoints(path.parent):
-        if candidate.name != path.name and zipfile.is_zipfile(candidate):
+        if candidate.name != path.name and _intact(candidate):
             return f"; {candidate} is intact"
     return ""
+
+
+def _intact(path: Path) -> bool:
+    """Whether every checksum in the file holds, which reading tensors does not check."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError):
+        return False
 
 
 def check_method(path: str | Path, method: type) -> dict[str, Any]:

@@ -1,8 +1,6 @@
-"""The commands that train and evaluate: LightningCLI parses, this runs."""
+"""The configuration of a run: LightningCLI parses it, says in one sentence what is wrong, and instantiates."""
 
 import logging
-import re
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,20 +15,13 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import DDPStrategy
-from pytorch_lightning.utilities import rank_zero_only
 
 import dafw.methods  # so that short names of methods resolve
 import datamodules
-from dafw.callbacks import Checkpointing, Stopped, Stopping, progress_callback
-from dafw.callbacks.checkpointing import FULL, checkpoints
-from dafw.checkpoints import check_method
-from dafw.errors import UserError, choose, sentence
-from dafw.loggers import CsvLog, WandbMode, wandb_logger
-from dafw.methods.record import NonFiniteLoss
+from dafw.callbacks import progress_callback
+from dafw.errors import UserError, sentence
+from dafw.loggers import WandbMode
 from dafw.parse_errors import broken_file, explain
-from dafw.results import Clock, gather_predictions, write_plots, write_predictions, write_result
-from dafw.runs import identity, lock, read_result, run_directory, write_atomically
-from dafw.selection import VALIDATORS
 from datamodules.base import DomainDataModule
 
 _ = (datamodules.Digits, datamodules.ImageFolderDomains)  # so that short names of datamodules resolve
@@ -90,6 +81,9 @@ class DafwCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses, with the default network where none is given."""
         super().parse_arguments(parser, with_network(parser, list(args)))
+        for key, value in list(self.config.items()):
+            if value == "None":  # what the parser makes of null on the command line for a nested "str | None"
+                self.config[key] = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Links what one side knows and the other needs; adds the run options."""
@@ -192,6 +186,8 @@ def _quiet() -> None:
         ".*GPU available but not used.*",
         ".*Checkpoint directory.*",
         ".*LeafSpec.*",
+        ".*all_gather is deprecated.*",
+        ".*broadcast_buffers. is deprecated.*",
         ".*custom batch sampler `ShardSampler`.*",
         "(?s).*does not round-trip.*",
         ".*smaller than the logging interval.*",
@@ -199,195 +195,7 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", message=text)
 
 
-def main(command: str, arguments: list[str]) -> int:
-    """Runs one of the four commands; see :func:`dafw.cli.main` for the exit codes.
-
-    Where all ranks end for the same reason, rank 0 alone says so: the launchers kill it if another fails first.
-    """
-    try:
-        cli = parse(arguments)
-        return fit(cli) if command == "fit" else evaluate(command, cli)
-    except Stopped as stopped:
-        if rank():
-            return 0
-        print(f"dafw: {stopped}", file=sys.stderr)
-        return 128 + int(stopped.signum)
-    except NonFiniteLoss as error:
-        if rank():
-            return 0
-        print(f"dafw: error: {sentence(error)}", file=sys.stderr)
-        return 1
-    except MisconfigurationException as error:
-        raise UserError(sentence(error)) from error
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise UserError(f"no space left on the disk{f' for {error.filename}' if error.filename else ''}") from error
-    except RuntimeError as error:
-        match = re.search(r"DataLoader worker \(pid.*?(\d+)\)", str(error))
-        if match is None:
-            raise
-        print(f"dafw: error: process {match[1]}, which loads data, was killed; run the same command again to go on")
-        return 1
-
-
-def rank() -> int:
-    """Number of this process among those that train together."""
-    return int(getattr(rank_zero_only, "rank", None) or 0)
-
-
 def complete(cli: DafwCLI) -> dict[str, Any]:
     """The whole configuration, as written to ``config.yaml``."""
     config: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False, skip_link_targets=False))
     return config
-
-
-def fit(cli: DafwCLI) -> int:
-    """Trains or resumes, tests, and writes the result."""
-    options: RunOptions = cli.config_init["run"]
-    config = complete(cli)
-    folder = Path(options.dir) if options.dir else run_directory(config, Path(options.root))
-    if options.dir:
-        refuse_other_run(folder, config)
-    if read_result(folder) is not None:
-        if not rank():
-            print(f"done already: {folder / 'result.json'}")
-        return 0
-    if rank():
-        return _fit(cli, config, folder)
-    fresh = not folder.exists()
-    with lock(folder):
-        if read_result(folder) is not None:  # another process finished it in the meantime
-            return 0
-        try:
-            write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-            return _fit(cli, config, folder)
-        except UserError:
-            if fresh and not cli.model.steps_done:  # nothing was trained: leave nothing behind
-                shutil.rmtree(folder)
-            raise
-
-
-def refuse_other_run(folder: Path, config: dict[str, Any]) -> None:
-    """A directory holds one run.
-
-    Raises:
-        UserError: if ``folder`` holds a run of another configuration.
-    """
-    path = folder / "config.yaml"
-    if path.exists() and identity(yaml.safe_load(path.read_text(encoding="utf-8"))) != identity(config):
-        raise UserError(f"{folder} holds a run of another configuration: give another run.dir, or remove it")
-
-
-def _fit(cli: DafwCLI, config: dict[str, Any], folder: Path) -> int:
-    options: RunOptions = cli.config_init["run"]
-    if cli.config_init["ckpt_path"]:
-        raise UserError("ckpt_path is for validate, test and predict: fit goes on from the checkpoint in its directory")
-    tracker: Any = wandb_logger(
-        folder,
-        mode=options.wandb,
-        project=options.project or type(cli.datamodule).__name__,
-        group=type(cli.model).__name__,
-        name=folder.name,
-        run_id=identity(config),
-        config=config,
-    )
-    try:
-        train(cli, config, folder, tracker)
-    except BaseException:
-        if tracker is not None:  # or the next run of this process would go on in its W&B run
-            tracker.experiment.finish(exit_code=1)
-        raise
-    return 0
-
-
-def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any) -> None:
-    """Trains or resumes in ``folder``, tests, and writes the result."""
-    options: RunOptions = cli.config_init["run"]
-    method, data = cli.model, cli.datamodule
-    log = CsvLog(folder / "metrics.csv")
-    checkpointing = Checkpointing(folder / "checkpoints", options.checkpoint_every, options.keep_checkpoints)
-    clock = Clock()
-    callbacks = [clock, Stopping(checkpointing), checkpointing]
-    trainer = cli.make_trainer(callbacks, [log, *([tracker] if tracker else [])], folder)
-    check_monitors(trainer, method, options.allow_oracle)
-    if trainer.max_epochs == -1 and trainer.max_steps == -1:
-        raise UserError("the training has no end: give trainer.max_epochs or trainer.max_steps")
-    newest = next(iter(checkpoints(checkpointing.folder)), None)
-    if newest is not None:
-        log.forget_after(check_method(newest, type(method))["dafw"]["steps"])
-    try:
-        trainer.fit(method, datamodule=data, ckpt_path=newest, weights_only=True)
-    except NonFiniteLoss as error:
-        good = next(iter(checkpoints(checkpointing.folder)), None)
-        raise NonFiniteLoss(f"{error}; the last good checkpoint is {good}") from error
-    trainer.test(method, datamodule=data, verbose=False)
-    if trainer.is_global_zero:
-        pictures = write_plots(method, data, folder) if options.plots else []
-        result = write_result(trainer, method, data, config, folder, clock)
-        if tracker is not None:
-            track_result(tracker, folder, result, pictures)
-        for name in data.target:
-            print(f"{name}: {method.problem.primary} {result['test'][name][method.problem.primary]:.4f}")
-        print(f"{folder / 'result.json'}")
-
-
-def check_monitors(trainer: pl.Trainer, method: dafw.methods.Method, allowed: bool) -> None:
-    """Target labels must not choose a checkpoint or stop a run, and what is monitored must exist.
-
-    Raises:
-        UserError: if a callback monitors an ``oracle/`` value and that was not allowed, or an unknown ``val/`` value.
-    """
-    known = [f"val/{name}" for name in (f"source_{method.problem.primary}", *VALIDATORS)]
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        monitor = str(getattr(callback, "monitor", None))
-        if monitor.startswith("oracle/") and not allowed:
-            raise UserError(
-                f'{type(callback).__name__} monitors "{monitor}", which target labels decide: '
-                "use val/source_accuracy, val/im, ... or say run.allow_oracle: true"
-            )
-        if monitor.startswith("val/"):
-            choose(f"monitor of {type(callback).__name__}", monitor, known)
-
-
-def track_result(tracker: Any, folder: Path, result: dict[str, Any], pictures: list[Path]) -> None:
-    """Sends pictures and result to W&B."""
-    import wandb
-
-    run = tracker.experiment
-    run.log({picture.stem: wandb.Image(str(picture)) for picture in pictures})
-    run.summary.update({f"test/{d}/{k}": v for d, metrics in result["test"].items() for k, v in metrics.items()})
-    artifact = wandb.Artifact(f"result-{result['config_hash']}", type="result")
-    artifact.add_file(str(folder / "result.json"))
-    run.log_artifact(artifact)
-    run.finish()
-
-
-def evaluate(command: str, cli: DafwCLI) -> int:
-    """``validate``, ``test`` or ``predict`` with a checkpoint."""
-    options: RunOptions = cli.config_init["run"]
-    folder = Path(options.dir) if options.dir else run_directory(complete(cli), Path(options.root))
-    path = cli.config_init["ckpt_path"] or next(map(str, checkpoints(folder / "checkpoints")), None)
-    if path is None:
-        raise UserError(f"there is no checkpoint in {folder / 'checkpoints'}: train first, or give --ckpt_path")
-    content = check_method(path, type(cli.model))
-    held = content["dafw"]["method"]["init_args"].get("num_classes", cli.model.num_classes)
-    if held != cli.model.num_classes:
-        raise UserError(f"{path} predicts {held} classes, but the data has {cli.model.num_classes}")
-    try:
-        cli.model.load_state_dict(content["state_dict"])
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(f"{path} does not fit this configuration: {first}") from error
-    trainer = cli.make_trainer([Stopping()], [], folder)
-    if command == "predict":
-        output = Path(cli.config_init["output"] or "predictions.csv")
-        predicted = gather_predictions(trainer.predict(cli.model, datamodule=cli.datamodule) or [], cli.datamodule)
-        if trainer.is_global_zero:
-            write_predictions(predicted, cli.datamodule, output)
-            print(output)
-        return 0
-    getattr(trainer, command)(cli.model, datamodule=cli.datamodule, verbose=False)
-    for name, value in sorted(trainer.callback_metrics.items()) if trainer.is_global_zero else ():
-        print(f"{name.partition('/dataloader_idx')[0]:<40} {float(value):.4f}")
-    return 0

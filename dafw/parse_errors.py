@@ -151,7 +151,7 @@ def _names(base: type) -> list[str]:
         return [name for name in dafw.methods.__all__ if name not in ("AdaptationMethod", "Losses", "Method")]
     if base is datamodules.DomainDataModule:
         return [name for name in datamodules.__all__ if name != "DomainDataModule"]
-    found = {base} if base is Network else set()
+    found: set[type] = {base} if base is Network else set()
     waiting = [base]
     while waiting:
         subclasses: set[type] = set(waiting.pop().__subclasses__()) - found

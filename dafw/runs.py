@@ -168,7 +168,8 @@ def execute(config: dict[str, Any], root: Path) -> Path:
         asked = {**config, "run": {**config.get("run", {}), "dir": str(folder)}}
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "asked.yaml", yaml.safe_dump(asked, sort_keys=False))
-        from dafw.lightning_cli import fit, parse
+        from dafw.execution import fit
+        from dafw.lightning_cli import parse
 
         fit(parse(["--config", str(folder / "asked.yaml")]))
     return folder
@@ -176,6 +177,6 @@ def execute(config: dict[str, Any], root: Path) -> Path:
 
 def run_command(command: str, arguments: Sequence[str]) -> int:
     """``dafw fit``, ``validate``, ``test`` or ``predict``."""
-    from dafw.lightning_cli import main
+    from dafw.execution import main
 
     return main(command, list(arguments))

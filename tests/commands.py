@@ -1,5 +1,6 @@
 """Running ``dafw`` in tests: in this process, in a forked copy of it, or in a new one."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -87,7 +88,7 @@ def fork(folder: Path, *arguments: object, setup: Callable[[], None] = lambda: N
         setup: called in the copy before the command.
         variables: environment variables of the copy.
     """
-    import dafw.lightning_cli  # noqa: F401
+    import dafw.execution  # noqa: F401
     from dafw.cli import main
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,6 +106,7 @@ def fork(folder: Path, *arguments: object, setup: Callable[[], None] = lambda: N
         sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+        logging.getLogger().handlers.clear()
         os.chdir(folder)
         os.environ.update({"WANDB_MODE": "disabled"} | variables)
         setup()

@@ -57,22 +57,27 @@ class Checkpointing(Checkpoint):
             raise UserError("run.checkpoint_every and run.keep_checkpoints must be at least 1")
         self.folder, self.every, self.keep, self.remember_every = Path(folder), every, keep, remember_every
         self.good: tuple[int, dict[str, Any]] | None = None
+        self.kept_at = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        """Sets how files are written."""
+        """Sets how files are written, and the weights' type: Lightning reads a checkpoint first and would round it."""
         trainer.strategy.checkpoint_io = Files()
+        trainer.precision_plugin.convert_module(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Remembers where the training starts, unless a checkpoint does."""
+        self.kept_at = pl_module.steps_done
         if not checkpoints(self.folder):
             self.remember(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        """Writes one if it is time."""
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        """Writes one if it was time after the last step, whose validation, if it had one, is over by now."""
         steps = pl_module.steps_done
-        if steps % self.every == 0 and steps < pl_module.steps_planned:
+        if steps == self.kept_at or not between_updates(trainer, steps):
+            return
+        if steps // self.every > self.kept_at // self.every:
             self.save(trainer, pl_module)
-        elif pl_module.looks and (self.good is None or steps - self.good[0] >= self.remember_every):
+        elif pl_module.looks and steps - self.kept_at >= self.remember_every:
             self.remember(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -91,6 +96,7 @@ class Checkpointing(Checkpoint):
         """Copies the state of this moment into the host's memory, if its weights are finite (all ranks call it)."""
         check_weights(method)
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        self.kept_at = method.steps_done
         if trainer.is_global_zero:
             self.good = method.steps_done, _copy(checkpoint)
 
@@ -104,7 +110,7 @@ class Checkpointing(Checkpoint):
         method.look()
         check_weights(method)
         self._write(method.steps_done, trainer.save_checkpoint, trainer.is_global_zero)
-        self.good = None  # the file is newer
+        self.good, self.kept_at = None, method.steps_done
 
     def _write(self, steps: int, write: Any, keeps_files: bool = True) -> None:
         path = self.folder / f"step={steps}.ckpt"
@@ -129,6 +135,11 @@ class Checkpointing(Checkpoint):
                 old.unlink()
 
 
+def between_updates(trainer: pl.Trainer, steps: int) -> bool:
+    """Whether no gradients wait for more batches (``accumulate_grad_batches``), which a checkpoint would lose."""
+    return steps % int(trainer.num_training_batches) % trainer.accumulate_grad_batches == 0
+
+
 def check_weights(method: Any) -> None:
     """Reads the device once.
 
@@ -138,7 +149,8 @@ def check_weights(method: Any) -> None:
     from dafw.methods.record import NonFiniteLoss
 
     weights = dict(method.named_parameters())
-    finite = torch.stack([weight.detach().isfinite().all() for weight in weights.values()]).tolist()
+    largest = torch._foreach_norm([weight.detach() for weight in weights.values()], torch.inf)
+    finite = torch.stack([norm.float() for norm in largest]).isfinite().tolist()
     for name, good in zip(weights, finite, strict=True):
         if not good:
             raise NonFiniteLoss(f'the weight "{name}" became NaN or infinite by step {method.steps_done}')

@@ -4,9 +4,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from dafw.callbacks.lean import make_lean
+
 
 class Looks(pl.Callback):
     """Logs the method's terms every ``log_every_n_steps``. Comes with every method; runs before any checkpoint."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Makes Lightning's step lean."""
+        make_lean(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """Looks where the method says so."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from dafw.callbacks.checkpointing import Checkpointing
+from dafw.callbacks.checkpointing import Checkpointing, between_updates
 
 
 class Stopped(Exception):
@@ -26,9 +26,9 @@ class Stopped(Exception):
 
 
 class Stopping(pl.Callback):
-    """Turns the first SIGINT or SIGTERM into a checkpoint at the end of the step; a second one acts at once.
+    """Turns the first SIGINT or SIGTERM into a checkpoint after the step; a second one acts at once.
 
-    A validation is finished first, then one more step. On several ranks they agree every few steps whether to stop, so
+    A validation is finished first. On several ranks they agree every few steps whether to stop, so
     that all save the same step. Where nothing can be lost, as in a test, the first signal acts at once.
 
     Args:
@@ -40,21 +40,23 @@ class Stopping(pl.Callback):
 
     def __init__(self, checkpointing: Checkpointing | None = None, agree_every: int = 5) -> None:
         self.checkpointing, self.agree_every = checkpointing, agree_every
-        self.received = 0
+        self.received = self.agreed_at = 0
         self.previous: dict[int, Any] = {}
+        self.installed: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Takes the signals over."""
 
         def handle(signum: int, frame: FrameType | None) -> None:
             if self.received:
-                self.restore()
+                signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
                 signal.raise_signal(signum)
                 return
             self.received = signum
             _pass_on(trainer, signum)
 
         if self._handle(handle):
+            self.received = signal.SIGTERM if trainer.received_sigterm else 0  # it came while Lightning prepared this
             # Lightning's own agreement reads the device at every step of a distributed run; ours replaces it.
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
@@ -77,15 +79,18 @@ class Stopping(pl.Callback):
         self._handle(handle)
 
     def _handle(self, handler: Any) -> bool:
+        self.installed = handler
         try:
             self.previous = {signum: signal.signal(signum, handler) for signum in self.SIGNALS}
         except ValueError:  # not the main thread: whoever runs us there handles signals
             return False
         return True
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        """Saves and leaves if a signal came."""
-        if trainer.world_size == 1 or pl_module.steps_done % self.agree_every == 0:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        """Saves and leaves if a signal came: after the last step and its validation, before the next."""
+        steps = pl_module.steps_done
+        if between_updates(trainer, steps) and (trainer.world_size == 1 or steps - self.agreed_at >= self.agree_every):
+            self.agreed_at = steps
             self._leave_if_asked(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -104,8 +109,9 @@ class Stopping(pl.Callback):
     def restore(self) -> None:
         """Gives the signals back."""
         for signum, handler in self.previous.items():
-            signal.signal(signum, handler)
-        self.previous = {}
+            if signal.getsignal(signum) is self.installed:  # Lightning may have given its own back before
+                signal.signal(signum, handler)
+        self.previous, self.installed = {}, None
 
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Gives the signals back."""

@@ -59,7 +59,8 @@ def _apply(value: Any, function: Any) -> Any:
     if isinstance(value, dict):
         return {key: _apply(item, function) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_apply(item, function) for item in value)
+        items = [_apply(item, function) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
 
 

@@ -27,6 +27,10 @@ _PAGE = 4096
 _CHUNK = 64
 
 
+SCALING = 2
+"""Number of the way images are scaled: another way, another cache."""
+
+
 class CachedImages(Sequence[Tensor]):
     """Decoded images in one memory-mapped file, so that only the first epoch ever decodes.
 
@@ -60,7 +64,7 @@ class CachedImages(Sequence[Tensor]):
     ) -> None:
         self.root, self.size, self.fit = Path(root), size, fit
         self.paths = list(paths)
-        self._key = digest([size, fit, [self._stat(path) for path in self.paths]])
+        self._key = digest([SCALING, size, fit, [self._stat(path) for path in self.paths]])
         folder = cache_dir() / "images" if directory is None else Path(directory)
         self.file = folder / f"{name}-{self._key[:16]}.uint8"
         self._shape = (len(self.paths), 3, size, size)

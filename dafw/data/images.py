@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional
 
 from dafw.data.files import locked, replacing
 from dafw.errors import UserError
@@ -71,12 +72,12 @@ def load_image(path: Path, size: int, fit: Fit = "crop") -> NDArray[np.uint8]:
         UserError: naming the file, if it does not exist.
     """
     try:
-        image = _fit(load_rgb(path, at_least=2 * size), size, fit)
+        image = _fit(load_rgb(path, at_least=math.ceil(1.75 * size)), size, fit)
     except CorruptImage as error:
         raise CorruptImage(
             f"{error}: mend or remove it, or leave such images out with --data.on_corrupt skip"
         ) from error
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    return np.ascontiguousarray(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -91,18 +92,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _fit(image: Image.Image, size: int, fit: Fit) -> Image.Image:
-    if fit == "squash":
-        return image.resize((size, size), Image.Resampling.BILINEAR)
+def _fit(image: Image.Image, size: int, fit: Fit) -> NDArray[np.uint8]:
+    """(3, size, size). Torch's antialiased scaling of bytes takes a third of PIL's time; they differ by one level."""
     short = min(image.size)
-    width, height = (size if side == short else int(size * side / short) for side in image.size)
+    width, height = (size if side == short or fit == "squash" else int(size * side / short) for side in image.size)
+    pixels = torch.from_numpy(np.array(image)).view(1, image.height, image.width, 3).permute(0, 3, 1, 2)
+    scaled = functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0]
     left, top = round((width - size) / 2), round((height - size) / 2)
-    box = (left * image.width / width, top * image.height / height)
-    return image.resize(
-        (size, size),
-        Image.Resampling.BILINEAR,
-        box=(*box, box[0] + size * image.width / width, box[1] + size * image.height / height),
-    )
+    return scaled[:, top : top + size, left : left + size].numpy()
 
 
 class DecodedImages(Sequence[Tensor]):

@@ -55,6 +55,10 @@ class JointDataset(Dataset[Sample]):
 
     def _random(self, transform: Augmentation, raw: Any, draw: Draw, view: str) -> Any:
         key = [self.seed, crc32(self.domains[draw.domain].name.encode()), draw.index, draw.cycle, crc32(view.encode())]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+        generator = torch.default_generator
+        state = generator.get_state()
+        generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+        try:
             return transform(raw)
+        finally:
+            generator.set_state(state)

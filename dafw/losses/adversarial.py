@@ -1,5 +1,8 @@
 """Losses of critics that tell the domains apart."""
 
+from functools import lru_cache
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,9 +32,24 @@ def domain_bce(scores: Tensor, num_source: int, weights: Tensor | None = None) -
         raise ValueError(f"scores must be (N,) or (N, 1), not {tuple(scores.shape)}")
     if not 0 < num_source < rows:
         raise ValueError(f"both domains need rows: {num_source} of {rows} are source")
-    scores = full_precision(scores)
-    source, target = -F.logsigmoid(scores[:num_source]), -F.logsigmoid(-scores[num_source:])
+    scores = full_precision(scores).view(rows)
+    is_source, halves = _constants(num_source, rows, scores.device, scores.dtype)
     if weights is not None:
-        weights = weights.view_as(scores)
-        source, target = source * weights[:num_source], target * weights[num_source:]
-    return 0.5 * (source.mean() + target.mean())
+        weights = weights.view(rows)
+        halves = weights if halves is None else halves * weights
+    return F.binary_cross_entropy_with_logits(scores, is_source, weight=halves)
+
+
+@lru_cache(maxsize=16)
+def _constants(
+    num_source: int, rows: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """Labels (N,), and what makes each domain count one half (None if it does); made once, not at every step."""
+    with torch.inference_mode(False):
+        is_source = torch.zeros(rows, device=device, dtype=dtype)
+        is_source[:num_source] = 1
+        if 2 * num_source == rows:
+            return is_source, None
+        halves = torch.full_like(is_source, rows / (2 * (rows - num_source)))
+        halves[:num_source] = rows / (2 * num_source)
+        return is_source, halves

@@ -98,15 +98,16 @@ class StepRecord(Base):
 
     def _read(self, rows: list[Mapping[str, Tensor]]) -> list[dict[str, float]]:
         """Scalars on the device, rows of them, to the host in one transfer; averaged over the ranks."""
-        names = sorted({name for row in rows for name in row})
-        if not names:
+        scalars = [value for row in rows for value in row.values()]
+        if not scalars:
             return [{} for _ in rows]
-        zero = torch.zeros((), device=self.device)
-        table = torch.stack([torch.stack([row.get(name, zero).double() for name in names]) for row in rows])
+        if len({value.dtype for value in scalars}) > 1:
+            scalars = [value.double() for value in scalars]
+        values = torch.stack(scalars).double()
         if self.trainer.world_size > 1:
-            table = self.all_gather(table).mean(0)  # type: ignore[union-attr]
-        present = [dict(zip(names, values, strict=True)) for values in table.tolist()]
-        return [{name: value[name] for name in row} for row, value in zip(rows, present, strict=True)]
+            values = self.all_gather(values).mean(0)  # type: ignore[union-attr]
+        numbers = iter(values.tolist())
+        return [{name: next(numbers) for name in row} for row in rows]
 
     def _read_diagnostics(self, records: list[Trained]) -> None:
         latest: dict[str, Tensor] = {}

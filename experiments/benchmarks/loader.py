@@ -8,6 +8,7 @@ files that the operating system holds in memory.
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -153,7 +154,9 @@ def contenders(
     todo = list(islice(cycle(paths), setting.images))
     bare: Callable[[], Any]
     if workers:
-        pool = stack.enter_context(multiprocessing.get_context("fork").Pool(workers))
+        pool = multiprocessing.get_context("fork").Pool(workers, signal.signal, (signal.SIGTERM, signal.SIG_DFL))
+        stack.callback(pool.join)
+        stack.callback(pool.close)  # comes first, so that the workers end by themselves
         bare = partial(pool.map, partial(decode, resize=setting.resize), todo, 8)
     else:
 

@@ -37,7 +37,9 @@ def test_the_written_configuration_makes_the_same_run(capsys: pytest.CaptureFixt
     assert (folder / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
 
 
-@pytest.mark.parametrize("arguments", [FIT, ("fit", "--model", "DANN", *QUICK[:8], *QUICK[10:])], ids=["given", "default"])
+@pytest.mark.parametrize(
+    "arguments", [FIT, ("fit", "--model", "DANN", *QUICK[:8], *QUICK[10:])], ids=["given", "default"]
+)
 def test_the_printed_configuration_runs(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as ended:
         call(capsys, *arguments, "--print_config")
@@ -107,3 +109,9 @@ def test_a_fast_run_of_one_step(capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, *FIT, "--trainer.fast_dev_run", "true")
     assert done.code == 0, done.err
     assert json.loads((one_run(Path("runs")) / "result.json").read_text())["steps"] == 1
+
+
+def test_null_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    nulls = ("--model.network.weights", "null", "--model.norm", "null", "--data.target_batch_size", "null")
+    assert call(capsys, *FIT).code == 0
+    assert call(capsys, *FIT, *nulls, "--run.project", "null").out.startswith("done already: ")

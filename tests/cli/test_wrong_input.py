@@ -98,6 +98,8 @@ def test_keys(capsys: pytest.CaptureFixture[str], key: str, said: str) -> None:
         ("trainer.max_epochs", "two", 'trainer.max_epochs: expected int, got "two"'),
         ("trainer.max_epochs", "-1", "give trainer.max_epochs or trainer.max_steps"),
         ("trainer.max_epochs", "-2", "max_epochs"),
+        ("trainer.limit_train_batches", "3", "give that instead of trainer.limit_train_batches"),
+        ("trainer.overfit_batches", "3", "give that instead of trainer.limit_train_batches"),
         ("trainer.accelerator", "gpus", "invalid accelerator name: `accelerator='gpus'`"),
         ("trainer.devices", "0", "devices"),
         ("trainer.precision", "17", 'trainer.precision: unknown value "17": did you mean "16"?'),

@@ -64,7 +64,8 @@ class DANN(AdaptationMethod):
         scores = self.critic(reverse_gradient(joint.features, self.ramp)).squeeze(1)
         if self.looks:
             self.diagnose_critic(scores, len(source))
-        return {"domain": self.weight * domain_bce(scores, num_source=len(source))}
+        loss = domain_bce(scores, num_source=len(source))
+        return {"domain": loss if self.weight == 1 else self.weight * loss}
 
     def diagnose_critic(self, scores: Tensor, num_source: int) -> None:
         """Share of each domain's rows that the critic gets right: 0.5 is confusion, 1.0 a critic that has won."""

@@ -1,0 +1,82 @@
+"""A run to interrupt, ways to do it, and what it must equal."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from commands import TOY
+
+#: Three epochs of four steps; a look at the terms every three.
+FIT = (
+    *("fit", "--model", "DANN", "--model.width", "8", *TOY, "--data.steps_per_epoch", "4"),
+    *("--trainer.max_epochs", "3", "--trainer.log_every_n_steps", "3"),
+)
+
+
+def same(one: Path, other: Path) -> None:
+    """Asserts that two run directories hold the same run, bit for bit, apart from the time it took."""
+    assert one.name == other.name
+    assert (one / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
+    results = [json.loads((folder / "result.json").read_text()) for folder in (one, other)]
+    for result in results:
+        del result["seconds"]
+    assert results[0] == results[1]
+    last = f"step={results[0]['steps']}.ckpt"
+    finals = [torch.load(folder / "checkpoints" / last, weights_only=True) for folder in (one, other)]
+    for key in ("state_dict", "optimizer_states", "dafw", "global_step", "epoch"):
+        assert identical(finals[0][key], finals[1][key]), key
+
+
+def identical(one: Any, other: Any) -> bool:
+    """Bitwise equality of nested values."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(identical(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(identical, one, other))
+    return bool(one == other)
+
+
+def at_step(number: int, act: Callable[[], None]) -> Callable[[], None]:
+    """A setup for :func:`commands.fork`: ``act`` is called once, in step ``number``, after its optimiser's step."""
+
+    def setup() -> None:
+        from dafw.callbacks import Looks
+
+        look = Looks.on_train_batch_end
+
+        def on_train_batch_end(self: Any, trainer: Any, pl_module: Any, *rest: Any) -> None:
+            look(self, trainer, pl_module, *rest)
+            if pl_module.steps_done == number:
+                act()
+
+        Looks.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign]
+
+    return setup
+
+
+def before(hook: str, act: Callable[[], None], number: int = 1) -> Callable[[], None]:
+    """A setup for :func:`commands.fork`: ``act`` is called before the ``number``-th call of a function of the run."""
+
+    def setup() -> None:
+        import dafw.execution
+        from dafw.methods import Method
+        from datamodules import DomainDataModule
+
+        homes: list[Any] = [home for home in (DomainDataModule, dafw.execution) if hook in vars(home)]
+        owner = homes[0] if homes else Method
+        function, calls = getattr(owner, hook), 0
+
+        def called(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                act()
+            return function(*arguments, **options)
+
+        setattr(owner, hook, called)
+
+    return setup

@@ -1,0 +1,202 @@
+"""Two ranks: the numbers of one, every sample evaluated once, and signals that leave nobody waiting."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import Outcome, finish, fork, one_run, rows, run, start, until
+from interrupted import FIT, at_step, same
+
+from dafw.callbacks.checkpointing import checkpoints
+from dafw.errors import UserError
+from dafw.testing.toys import ToyData
+
+DOUBLE = (*FIT, "--trainer.precision", "64-true", "--data.eval_batch_size", "4")
+TWO = (*DOUBLE, "--trainer.devices", "2")
+LAST = "step=12.ckpt"
+
+
+def ranks(folder: Path, *arguments: object, setups: tuple[Callable[[], None], ...] = ()) -> tuple[Outcome, Outcome]:
+    """Runs a command on two ranks, as torchrun starts them.
+
+    Args:
+        folder: their working directory.
+        arguments: of ``dafw``.
+        setups: what to call first on each rank.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared |= {"TORCHELASTIC_RUN_ID": "tests", "GROUP_RANK": "0"}
+
+    def setup(rank: int) -> Callable[[], None]:
+        def act() -> None:
+            from pytorch_lightning.utilities import rank_zero_only
+
+            rank_zero_only.rank = rank  # a new process reads it from its environment
+            if setups:
+                setups[rank]()
+
+        return act
+
+    started = [
+        fork(folder, *arguments, setup=setup(rank), RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)
+    ]
+    try:
+        one, other = (process.wait() for process in started)
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.send(signal.SIGKILL)
+    return one, other
+
+
+def nothing() -> None:
+    """No setup."""
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of one rank."""
+    folder = tmp_path_factory.mktemp("one")
+    done = fork(folder, *DOUBLE).wait()
+    assert (done.code, done.err) == (0, "")
+    return one_run(folder / "runs")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of two ranks."""
+    folder = tmp_path_factory.mktemp("two")
+    first, second = ranks(folder, *TWO)
+    assert (first.code, first.err, second.code, second.out, second.err) == (0, "", 0, "", "")
+    return one_run(folder / "runs")
+
+
+def close(one: Path, other: Path) -> None:
+    """Asserts that two run directories hold the same numbers, to 1e-9."""
+    assert one.name == other.name
+    states = [torch.load(folder / "checkpoints" / LAST, weights_only=True)["state_dict"] for folder in (one, other)]
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=0, atol=1e-9)
+    tables = [rows((folder / "metrics.csv").read_text()) for folder in (one, other)]
+    assert [row.keys() for row in tables[0]] == [row.keys() for row in tables[1]]
+    for left, right in zip(*tables, strict=True):
+        for name in left:
+            assert left[name] == right[name] or abs(float(left[name]) - float(right[name])) < 1e-9, name
+
+
+def test_two_train_what_one_trains(one: Path, two: Path) -> None:
+    close(one, two)
+
+
+def test_every_sample_is_tested_once(one: Path, two: Path) -> None:
+    """21 samples on two ranks, in batches of 4: counted twice or left out, one would change the accuracy."""
+    results = [json.loads((folder / "result.json").read_text()) for folder in (one, two)]
+    assert results[0]["num_target_test"] == 21
+    assert results[0]["test"] == results[1]["test"]
+    for accuracy in (results[1]["test"][name]["accuracy"] for name in "ab"):
+        assert accuracy * 21 == pytest.approx(round(accuracy * 21), abs=1e-4)
+    assert [entry["step"] for entry in results[1]["history"]] == [4, 8, 12]
+
+
+@pytest.mark.parametrize("signalled", [0, 1])
+def test_a_signal_to_one_of_them(tmp_path: Path, one: Path, two: Path, signalled: int) -> None:
+    def send() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    setups = [nothing, nothing]
+    setups[signalled] = at_step(3, send)
+    first, second = ranks(tmp_path, *TWO, setups=(setups[0], setups[1]))
+    assert (first.code, second.code) == (128 + signal.SIGTERM, 0)
+    assert first.err == "dafw: stopped by SIGTERM at step 5; the same command goes on from there\n"
+    assert (second.out, second.err) == ("", "")
+    folder = one_run(tmp_path / "runs")
+    assert [path.name for path in checkpoints(folder / "checkpoints")] == ["step=5.ckpt"]
+    shutil.copytree(tmp_path, tmp_path / "alone", dirs_exist_ok=False, ignore=shutil.ignore_patterns("alone"))
+    again = ranks(tmp_path, *TWO)
+    assert [(each.code, each.err) for each in again] == [(0, ""), (0, "")]
+    same(folder, two)
+    assert fork(tmp_path / "alone", *DOUBLE).wait().code == 0  # what two began, one can end
+    close(one_run(tmp_path / "alone" / "runs"), one)
+
+
+def test_what_is_done_is_done_for_both(tmp_path: Path, two: Path) -> None:
+    shutil.copytree(two, tmp_path / "runs" / two.name)
+    first, second = ranks(tmp_path, *TWO)
+    assert (first.code, second.code) == (0, 0)
+    assert (first.out, second.out) == (f"done already: runs/{two.name}/result.json\n", "")
+
+
+def test_evaluation_commands(tmp_path: Path, two: Path) -> None:
+    (path,) = (two / "checkpoints").glob(LAST)
+    chosen = (*TWO[1:], "--ckpt_path", path)
+    first, second = ranks(tmp_path, "predict", *chosen)
+    assert (first.code, first.out, second.code, second.out) == (0, "predictions.csv\n", 0, "")
+    predicted = rows((tmp_path / "predictions.csv").read_text())
+    domain = ToyData("a", "b").load("b", "test")
+    assert [row["sample"] for row in predicted] == [domain.id(index) for index in range(21)]
+    labels = [ToyData.class_names[label] for label in np.asarray(domain.labels)]
+    correct = sum(row["prediction"] == label for row, label in zip(predicted, labels, strict=True))
+    result = json.loads((two / "result.json").read_text())
+    assert correct / 21 == pytest.approx(result["test"]["b"]["accuracy"])
+    first, second = ranks(tmp_path, "test", *chosen)
+    assert (first.code, second.code, second.out) == (0, 0, "")
+    assert f"test/b/accuracy{'':<25} {correct / 21:.4f}\n" in first.out
+
+
+def test_a_batch_that_two_cannot_share(tmp_path: Path) -> None:
+    first, second = ranks(tmp_path, *TWO, "--data.batch_size", "7")
+    assert (first.code, second.code) == (2, 2)
+    assert first.err == "dafw: error: 2 ranks cannot share a batch of 7 equally\n"
+    assert not list(tmp_path.glob("runs/*/checkpoints/*"))
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_mistake_on_one_of_them_ends_both(tmp_path: Path, wrong: int) -> None:
+    def fail() -> None:
+        raise UserError("this image is broken")
+
+    setups = [nothing, nothing]
+    setups[wrong] = at_step(3, fail)
+    ended = ranks(tmp_path, *TWO, setups=(setups[0], setups[1]))
+    assert (ended[wrong].code, ended[wrong].err) == (2, "dafw: error: this image is broken\n")
+    other = "" if wrong == 0 else "dafw: error: another rank ended before this one, and says why\n"
+    assert (ended[1 - wrong].code, ended[1 - wrong].err) == (1, other)
+
+
+@pytest.mark.slow
+def test_the_launcher_of_the_command(tmp_path: Path, two: Path) -> None:
+    """``--trainer.devices 2`` starts the second rank by itself; SIGTERM stops both; the same command goes on."""
+    long = ("--data.steps_per_epoch", "4000", "--run.checkpoint_every", "100000")
+    process = start(tmp_path, "-m", "dafw", *TWO, *long)
+    assert until(
+        lambda: any(len(path.read_text().splitlines()) > 2 for path in tmp_path.glob("runs/*/metrics.csv")), 90
+    )
+    process.send_signal(signal.SIGTERM)
+    stopped = finish(process)
+    assert stopped.code == 128 + signal.SIGTERM, stopped
+    assert stopped.err.startswith("dafw: stopped by SIGTERM at step")
+    assert stopped.err.count("\n") == 1
+    assert len(checkpoints(one_run(tmp_path / "runs") / "checkpoints")) == 1
+    shutil.rmtree(tmp_path / "runs")
+    done = run(tmp_path, "-m", "dafw", *TWO)
+    assert (done.code, done.err) == (0, "")
+    same(one_run(tmp_path / "runs"), two)
+
+
+@pytest.mark.slow
+def test_torchrun(tmp_path: Path, two: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "dafw")
+    done = run(tmp_path, *torchrun, *TWO)
+    assert done.code == 0, done.err
+    same(one_run(tmp_path / "runs"), two)
+    assert sum(line.endswith("result.json") for line in done.out.splitlines()) == 1
