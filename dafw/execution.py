@@ -42,8 +42,7 @@ def main(command: str, arguments: list[str]) -> int:
     except NonFiniteLoss as error:
         if rank():
             return 0
-        print(f"dafw: error: {sentence(error)}", file=sys.stderr)
-        return 1
+        return _failed(sentence(error))
     except SystemExit as ended:  # how Lightning ends after a signal that came before ours were taken over
         if isinstance(ended, SIGTERMException):
             return 128 + signal.SIGTERM
@@ -52,22 +51,24 @@ def main(command: str, arguments: list[str]) -> int:
         raise
     except MisconfigurationException as error:
         raise UserError(sentence(error)) from error
+    except (ConnectionError, EOFError):
+        return _failed("a process that loaded data was killed; the same command goes on from the last checkpoint")
     except OSError as error:
         if error.errno not in FULL:
             raise
         raise UserError(f"no space left on the disk{f' for {error.filename}' if error.filename else ''}") from error
     except RuntimeError as error:
         if re.search(r"closed by peer|reset by peer|remote process", str(error)):
-            said = "" if rank() else "another rank ended before this one, and says why"
-        elif match := re.search(r"DataLoader worker \(pid.*?(\d+)\)", str(error)):
-            said = (
-                f"process {match[1]}, which loaded data, was killed; the same command goes on from the last checkpoint"
-            )
-        else:
-            raise
-        if said:
-            print(f"dafw: error: {said}", file=sys.stderr)
-        return 1
+            return _failed("" if rank() else "another rank ended before this one, and says why")
+        if "DataLoader worker" in str(error):
+            return _failed("a process that loaded data was killed; the same command goes on from the last checkpoint")
+        raise
+
+
+def _failed(said: str) -> int:
+    if said:
+        print(f"dafw: error: {said}", file=sys.stderr)
+    return 1
 
 
 def rank() -> int:

@@ -21,7 +21,7 @@ def same(one: Path, other: Path) -> None:
     assert (one / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
     results = [json.loads((folder / "result.json").read_text()) for folder in (one, other)]
     for result in results:
-        del result["seconds"]
+        del result["seconds"], result["git_revision"]
     assert results[0] == results[1]
     last = f"step={results[0]['steps']}.ckpt"
     finals = [torch.load(folder / "checkpoints" / last, weights_only=True) for folder in (one, other)]

@@ -64,14 +64,16 @@ def test_corrupt_images_left_out(tmp_path: Path, broken: Path) -> None:
 
 
 def kill_a_worker() -> None:
-    os.kill(min(multiprocessing.active_children(), key=lambda child: child.pid or 0).pid, signal.SIGKILL)
+    (worker,) = [child for child in multiprocessing.active_children() if child.name == "Process-1"]
+    os.kill(worker.pid or 0, signal.SIGKILL)
 
 
 def test_a_worker_that_dies(tmp_path: Path, uninterrupted: Path) -> None:
     fit = (*FIT, "--data.num_workers", 2, "--run.checkpoint_every", 4)
     failed = fork(tmp_path, *fit, setup=at_step(6, kill_a_worker)).wait()
-    assert (failed.code, failed.err.count("\n")) == (1, 1), failed
-    assert "which loaded data, was killed; the same command goes on from the last checkpoint" in failed.err
+    assert failed.code == 1, failed
+    said = "dafw: error: a process that loaded data was killed; the same command goes on from the last checkpoint"
+    assert failed.err.splitlines()[-1] == said  # torch may say more before it, depending on where the signal met it
     again = fork(tmp_path, *fit).wait()
     assert (again.code, again.err) == (0, "")
     same(one_run(tmp_path / "runs"), uninterrupted)

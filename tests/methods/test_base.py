@@ -56,7 +56,8 @@ def test_rates_follow_progress(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "planned"), [({"epochs": 3}, 15), ({"epochs": 3, "max_steps": 7}, 7), ({"epochs": -1, "max_steps": 4}, 4)]
+    ("options", "planned"),
+    [({"epochs": 3}, 15), ({"epochs": 3, "max_steps": 7}, 7), ({"epochs": -1, "max_steps": 4}, 4)],
 )
 def test_steps_planned(tmp_path: Path, options: dict[str, Any], planned: int) -> None:
     watch, method = Watch(), dann()
