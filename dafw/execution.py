@@ -4,6 +4,7 @@ import re
 import shutil
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +52,22 @@ def main(command: str, arguments: list[str]) -> int:
         raise
     except MisconfigurationException as error:
         raise UserError(sentence(error)) from error
-    except (ConnectionError, EOFError):
-        return _failed("a process that loaded data was killed; the same command goes on from the last checkpoint")
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise UserError(f"no space left on the disk{f' for {error.filename}' if error.filename else ''}") from error
-    except RuntimeError as error:
-        if re.search(r"closed by peer|reset by peer|remote process", str(error)):
-            return _failed("" if rank() else "another rank ended before this one, and says why")
-        if "DataLoader worker" in str(error):
+    except (OSError, EOFError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise UserError(f"no space left on the disk{f' for {error.filename}' if error.filename else ''}") from error
+        if _lost_worker(error):
             return _failed("a process that loaded data was killed; the same command goes on from the last checkpoint")
+        if isinstance(error, RuntimeError) and re.search(r"(closed|reset) by peer|remote process", str(error)):
+            return _failed("" if rank() else "another rank ended before this one, and says why")
         raise
+
+
+def _lost_worker(error: BaseException) -> bool:
+    """Whether a data loader's process is gone: its own word for it, or a pipe that broke within the loader."""
+    if "DataLoader worker" in str(error):
+        return True
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return isinstance(error, ConnectionError | EOFError) and any("torch/utils/data" in file for file in files)
 
 
 def _failed(said: str) -> int:

@@ -215,6 +215,8 @@ class DomainDataModule(pl.LightningDataModule):
             shard: each rank serves its share; otherwise each serves all of it.
         """
         rank, world_size = self._rank() if shard else (0, 1)
+        if len(domain) < world_size:
+            raise UserError(f"{world_size} ranks cannot share the {len(domain)} samples of {domain.name} to evaluate")
         sampler = ShardSampler(len(domain), self.eval_batch_size, rank=rank, world_size=world_size)
         return self._loader(JointDataset([domain]), sampler)
 

@@ -41,9 +41,7 @@ def domain_bce(scores: Tensor, num_source: int, weights: Tensor | None = None) -
 
 
 @lru_cache(maxsize=16)
-def _constants(
-    num_source: int, rows: int, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
+def _constants(num_source: int, rows: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """Labels (N,), and what makes each domain count one half (None if it does); made once, not at every step."""
     with torch.inference_mode(False):
         is_source = torch.zeros(rows, device=device, dtype=dtype)

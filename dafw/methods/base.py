@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal, Self
 
 import pytorch_lightning as pl
 import torch
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from dafw.callbacks.looks import Looks
 from dafw.config import Recorded, build, describe
 from dafw.data.batch import Batch
-from dafw.errors import UserError
+from dafw.errors import UserError, choose
 from dafw.methods.evaluation import EvaluationSteps
 from dafw.methods.record import StepRecord
 from dafw.nn.distributed import sum_over_ranks
@@ -79,6 +79,12 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         super().__init__()
         if not (math.isfinite(lr) and lr > 0):
             raise UserError(f"model.lr must be a positive number, not {lr}")
+        if not (math.isfinite(weight_decay) and weight_decay >= 0):
+            raise UserError(f"model.weight_decay must be 0 or more, not {weight_decay}")
+        for name, share in (("momentum", momentum), ("ema_decay", 0.0 if ema_decay is None else ema_decay)):
+            if not 0 <= share < 1:
+                raise UserError(f"model.{name} must be at least 0 and below 1, not {share}")
+        choose("optimizer", optimizer, map(str, list_optimizers()))
         self.problem = problem or Classification()
         self.num_classes = num_classes
         self.optimizer, self.lr, self.momentum, self.weight_decay = optimizer, lr, momentum, weight_decay
@@ -186,9 +192,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         try:
             optimizer = create_optimizer_v2(groups, opt=self.optimizer, filter_bias_and_bn=False, **options)
         except (ValueError, AssertionError) as error:
-            raise UserError(
-                f'unknown optimizer "{self.optimizer}": use a timm name such as momentum or adamw'
-            ) from error
+            raise UserError(f"the optimizer {self.optimizer} cannot be made: {error}") from error
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer
