@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dafw.data.files import cache_dir, digest, locked
-from dafw.data.images import Fit, load_image
+from dafw.data.images import Fit, as_item, load_image
 from dafw.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -27,7 +26,7 @@ _PAGE = 4096
 _CHUNK = 64
 
 
-SCALING = 2
+SCALING = 3
 """Number of the way images are scaled: another way, another cache."""
 
 
@@ -37,8 +36,8 @@ class CachedImages(Sequence[Tensor]):
     Item ``i`` is what :func:`dafw.data.images.load_image` returns for path ``i``, bit for bit: uint8
     (3, size, size). The file is built when the object is made, by one process while others wait; an
     interrupted build goes on where it stopped. Its name is a hash of the relative paths, sizes and times of change
-    of the images and of the parameters: a changed image means another file. Every row carries a checksum: a file
-    cut short is completed, and a row that does not match is decoded again and mended.
+    of the images and of the parameters: a changed image means another file. Every row carries a checksum, compared
+    when a process first reads it: a file cut short is completed, and a row that does not match is decoded again.
 
     Args:
         paths: image files, relative to ``root``.
@@ -67,7 +66,8 @@ class CachedImages(Sequence[Tensor]):
         self._key = digest([SCALING, size, fit, [self._stat(path) for path in self.paths]])
         folder = cache_dir() / "images" if directory is None else Path(directory)
         self.file = folder / f"{name}-{self._key[:16]}.uint8"
-        self._shape = (len(self.paths), 3, size, size)
+        self._shape = (len(self.paths), size, size, 3)
+        self._checked = np.zeros(len(self.paths), np.bool_)
         self._start = -(-(len(_MAGIC) + 32 + 8 * len(self.paths)) // _PAGE) * _PAGE
         self._row = 3 * size * size
         self.bytes = self._start + len(self.paths) * self._row
@@ -84,9 +84,11 @@ class CachedImages(Sequence[Tensor]):
     def __getitem__(self, index: Any) -> Any:
         index = range(len(self))[index]
         row = np.array(self._rows[index])
-        if _sum(row.data) != int(self._sums[index]):
-            row = self._mend(index)
-        return torch.from_numpy(row)
+        if not self._checked[index]:
+            if _sum(row.data) != int(self._sums[index]):
+                row = self._mend(index)
+            self._checked[index] = True
+        return as_item(row)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_rows", "_sums")}
