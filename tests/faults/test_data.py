@@ -64,8 +64,8 @@ def test_corrupt_images_left_out(tmp_path: Path, broken: Path) -> None:
 
 
 def kill_a_worker() -> None:
-    (worker,) = [child for child in multiprocessing.active_children() if child.name == "Process-1"]
-    os.kill(worker.pid or 0, signal.SIGKILL)
+    ours = [child for child in multiprocessing.active_children() if child._parent_pid == os.getpid()]  # type: ignore[attr-defined]
+    os.kill(min(child.pid or 0 for child in ours), signal.SIGKILL)
 
 
 def test_a_worker_that_dies(tmp_path: Path, uninterrupted: Path) -> None:
