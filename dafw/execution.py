@@ -11,7 +11,6 @@ from typing import Any
 import pytorch_lightning as pl
 import yaml
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dafw.callbacks import Checkpointing, Stopped, Stopping
@@ -19,7 +18,7 @@ from dafw.callbacks.checkpointing import FULL, checkpoints
 from dafw.checkpoints import check_method
 from dafw.errors import UserError, choose, sentence
 from dafw.lightning_cli import DafwCLI, RunOptions, complete, parse
-from dafw.loggers import CsvLog, wandb_logger
+from dafw.loggers import CsvLog, rank, wandb_logger
 from dafw.methods import Method
 from dafw.methods.record import NonFiniteLoss
 from dafw.results import Clock, gather_predictions, write_plots, write_predictions, write_result
@@ -74,11 +73,6 @@ def _failed(said: str) -> int:
     if said:
         print(f"dafw: error: {said}", file=sys.stderr)
     return 1
-
-
-def rank() -> int:
-    """Number of this process among those that train together."""
-    return int(getattr(rank_zero_only, "rank", None) or 0)
 
 
 def fit(cli: DafwCLI) -> int:

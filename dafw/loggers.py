@@ -12,6 +12,11 @@ from pytorch_lightning.utilities import rank_zero_only
 WandbMode = Literal["offline", "online", "disabled"]
 
 
+def rank() -> int:
+    """Number of this process among those that train together."""
+    return int(getattr(rank_zero_only, "rank", None) or 0)
+
+
 class CsvLog(Logger):
     """One row a step and a column a value, in ``metrics.csv``; a resumed run goes on in the same file.
 
@@ -89,7 +94,7 @@ def wandb_logger(
         config: what the run's page shows as its configuration.
     """
     chosen = os.environ.get("WANDB_MODE", mode)
-    if chosen not in ("offline", "online", "dryrun") or int(getattr(rank_zero_only, "rank", False) or 0):
+    if chosen not in ("offline", "online", "dryrun") or rank():
         return None
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
