@@ -1,7 +1,7 @@
 """What every datamodule shares: joint training batches, evaluation loaders, checks of what it was asked for."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -27,11 +27,21 @@ class Evaluation:
     domain: Domain
 
 
+def hold_out(domain: Domain, share: float) -> tuple[Domain, Domain]:
+    """A domain in two that share no sample: the rest, and ``share`` of it, evenly spaced by index."""
+    held = [index for index in range(len(domain)) if int((index + 1) * share) > int(index * share)]
+    rest = sorted(set(range(len(domain))) - set(held))
+    return domain.subset(rest), replace(domain.subset(held), name=f"{domain.name}/held-out")
+
+
 class DomainDataModule(pl.LightningDataModule):
     """Serves domains: joint batches for training, whole splits for evaluation.
 
     The training split of a target has no labels: they are dropped before the dataset is made. Target labels
     exist in the evaluation loaders alone, for the test metrics and the oracle.
+
+    A method with a ``held_out`` share gets that share of each target's training samples as a stream of its own, as many
+    a step as of the rest.
 
     A subclass sets ``domain_names`` and ``class_names`` and writes :meth:`load`.
 
@@ -121,8 +131,11 @@ class DomainDataModule(pl.LightningDataModule):
         """Loads the domains that ``stage`` needs, and checks them."""
         if stage in (None, "fit"):
             self.check_label_sets()
-            self.train_domains = [self.load(name, "train") for name in self.labelled]
-            self.train_domains += [self.load(name, "train").unlabelled() for name in self.target]
+            targets = [self.load(name, "train").unlabelled() for name in self.target]
+            held_out: list[Domain] = []
+            if share := self._held_out():
+                targets, held_out = map(list, zip(*(hold_out(target, share) for target in targets), strict=True))
+            self.train_domains = [*(self.load(name, "train") for name in self.labelled), *targets, *held_out]
 
     def check_label_sets(self) -> None:
         """Compares the classes of each target with those of the sources.
@@ -145,6 +158,9 @@ class DomainDataModule(pl.LightningDataModule):
         labels = self.load(name, "train").labels
         return np.asarray([] if labels is None or len(labels) == 0 or np.ndim(labels[0]) else labels, dtype=np.int64)
 
+    def _held_out(self) -> float:
+        return float(getattr(self.trainer.lightning_module, "held_out", 0.0)) if self.trainer is not None else 0.0
+
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
@@ -163,7 +179,8 @@ class DomainDataModule(pl.LightningDataModule):
             UserError: if a batch is larger than a domain, or the ranks cannot share it equally.
         """
         rank, world_size = self._rank()
-        counts = [self.batch_size] * len(self.labelled) + [self.target_batch_size] * len(self.target)
+        num_held_out = len(self.target) if self._held_out() else 0
+        counts = [self.batch_size] * len(self.labelled) + [self.target_batch_size] * (len(self.target) + num_held_out)
         for domain, count in zip(self.train_domains, counts, strict=True):
             if count > len(domain):
                 raise UserError(f"{domain.name} has {len(domain)} training samples, fewer than a batch of {count}")
@@ -177,7 +194,8 @@ class DomainDataModule(pl.LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
-        data = JointDataset(self.train_domains, augment=self.augment, views=self.views(), seed=self.seed)
+        options: dict[str, Any] = {"augment": self.augment, "views": self.views(), "seed": self.seed}
+        data = JointDataset(self.train_domains, **options, num_held_out=num_held_out)
         return self._loader(data, sampler, persistent_workers=self.num_workers > 0)
 
     def evaluations(self, stage: Literal["validate", "test"]) -> list[Evaluation]:

@@ -1,4 +1,4 @@
-"""The joint batch: source rows first, target rows after them, labels for the source rows only."""
+"""The joint batch: source rows first, target rows after them, held-out rows last; labels for the source rows only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -16,6 +16,7 @@ class Sample(NamedTuple):
     domain: int
     index: int  # type: ignore[assignment]
     views: dict[str, Any]
+    held_out: bool = False
 
 
 @dataclass
@@ -23,12 +24,14 @@ class Batch:
     """What a step receives.
 
     Args:
-        x: inputs, source then target: (N, ...) stacked if their shapes agree, a list otherwise.
+        x: inputs, source, target, held-out: (N, ...) stacked if their shapes agree, a list otherwise.
         y: labels of the first ``num_source`` inputs; (num_source, ...) stacked, or a list.
         domain: (N,) int64, position of each row's domain in the datamodule's order (sources, then targets).
         index: (N,) int64, position of each row in its domain's split.
         num_source: rows that carry a label, which come first.
         views: further augmentations of the same rows by name, each shaped like ``x``.
+        num_held_out: target rows that come last, of a stream that shares no sample with the others; see
+            ``Method.held_out``.
     """
 
     x: Any
@@ -37,6 +40,7 @@ class Batch:
     index: Tensor
     num_source: int
     views: dict[str, Any] = field(default_factory=dict)
+    num_held_out: int = 0
 
     def __len__(self) -> int:
         return len(self.index)
@@ -65,14 +69,17 @@ def _apply(value: Any, function: Any) -> Any:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples, labelled ones first, to a batch.
+    """Samples, labelled ones first and held-out ones last, to a batch.
 
     Raises:
-        ValueError: if an unlabelled sample comes before a labelled one.
+        ValueError: if an unlabelled sample comes before a labelled one, or a held-out one before another.
     """
     num_source = sum(sample.y is not None for sample in samples)
     if any(sample.y is None for sample in samples[:num_source]):
         raise ValueError("labelled samples must come first in a batch")
+    num_held_out = sum(sample.held_out for sample in samples)
+    if any(sample.held_out for sample in samples[: len(samples) - num_held_out]):
+        raise ValueError("held-out samples must come last in a batch")
     names = samples[0].views.keys() if samples else ()
     return Batch(
         x=_stack([sample.x for sample in samples]),
@@ -81,6 +88,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         index=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
         num_source=num_source,
         views={name: _stack([sample.views[name] for sample in samples]) for name in names},
+        num_held_out=num_held_out,
     )
 
 

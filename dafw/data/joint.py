@@ -22,10 +22,11 @@ class JointDataset(Dataset[Sample]):
     workers nor on what was loaded before.
 
     Args:
-        domains: source domains, then target domains.
+        domains: source domains, then target domains, then what is held out of these.
         augment: random transform of one input, or ``None``.
         views: further transforms by name; each yields one more view of every input.
         seed: seed of the augmentation.
+        num_held_out: how many of the domains, the last ones, are held out.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class JointDataset(Dataset[Sample]):
         augment: Augmentation | None = None,
         views: Mapping[str, Augmentation] | None = None,
         seed: int = 0,
+        num_held_out: int = 0,
     ) -> None:
         self.domains = list(domains)
+        self.num_held_out = num_held_out
         self.augment, self.views, self.seed = augment, dict(views or {}), seed
 
     def __len__(self) -> int:
@@ -51,6 +54,7 @@ class JointDataset(Dataset[Sample]):
             domain=draw.domain,
             index=draw.index,
             views={name: self._random(view, raw, draw, name) for name, view in self.views.items()},
+            held_out=draw.domain >= len(self.domains) - self.num_held_out,
         )
 
     def _random(self, transform: Augmentation, raw: Any, draw: Draw, view: str) -> Any:

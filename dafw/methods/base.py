@@ -57,8 +57,14 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
     control: ClassVar[dict[str, Any]] = {}
     #: Names of the terms that a critic lowers and the features raise.
     adversarial: ClassVar[tuple[str, ...]] = ()
+    #: Why the control does not train bit for bit what source-only does that sees the target; empty if it does.
+    control_difference: ClassVar[str] = ""
+    #: Share of each target's training samples that is kept apart and comes as the batch's last rows.
+    held_out: ClassVar[float] = 0.0
     #: Passes through the backbone in a training step.
     backbone_passes: ClassVar[int] = 1
+    #: Values that the host must read in a training step by the method's definition.
+    host_reads: ClassVar[int] = 0
     #: Why several ranks do not train exactly what one trains; empty if they do.
     rank_difference: ClassVar[str] = ""
 

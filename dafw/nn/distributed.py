@@ -58,6 +58,23 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     return total
 
 
+def mean_over_ranks(tensors: list[Tensor]) -> list[Tensor]:
+    """Average each tensor over the ranks, all of them in one collective; not differentiable.
+
+    Args:
+        tensors: any shapes, the same on every rank, of one dtype.
+
+    Returns:
+        The averages, the same on every rank; the very list on one process.
+    """
+    if world_size() == 1:
+        return tensors
+    flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    parts = torch.split(flat.div_(world_size()), [tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
 def gather_rows(x: Tensor) -> Tensor:
     """All ranks' rows in the order one process would hold them; differentiable any number of times.
 

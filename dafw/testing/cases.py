@@ -26,12 +26,14 @@ class Case:
         class_path: where it is.
         arguments: constructor arguments beside the network.
         data: arguments of :class:`~dafw.testing.toys.ToyData` beside the task.
+        network: arguments of :func:`~dafw.testing.toys.toy_network`.
         label: what to call it, if not by the method's name.
     """
 
     class_path: str
     arguments: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
     label: str = ""
 
     @property
@@ -50,7 +52,7 @@ class Case:
     def make(self, **changes: Any) -> Method:
         """A new method, always with the same initial weights."""
         torch.manual_seed(5)
-        return self.owner(toy_network(), **{"num_classes": 3, "lr": 0.05, **self.arguments, **changes})
+        return self.owner(toy_network(**self.network), **{"num_classes": 3, "lr": 0.05, **self.arguments, **changes})
 
     def make_data(self, **changes: Any) -> ToyData:
         """New toy data a -> b."""

@@ -1,6 +1,7 @@
 """The checks. Each takes a case and raises AssertionError; those that need other processes take many cases at once."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from dafw.callbacks import Checkpointing
 from dafw.loggers import CsvLog
-from dafw.methods import AdaptationMethod, Method, SourceOnly
+from dafw.methods import Method, SourceOnly
 from dafw.testing.cases import BATCH, EPOCHS, STEPS_PER_EPOCH, Case, case, differences
 from dafw.testing.processes import Marks, run_ranks, run_second_process
 from dafw.testing.steps import StepWatch
@@ -22,12 +23,12 @@ def check_label_blind(item: Case, folder: Path) -> None:
     assert not differences(honest.state_dict(), garbage.state_dict())
 
 
-def check_no_stall(item: Case, folder: Path, *, passes: int = 1) -> StepWatch:
-    """No step reads the device from the host, and each makes ``passes`` passes through the backbone."""
+def check_no_stall(item: Case, folder: Path) -> StepWatch:
+    """Each step makes as many host reads and passes through the backbone as the method says: none, and one."""
     watch = StepWatch()
     item.train(folder, callbacks=[watch], limit_val_batches=0)
-    assert not watch.host_reads, watch.host_reads
-    assert set(watch.passes) == {passes}, watch.passes
+    assert len(watch.host_reads) == item.owner.host_reads * len(watch.passes), watch.host_reads
+    assert set(watch.passes) == {item.owner.backbone_passes}, watch.passes
     return watch
 
 
@@ -111,16 +112,28 @@ def check_documented(item: Case) -> None:
 
 
 def check_control(item: Case, folder: Path) -> None:
-    """With the adaptation switched off, the network trains bit for bit as under source-only that sees the target."""
+    """With the adaptation switched off, the network trains bit for bit as under source-only that sees the target.
+
+    Where a method's ``control_difference`` says that it cannot, that must be so; and its weights must be the same
+    whatever the target's images are, once batch normalisation is frozen.
+    """
     owner = item.owner
-    assert issubclass(owner, AdaptationMethod)
-    method, _ = item.train(folder, method=item.make(**owner.control))
-    shared = {"norm": method.norm, "forward_target": True}
-    control = case(SourceOnly, **{k: v for k, v in item.arguments.items() if k == "ema_decay"} | shared)
-    plain, _ = control.train(folder)
-    assert not differences(method.network.state_dict(), plain.network.state_dict())
+    control, _ = item.train(folder, method=item.make(**owner.control))
     active, _ = item.train(folder)
-    assert differences(active.network.state_dict(), plain.network.state_dict()), "the adaptation changes nothing"
+    assert differences(active.network.state_dict(), control.network.state_dict()), "the adaptation changes nothing"
+    shared = {"norm": control.norm, "forward_target": True, "forward_views": list(owner.views)}
+    kept = {name: value for name, value in item.arguments.items() if name == "ema_decay"}
+    plain, _ = replace(case(SourceOnly, **kept, **shared), network=item.network).train(folder)
+    same = control.network.state_dict().keys() == plain.network.state_dict().keys()
+    same = same and not differences(control.network.state_dict(), plain.network.state_dict())
+    if not owner.control_difference:
+        assert same
+        return
+    assert not same, "it says that its control is not source-only, but it is"
+    blind = {**owner.control, "norm": "frozen"}
+    ours, _ = item.train(folder, method=item.make(**blind))
+    others, _ = item.train(folder, method=item.make(**blind), data=item.make_data(other_target=True))
+    assert not differences(ours.network.state_dict(), others.network.state_dict())
 
 
 def check_resume(items: list[Case], folder: Path) -> dict[str, dict[str, Any]]:

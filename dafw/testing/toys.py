@@ -1,6 +1,7 @@
 """Tiny domains, a tiny network and a quiet trainer: enough to train any method in a second."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class ToyData(DomainDataModule):
         target: domain or domains to serve.
         count: training samples of each domain.
         garbage: replace the labels of every target's training split by nonsense.
+        other_target: replace the images of every target's training split by others.
         base: see :class:`~datamodules.base.DomainDataModule`.
     """
 
@@ -43,18 +45,28 @@ class ToyData(DomainDataModule):
     class_names = ("zero", "one", "two")
 
     def __init__(  # type: ignore[no-untyped-def]
-        self, source: str | list[str], target: str | list[str], *, count: int = 40, garbage: bool = False, **base
+        self,
+        source: str | list[str],
+        target: str | list[str],
+        *,
+        count: int = 40,
+        garbage: bool = False,
+        other_target: bool = False,
+        **base,
     ) -> None:
         super().__init__(source, target, **base)
-        self.count, self.garbage = count, garbage
+        self.count, self.garbage, self.other_target = count, garbage, other_target
         self._loaded: dict[tuple[str, str], Domain] = {}
 
     def load(self, name: str, split: Split) -> Domain:
         """Generates a split once."""
         if (name, split) not in self._loaded:
             domain = toy_domain(name, self.count if split == "train" else self.count // 2 + 1, split)
-            if self.garbage and name in self.target and split == "train":
-                domain = Domain(domain.name, domain.inputs, (np.asarray(domain.labels) * 7 + 1) % CLASSES)
+            trained = name in self.target and split == "train"
+            if self.garbage and trained:
+                domain = replace(domain, labels=(np.asarray(domain.labels) * 7 + 1) % CLASSES)
+            if self.other_target and trained:
+                domain = replace(domain, inputs=[255 - image for image in domain.inputs])
             self._loaded[name, split] = domain
         return self._loaded[name, split]
 
@@ -85,9 +97,9 @@ class ToyNet(nn.Module):
         return features.tanh()
 
 
-def toy_network(**options: Any) -> Network:
-    """A network on :class:`ToyNet`."""
-    return Network(backbone="dafw.testing.toys.ToyNet", **options)
+def toy_network(backbone: str = "dafw.testing.toys.ToyNet", **options: Any) -> Network:
+    """A network on :class:`ToyNet`, or on another backbone for its images."""
+    return Network(backbone, **options)
 
 
 def toy_trainer(

@@ -50,7 +50,7 @@ def test_ranks(item: Case, ranked: dict[str, float]) -> None:
 
 @every_method
 def test_no_stall(item: Case, tmp_path: Path) -> None:
-    contract.check_no_stall(item, tmp_path, passes=item.owner.backbone_passes)
+    contract.check_no_stall(item, tmp_path)
 
 
 @every_method

@@ -31,6 +31,13 @@ def detection() -> Batch:
     return collate(found)
 
 
+def test_held_out_samples_come_last() -> None:
+    first, second = sample(0, torch.zeros(2), None), sample(1, torch.zeros(2), None)._replace(held_out=True)
+    assert collate([first, second]).num_held_out == 1
+    with pytest.raises(ValueError, match="held-out samples must come last"):
+        collate([second, first])
+
+
 def test_lists_where_sizes_differ() -> None:
     batch = detection()
     assert isinstance(batch.x, list)

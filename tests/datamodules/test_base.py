@@ -1,6 +1,7 @@
 """What every datamodule checks and serves."""
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ import torch
 
 from dafw.data import Domain
 from dafw.errors import UserError
-from dafw.testing.toys import ToyData
-from datamodules.base import Split
+from dafw.testing.toys import ToyData, toy_domain
+from datamodules.base import Split, hold_out
 
 
 class Partial(ToyData):
@@ -91,3 +92,34 @@ def test_a_view_that_the_datamodule_lacks() -> None:
 
     with pytest.raises(UserError, match='ToyData has no augmentation "strong"'):
         DomainDataModule.view(ToyData("a", "b"), "strong")
+
+
+def test_held_out_samples_are_a_stream_of_their_own() -> None:
+    data = ToyData("a", ["b", "c"], batch_size=4, count=43)
+    data.trainer = cast(
+        Any, SimpleNamespace(lightning_module=SimpleNamespace(held_out=0.2), global_rank=0, world_size=1)
+    )
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert [(domain.name, len(domain)) for domain in data.train_domains] == [
+        ("a", 43), ("b", 35), ("c", 35), ("b/held-out", 8), ("c/held-out", 8),
+    ]  # fmt: skip
+    batch = next(iter(loader))
+    assert batch.domain.tolist() == [n for n in range(5) for _ in range(4)]
+    assert (batch.num_source, batch.num_held_out, len(batch)) == (4, 8, 20)
+    for kept, held in ((1, 3), (2, 4)):
+        ids = [{data.train_domains[n].id(i) for i in range(len(data.train_domains[n]))} for n in (kept, held)]
+        whole = data.load("bc"[kept - 1], "train")
+        assert ids[0].isdisjoint(ids[1])
+        assert ids[0] | ids[1] == {whole.id(i) for i in range(len(whole))}
+        assert data.train_domains[kept].labels is data.train_domains[held].labels is None
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 1 / 3, 0.5])
+def test_what_is_held_out_is_spread_evenly(share: float) -> None:
+    domain = toy_domain("b", 97)
+    rest, held = hold_out(domain, share)
+    assert len(held) == int(97 * share)
+    assert len(rest) + len(held) == 97
+    positions = [int(held.id(i).rpartition("/")[2]) for i in range(len(held))]
+    assert max(np.diff(positions)) - min(np.diff(positions)) <= 1

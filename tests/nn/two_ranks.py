@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dafw.losses.coral import coral, mean_and_covariance
 from dafw.losses.entropy import information_maximisation
 from dafw.losses.mmd import mk_mmd
-from dafw.nn.distributed import gather_rows, sum_over_ranks
+from dafw.nn.distributed import gather_rows, mean_over_ranks, sum_over_ranks
 from dafw.nn.mlp import mlp
 from dafw.nn.norm import NORM_MODES, DomainBatchNorm, Rows
 
@@ -44,7 +44,7 @@ class NoHostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def mean_over_ranks(x: Tensor) -> Tensor:
+def averaged(x: Tensor) -> Tensor:
     """What DistributedDataParallel does to a gradient."""
     x = x.detach().clone()
     if dist.is_initialized():
@@ -72,9 +72,9 @@ def of_losses(rank: int, world: int) -> dict[str, Tensor]:
         source.requires_grad_(True)
         value = loss(layer(source), layer(target))
         value.backward()
-        found[name] = mean_over_ranks(value)
-        found[f"{name}/weight"] = mean_over_ranks(layer.weight.grad)
-        found[f"{name}/bias"] = mean_over_ranks(layer.bias.grad)
+        found[name] = averaged(value)
+        found[f"{name}/weight"] = averaged(layer.weight.grad)
+        found[f"{name}/bias"] = averaged(layer.bias.grad)
         found[f"{name}/rows"] = gather_rows(source.grad) / world
     return found
 
@@ -95,11 +95,11 @@ def of_norm(mode: Any, shape: tuple[int, ...], momentum: float | None, rank: int
             value = (y.tanh() * weight).mean()
             (slope,) = torch.autograd.grad(value, source, create_graph=True)
             (value + step * slope.square().sum() * ROWS / world).backward()
-    found["value"] = mean_over_ranks(value)
+    found["value"] = averaged(value)
     found["y"] = gather_rows(y[: ROWS // world])
     found["rows"] = gather_rows(source.grad) / world
     for name, parameter in layer.named_parameters():
-        found[f"grad/{name}"] = mean_over_ranks(parameter.grad)
+        found[f"grad/{name}"] = averaged(parameter.grad)
     return found | {f"buffer/{name}": buffer.clone() for name, buffer in layer.named_buffers()}
 
 
@@ -110,6 +110,8 @@ def of_others(rank: int, world: int) -> dict[str, Tensor]:
     (curvature,) = torch.autograd.grad(slope.sum(), x)
     found = {"gathered": gather_rows(x), "total": total, "labels": gather_rows(torch.arange(6)[rank::world])}
     found |= {"slope": gather_rows(slope) / world, "curvature": gather_rows(curvature) / world}
+    several = [x.detach().sum(), x.detach().sum() * torch.ones(2, 3, dtype=torch.float64)]
+    found |= {f"averages {i}": average * world for i, average in enumerate(mean_over_ranks(several))}
     torch.manual_seed(2)
     critic = mlp(CHANNELS, [5], 1, norm=True).double()
     source, target, _ = inputs((), rank, world)

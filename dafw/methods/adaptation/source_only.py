@@ -1,5 +1,7 @@
 """Source only: the baseline that ignores the target."""
 
+import torch
+
 from dafw.data.batch import Batch
 from dafw.methods.base import AdaptationMethod, Losses
 from dafw.nn.network import Network
@@ -10,7 +12,8 @@ class SourceOnly(AdaptationMethod):
     """Trains on the labelled source alone; the first row of every table.
 
     Loss: CE(source). With ``forward_target`` the target's images pass through the network as well, so that BatchNorm
-    sees them as it does under an adaptation method: this is the control of those methods, and it adapts.
+    sees them as it does under an adaptation method: this is the control of those methods, and it adapts. With
+    ``forward_views`` further views of the target's images pass through it too, as under a method that uses them.
     The upper bound "train on target" is this method with the datamodule's ``oracle: true``, which takes the labels
     of the target's training split for the source's; tables mark such a row.
 
@@ -19,15 +22,23 @@ class SourceOnly(AdaptationMethod):
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         forward_target: run target images through the network without learning from them.
+        forward_views: names of further augmented views of the target's images to run through it too.
         base: see :class:`~dafw.methods.base.Method`.
     """
 
-    def __init__(self, network: Network, *, forward_target: bool = False, **base) -> None:  # type: ignore[no-untyped-def]
+    def __init__(  # type: ignore[no-untyped-def]
+        self, network: Network, *, forward_target: bool = False, forward_views: list[str] | None = None, **base
+    ) -> None:
         super().__init__(network, **base)
         self.forward_target = forward_target
+        self.views = tuple(forward_views or ())  # type: ignore[misc]
 
     def losses(self, batch: Batch) -> Losses:
         """The supervised loss, of a forward of the source rows (or of all rows)."""
+        if self.views:
+            views = [batch.views[name][batch.num_source :] for name in self.views]
+            joint = self.run(torch.cat([batch.x, *views]), batch.num_source)
+            return {"supervised": self.problem.loss(joint[: batch.num_source], batch.y)}
         if self.forward_target:
             return super().losses(batch)
         source = self.run(batch.x[: batch.num_source], batch.num_source)
