@@ -1,0 +1,145 @@
+"""Several objectives on shared parameters: the direction that a preference picks among their gradients.
+
+ParetoDA: Lv et al., Pareto Domain Adaptation, NeurIPS 2021, https://arxiv.org/abs/2112.04137. With the gradients
+g_1, ..., g_m of the objectives as columns of G, g_v the gradient of a loss on held-out samples (the guidance), C = G'G
+and q = G'g_v, the direction is G w, where the weights w >= 0, sum w = 1 solve a linear programme of m variables:
+
+*guided*   max w.q   such that (C w)_j >= 0 for the objective that the guidance agrees with most (the largest q_j > 0),
+           (C w)_j >= q_j for those it contradicts (q_j <= 0), and no bound for the others it agrees with;
+           C w >= 0 if it agrees with none.
+*descent*  max 1.Cw  such that C w >= 0 (no objective rises) and w.q >= min(max_j q_j, 0).
+
+Guided while the held-out loss is above its lowest value, descent from there on. All weights are then multiplied by m,
+so that they sum to the number of objectives, as in a plain sum of losses.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linprog
+from torch import Tensor
+
+from dafw.nn.distributed import mean_over_ranks
+from dafw.nn.precision import full_precision
+
+Mode = Literal["paper", "authors"]
+
+
+class Preference(NamedTuple):
+    """What :func:`choose_weights` chose.
+
+    Attributes:
+        weights: one per objective, not negative.
+        guided: whether the guided programme was asked for.
+        feasible: whether it has a solution; equal weights otherwise.
+    """
+
+    weights: tuple[float, ...]
+    guided: bool
+    feasible: bool
+
+
+def gradient_matrix(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Gradients of several losses as rows of one matrix, averaged over the ranks in one collective.
+
+    Args:
+        gradients: for each of k losses, its gradients at the same parameters, P numbers in all.
+
+    Returns:
+        (k, P), at least in float32, the same on every rank.
+    """
+    flat = full_precision(torch.cat([gradient.detach().reshape(-1) for row in gradients for gradient in row]))
+    (flat,) = mean_over_ranks([flat])
+    return flat.view(len(gradients), -1)
+
+
+def inner_products(matrix: Tensor) -> Tensor:
+    """Inner products of all rows: (k, P) -> (k, k), at least in float32 and whatever the autocast."""
+    with torch.autocast(matrix.device.type, enabled=False):
+        return matrix @ matrix.t()
+
+
+def combine(matrix: Tensor, weights: Sequence[float], like: Sequence[Tensor]) -> list[Tensor]:
+    """sum_j w_j g_j, as one gradient for each parameter.
+
+    Args:
+        matrix: (k, P) from :func:`gradient_matrix`; rows beyond the number of weights are left out.
+        weights: one for each of the first rows.
+        like: the parameters whose gradients the rows hold.
+
+    Returns:
+        Tensors shaped like the parameters, and in their dtype: views of one vector.
+    """
+    total = matrix[0] * weights[0]
+    for row, weight in zip(matrix[1:], weights[1:], strict=False):
+        total.add_(row, alpha=weight)
+    parts = torch.split(total, [parameter.numel() for parameter in like])
+    return [part.view_as(parameter).to(parameter.dtype) for part, parameter in zip(parts, like, strict=True)]
+
+
+def choose_weights(products: ArrayLike, excess: float, *, eps: float = 1e-3, mode: Mode = "paper") -> Preference:
+    """Weights of m objectives, on the host.
+
+    Args:
+        products: (m + 1, m + 1) inner products of the objectives' gradients and, last, the guidance's.
+        excess: how far the held-out loss is above its lowest value. The paper and its code compare the loss itself
+            with 0 and ``eps``; minus a mutual information is never positive, so that neither ever is guided by it.
+        eps: guided above it.
+        mode: ``paper``: equal weights that sum to m where the programme has no solution; ``authors``: that sum to m^2,
+            as in their code, which multiplies (1, ..., 1) by m as well.
+
+    Returns:
+        The weights. Products that are not finite count as without a solution.
+
+    Raises:
+        ValueError: ``products`` is not square, or has no objective.
+    """
+    matrix = np.asarray(products, dtype=np.float64)
+    m = len(matrix) - 1
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or m < 1:
+        raise ValueError(f"inner products of m objectives and the guidance are (m + 1, m + 1), not {matrix.shape}")
+    guided = excess > eps
+    simplex = simplex_weights(matrix[:m, :m], matrix[:m, m], guided=guided)
+    if simplex is None:
+        return Preference((1.0 if mode == "paper" else float(m),) * m, guided, False)
+    return Preference(tuple((m * simplex).tolist()), guided, True)
+
+
+def simplex_weights(gram: ArrayLike, guidance: ArrayLike, *, guided: bool) -> NDArray[np.float64] | None:
+    """Solves one of the module's two programmes with HiGHS.
+
+    Both are scaled so that the largest inner product is 1, which changes no solution and gives the solver's absolute
+    tolerances a meaning, however small the gradients are.
+
+    Args:
+        gram: (m, m) C, inner products of the objectives' gradients.
+        guidance: (m,) q, their inner products with the guidance.
+        guided: which programme.
+
+    Returns:
+        (m,) weights on the simplex, or ``None``: no solution.
+    """
+    c, q = np.asarray(gram, dtype=np.float64), np.asarray(guidance, dtype=np.float64)
+    m = len(q)
+    largest = max(float(np.abs(c).max()), float(np.abs(q).max()))
+    if not np.isfinite(largest):
+        return None
+    if largest > 0:
+        c, q = c / largest, q / largest
+    if guided:
+        gain, left, right = q, c, np.zeros(m)
+        if (q > 0).any():
+            bounded = q <= 0
+            right = np.where(bounded, q, 0.0)
+            bounded[q.argmax()] = True
+            left, right = c[bounded], right[bounded]
+    else:
+        gain, left, right = c.sum(0), np.vstack([c, q]), np.append(np.zeros(m), min(q.max(), 0.0))
+    found: Any = linprog(-gain, A_ub=-left, b_ub=-right, A_eq=np.ones((1, m)), b_eq=[1.0], method="highs")
+    if found.x is None:
+        return None
+    weights = np.asarray(found.x, dtype=np.float64).clip(0.0)
+    return np.asarray(weights / weights.sum())

@@ -1,0 +1,195 @@
+"""The preference programme: golden vectors, and what must hold of any solution."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from golden_vectors import golden
+from numpy.typing import NDArray
+
+from dafw.optim.pareto import Preference, choose_weights, combine, gradient_matrix, inner_products, simplex_weights
+
+Array = NDArray[Any]
+
+
+def products(gradients: Array, guidance: Array) -> Array:
+    rows = np.vstack([gradients, guidance])
+    return rows @ rows.T
+
+
+def descent(gradients: Array, guidance: Array) -> Array | None:
+    return simplex_weights(gradients @ gradients.T, gradients @ guidance, guided=False)
+
+
+def guided(gradients: Array, guidance: Array) -> Array | None:
+    return simplex_weights(gradients @ gradients.T, gradients @ guidance, guided=True)
+
+
+def random_cases(count: int, m: int = 3, size: int = 5) -> list[tuple[Array, Array]]:
+    rng = np.random.default_rng(11)
+    return [(rng.normal(size=(m, size)), rng.normal(size=size)) for _ in range(count)]
+
+
+# ---- golden vectors
+
+
+def test_golden_cases() -> None:
+    cases = golden("paretoda/lp_cases.npz")
+    m = cases["G"].shape[1]
+    assert m >= 2
+    for i, (gradients, guidance) in enumerate(zip(cases["G"], cases["g_val"], strict=True)):
+        loss, eps = float(cases["loss_val"][i]), float(cases["eps"])
+        found = choose_weights(products(gradients, guidance), loss, eps=eps)
+        assert found.guided == (cases["mode"][i] == 0) == (loss > eps)
+        assert found.feasible == bool(cases["solved"][i])
+        expected = m * cases["alpha_ref"][i] if found.feasible else np.ones(m)
+        np.testing.assert_allclose(found.weights, expected, rtol=1e-6, atol=1e-6)
+        if found.feasible:
+            np.testing.assert_allclose(found.weights, m * cases["alpha_highs"][i], rtol=1e-7, atol=1e-9)
+        else:
+            authors = choose_weights(products(gradients, guidance), loss, eps=eps, mode="authors")
+            assert authors.weights == (float(m),) * m
+
+
+# ---- any solution
+
+
+@pytest.mark.parametrize("m", [2, 3, 4])
+def test_weights_are_on_the_simplex_and_keep_every_bound(m: int) -> None:
+    feasible = 0
+    for gradients, guidance in random_cases(60, m):
+        c, q = gradients @ gradients.T, gradients @ guidance
+        w = simplex_weights(c, q, guided=True)
+        assert w is not None  # the shortest vector of the convex hull keeps all bounds
+        assert w.min() >= 0
+        assert w.sum() == pytest.approx(1)
+        bounds = np.where(q > 0, -np.inf, q) if (q > 0).any() else np.zeros(m)
+        if (q > 0).any():
+            bounds[q.argmax()] = 0
+        assert (c @ w >= bounds - 1e-6 * np.abs(c).max()).all()
+        w = simplex_weights(c, q, guided=False)
+        if w is not None:
+            feasible += 1
+            assert w.min() >= 0
+            assert w.sum() == pytest.approx(1)
+            assert (c @ w >= -1e-6 * np.abs(c).max()).all(), "an objective rises"
+            assert w @ q >= min(q.max(), 0) - 1e-6 * np.abs(q).max()
+    assert feasible > 30
+
+
+def test_no_vertex_is_better() -> None:
+    """The optimum of three weights, by trying every corner of the polygon that the bounds cut out of the simplex."""
+    for gradients, guidance in random_cases(60):
+        c, q = gradients @ gradients.T, gradients @ guidance
+        rows = np.vstack([c, q, np.eye(3)])
+        bounds = np.append(np.zeros(3), [min(q.max(), 0), 0, 0, 0])
+        best = -np.inf
+        for i in range(7):
+            for j in range(i):
+                system = np.vstack([rows[[i, j]], np.ones(3)])
+                if abs(np.linalg.det(system)) > 1e-9:
+                    corner = np.linalg.solve(system, np.append(bounds[[i, j]], 1))
+                    if (rows @ corner >= bounds - 1e-9).all():
+                        best = max(best, float(c.sum(0) @ corner))
+        w = simplex_weights(c, q, guided=False)
+        assert (w is None) == (best == -np.inf)
+        if w is not None:
+            assert float(c.sum(0) @ w) == pytest.approx(best, abs=1e-6)
+
+
+def test_scale_does_not_matter() -> None:
+    for gradients, guidance in random_cases(20):
+        for scale in (1e-6, 1e3):
+            for solve in (guided, descent):
+                one, other = solve(gradients, guidance), solve(scale * gradients, scale * guidance)
+                assert (one is None) == (other is None)
+                if one is not None and other is not None:
+                    np.testing.assert_allclose(one, other, atol=1e-6)
+        one, other = descent(gradients, guidance), descent(5 * gradients, guidance)
+        if one is not None and other is not None:
+            np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_a_permutation_of_the_objectives_permutes_the_weights() -> None:
+    order = [2, 0, 1]
+    for gradients, guidance in random_cases(20):
+        for solve in (guided, descent):
+            one, other = solve(gradients, guidance), solve(gradients[order], guidance)
+            assert (one is None) == (other is None)
+            if one is not None and other is not None:
+                np.testing.assert_allclose(one[order], other, atol=1e-6)
+
+
+def test_equal_gradients_give_the_same_direction_whatever_the_weights() -> None:
+    gradient = np.arange(1.0, 6.0)
+    for solve in (guided, descent):
+        w = solve(np.tile(gradient, (3, 1)), gradient)
+        assert w is not None
+        np.testing.assert_allclose(w @ np.tile(gradient, (3, 1)), gradient)
+
+
+def test_orthogonal_gradients_with_one_aligned_guidance_give_a_vertex() -> None:
+    w = guided(np.eye(3), np.array([0.0, 0.0, 2.0]))
+    assert w is not None
+    np.testing.assert_allclose(w, [0, 0, 1], atol=1e-9)
+
+
+def test_opposed_gradients_cancel() -> None:
+    w = descent(np.array([[1.0, 0.0], [-1.0, 0.0]]), np.zeros(2))
+    assert w is not None
+    np.testing.assert_allclose(w, [0.5, 0.5])
+
+
+def test_the_switch() -> None:
+    found = products(np.eye(3), np.array([0.1, 0.2, 0.3]))
+    assert choose_weights(found, 0.002).guided
+    assert not choose_weights(found, 0.001).guided
+    assert choose_weights(found, 0.002, eps=0.01).guided is False
+    assert sum(choose_weights(found, -1.0).weights) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_falls_back(value: float) -> None:
+    found = np.eye(4)
+    found[1, 2] = value
+    assert choose_weights(found, 1.0) == Preference((1.0, 1.0, 1.0), True, False)
+
+
+def test_gradients_of_zero_have_a_solution() -> None:
+    assert choose_weights(np.zeros((4, 4)), 1.0).feasible
+    assert choose_weights(np.zeros((4, 4)), 0.0).feasible
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (1, 1), (4,)])
+def test_wrong_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="inner products"):
+        choose_weights(np.zeros(shape), 0.0)
+
+
+# ---- lists of gradients
+
+
+def test_gradients_in_lists() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parameters = [torch.zeros(2, 3, dtype=torch.float64), torch.zeros((), dtype=torch.float64), torch.zeros(4).double()]
+    rows = [[torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters] for _ in range(4)]
+    matrix = gradient_matrix(rows)
+    found = inner_products(matrix)
+    for i in range(4):
+        for j in range(4):
+            expected = sum((a * b).sum() for a, b in zip(rows[i], rows[j], strict=True))
+            torch.testing.assert_close(found[i, j], expected)
+    combined = combine(matrix, [0.5, 2.0, 0.0], parameters)
+    for k, parameter in enumerate(combined):
+        torch.testing.assert_close(parameter, 0.5 * rows[0][k] + 2 * rows[1][k])
+        assert parameter.shape == parameters[k].shape
+
+
+def test_sums_are_taken_in_full_precision() -> None:
+    rows = [[torch.ones(3000, dtype=torch.bfloat16)] for _ in range(2)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = inner_products(gradient_matrix(rows))
+    assert found.dtype == torch.float32
+    assert found[0, 1].item() == 3000
+    assert combine(gradient_matrix(rows), [1.0, 1.0], rows[0])[0].dtype == torch.bfloat16
