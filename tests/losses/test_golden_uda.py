@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from dafw.losses.adversarial import domain_bce
 from dafw.losses.coral import coral, mean_and_covariance
+from dafw.losses.discrepancy import class_balance, classifier_discrepancy
 from dafw.losses.mmd import mk_mmd
+from dafw.losses.pseudo_labels import confident_cross_entropy, confident_labels
 from dafw.nn.reversal import reverse_gradient
 from dafw.optim.schedules import dann_ramp
 
@@ -54,3 +56,18 @@ def test_dann(arrays: dict[str, NDArray[Any]]) -> None:
 def test_reversal_coefficient(arrays: dict[str, NDArray[Any]]) -> None:
     found = [dann_ramp(i / 1000, 1.0) for i in arrays["grl_iters"].tolist()]
     np.testing.assert_allclose(found, arrays["grl_coeff"], rtol=RTOL, atol=ATOL)
+
+
+def test_mcd(arrays: dict[str, NDArray[Any]]) -> None:
+    logits, other = torch.tensor(arrays["gt"]), torch.tensor(arrays["gt_adv"])
+    found = classifier_discrepancy(logits, other).item(), class_balance(logits).item()
+    np.testing.assert_allclose(found, [arrays["mcd_disc"], arrays["mcd_entropy"]], rtol=RTOL, atol=ATOL)
+
+
+def test_fixmatch(arrays: dict[str, NDArray[Any]]) -> None:
+    weak, strong = torch.tensor(arrays["gt"]), torch.tensor(arrays["gt_adv"])
+    classes, sure = confident_labels(weak, 0.6)
+    np.testing.assert_array_equal(classes, arrays["fixmatch_pl"])
+    np.testing.assert_array_equal(sure.float(), arrays["fixmatch_mask"])
+    found = confident_cross_entropy(strong, weak, 0.6).item()
+    np.testing.assert_allclose(found, arrays["fixmatch_loss"], rtol=RTOL, atol=ATOL)
