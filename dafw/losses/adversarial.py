@@ -51,3 +51,33 @@ def _constants(num_source: int, rows: int, device: torch.device, dtype: torch.dt
         halves = torch.full_like(is_source, rows / (2 * (rows - num_source)))
         halves[:num_source] = rows / (2 * num_source)
         return is_source, halves
+
+
+def margin_disparity(logits: Tensor, critic_logits: Tensor, num_source: int, *, margin: float = 4.0) -> Tensor:
+    """How badly a second head follows the label head on source rows and leaves it on target rows.
+
+    margin * mean_s(-log q_i[y_i]) + mean_t(-log(1 - q_i[y_i])), q = softmax(critic_logits), y_i = argmax(logits_i): the
+    negative of the margin disparity discrepancy of Zhang et al., ICML 2019, https://arxiv.org/abs/1904.05801, section
+    5, which the second head maximises.  log(1 - q[y]) is exact, a difference of two log-sum-exps, where the
+    Transfer-Learning-Library has log(min(1 - q[y] + 1e-6, 1)).
+
+    Args:
+        logits: (N, K) of the label head, source rows first; only their largest entry counts, no gradient flows.
+        critic_logits: (N, K) of the second head.
+        num_source: number of source rows.
+        margin: the weight of the source rows, exp of the paper's margin rho.
+
+    Returns:
+        A scalar, 0 or more; a sum of means over rows, so the ranks' own values average to that of the whole batch.
+
+    Raises:
+        ValueError: a domain has no rows.
+    """
+    if not 0 < num_source < len(logits):
+        raise ValueError(f"both domains need rows: {num_source} of {len(logits)} are source")
+    labels = logits.detach().argmax(1)
+    critic_logits = full_precision(critic_logits)
+    follows = F.cross_entropy(critic_logits[:num_source], labels[:num_source])
+    target = critic_logits[num_source:]
+    others = target.scatter(1, labels[num_source:, None], float("-inf")).logsumexp(1)
+    return margin * follows + (target.logsumexp(1) - others).mean()

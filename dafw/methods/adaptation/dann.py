@@ -5,15 +5,14 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from dafw.losses.adversarial import domain_bce
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adversarial import AdversarialMethod
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
 from dafw.nn.reversal import reverse_gradient
-from dafw.optim.schedules import dann_ramp
 from dafw.problems import Outputs
 
 
-class DANN(AdaptationMethod):
+class DANN(AdversarialMethod):
     """Features from which a critic cannot tell the domain.
 
     Loss: CE(source) + weight * (BCE(critic(reverse(f_s)), 1) + BCE(critic(reverse(f_t)), 0)) / 2, means over the rows
@@ -50,25 +49,12 @@ class DANN(AdaptationMethod):
         weight: float = 1.0,
         **base,
     ) -> None:
-        super().__init__(network, **base)
-        self.gamma, self.ramp_steps, self.weight = gamma, ramp_steps, weight
+        super().__init__(network, weight=weight, gamma=gamma, ramp_steps=ramp_steps, **base)
         self.critic = mlp(network.num_features, [width] * depth, 1, norm=critic_norm)
 
-    @property
-    def ramp(self) -> float:
-        """Scale of the reversed gradient at this step."""
-        return dann_ramp(self.step / self.ramp_steps if self.ramp_steps else self.progress, self.gamma)
-
-    def adapt(self, source: Outputs, target: Outputs, joint: Outputs) -> Losses:
-        """The domain loss of all rows."""
-        scores = self.critic(reverse_gradient(joint.features, self.ramp)).squeeze(1)
+    def domain_loss(self, outputs: Outputs, num_source: int) -> Tensor:
+        """Binary cross-entropy of the critic, features (N, d) of both domains -> scalar."""
+        scores = self.critic(reverse_gradient(outputs.features, self.ramp)).squeeze(1)
         if self.looks:
-            self.diagnose_critic(scores, len(source))
-        loss = domain_bce(scores, num_source=len(source))
-        return {"domain": loss if self.weight == 1 else self.weight * loss}
-
-    def diagnose_critic(self, scores: Tensor, num_source: int) -> None:
-        """Share of each domain's rows that the critic gets right: 0.5 is confusion, 1.0 a critic that has won."""
-        self.diagnose("critic_accuracy_source", (scores[:num_source] > 0).float().mean())
-        self.diagnose("critic_accuracy_target", (scores[num_source:] <= 0).float().mean())
-        self.diagnose("ramp", self.ramp)
+            self.diagnose_critic(scores > 0, num_source)
+        return domain_bce(scores, num_source)
