@@ -1,34 +1,39 @@
 """Entropy of predictions, in nats, from logits."""
 
+import torch
 from torch import Tensor
 
 from dafw.nn.distributed import gather_rows, sum_over_ranks, world_size
 from dafw.nn.precision import full_precision
 
 
-def entropy(logits: Tensor) -> Tensor:
+def entropy(logits: Tensor, *, least: float = 0.0) -> Tensor:
     """H(p) = -sum_k p_k log p_k with p = softmax(logits).
 
     Args:
         logits: (..., K).
+        least: leave out the terms of probabilities below this (1e-7 in the code of DCAN's authors).
 
     Returns:
         (...), between 0 and log K.
     """
     log_p = full_precision(logits).log_softmax(-1)
-    return -(log_p.exp() * log_p).sum(-1)
+    p = log_p.exp()
+    terms = p * log_p
+    return -(torch.where(p < least, 0.0, terms) if least else terms).sum(-1)
 
 
-def mean_entropy(logits: Tensor) -> Tensor:
+def mean_entropy(logits: Tensor, *, least: float = 0.0) -> Tensor:
     """mean_i H(p_i), what entropy minimisation minimises: Grandvalet and Bengio, NIPS 2004.
 
     Args:
         logits: (N, K).
+        least: see :func:`entropy`.
 
     Returns:
         A scalar; a mean over rows, so the ranks' own values average to that of the whole batch.
     """
-    return entropy(logits).mean()
+    return entropy(logits, least=least).mean()
 
 
 def mutual_information(logits: Tensor) -> Tensor:

@@ -29,21 +29,43 @@ def squared_distances(x: Tensor) -> Tensor:
         return (squares[:, None] + squares - 2 * x @ x.t()).clamp_min(0)
 
 
-def gaussian_kernels(distances: Tensor, multipliers: Sequence[float] = MULTIPLIERS) -> Tensor:
-    """Sum of Gaussian kernels, sum_a exp(-d / (2 a m)), m the mean of all entries of ``distances``, without gradient.
+def gaussian_kernels(
+    distances: Tensor, multipliers: Sequence[float] = MULTIPLIERS, unit: Tensor | float | None = None
+) -> Tensor:
+    """Sum of Gaussian kernels, sum_a exp(-d / (2 a m)).
 
     Args:
-        distances: (N, N) squared distances, the zero diagonal included.
+        distances: (N, N) squared distances, the zero diagonal included; or any shape, if ``unit`` is given.
         multipliers: the a, one per kernel.
+        unit: m, no gradient flowing into it; the mean of all entries of ``distances`` if ``None``.
 
     Returns:
-        (N, N), the diagonal being the number of kernels.
+        The shape of ``distances``; a matrix's diagonal is the number of kernels.
     """
-    scaled = distances / (-2 * distances.detach().mean().clamp_min(1e-12))
+    unit = distances.mean() if unit is None else unit
+    unit = unit.detach().clamp_min(1e-12) if isinstance(unit, Tensor) else unit
+    scaled = distances / (-2 * unit)
     kernels = torch.exp(scaled / multipliers[0])
     for multiplier in multipliers[1:]:
         kernels = kernels + torch.exp(scaled / multiplier)
     return kernels
+
+
+def doubling_kernels(distances: Tensor, count: int = 5, bandwidth: Tensor | float | None = None) -> Tensor:
+    """sum_{q < count} exp(-d / (b 2^q)), the kernels of DCAN (Li et al., AAAI 2020; read in the authors' code).
+
+    Args:
+        distances: (N, N) squared distances; or any shape, if ``bandwidth`` is given.
+        count: number of kernels.
+        bandwidth: b, no gradient flowing into it; the mean over pairs of different rows / 2^(count // 2) if ``None``.
+
+    Returns:
+        The shape of ``distances``.
+    """
+    if bandwidth is None:
+        pairs = distances.shape[0] * (distances.shape[0] - 1)
+        bandwidth = distances.detach().sum() / (pairs * 2 ** (count // 2))
+    return gaussian_kernels(distances, [2.0**q / 2 for q in range(count)], bandwidth)
 
 
 def mean_discrepancy(
@@ -72,22 +94,26 @@ def mean_discrepancy(
     return source + target - 2 * across
 
 
-def linear_discrepancy(kernels: Tensor, *, cyclic: bool = False) -> Tensor:
-    """MMD^2 of two samples of equal size n from pairs (i, j) of positions alone, n of them instead of n^2.
+def linear_discrepancy(kernels: Tensor, *, cyclic: bool = False, num_source: int | None = None) -> Tensor:
+    """MMD^2 of two samples from pairs (i, j) of positions alone, n of them instead of n^2.
 
     mean over pairs of k(s_i, s_j) + k(t_i, t_j) - k(s_i, t_j) - k(s_j, t_i): Gretton et al., JMLR 13 (2012), lemma 14.
 
     Args:
-        kernels: (2n, 2n), source rows and columns first.
+        kernels: (N, N), source rows and columns first.
         cyclic: the n pairs (i, i + 1 mod n), each row in two of them, instead of the n / 2 pairs (2i, 2i + 1).
+        num_source: number of source rows, half of all if ``None``. Of unequal samples, which ``cyclic`` alone allows,
+            the smaller one is gone through again until the larger one ends.
 
     Returns:
         A scalar.
     """
-    n = kernels.shape[0] // 2
-    i = torch.arange(n, device=kernels.device) if cyclic else torch.arange(0, n - 1, 2, device=kernels.device)
-    j = (i + 1) % n
-    return (kernels[i, j] + kernels[n + i, n + j] - kernels[i, n + j] - kernels[j, n + i]).mean()
+    n = kernels.shape[0] // 2 if num_source is None else num_source
+    m = kernels.shape[0] - n
+    steps = max(n, m)
+    i = torch.arange(steps, device=kernels.device) if cyclic else torch.arange(0, n - 1, 2, device=kernels.device)
+    s, s_next, t, t_next = i % n, (i + 1) % n, n + i % m, n + (i + 1) % m
+    return (kernels[s, s_next] + kernels[t, t_next] - kernels[s, t_next] - kernels[s_next, t]).mean()
 
 
 def mk_mmd(
@@ -134,3 +160,123 @@ def mk_mmd(
         return linear_discrepancy(kernels) if linear else mean_discrepancy(kernels, n, estimator=estimator)
     value = linear_discrepancy(kernels, cyclic=True) if linear else mean_discrepancy(kernels, n)
     return value + 2 / (n - 1)
+
+
+def cyclic_mmd(source: Tensor, target: Tensor, *, count: int = 5, bandwidth: float | None = None) -> Tensor:
+    """Squared MMD in linear time over the pairs (i, i + 1), as DCAN's authors compute it (read in their code).
+
+    The kernels are summed, not averaged. At equal sizes it is zero for equal samples, and the unbiased estimate in
+    quadratic time is its mean over all orders of each domain's rows.
+
+    Args:
+        source: (n, d) features; on several ranks this rank's rows, all of which are gathered.
+        target: (m, d) features.
+        count: number of kernels, see :func:`doubling_kernels`.
+        bandwidth: of the narrowest; from the mean distance if ``None``.
+
+    Returns:
+        A scalar; it can be negative.
+
+    Raises:
+        ValueError: fewer than two rows in a domain.
+    """
+    source, target = gather_rows(source), gather_rows(target)
+    n, m = source.shape[0], target.shape[0]
+    if min(n, m) < 2:
+        raise ValueError(f"MMD needs at least two rows of each domain, not {n} and {m}")
+    kernels = doubling_kernels(squared_distances(torch.cat([source, target])), count, bandwidth)
+    return linear_discrepancy(kernels, cyclic=True, num_source=n)
+
+
+def subset_mmd(
+    source: Tensor,
+    target: Tensor,
+    source_subsets: Tensor,
+    target_subsets: Tensor,
+    *,
+    count: int = 5,
+    bandwidth: float | None = None,
+) -> Tensor:
+    """Squared MMD (biased, quadratic time) between subsets of two samples, many pairs of subsets at once.
+
+    With w_k the difference of the two uniform distributions over the rows of subset k it is w_k' K w_k, the squared
+    distance of two mean embeddings. The bandwidth is that of all rows, the same for all subsets.
+
+    Args:
+        source: (n, d) features, of all ranks: nothing is gathered here.
+        target: (m, d) features, likewise.
+        source_subsets: (k, n) bool, whether a row is in a subset.
+        target_subsets: (k, m) bool.
+        count: number of kernels, see :func:`doubling_kernels`.
+        bandwidth: of the narrowest; from the mean distance if ``None``.
+
+    Returns:
+        (k,), not negative; 0 where one of the two subsets is empty.
+    """
+    kernels = doubling_kernels(squared_distances(torch.cat([source, target])), count, bandwidth)
+    sizes = [subsets.sum(1, keepdim=True) for subsets in (source_subsets, target_subsets)]
+    both = (sizes[0] > 0) & (sizes[1] > 0)
+    shares = [s * both / n.clamp_min(1) for s, n in zip((source_subsets, target_subsets), sizes, strict=True)]
+    weights = torch.cat([shares[0], -shares[1]], 1).to(kernels.dtype)
+    with torch.autocast(kernels.device.type, enabled=False):
+        return (weights @ kernels * weights).sum(1).clamp_min(0)
+
+
+def subset_cyclic_mmd(
+    source: Tensor,
+    target: Tensor,
+    source_subsets: Tensor,
+    target_subsets: Tensor,
+    *,
+    count: int = 5,
+    bandwidth: float | None = None,
+    offset: bool = False,
+) -> Tensor:
+    """As :func:`subset_mmd` in linear time, the regulariser of DCAN's authors (read in their code).
+
+    Of subsets with n_k and m_k rows: sum_{i < n_k} k(s_i, s_i+1) + k(t_i, t_i+1) - k(s_i, t_i+1) - k(s_i+1, t_i) over
+    n_k + m_k, positions modulo n_k and m_k, with a bandwidth of each pair of subsets. The authors count t_i from
+    position m_k of the rows of both instead of from n_k (``offset``), which takes source rows for target rows unless
+    the subsets are equally large. Shapes are fixed, rows are picked by sorting: no host read.
+
+    Args:
+        source: (n, d) features, of all ranks: nothing is gathered here.
+        target: (m, d) features, likewise.
+        source_subsets: (k, n) bool, whether a row is in a subset.
+        target_subsets: (k, m) bool.
+        count: number of kernels, see :func:`doubling_kernels`.
+        bandwidth: of the narrowest; from the mean distance if ``None``.
+        offset: the authors' position of t_i.
+
+    Returns:
+        (k,); 0 where one of the two subsets is empty. It can be negative.
+    """
+    distances = squared_distances(torch.cat([source, target]))
+    n = source.shape[0]
+    subsets = torch.cat([source_subsets, target_subsets], 1)
+    n_k, m_k = (s.sum(1, keepdim=True) for s in (source_subsets, target_subsets))
+    unit: Tensor | float
+    if bandwidth is None:
+        inside, size = subsets.to(distances.dtype), n_k + m_k
+        with torch.autocast(distances.device.type, enabled=False):
+            total = (inside @ distances.detach() * inside).sum(1, keepdim=True)
+        unit = total / ((size * (size - 1)).clamp_min(1) * 2 ** (count // 2))
+    else:
+        unit = bandwidth
+    rows = subsets.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # of subset k: its rows, source first
+    i = torch.arange(n, device=source.device)[None]
+
+    def row(step: Tensor, of_source: bool) -> Tensor:
+        place = step % n_k.clamp_min(1)
+        if not of_source:
+            place = m_k + place if offset else n_k + step % m_k.clamp_min(1)
+        return rows.gather(1, place)
+
+    s, s_next, t, t_next = row(i, True), row(i + 1, True), row(i, False), row(i + 1, False)
+
+    def kernels(one: Tensor, other: Tensor) -> Tensor:
+        return doubling_kernels(distances[one, other], count, unit)
+
+    terms = kernels(s, s_next) + kernels(t, t_next) - kernels(s, t_next) - kernels(s_next, t)
+    counted = (i < n_k) & (m_k > 0)
+    return (terms * counted).sum(1) / (n_k + m_k).squeeze(1).clamp_min(1)

@@ -95,3 +95,16 @@ def gather_rows(x: Tensor) -> Tensor:
         return x
     rows: Tensor = _GatherRows.apply(x)
     return rows
+
+
+def from_first_rank(x: Tensor) -> Tensor:
+    """Rank 0's ``x`` on every rank, without a gradient: for random numbers on which all ranks must agree.
+
+    Args:
+        x: any shape, the same on every rank.
+    """
+    if world_size() == 1:
+        return x
+    x = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.broadcast(x, 0)
+    return x

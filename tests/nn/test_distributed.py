@@ -76,3 +76,4 @@ def test_one_process_gathers_nothing() -> None:
     assert dafw.nn.distributed.world_size() == 1
     assert dafw.nn.distributed.gather_rows(x) is x
     assert dafw.nn.distributed.sum_over_ranks(x) is x
+    assert dafw.nn.distributed.from_first_rank(x) is x

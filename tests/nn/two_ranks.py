@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dafw.losses.coral import coral, mean_and_covariance
 from dafw.losses.entropy import certainty_weights, information_maximisation
-from dafw.losses.mmd import mk_mmd
-from dafw.nn.distributed import gather_rows, mean_over_ranks, sum_over_ranks
+from dafw.losses.mmd import cyclic_mmd, mk_mmd
+from dafw.nn.attention import domain_gap
+from dafw.nn.distributed import from_first_rank, gather_rows, mean_over_ranks, sum_over_ranks
 from dafw.nn.mlp import mlp
 from dafw.nn.norm import NORM_MODES, DomainBatchNorm, Rows
 
@@ -29,6 +30,7 @@ LOSSES: Losses = {
     "mmd_linear": lambda s, t: mk_mmd(s, t, linear=True),
     "mmd_tllib": lambda s, t: mk_mmd(s, t, estimator="tllib"),
     "mmd_tllib_linear": lambda s, t: mk_mmd(s, t, estimator="tllib", linear=True),
+    "mmd_cyclic": cyclic_mmd,
     "information": lambda s, t: information_maximisation(t) + information_maximisation(s),
     "certainty_weights": lambda s, t: (certainty_weights(s.detach()) * t.square().sum(1)).mean() + s.mean(),
     # a rank's own rows against all: differs between ranks, and its mean over them is a mean over all rows
@@ -121,6 +123,8 @@ def of_others(rank: int, world: int) -> dict[str, Tensor]:
     found["own_statistics"] = layer(source).mean(0).abs().max()
     bare = DomainBatchNorm(CHANNELS, affine=False, track_running_stats=False)
     found["bare"] = gather_rows(bare(source))
+    found["gap"] = domain_gap(source, target)
+    found["first_rank"] = from_first_rank(torch.arange(4.0) * (rank + 1))
     half = DomainBatchNorm(CHANNELS).bfloat16()(source.bfloat16())
     found["half_is_half"] = torch.tensor(half.dtype == torch.bfloat16)
     one_row_each = DomainBatchNorm(CHANNELS).double()(inputs((), rank, world)[0][:1] if world > 1 else source[:2])

@@ -1,0 +1,203 @@
+"""Channel attention by squeeze and excitation: the plain module, and one that is conditioned on the domain.
+
+Hu et al., CVPR 2018, https://arxiv.org/abs/1709.01507: out = a x, a = sigmoid(W_2 relu(W_1 GAP(x))).
+Conditioned (Li et al., AAAI 2020, https://arxiv.org/abs/2005.06717), W_1 is the row's domain's own and W_2 is shared.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dafw.errors import UserError
+from dafw.nn.distributed import gather_rows, world_size
+from dafw.nn.norm import Rows
+from dafw.nn.precision import full_precision
+
+GateForm = Literal["paper", "authors"]
+
+
+class SqueezeExcite(nn.Module):
+    """Plain attention over the channels of (N, C, H, W).
+
+    Args:
+        channels: C.
+        reduction: C over the width of the squeezed description.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, channels // reduction, 1)
+        self.act = nn.ReLU(inplace=True)
+        self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weighs the channels of each row: (N, C, H, W), the same shape."""
+        weights: Tensor = self.gate(self.fc2(self.act(self.fc1(x.mean((2, 3), keepdim=True)))))
+        return x * weights
+
+
+class DomainAttention(nn.Module):
+    """Attention whose squeeze belongs to the row's domain: leading rows source, the others target.
+
+    How many rows are source is read from :class:`~dafw.nn.norm.Rows`, as batch normalisation reads it, so that serving
+    and evaluation say which path to take. Both squeezes start as copies of the plain module's.
+
+    Args:
+        squeeze: 1x1 convolution C -> C / r of a plain module; becomes the source's, its copy the target's.
+        excite: 1x1 convolution C / r -> C, shared.
+        act: between the two.
+        gate: from scores to weights, a sigmoid.
+    """
+
+    def __init__(self, squeeze: nn.Conv2d, excite: nn.Conv2d, act: nn.Module, gate: nn.Module) -> None:
+        super().__init__()
+        self.source_squeeze, self.excite, self.act, self.gate = squeeze, excite, act, gate
+        self.target_squeeze = nn.Conv2d(squeeze.in_channels, squeeze.out_channels, 1, bias=squeeze.bias is not None)
+        self.target_squeeze.to(squeeze.weight).load_state_dict(squeeze.state_dict())
+        self.rows = Rows()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weighs the channels of each row by its domain's path: (N, C, H, W), the same shape."""
+        pooled = x.mean((2, 3), keepdim=True)
+        num_source = min(self.rows.num_source or 0, len(x))
+        parts = []
+        if num_source:
+            parts.append(self.source_squeeze(pooled[:num_source]))
+        if num_source < len(x):
+            parts.append(self.squeeze_target(pooled[:num_source], pooled[num_source:]))
+        hidden = parts[0] if len(parts) == 1 else torch.cat(parts)
+        weights: Tensor = self.gate(self.excite(self.act(hidden)))
+        return x * weights
+
+    def squeeze_target(self, source: Tensor, target: Tensor) -> Tensor:
+        """The target's description (n_t, C / r, 1, 1) of its pooled rows (n_t, C, 1, 1)."""
+        squeezed: Tensor = self.target_squeeze(target)
+        return squeezed
+
+
+class GatedDomainAttention(DomainAttention):
+    """Attention whose target rows take the source's path where the two domains look alike.
+
+    In each joint training batch the module compares the domains, :func:`domain_gap`, over all ranks' rows; below
+    ``threshold`` the target shares the source's squeeze. The last decision is the buffer ``shared``, which serves until
+    the next, and never reaches the host. While shared, the target's own squeeze receives gradients of zero.
+    Li et al., TPAMI 2021, https://arxiv.org/abs/2103.12339.
+
+    Args:
+        squeeze: see :class:`DomainAttention`.
+        excite: see :class:`DomainAttention`.
+        act: see :class:`DomainAttention`.
+        gate: see :class:`DomainAttention`.
+        threshold: eta, below which the paths are shared (authors' code: 0.2).
+        form: see :func:`domain_gap`.
+    """
+
+    shared: Tensor
+
+    def __init__(
+        self,
+        squeeze: nn.Conv2d,
+        excite: nn.Conv2d,
+        act: nn.Module,
+        gate: nn.Module,
+        *,
+        threshold: float = 0.2,
+        form: GateForm = "paper",
+    ) -> None:
+        super().__init__(squeeze, excite, act, gate)
+        self.threshold, self.form = threshold, form
+        self.register_buffer("shared", torch.zeros((), dtype=torch.bool, device=squeeze.weight.device))
+
+    def squeeze_target(self, source: Tensor, target: Tensor) -> Tensor:
+        """As the decision says; a training batch of both domains makes a new one first."""
+        if self.training and len(source):
+            self.shared.copy_(domain_gap(source, target, form=self.form) < self.threshold)
+        return torch.where(self.shared, self.source_squeeze(target), self.target_squeeze(target))
+
+
+@torch.no_grad()
+def domain_gap(source: Tensor, target: Tensor, *, form: GateForm = "paper") -> Tensor:
+    """tanh(|r_s - r_t| / |r_t|) with r = mean / sqrt(variance + 1e-5) over all entries of a domain, over all ranks.
+
+    ``authors`` divides by r_t with its sign, as the authors' code does (read there): where r_t is negative, which is
+    common in front of a ReLU, the gap is negative and so below any threshold.
+
+    Args:
+        source: (n_s, ...), this rank's rows, as many as on every other.
+        target: (n_t, ...), likewise.
+        form: see above.
+
+    Returns:
+        A scalar in [0, 1), or (-1, 1) for ``authors``.
+    """
+    moments = torch.stack([torch.stack(torch.var_mean(full_precision(x), correction=0)) for x in (source, target)])
+    if world_size() > 1:
+        ranks = gather_rows(moments[None])
+        mean = ranks[:, :, 1].mean(0)
+        variance = (ranks[:, :, 0] + (ranks[:, :, 1] - mean).square()).mean(0)
+        moments = torch.stack([variance, mean], 1)
+    ratios = []
+    for (variance, mean), x in zip(moments, (source, target), strict=True):
+        count = x.numel() * world_size()
+        ratios.append(mean / (variance * (count / max(count - 1, 1)) + 1e-5).sqrt())
+    r_s, r_t = ratios
+    return torch.tanh((r_s - r_t).abs() / (r_t if form == "authors" else r_t.abs().clamp_min(1e-12)))
+
+
+def convert_attention(
+    module: nn.Module, *, gated: bool = False, threshold: float = 0.2, form: GateForm = "paper"
+) -> list[DomainAttention]:
+    """Puts domain-conditioned attention in place of every squeeze-and-excitation inside ``module``.
+
+    Known are :class:`SqueezeExcite` and those of timm that have its two 1x1 convolutions, an activation and a gate:
+    ``legacy_seresnet*``, ``legacy_seresnext*``, ``legacy_senet154``, ``seresnet*``, RegNetY, ... The pretrained squeeze
+    goes to both paths. Convert before :func:`~dafw.nn.norm.convert_norm`, which tells all layers of the batch's rows.
+
+    Args:
+        module: a network, changed in place.
+        gated: :class:`GatedDomainAttention` instead of :class:`DomainAttention`.
+        threshold: see :class:`GatedDomainAttention`.
+        form: see :class:`GatedDomainAttention`.
+
+    Returns:
+        The new modules, in the network's order.
+
+    Raises:
+        UserError: if the network has no squeeze-and-excitation.
+    """
+    made: list[DomainAttention] = []
+    for parent in list(module.modules()):
+        for name, child in parent._modules.items():
+            parts = _parts(child)
+            if parts is not None and child is not None:
+                new = GatedDomainAttention(*parts, threshold=threshold, form=form) if gated else DomainAttention(*parts)
+                parent._modules[name] = new.train(child.training)
+                made.append(new)
+    if not made:
+        name = getattr(module, "backbone_name", type(module).__name__)
+        raise UserError(
+            f"domain-conditioned attention replaces squeeze-and-excitation modules, and {name} has none: choose a"
+            " backbone that has them, such as legacy_seresnet50, seresnet50 or small_se_net"
+        )
+    return made
+
+
+def domain_attentions(module: nn.Module) -> list[DomainAttention]:
+    """The domain-conditioned attention inside ``module``, in its order."""
+    return [part for part in module.modules() if isinstance(part, DomainAttention)]
+
+
+def _parts(layer: nn.Module | None) -> tuple[nn.Conv2d, nn.Conv2d, nn.Module, nn.Module] | None:
+    """Squeeze, excitation, activation and gate, if ``layer`` is a squeeze-and-excitation that does nothing else."""
+    squeeze, excite = getattr(layer, "fc1", None), getattr(layer, "fc2", None)
+    act = getattr(layer, "act", None) or getattr(layer, "relu", None)
+    gate = getattr(layer, "gate", None) or getattr(layer, "sigmoid", None)
+    if not (isinstance(squeeze, nn.Conv2d) and isinstance(excite, nn.Conv2d)):
+        return None
+    if not (isinstance(act, nn.Module) and isinstance(gate, nn.Module)):
+        return None
+    plain = not getattr(layer, "add_maxpool", False) and isinstance(getattr(layer, "bn", nn.Identity()), nn.Identity)
+    fits = (squeeze.in_channels, squeeze.out_channels) == (excite.out_channels, excite.in_channels)
+    return (squeeze, excite, act, gate) if plain and fits and squeeze.kernel_size == (1, 1) else None
