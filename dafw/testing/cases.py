@@ -19,6 +19,7 @@ TINY: dict[str, dict[str, Any]] = {
     "CDAN": {"width": 8, "depth": 1, "critic_norm": True, "entropy": True},
     "DANN": {"width": 8, "depth": 1, "critic_norm": True},
     "MDD": {"ramp_steps": 4},
+    "FixMatch": {"threshold": 0.5},
 }
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 ROOT = CHECKOUT / "experiments"
 FILES = sorted(path for path in ROOT.rglob("*.yaml") if path.relative_to(ROOT).parts[0] not in ("tables", "benchmarks"))
 #: What makes an experiment on a folder of images small: its own backbone, on few small images.
-SMALL = ("--data.size", "32", "--data.resize", "32", "--data.batch_size", "2", "--data.num_workers", "0")
+SMALL = ("--data.size", "32", "--data.resize", "32", "--data.num_workers", "0")
+SMALL += ("--data.batch_size", "2", "--data.target_batch_size", "2")
 
 
 def test_there_are_experiments() -> None:

@@ -5,7 +5,8 @@ from dafw.methods.adaptation.cdan import CDAN
 from dafw.methods.adaptation.dan import DAN
 from dafw.methods.adaptation.dann import DANN
 from dafw.methods.adaptation.deep_coral import DeepCORAL
+from dafw.methods.adaptation.fixmatch import FixMatch
 from dafw.methods.adaptation.mdd import MDD
 from dafw.methods.adaptation.source_only import SourceOnly
 
-__all__ = ["CDAN", "DAN", "DANN", "MDD", "AdaBN", "DeepCORAL", "SourceOnly"]
+__all__ = ["CDAN", "DAN", "DANN", "MDD", "AdaBN", "DeepCORAL", "FixMatch", "SourceOnly"]
