@@ -1,6 +1,5 @@
 """Checkpoints that are either complete or absent."""
 
-import copy
 import errno
 import os
 import re
@@ -11,7 +10,6 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
-from torch import Tensor
 
 from dafw.errors import UserError
 
@@ -42,21 +40,19 @@ class Checkpointing(Checkpoint):
 
     A file is written under another name, synced and renamed: a kill, a crash or a full disk leaves the older
     ones intact. The terms of all steps so far are checked first, and the weights, so no checkpoint holds what followed
-    a NaN. A copy of the last state that was found good waits in the host's memory; when a loss becomes NaN it is
-    written, so that there is a checkpoint however early that happens.
+    a NaN. The first one is written before any step, so that there is a good one however early a loss becomes NaN; it
+    goes when there is a later one, for what it holds is made anew from the seed.
 
     Args:
         folder: where checkpoints go.
         every: steps between two of them.
         keep: how many of the newest stay.
-        remember_every: least number of steps between two copies in memory; they are made after a look at the terms.
     """
 
-    def __init__(self, folder: Path, every: int = 500, keep: int = 2, remember_every: int = 10) -> None:
+    def __init__(self, folder: Path, every: int = 500, keep: int = 2) -> None:
         if every < 1 or keep < 1:
             raise UserError("run.checkpoint_every and run.keep_checkpoints must be at least 1")
-        self.folder, self.every, self.keep, self.remember_every = Path(folder), every, keep, remember_every
-        self.good: tuple[int, dict[str, Any]] | None = None
+        self.folder, self.every, self.keep = Path(folder), every, keep
         self.kept_at = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
@@ -65,40 +61,20 @@ class Checkpointing(Checkpoint):
         trainer.precision_plugin.convert_module(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Remembers where the training starts, unless a checkpoint does."""
+        """Writes where the training starts, unless it goes on from a checkpoint."""
         self.kept_at = pl_module.steps_done
-        if not checkpoints(self.folder):
-            self.remember(trainer, pl_module)
+        if trainer.ckpt_path is None:
+            self.save(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """Writes one if it was time after the last step, whose validation, if it had one, is over by now."""
         steps = pl_module.steps_done
-        if steps == self.kept_at or not between_updates(trainer, steps):
-            return
-        if steps // self.every > self.kept_at // self.every:
+        if steps // self.every > self.kept_at // self.every and between_updates(trainer, steps):
             self.save(trainer, pl_module)
-        elif pl_module.looks and steps - self.kept_at >= self.remember_every:
-            self.remember(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Writes the final one."""
         self.save(trainer, pl_module)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """After a NaN, writes the last state that was found good."""
-        from dafw.methods.record import NonFiniteLoss
-
-        if isinstance(exception, NonFiniteLoss) and self.good is not None and trainer.is_global_zero:
-            steps, checkpoint = self.good
-            self._write(steps, lambda path: Files().save_checkpoint(checkpoint, path))
-
-    def remember(self, trainer: pl.Trainer, method: Any) -> None:
-        """Copies the state of this moment into the host's memory, if its weights are finite (all ranks call it)."""
-        check_weights(method)
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        self.kept_at = method.steps_done
-        if trainer.is_global_zero:
-            self.good = method.steps_done, _copy(checkpoint)
 
     def save(self, trainer: pl.Trainer, method: Any) -> None:
         """Writes a checkpoint of this moment (all ranks call it).
@@ -109,17 +85,13 @@ class Checkpointing(Checkpoint):
         """
         method.look()
         check_weights(method)
-        self._write(method.steps_done, trainer.save_checkpoint, trainer.is_global_zero)
-        self.good, self.kept_at = None, method.steps_done
-
-    def _write(self, steps: int, write: Any, keeps_files: bool = True) -> None:
-        path = self.folder / f"step={steps}.ckpt"
+        path = self.folder / f"step={method.steps_done}.ckpt"
         unfinished = path.with_suffix(".unfinished")
         failure = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write(unfinished)
-            if keeps_files:
+            trainer.save_checkpoint(unfinished)
+            if trainer.is_global_zero:
                 unfinished.replace(path)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
@@ -130,9 +102,16 @@ class Checkpointing(Checkpoint):
             older = checkpoints(self.folder)
             intact = f"; {older[0].name} is intact" if older else ""
             raise UserError(f"no space left while writing {path}{intact}") from failure
-        if keeps_files:
-            for old in checkpoints(self.folder)[self.keep :]:
-                old.unlink()
+        if trainer.is_global_zero:
+            self.forget()
+        self.kept_at = method.steps_done
+
+    def forget(self) -> None:
+        """Removes what is older than the newest few, and the start once there is a later one."""
+        _, *older = checkpoints(self.folder)
+        for path in older:
+            if path in older[self.keep - 1 :] or path.name == "step=0.ckpt":
+                path.unlink()
 
 
 def between_updates(trainer: pl.Trainer, steps: int) -> bool:
@@ -154,13 +133,3 @@ def check_weights(method: Any) -> None:
     for name, good in zip(weights, finite, strict=True):
         if not good:
             raise NonFiniteLoss(f'the weight "{name}" became NaN or infinite by step {method.steps_done}')
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return type(value)((key, _copy(item)) for key, item in value.items())
-    if type(value) in (list, tuple):
-        return type(value)(_copy(item) for item in value)
-    return copy.deepcopy(value)

@@ -62,7 +62,6 @@ class Pair:
     method: DANN
     data: Any
     trainer: pl.Trainer
-    checkpointing: Checkpointing
     plain: PlainDANN
 
     def fit(self) -> None:
@@ -110,7 +109,7 @@ def make_pair(
         save_every=checkpointing.every,
         device=setting.device,
     )
-    return Pair(method, cli.datamodule, ours, checkpointing, plain)
+    return Pair(method, cli.datamodule, ours, plain)
 
 
 # ---- the same numbers
@@ -242,7 +241,6 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.device = device
         self.sizes: dict[int, int] = {}
         self.now = self.peak = 0
-        self.paused = False
         for module in existing:
             self.add([*module.parameters(), *module.buffers()])
 
@@ -264,8 +262,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation and counts what comes out."""
         found = func(*args, **(kwargs or {}))
-        if not self.paused:
-            self.add(found)
+        self.add(found)
         return found
 
 
@@ -281,51 +278,22 @@ class Weigh(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Starts with what the method holds."""
-        self.all, self.step = LiveBytes(self.device, pl_module), LiveBytes(self.device, pl_module)
-        for mode in (self.all, self.step):
-            mode.__enter__()  # type: ignore[no-untyped-call]
+        self.live = LiveBytes(self.device, pl_module)
+        self.live.__enter__()  # type: ignore[no-untyped-call]
 
     def on_train_epoch_end(self, *_: Any) -> None:
         """Stops."""
-        for mode in (self.step, self.all):
-            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-
-    def leave_out_copies(self, checkpointing: Checkpointing) -> None:
-        """Lets ``step`` overlook the copies of the last good state."""
-        remember = checkpointing.remember
-
-        def overlooked(trainer: pl.Trainer, method: Any) -> None:
-            self.step.paused = True
-            remember(trainer, method)
-            self.step.paused = False
-
-        checkpointing.remember = overlooked  # type: ignore[method-assign]
+        self.live.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
-@dataclass(frozen=True)
-class Peaks:
-    """The most bytes of tensors alive in training.
-
-    Args:
-        ours: dafw's, without the copy of the last good state that it keeps on the host.
-        with_copy: dafw's, with that copy.
-        theirs: of the plain loop.
-    """
-
-    ours: int
-    with_copy: int
-    theirs: int
-
-
-def peak_bytes(setting: Setting, folder: Path) -> Peaks:
-    """Weighs both over steps with two looks, which each replace the copy of the last good state."""
+def peak_bytes(setting: Setting, folder: Path) -> tuple[int, int]:
+    """The most bytes of tensors alive in dafw's training and in the plain loop's, over steps with two looks."""
     weigh, steps, log_every = Weigh(setting.device), 22, 10
     pair = make_pair(setting, steps, folder, [weigh], log_every)
-    weigh.leave_out_copies(pair.checkpointing)
     pair.fit()
     with LiveBytes(setting.device, pair.plain.network, pair.plain.critic) as live:
         pair.plain.train(steps)
-    return Peaks(weigh.step.peak, weigh.all.peak, live.peak)
+    return weigh.live.peak, live.peak
 
 
 # ---- time
@@ -446,13 +414,7 @@ def _measure(setting: Setting, folder: Path, quick: bool) -> list[Measure]:
         ),
         counted(f"host reads of {LOG_EVERY} steps that log nothing, {setting.backbone}", "", ours.host_reads, limit=0),
         counted(f"passes through the backbone in a step, {setting.backbone}", "", ours.passes, limit=1),
-        counted(f"peak bytes of tensors, {where}", "MB", peaks.ours / 1e6, peaks.theirs / 1e6, limit=1.05),
-        counted(
-            f"the same with the copy of the last good state, {where}",
-            "MB",
-            peaks.with_copy / 1e6,
-            peaks.theirs / 1e6,
-        ),
+        counted(f"peak bytes of tensors, {where}", "MB", *(peak / 1e6 for peak in peaks), limit=1.05),
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from commands import fork, one_run, until
-from interrupted import FIT, before, same
+from interrupted import FIT, at_step, before, same
 
 from dafw.callbacks.checkpointing import checkpoints
 
@@ -45,6 +45,17 @@ def test_right_after_a_checkpoint(tmp_path: Path, uninterrupted: Path, step: int
     again = fork(tmp_path, *fit).wait()
     assert (again.code, again.err) == (0, "")
     same(one_run(tmp_path / "runs"), uninterrupted)
+
+
+def test_before_the_second_checkpoint(tmp_path: Path, uninterrupted: Path) -> None:
+    """What was written before any step is a checkpoint like the others; it goes when there is a later one."""
+    assert fork(tmp_path, *FIT, setup=at_step(2, die)).wait().code == -signal.SIGKILL
+    folder = one_run(tmp_path / "runs")
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step=0.ckpt"]
+    again = fork(tmp_path, *FIT).wait()
+    assert (again.code, again.err) == (0, "")
+    same(folder, uninterrupted)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step=12.ckpt"]
 
 
 @pytest.mark.slow

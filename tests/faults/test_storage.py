@@ -1,6 +1,7 @@
 """A disk that is full, and checkpoints that are damaged or hostile."""
 
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from commands import call, fork, one_run
-from interrupted import FIT, at_step, same
+from interrupted import FIT, at_step, before, same
 
 from dafw.callbacks.checkpointing import checkpoints
 
@@ -32,6 +33,21 @@ def test_no_space_for_a_checkpoint(tmp_path: Path, uninterrupted: Path) -> None:
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step=4.ckpt"]
     assert fork(tmp_path, *fit).wait().code == 0
     same(folder, uninterrupted)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_no_space_for_the_first_checkpoint(tmp_path: Path) -> None:
+    """Nothing was trained, so nothing stays behind."""
+
+    def fill() -> None:
+        (folder,) = Path("runs").iterdir()
+        (folder / "checkpoints").mkdir()
+        full("checkpoints/step=0.unfinished")()
+
+    failed = fork(tmp_path, *FIT, setup=before("train_dataloader", fill)).wait()
+    assert failed.code == 2
+    assert re.fullmatch(r"dafw: error: no space left while writing runs/\S+/checkpoints/step=0\.ckpt\n", failed.err)
+    assert not list((tmp_path / "runs").iterdir())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
