@@ -9,15 +9,11 @@ from torch import Tensor
 class _Reversal(torch.autograd.Function):
     """``scale`` gets no gradient: it is a schedule's value, not something to train."""
 
-    generate_vmap_rule = True
-
+    # Not forward and setup_context: with those, torch binds the arguments to the signature again at each call.
     @staticmethod
-    def forward(x: Tensor, scale: float | Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: float | Tensor) -> Tensor:
+        ctx.scale = scale
         return x.view_as(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float | Tensor], output: Tensor) -> None:
-        ctx.scale = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

@@ -51,8 +51,3 @@ def test_one_step_raises_the_loss_through_the_features_and_lowers_it_through_the
             assert sign * (loss() - before).item() > 0
             for p, old in zip(module.parameters(), saved, strict=True):
                 p.copy_(old)
-
-
-def test_works_under_vmap() -> None:
-    grads = torch.func.vmap(torch.func.grad(lambda x: reverse_gradient(x, 2.0).square().sum()))(torch.ones(3, 2))
-    assert torch.equal(grads, torch.full((3, 2), -4.0))
