@@ -1,5 +1,6 @@
 """Lightning's training step without what it does for others, a millisecond and three operations in each step."""
 
+from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -33,7 +34,10 @@ class NoProfiler(PassThroughProfiler):
 
 
 def make_lean(trainer: Any) -> None:
-    """Puts both in place, unless the user has something of their own there."""
-    trainer.fit_loop.epoch_loop.automatic_optimization.output_result_cls = PlainResult
+    """Puts both in place, unless the user has something of their own there; reads the step's signature only once."""
+    loop = trainer.fit_loop.epoch_loop
+    loop.automatic_optimization.output_result_cls = PlainResult
+    arguments = list(type(loop)._build_kwargs(loop, OrderedDict(), None, 0))
+    loop._build_kwargs = lambda given, *values: OrderedDict(zip(arguments, values, strict=False))
     if type(trainer.profiler) is PassThroughProfiler:
         trainer.profiler = NoProfiler()

@@ -104,6 +104,13 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         self.history: list[dict[str, Any]] = []
         self.start_record()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As any module's, with a shortcut for what Lightning sets around every hook, some forty times a step."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     # ---- what a method writes
 
     def losses(self, batch: Batch) -> Losses:
