@@ -94,7 +94,10 @@ def write_result(
         "metric": method.problem.primary,
         "test": metrics,
         "history": method.history,
-        "higher_is_better": {name: validator.higher_is_better for name, validator in VALIDATORS.items()},
+        "higher_is_better": {
+            f"source_{method.problem.primary}": True,
+            **{name: validator.higher_is_better for name, validator in VALIDATORS.items()},
+        },
         **provenance(),
     }
     write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=True))

@@ -118,7 +118,7 @@ class EvaluationSteps(Base):
             target_features=target[0],
             target_logits=target[1],
         )
-        return {name: float(make()(evidence)) for name, make in VALIDATORS.items() if name != "source_accuracy"}
+        return {name: float(make()(evidence)) for name, make in VALIDATORS.items()}
 
     def gather(self, role: str) -> tuple[Tensor, Tensor, Tensor]:
         """Features, logits and (index, label) of all samples of ``role``, in their domains' order, on every rank."""

@@ -1,17 +1,15 @@
-"""Validators: scores by which to choose a checkpoint. All but the oracle do without target labels."""
+"""Validators: scores by which to choose a checkpoint without target labels."""
 
 from dafw.selection.base import Evidence, Validator
 from dafw.selection.dev import DeepEmbeddedValidation
 from dafw.selection.entropy import Entropy
 from dafw.selection.information_maximisation import InformationMaximisation
-from dafw.selection.oracle import OracleAccuracy
 from dafw.selection.snd import SoftNeighbourhoodDensity
-from dafw.selection.source_accuracy import SourceAccuracy
 
+#: By name. Source accuracy and the oracle are none of them: they are the metrics of the problem itself.
 VALIDATORS: dict[str, type[Validator]] = {
     validator.name: validator
     for validator in (
-        SourceAccuracy,
         Entropy,
         InformationMaximisation,
         SoftNeighbourhoodDensity,
@@ -25,8 +23,6 @@ __all__ = [
     "Entropy",
     "Evidence",
     "InformationMaximisation",
-    "OracleAccuracy",
     "SoftNeighbourhoodDensity",
-    "SourceAccuracy",
     "Validator",
 ]
