@@ -114,20 +114,3 @@ class Cosine(Schedule):
     def __call__(self, progress: float, step: int) -> float:
         """See :class:`Schedule`."""
         return cosine(progress, self.warmup)
-
-
-@dataclass(frozen=True)
-class DannRamp(Schedule):
-    """2 / (1 + exp(-gamma p)) - 1; the DANN paper's scale of the reversed gradient by default.
-
-    Args:
-        gamma: steepness per unit of ``per`` (paper: 10; the Transfer-Learning-Library: 0.001 per step).
-        per: whether p is the share of training done or the number of steps done.
-    """
-
-    gamma: float = 10.0
-    per: Per = "progress"
-
-    def __call__(self, progress: float, step: int) -> float:
-        """See :class:`Schedule`."""
-        return dann_ramp(progress if self.per == "progress" else step, self.gamma)

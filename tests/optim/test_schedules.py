@@ -9,7 +9,6 @@ from jsonargparse import ArgumentParser
 from dafw.optim.schedules import (
     Constant,
     Cosine,
-    DannRamp,
     InverseDecay,
     Schedule,
     constant,
@@ -25,7 +24,6 @@ def test_golden_paper() -> None:
     arrays = golden("dann/schedules.npz")
     progress = arrays["p"].tolist()
     np.testing.assert_allclose([dann_ramp(p) for p in progress], arrays["lambda_p"], rtol=1e-7, atol=1e-9)
-    np.testing.assert_allclose([DannRamp()(p, 7) for p in progress], arrays["lambda_p"], rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose([0.01 * inverse_decay(p) for p in progress], arrays["mu_p"], rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose([0.01 * InverseDecay()(p, 7) for p in progress], arrays["mu_p"], rtol=1e-7, atol=1e-9)
 
@@ -33,9 +31,8 @@ def test_golden_paper() -> None:
 def test_golden_tllib() -> None:
     arrays = golden("dann/schedules.npz")
     steps = arrays["tllib_iter"].tolist()
-    rate, ramp = InverseDecay(alpha=0.001, per="step"), DannRamp(gamma=0.001, per="step")
+    rate = InverseDecay(alpha=0.001, per="step")
     np.testing.assert_allclose([0.01 * rate(0.5, i) for i in steps], arrays["tllib_lr"], rtol=1e-7, atol=1e-9)
-    np.testing.assert_allclose([ramp(0.5, i) for i in steps], arrays["tllib_grl_coeff"], rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose([dann_ramp(i / 1000, 1) for i in steps], arrays["tllib_grl_coeff"], rtol=1e-7, atol=1e-9)
 
 
@@ -90,7 +87,6 @@ def test_schedules_are_values() -> None:
             InverseDecay(alpha=0.001, per="step"),
         ),
         ({"class_path": "InverseDecay", "init_args": {"power": 1}}, InverseDecay(power=1.0)),
-        ({"class_path": "dafw.optim.schedules.DannRamp"}, DannRamp()),
     ],
 )
 def test_from_configuration(given: dict[str, object], expected: Schedule) -> None:
