@@ -20,16 +20,6 @@ def test_all_methods_are_found() -> None:
     assert controlled
 
 
-@pytest.fixture(scope="module")
-def resumed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return contract.check_resume(CASES, tmp_path_factory.mktemp("resume"))
-
-
-@pytest.fixture(scope="module")
-def ranked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    return contract.check_ranks(CASES, tmp_path_factory.mktemp("ranks"))
-
-
 @every_method
 def test_label_blind(item: Case, tmp_path: Path) -> None:
     contract.check_label_blind(item, tmp_path)

@@ -10,7 +10,7 @@ from dafw.testing import Case, contract
 DANN = "dafw.methods.adaptation.dann.DANN"
 CDAN = "dafw.methods.adaptation.cdan.CDAN"
 TINY: dict[str, Any] = {"width": 8, "depth": 1}
-VARIANTS = [
+CASES = [
     Case(DANN, {**TINY, **arguments}, label=label)
     for label, arguments in {
         "separate": {"norm": "separate"},
@@ -21,18 +21,8 @@ VARIANTS = [
         "steps": {"gamma": 1.0, "ramp_steps": 5, "optimizer": "sgd"},
     }.items()
 ]
-VARIANTS.append(Case(CDAN, {**TINY, "randomized": True, "random_width": 6}, label="randomized"))
-every_variant = pytest.mark.parametrize("item", VARIANTS, ids=lambda item: item.name)
-
-
-@pytest.fixture(scope="module")
-def resumed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return contract.check_resume(VARIANTS, tmp_path_factory.mktemp("resume"))
-
-
-@pytest.fixture(scope="module")
-def ranked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    return contract.check_ranks(VARIANTS, tmp_path_factory.mktemp("ranks"))
+CASES.append(Case(CDAN, {**TINY, "randomized": True, "random_width": 6}, label="randomized"))
+every_variant = pytest.mark.parametrize("item", CASES, ids=lambda item: item.name)
 
 
 @every_variant
@@ -51,6 +41,6 @@ def test_label_blind_and_round_trip(item: Case, tmp_path: Path) -> None:
     contract.check_round_trip(item, tmp_path)
 
 
-@pytest.mark.parametrize("item", [item for item in VARIANTS if item.name in ("separate", "domain_specific", "frozen")])
+@pytest.mark.parametrize("item", [item for item in CASES if item.name in ("separate", "domain_specific", "frozen")])
 def test_control(item: Case, tmp_path: Path) -> None:
     contract.check_control(item, tmp_path)

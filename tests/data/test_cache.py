@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from dafw.data import cache as cache_module
 from dafw.data.cache import CachedImages
@@ -20,14 +18,9 @@ NAMES = [f"a/{i}.png" for i in range(9)]
 
 
 @pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own for each test."""
     monkeypatch.setenv("DAFW_CACHE", str(tmp_path / "kept"))
-    rng = np.random.default_rng(0)
-    for name in NAMES:
-        path = tmp_path / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
-    return tmp_path / "images"
 
 
 @pytest.fixture

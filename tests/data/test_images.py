@@ -15,16 +15,6 @@ from dafw.errors import UserError
 NAMES = ["a/0.png", "a/1.png", "a/2.png", "b/3.png"]
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for name in NAMES:
-        path = tmp_path / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
-    return tmp_path / "images"
-
-
 def picture(mode: str) -> Image.Image:
     """A grey ramp."""
     grey = Image.fromarray(np.tile(np.arange(0, 240, 6, dtype=np.uint8), (30, 1)))

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from networks import images, network
+from torch import nn
 
 from dafw.errors import UserError
 from dafw.nn.network import Network
@@ -75,17 +76,6 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "user_nets_for_tests"
     sys.modules.pop("user_nets_for_tests", None)
-
-
-def images(count: int = 4, side: int = 28, channels: int = 3) -> Tensor:
-    return torch.randint(0, 256, (count, channels, side, side), dtype=torch.uint8)
-
-
-def network(num_classes: int = 10, **options: Any) -> Network:
-    torch.manual_seed(0)
-    net = Network(**options)
-    net.set_classes(num_classes)
-    return net
 
 
 def test_timm_model() -> None:

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from networks import images, network
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dafw.config import build, describe
@@ -21,17 +22,6 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.append(func.overloadpacket.__name__)
         return func(*args, **(kwargs or {}))
-
-
-def images(count: int = 4, side: int = 28, channels: int = 3) -> Tensor:
-    return torch.randint(0, 256, (count, channels, side, side), dtype=torch.uint8)
-
-
-def network(num_classes: int = 10, **options: Any) -> Network:
-    torch.manual_seed(0)
-    net = Network(**options)
-    net.set_classes(num_classes)
-    return net
 
 
 def test_outputs_are_sliced_as_views() -> None:
