@@ -1,5 +1,6 @@
 """The configuration of a run: LightningCLI parses it, says in one sentence what is wrong, and instantiates."""
 
+import json
 import logging
 import sys
 import warnings
@@ -19,13 +20,16 @@ from pytorch_lightning.strategies import DDPStrategy
 import dafw.methods  # so that short names of methods resolve
 import datamodules
 from dafw.callbacks import progress_callback
+from dafw.checkpoints import read_checkpoint
 from dafw.errors import UserError, sentence
 from dafw.loggers import WandbMode
+from dafw.methods.source_free.base import find_checkpoint
 from dafw.parse_errors import broken_file, explain
 from datamodules.base import DomainDataModule
 
 _ = (datamodules.Digits, datamodules.ImageFolderDomains)  # so that short names of datamodules resolve
-ABSTRACT = ("Method", "AdaptationMethod", "DomainDataModule")
+ABSTRACT = ("Method", "AdaptationMethod", "SourceFreeMethod", "DomainDataModule")
+NETWORK = "dafw.nn.network.Network"
 
 
 @dataclass
@@ -125,15 +129,28 @@ class DafwCLI(LightningCLI):
 
 
 def with_network(parser: LightningArgumentParser, arguments: list[str]) -> list[str]:
-    """The arguments, with ``Network()`` if the method needs a network and neither they nor a file name one."""
+    """The arguments, with ``Network()`` if the method needs a network and neither they nor a file name one.
+
+    A source-free method gets the network of its checkpoint.
+    """
     if any(argument.startswith("--model.network") for argument in arguments):
         return arguments
     try:
         parser.parse_args([argument for argument in arguments if not argument.startswith("--print_config")])
     except ArgumentError as error:
         if "arguments are required: network" in str(error):
-            return [*arguments, "--model.network", "dafw.nn.network.Network"]
+            return [*arguments, "--model.network", _network(parser, [*arguments, "--model.network", NETWORK])]
     return arguments
+
+
+def _network(parser: LightningArgumentParser, arguments: list[str]) -> str:
+    """The network of the checkpoint that the arguments name, in JSON; the default one if there is none."""
+    try:
+        given = parser.parse_args([argument for argument in arguments if not argument.startswith("--print_config")])
+        held = read_checkpoint(find_checkpoint(given["model.init_args.checkpoint"]))["dafw"]["method"]["init_args"]
+    except (ArgumentError, KeyError, UserError):  # which are reported when it matters
+        return NETWORK
+    return json.dumps(held["network"]) if held["network"]["class_path"] == NETWORK else NETWORK
 
 
 def parse(arguments: list[str]) -> DafwCLI:

@@ -39,7 +39,8 @@ def methods() -> dict[str, str]:
     return {
         node.name: f"[{setting.replace('_', '-')}] {summary(node)}"
         for setting in SETTINGS
-        for node, _ in classes(root / setting)
+        for node, path in classes(root / setting)
+        if path.name != "base.py"
     }
 
 

@@ -148,7 +148,8 @@ def _wrong_class(key: str, given: str, inner: str) -> str:
 def _names(base: type) -> list[str]:
     """Short names of the classes of one kind."""
     if base is dafw.methods.Method:
-        return [name for name in dafw.methods.__all__ if name not in ("AdaptationMethod", "Losses", "Method")]
+        bases = ("AdaptationMethod", "Losses", "Method", "SourceFreeMethod")
+        return [name for name in dafw.methods.__all__ if name not in bases]
     if base is datamodules.DomainDataModule:
         return [name for name in datamodules.__all__ if name != "DomainDataModule"]
     found: set[type] = {base} if base is Network else set()

@@ -125,10 +125,10 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path, most: int 
         method.eval()
         features, domains, classes = [], [], []
         matrix = np.zeros((data.num_classes, data.num_classes), np.int64)
-        for name in (*data.source, *data.target):
+        for name in (*data.sources, *data.target):
             domain = data.load(name, "test")
             part = domain.subset(range(0, len(domain), max(1, -(-len(domain) // most))))
-            found, logits, labels = _outputs(method, data, part, name in data.source)
+            found, logits, labels = _outputs(method, data, part, name in data.sources)
             features.append(found)
             domains += [name] * len(part)
             classes += labels.tolist()

@@ -40,6 +40,8 @@ class DomainDataModule(pl.LightningDataModule):
     The training split of a target has no labels: they are dropped before the dataset is made. Target labels
     exist in the evaluation loaders alone, for the test metrics and the oracle.
 
+    To a source-free method it serves the targets alone: no split of a source is loaded, whose names only name the task.
+
     A method with a ``held_out`` share gets that share of each target's training samples as a stream of its own, as many
     a step as of the rest.
 
@@ -123,14 +125,27 @@ class DomainDataModule(pl.LightningDataModule):
         return f"{','.join(self.source)}->{','.join(self.target)}"
 
     @property
+    def sources(self) -> list[str]:
+        """The sources that are served: none to a source-free method."""
+        method = self.trainer.lightning_module if self.trainer is not None else None
+        return [] if getattr(method, "setting", "") == "source-free" else self.source
+
+    @property
     def labelled(self) -> list[str]:
         """The domains whose labels train: the sources, or the targets of an oracle run."""
-        return self.target if self.oracle else self.source
+        return self.target if self.oracle else self.sources
 
     def setup(self, stage: str | None = None) -> None:
-        """Loads the domains that ``stage`` needs, and checks them."""
+        """Loads the domains that ``stage`` needs, and checks them.
+
+        Raises:
+            UserError: for an oracle run of a source-free method, or what :meth:`check_label_sets` finds.
+        """
+        if self.oracle and not self.sources:
+            raise UserError("data.oracle trains on the target's labels, and a source-free method learns from none")
         if stage in (None, "fit"):
-            self.check_label_sets()
+            if self.sources:
+                self.check_label_sets()
             targets = [self.load(name, "train").unlabelled() for name in self.target]
             held_out: list[Domain] = []
             if share := self._held_out():
@@ -201,14 +216,14 @@ class DomainDataModule(pl.LightningDataModule):
     def evaluations(self, stage: Literal["validate", "test"]) -> list[Evaluation]:
         """What the evaluation loaders of ``stage`` hold, in their order."""
         if stage == "test":
-            return [Evaluation("source_test", self.load(name, "test")) for name in self.source] + [
+            return [Evaluation("source_test", self.load(name, "test")) for name in self.sources] + [
                 Evaluation("target_test", self.load(name, "test")) for name in self.target
             ]
-        train = [self.load(name, "train").unlabelled() for name in self.source]
+        train = [self.load(name, "train").unlabelled() for name in self.sources]
         share = max(1, -(-sum(map(len, train)) // self.evidence_samples))
         return [
             *(Evaluation("source_train", domain.subset(range(0, len(domain), share))) for domain in train),
-            *(Evaluation("source_val", self.load(name, "val")) for name in self.source),
+            *(Evaluation("source_val", self.load(name, "val")) for name in self.sources),
             *(Evaluation("target_val", self.load(name, "val")) for name in self.target),
             *(Evaluation("target_test", self.load(name, "test")) for name in self.target),
         ]

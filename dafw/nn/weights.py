@@ -34,6 +34,11 @@ def without_weights() -> Iterator[None]:
         _loading.reset(token)
 
 
+def loads_weights() -> bool:
+    """Whether networks are to be filled as they are made: not inside :func:`without_weights`."""
+    return _loading.get()
+
+
 def load_weights(
     module: nn.Module,
     spec: str | None,

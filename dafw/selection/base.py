@@ -11,6 +11,8 @@ from torch import Tensor
 class Evidence:
     """One network's outputs at one validation: everything a choice may rest on, target labels not being part of it.
 
+    In a source-free run there are no source rows: n = m = 0.
+
     Attributes:
         source_train_features: (n, d), source samples that were trained on.
         source_features: (m, d), held-out source samples.
@@ -42,11 +44,13 @@ class Validator(ABC):
     Attributes:
         name: its key in results and configuration.
         higher_is_better: the direction of a good score.
+        needs_source: whether it reads source samples, so that a source-free run does not have it.
         reference: where it was proposed.
     """
 
     name: ClassVar[str]
     higher_is_better: ClassVar[bool]
+    needs_source: ClassVar[bool] = False
     reference: ClassVar[str]
 
     @abstractmethod

@@ -25,6 +25,7 @@ class DeepEmbeddedValidation(Validator):
 
     name: ClassVar[str] = "dev"
     higher_is_better: ClassVar[bool] = False
+    needs_source: ClassVar[bool] = True
     reference: ClassVar[str] = "You et al., ICML 2019, https://proceedings.mlr.press/v97/you19a.html"
 
     def __init__(self, regularisation: float = 1.0) -> None:

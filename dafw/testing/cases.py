@@ -2,15 +2,17 @@
 
 import importlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from dafw.methods import Method
+from dafw.methods import Method, SourceFreeMethod, SourceOnly
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
 
 STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 8
@@ -20,6 +22,7 @@ TINY: dict[str, dict[str, Any]] = {
     "DANN": {"width": 8, "depth": 1, "critic_norm": True},
     "MDD": {"ramp_steps": 4},
     "FixMatch": {"threshold": 0.5},
+    "SHOT": {"refresh_every": 3},
 }
 
 
@@ -56,8 +59,15 @@ class Case:
 
     def make(self, **changes: Any) -> Method:
         """A new method, always with the same initial weights."""
+        arguments = {"num_classes": 3, "lr": 0.05, **self.with_source().arguments, **changes}
         torch.manual_seed(5)
-        return self.owner(toy_network(**self.network), **{"num_classes": 3, "lr": 0.05, **self.arguments, **changes})
+        return self.owner(toy_network(**self.network), **arguments)
+
+    def with_source(self) -> "Case":
+        """The case; of a source-free method, with the checkpoint of a source model that is trained once."""
+        if not issubclass(self.owner, SourceFreeMethod) or "checkpoint" in self.arguments:
+            return self
+        return replace(self, arguments={**self.arguments, "checkpoint": source_model(json.dumps(self.network))})
 
     def make_data(self, **changes: Any) -> ToyData:
         """New toy data a -> b."""
@@ -80,6 +90,20 @@ class Case:
         return method, trainer
 
 
+@lru_cache
+def source_model(network: str) -> str:
+    """A checkpoint of a network (arguments in JSON) trained on the source alone; it stays until this process ends."""
+    folder = TemporaryDirectory(prefix="dafw-source-")
+    _kept.append(folder)
+    _, trainer = replace(case(SourceOnly), network=json.loads(network)).train(Path(folder.name))
+    path = Path(folder.name, "step=1.ckpt")
+    trainer.save_checkpoint(path)
+    return str(path)
+
+
+_kept: list[TemporaryDirectory[str]] = []
+
+
 def case(method: type[Method], **arguments: Any) -> Case:
     """The case of a method, with the arguments that make it tiny."""
     return Case(f"{method.__module__}.{method.__qualname__}", arguments or TINY.get(method.__name__, {}))
@@ -94,12 +118,12 @@ def cases() -> list[Case]:
 
 
 def _is_base(method: type[Method]) -> bool:
-    return method.__module__ == "dafw.methods.base"
+    return method.__module__.rpartition(".")[2] == "base"
 
 
 def write_cases(found: list[Case], path: Path) -> None:
     """For another process."""
-    path.write_text(json.dumps([asdict(item) for item in found]))
+    path.write_text(json.dumps([asdict(item.with_source()) for item in found]))
 
 
 def read_cases(path: Path) -> list[Case]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dafw.callbacks import Checkpointing
 from dafw.loggers import CsvLog
-from dafw.methods import Method, SourceOnly
+from dafw.methods import Method, SourceFreeMethod, SourceOnly
 from dafw.testing.cases import BATCH, EPOCHS, STEPS_PER_EPOCH, Case, case, differences
 from dafw.testing.processes import Marks, run_ranks, run_second_process
 from dafw.testing.steps import StepWatch
@@ -115,7 +115,8 @@ def check_control(item: Case, folder: Path) -> None:
     """With the adaptation switched off, the network trains bit for bit as under source-only that sees the target.
 
     Where a method's ``control_difference`` says that it cannot, that must be so; and its weights must be the same
-    whatever the target's images are, once batch normalisation is frozen.
+    whatever the target's images are, once batch normalisation is frozen; those of a source-free method must be the
+    source model's.
     """
     owner = item.owner
     control, _ = item.train(folder, method=item.make(**owner.control))
@@ -130,6 +131,9 @@ def check_control(item: Case, folder: Path) -> None:
         assert same
         return
     assert not same, "it says that its control is not source-only, but it is"
+    if issubclass(owner, SourceFreeMethod):
+        before, after = (model.network.named_parameters() for model in (item.make(), control))
+        assert all(torch.equal(one, other) for (_, one), (_, other) in zip(before, after, strict=True))
     blind = {**owner.control, "norm": "frozen"}
     ours, _ = item.train(folder, method=item.make(**blind))
     others, _ = item.train(folder, method=item.make(**blind), data=item.make_data(other_target=True))

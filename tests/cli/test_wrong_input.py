@@ -4,24 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import QUICK, call
+from commands import QUICK, call, refused
 from PIL import Image
 
 FIT = ("fit", "--model", "DANN", *QUICK)
 DIGITS = ("--data", "Digits", "--data.source", "mnist")
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one sentence."""
-    code, out, err = call(capsys, *arguments)
-    assert code == 2, (out, err)
-    assert out == ""
-    assert err.startswith("dafw: error: ")
-    assert err.endswith("\n")
-    assert err.count("\n") == 1, err
-    assert "Traceback" not in err
-    assert not list(Path().glob("runs/*")), "something was left behind"
-    return err.removeprefix("dafw: error: ").rstrip("\n")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,13 @@ CASES = [
     }.items()
 ]
 CASES.append(Case(CDAN, {**TINY, "randomized": True, "random_width": 6}, label="randomized"))
+SHOT = "dafw.methods.source_free.shot.SHOT"
+PAPER = {"bottleneck": 8, "bottleneck_relu": False, "head": "weight_norm", "backbone_lr": 0.1}
+CASES += [
+    Case(SHOT, {"ema_decay": 0.8, "epsilon": 1e-5, "threshold": 2}, network=PAPER, label="shot_paper_network"),
+    Case(SHOT, {"norm": "frozen", "refresh_every": 3, "pseudo_delay": 1}, label="shot_frozen"),
+    Case(SHOT, {"pseudo_weight": 0.0}, label="shot_im"),
+]
 every_variant = pytest.mark.parametrize("item", CASES, ids=lambda item: item.name)
 
 

@@ -30,6 +30,14 @@ def test_against_numpy(logits: Tensor) -> None:
     assert information_maximisation(logits).item() == pytest.approx(rows.mean() - marginal, rel=1e-12)
 
 
+def test_a_number_inside_the_logarithm(logits: Tensor) -> None:
+    p = logits.softmax(1)
+    rows = -(p * (p + 1e-2).log()).sum(1)
+    marginal = -(p.mean(0) * (p.mean(0) + 1e-2).log()).sum()
+    torch.testing.assert_close(entropy(logits, epsilon=1e-2), rows)
+    torch.testing.assert_close(information_maximisation(logits, epsilon=1e-2), rows.mean() - marginal)
+
+
 def test_any_leading_shape(logits: Tensor) -> None:
     torch.testing.assert_close(entropy(logits.expand(2, 3, 7, 5))[1, 2], entropy(logits))
 

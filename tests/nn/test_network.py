@@ -163,6 +163,26 @@ def test_a_hidden_layer_of_the_head_and_dropout() -> None:
             network(6, **options)
 
 
+def test_bottleneck_without_relu_and_a_weight_normalised_head() -> None:
+    net = network(6, backbone="small_bn_net", bottleneck=16, bottleneck_relu=False, head="weight_norm")
+    outputs = net(images())
+    assert (outputs.features < 0).any()
+    assert isinstance(net.head, nn.Linear)
+    lengths, directions = net.head.parametrizations.weight.original0, net.head.parametrizations.weight.original1
+    assert lengths.shape == (6, 1)
+    expected = outputs.features @ (lengths * directions / directions.norm(dim=1, keepdim=True)).T + net.head.bias
+    torch.testing.assert_close(outputs.logits, expected)
+    again, twin = build(describe(net)), copy.deepcopy(net)
+    again.set_classes(6)
+    again.load_state_dict(net.state_dict())
+    for other in (again, twin):
+        assert torch.equal(other.eval()(images()[:2] * 0).logits, net.eval()(images()[:2] * 0).logits)
+    with pytest.raises(UserError, match='unknown head "weight_nrm": did you mean "weight_norm"'):
+        network(head="weight_nrm")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="is one layer"):
+        network(head="weight_norm", head_width=4)
+
+
 @pytest.mark.parametrize("bottleneck", [None, 8])
 def test_parameter_groups_hold_every_parameter_once(bottleneck: int | None) -> None:
     net = network(bottleneck=bottleneck, backbone_lr=0.1)

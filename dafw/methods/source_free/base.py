@@ -1,0 +1,140 @@
+"""What source-free methods share: they start from a trained model, and no source sample is ever read."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dafw.callbacks.checkpointing import checkpoints
+from dafw.checkpoints import read_checkpoint
+from dafw.config import describe
+from dafw.data.batch import Batch
+from dafw.errors import UserError
+from dafw.methods.base import Losses, Method
+from dafw.nn.network import Network
+from dafw.nn.weights import loads_weights
+from dafw.problems import Outputs
+
+
+class SourceFreeMethod(Method):
+    """Adapts a trained network to unlabelled targets. The datamodule serves the targets alone; no source is loaded.
+
+    The network starts with the weights that the checkpoint's method is evaluated with (its moving average, if it has
+    one). They are then part of this method's own checkpoints, so going on or loading it needs the file no more.
+
+    Args:
+        network: as the checkpoint's (the command line takes that one if none is given).
+        checkpoint: a checkpoint of any method, or the directory of a run, whose newest checkpoint is taken.
+        base: see :class:`~dafw.methods.base.Method`.
+
+    Raises:
+        UserError: if the checkpoint's network or number of classes is another, or ``norm`` needs two domains; when
+            training or evaluation starts, if there is no checkpoint.
+    """
+
+    setting = "source-free"
+
+    def __init__(self, network: Network, *, checkpoint: str, **base) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(network, **base)
+        if self.norm == "domain_specific":
+            raise UserError("model.norm is domain_specific, but source-free training sees one domain: take joint")
+        self.lacking: UserError | None = None
+        if loads_weights():
+            try:
+                path = find_checkpoint(checkpoint)
+            except UserError as error:  # no obstacle to going on from a checkpoint of this method
+                self.lacking = error
+            else:
+                fill(network, path, self.num_classes)
+                if self.ema is not None:
+                    self.ema.module.load_state_dict(network.state_dict())
+
+    def adapt(self, target: Outputs, batch: Batch) -> Losses:
+        """The weighted terms of one step.
+
+        Args:
+            target: outputs of the batch's n rows, all of them target.
+            batch: their images, and where they come from; it has no labels.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define adapt(target, batch)")
+
+    def losses(self, batch: Batch) -> Losses:
+        """The terms of :meth:`adapt`, of one forward of the batch."""
+        return self.adapt(self.run(batch.x, 0), batch)
+
+    def on_fit_start(self) -> None:
+        """Refuses to work with weights that nothing filled; a checkpoint to go on from has been read by now."""
+        if self.lacking is not None:
+            raise self.lacking
+
+    def start_evaluation(self, stage: Any) -> None:
+        """As :meth:`on_fit_start`, then the metrics."""
+        self.on_fit_start()
+        super().start_evaluation(stage)
+
+    def on_predict_start(self) -> None:
+        """See :meth:`on_fit_start`."""
+        self.on_fit_start()
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Weights from a checkpoint of this method; the source model's are not needed then."""
+        self.lacking = None
+        return super().load_state_dict(*args, **kwargs)
+
+
+#: Arguments of a network that change neither its function nor the names of its weights.
+INCIDENTAL = {"weights", "backbone_lr", "channels_last", "compile"}
+
+
+def find_checkpoint(path: str) -> Path:
+    """The checkpoint that ``path`` means: a file, or the newest of a run directory.
+
+    Raises:
+        UserError: if there is none.
+    """
+    place = Path(path).expanduser()
+    if not place.is_dir():
+        if not place.is_file():
+            raise UserError(f"there is no checkpoint {path} (model.checkpoint): train the source model first")
+        return place
+    newest = next(iter(checkpoints(place / "checkpoints") or checkpoints(place)), None)
+    if newest is None:
+        raise UserError(f"there is no checkpoint in {path} (model.checkpoint): train the source model first")
+    return newest
+
+
+def fill(network: Network, path: Path, num_classes: int) -> None:
+    """Puts the weights of a checkpoint's served network into ``network``.
+
+    Raises:
+        UserError: if the file is none of ours, or of another number of classes or another network.
+    """
+    content = read_checkpoint(path)
+    held = content["dafw"]["method"]["init_args"].get("num_classes", num_classes)
+    if held != num_classes:
+        raise UserError(f"{path} (model.checkpoint) predicts {held} classes, but the data has {num_classes}")
+    compare(describe(network), content["dafw"]["method"]["init_args"]["network"], path)
+    state: dict[str, Tensor] = content["state_dict"]
+    prefix = "ema.module." if any(key.startswith("ema.module.") for key in state) else "network."
+    given = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    own = network.state_dict()
+    wrong = sorted(own.keys() ^ given.keys()) or [key for key in own if given[key].shape != own[key].shape]
+    if wrong:
+        raise UserError(f"{path} (model.checkpoint) does not fit model.network: {len(wrong)} weights, as {wrong[0]}")
+    network.load_state_dict(given)
+
+
+def compare(ours: dict[str, Any], theirs: dict[str, Any], path: Path) -> None:
+    """Compares two descriptions of networks.
+
+    Raises:
+        UserError: naming the first argument in which they differ.
+    """
+    parameters = inspect.signature(Network.__init__).parameters.values()
+    defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
+    settings = [defaults | {"class_path": one["class_path"]} | one["init_args"] for one in (ours, theirs)]
+    for key in sorted(settings[0].keys() | settings[1].keys()):
+        own, held = (one.get(key) for one in settings)
+        if own != held and key not in INCIDENTAL:
+            raise UserError(f"model.network.{key} is {own}, but {held} in the model of {path} (model.checkpoint)")
