@@ -28,7 +28,8 @@ class ImageFolderDomains(DomainDataModule):
     """Images in ``root/<domain>/<class>/<name>.jpg`` (or png, bmp, webp, ppm, tif), or listed in a manifest.
 
     Every image is scaled and cut to (resize, resize) as ``fit`` says. Evaluation takes the middle (size, size) of
-    that; training augments it to (size, size). Labels are the folders' names: no image is opened to learn them.
+    that, or all of it; training augments it to (size, size). Labels are the folders' names: no image is opened to learn
+    them.
 
     Each image goes to a split by a hash of its path, so the split depends neither on the seed nor on which other
     images there are. A manifest may give splits of its own.
@@ -41,7 +42,8 @@ class ImageFolderDomains(DomainDataModule):
         size: height and width of what a network sees, in pixels.
         resize: height and width before cropping, in pixels.
         fit: ``crop`` scales the short side to ``resize`` and cuts the middle out; ``squash`` scales both sides.
-        augment: augmentation in training: ``flip_crop``, ``weak``, ``strong`` or ``none``.
+        evaluate_whole: evaluation takes all of (resize, resize) instead of the middle, for a method that crops itself.
+        augment: augmentation in training: ``flip_crop``, ``crop``, ``weak``, ``strong`` or ``none``.
         cache: keep the decoded images on disk, ``resize * resize * 3`` bytes each, so that they are decoded only once.
         split: shares of training, validation and test.
         transductive: the Office protocol: a target's training and test splits are both all of its images. It is
@@ -64,6 +66,7 @@ class ImageFolderDomains(DomainDataModule):
         size: int = 224,
         resize: int = 256,
         fit: Fit = "crop",
+        evaluate_whole: bool = False,
         augment: str = "flip_crop",
         cache: bool = False,
         split: tuple[float, float, float] = (0.8, 0.1, 0.1),
@@ -81,7 +84,10 @@ class ImageFolderDomains(DomainDataModule):
         self.manifest = None if manifest is None else Path(manifest).expanduser()
         if not self.root.is_dir():
             raise UserError(f"the folder {self.root} (data.root) does not exist")
+        if evaluate_whole and augment == "none":
+            raise UserError("data.evaluate_whole leaves cropping in training to data.augment, which must not be none")
         self.size, self.resize, self.cache, self.split = size, resize, cache, split
+        self.evaluate_whole = evaluate_whole
         self.fit: Fit = "crop" if choose("fit", fit, ("crop", "squash")) == "crop" else "squash"
         self.transductive, self.on_corrupt = transductive, choose("on_corrupt", on_corrupt, ("fail", "skip"))
         listed = None if self.manifest is None else read_manifest(self.manifest)
@@ -126,7 +132,8 @@ class ImageFolderDomains(DomainDataModule):
             raise UserError(f"none of the {len(entries)} images of {name} is in its {split} split: change data.split")
         codes = {label: code for code, label in enumerate(self.class_names)}
         labels = np.asarray([codes[entry.label] for entry in entries], np.int64)
-        cropped = images if split == "train" and self.augment is not None else CentreCropped(images, self.size)
+        whole = self.evaluate_whole or (split == "train" and self.augment is not None)
+        cropped = images if whole else CentreCropped(images, self.size)
         domain = Domain(name, cropped, cast(Sequence[Any], labels), [entry.path for entry in entries])
         return domain.subset(indices)
 
@@ -172,7 +179,9 @@ class ImageFolderDomains(DomainDataModule):
         return named_view(name, self.size)
 
     def evaluation_loader(self, domain: Domain, *, shard: bool = True) -> DataLoader[Any]:
-        """Every sample of ``domain`` once, in order: the middle of each image."""
+        """Every sample of ``domain`` once, in order: the middle of each image, or all of it if so asked."""
+        if self.evaluate_whole:
+            return super().evaluation_loader(domain, shard=shard)
         return super().evaluation_loader(replace(domain, inputs=CentreCropped(domain.inputs, self.size)), shard=shard)
 
     def prepare_data(self) -> None:

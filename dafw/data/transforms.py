@@ -22,6 +22,16 @@ def flip_crop(size: int, *, flip: bool = True) -> Augmentation:
     return v2.Compose([v2.RandomResizedCrop(size, antialias=True), *_flip(flip)])  # type: ignore[no-any-return]
 
 
+def crop(size: int, *, flip: bool = True) -> Augmentation:
+    """A crop at a random place, unscaled, to (3, size, size), and a flip; smaller images get a black border.
+
+    Args:
+        size: height and width of the result, in pixels.
+        flip: mirror every other image.
+    """
+    return v2.Compose([v2.RandomCrop(size, pad_if_needed=True), *_flip(flip)])  # type: ignore[no-any-return]
+
+
 def weak(size: int, *, flip: bool = True) -> Augmentation:
     """A shift by up to an eighth of the size, and a flip: FixMatch's weak augmentation (Sohn et al. 2020, section 2.3).
 
@@ -56,7 +66,7 @@ def _flip(flip: bool) -> list[torch.nn.Module]:
     return [v2.RandomHorizontalFlip()] if flip else []
 
 
-_MAKERS: dict[str, Callable[..., Augmentation]] = {"flip_crop": flip_crop, "strong": strong, "weak": weak}
+_MAKERS: dict[str, Callable[..., Augmentation]] = {"crop": crop, "flip_crop": flip_crop, "strong": strong, "weak": weak}
 
 AUGMENTATIONS = ("none", *_MAKERS)
 

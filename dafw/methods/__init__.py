@@ -1,6 +1,6 @@
 """Every method, by name."""
 
-from dafw.methods.adaptation import CDAN, DAN, DANN, MDD, AdaBN, DeepCORAL, FixMatch, SourceOnly
+from dafw.methods.adaptation import CDAN, DAN, DANN, DCAN, GDCAN, MDD, AdaBN, DeepCORAL, FixMatch, SourceOnly
 from dafw.methods.base import AdaptationMethod, Losses, Method
 from dafw.methods.source_free import SHOT, SourceFreeMethod
 
@@ -8,6 +8,8 @@ __all__ = [
     "CDAN",
     "DAN",
     "DANN",
+    "DCAN",
+    "GDCAN",
     "MDD",
     "SHOT",
     "AdaBN",

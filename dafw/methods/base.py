@@ -195,12 +195,16 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         present: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         return [] if any(isinstance(callback, Looks) for callback in present) else [Looks()]
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimiser: the network's groups at their rates, every other module of the method at ``lr``."""
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The network's groups at their rates, then, if there is any, every other module of the method at ``lr``."""
         network = {id(parameter) for parameter in self.network.parameters()}
         averaged = set() if self.ema is None else {id(parameter) for parameter in self.ema.parameters()}
         new = [p for p in self.parameters() if id(p) not in network | averaged and p.requires_grad]
-        groups = [*self.network.parameter_groups(self.lr), *([{"params": new, "lr": self.lr}] if new else [])]
+        return [*self.network.parameter_groups(self.lr), *([{"params": new, "lr": self.lr}] if new else [])]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimiser over :meth:`parameter_groups`; the rate that is logged is that of the last group."""
+        groups = self.parameter_groups()
         options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
         try:
             optimizer = create_optimizer_v2(groups, opt=self.optimizer, filter_bias_and_bn=False, **options)

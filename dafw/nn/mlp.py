@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from dafw.nn.norm import DomainBatchNorm
 
@@ -33,3 +33,27 @@ def mlp(
             layers.append(nn.Dropout(dropout))
         in_features = width
     return nn.Sequential(*layers, nn.Linear(in_features, out_features))
+
+
+class Residual(nn.Module):
+    """x + W_2 relu(W_1 x + b_1) + b_2: a small correction of rows (N, width), near the identity at first.
+
+    Args:
+        width: of a row.
+        hidden: width of the hidden layer.
+        std: standard deviation of the initial weights, around 0.
+        bias: initial value of both biases.
+    """
+
+    def __init__(self, width: int, hidden: int, *, std: float = 0.005, bias: float = 0.1) -> None:
+        super().__init__()
+        self.change = mlp(width, [hidden], width)
+        for layer in self.change:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=std)
+                nn.init.constant_(layer.bias, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Corrected rows, (N, width)."""
+        corrected: Tensor = x + self.change(x)
+        return corrected

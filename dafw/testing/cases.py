@@ -20,10 +20,14 @@ STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 8
 TINY: dict[str, dict[str, Any]] = {
     "CDAN": {"width": 8, "depth": 1, "critic_norm": True, "entropy": True},
     "DANN": {"width": 8, "depth": 1, "critic_norm": True},
+    "DCAN": {"width": 8, "block_lr": 0.5},
+    "GDCAN": {"width": 8, "block_lr": 0.5, "mode": "authors"},
     "MDD": {"ramp_steps": 4},
     "FixMatch": {"threshold": 0.5},
     "SHOT": {"refresh_every": 3},
 }
+#: Arguments of the toy network where the plain one will not do.
+NETWORKS: dict[str, dict[str, Any]] = {name: {"backbone": "dafw.testing.toys.ToySENet"} for name in ("DCAN", "GDCAN")}
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,9 @@ _kept: list[TemporaryDirectory[str]] = []
 
 def case(method: type[Method], **arguments: Any) -> Case:
     """The case of a method, with the arguments that make it tiny."""
-    return Case(f"{method.__module__}.{method.__qualname__}", arguments or TINY.get(method.__name__, {}))
+    name = method.__name__
+    network = NETWORKS.get(name, {})
+    return Case(f"{method.__module__}.{method.__qualname__}", arguments or TINY.get(name, {}), network=network)
 
 
 def cases() -> list[Case]:

@@ -137,7 +137,7 @@ def check_control(item: Case, folder: Path) -> None:
     blind = {**owner.control, "norm": "frozen"}
     ours, _ = item.train(folder, method=item.make(**blind))
     others, _ = item.train(folder, method=item.make(**blind), data=item.make_data(other_target=True))
-    assert not differences(ours.network.state_dict(), others.network.state_dict())
+    assert not differences(dict(ours.network.named_parameters()), dict(others.network.named_parameters()))
 
 
 def check_resume(items: list[Case], folder: Path) -> dict[str, dict[str, Any]]:

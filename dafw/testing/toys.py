@@ -103,7 +103,7 @@ class ToySENet(ToyNet):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.Sequential(self.norm, SqueezeExcite(4, reduction=2))
+        self.norm = nn.Sequential(self.norm, SqueezeExcite(4, reduction=1))
 
 
 def toy_network(backbone: str = "dafw.testing.toys.ToyNet", **options: Any) -> Network:

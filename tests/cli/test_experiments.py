@@ -50,6 +50,8 @@ def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, path: Path)
     if config["data"]["class_path"] == "ImageFolderDomains":
         ends = ("--data.source", "source", "--data.target", "target")
         fit += ["--data.root", images, *ends, *SMALL, "--model.network.weights", "null"]
+    if config["model"]["init_args"].get("ten_crop"):
+        fit += ["--model.ten_crop", "28"]
     done = call(capsys, *fit)
     assert (done.code, done.err) == (0, "")
     result = json.loads((one_run(Path("runs")) / "result.json").read_text())

@@ -320,3 +320,15 @@ def test_logs_say_what_is_built(shared_root: Path, caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.INFO)
     make(shared_root, cache=True).prepare_data()
     assert "decoding 74 of 74 images into" in caplog.text
+
+
+def test_evaluation_of_whole_images(shared_root: Path) -> None:
+    data = make(shared_root, evaluate_whole=True, augment="crop")
+    data.setup("fit")
+    assert next(iter(data.train_dataloader())).x.shape[1:] == (3, 12, 12)
+    for loader in (*data.val_dataloader(), *data.test_dataloader(), *data.predict_dataloader()):
+        assert next(iter(loader)).x.shape[1:] == (3, 16, 16)
+    middle = next(iter(make(shared_root).test_dataloader()[0])).x
+    assert torch.equal(next(iter(data.test_dataloader()[0])).x[:, :, 2:14, 2:14], middle)
+    with pytest.raises(UserError, match=r"data\.augment, which must not be none"):
+        make(shared_root, evaluate_whole=True, augment="none")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from dafw.nn.mlp import mlp
+from dafw.nn.mlp import Residual, mlp
 from dafw.nn.norm import DomainBatchNorm
 
 
@@ -31,3 +31,14 @@ def test_norm_is_joint() -> None:
     network = mlp(6, [5], 2, norm=True)
     assert isinstance(network[1], DomainBatchNorm)
     assert network[1].mode == "joint"
+
+
+def test_residual_adds_what_two_layers_make_of_its_input() -> None:
+    torch.manual_seed(0)
+    block, x = Residual(6, 3), torch.randn(4, 6)
+    one, other = block.change[0], block.change[2]
+    torch.testing.assert_close(block(x), x + other(one(x).relu()))
+    assert [tuple(layer.weight.shape) for layer in (one, other)] == [(3, 6), (6, 3)]
+    nn.init.zeros_(other.weight)
+    nn.init.zeros_(other.bias)
+    assert torch.equal(block(x), x)

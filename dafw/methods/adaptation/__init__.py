@@ -4,9 +4,11 @@ from dafw.methods.adaptation.adabn import AdaBN
 from dafw.methods.adaptation.cdan import CDAN
 from dafw.methods.adaptation.dan import DAN
 from dafw.methods.adaptation.dann import DANN
+from dafw.methods.adaptation.dcan import DCAN
 from dafw.methods.adaptation.deep_coral import DeepCORAL
 from dafw.methods.adaptation.fixmatch import FixMatch
+from dafw.methods.adaptation.gdcan import GDCAN
 from dafw.methods.adaptation.mdd import MDD
 from dafw.methods.adaptation.source_only import SourceOnly
 
-__all__ = ["CDAN", "DAN", "DANN", "MDD", "AdaBN", "DeepCORAL", "FixMatch", "SourceOnly"]
+__all__ = ["CDAN", "DAN", "DANN", "DCAN", "GDCAN", "MDD", "AdaBN", "DeepCORAL", "FixMatch", "SourceOnly"]
