@@ -57,8 +57,8 @@ def margin_disparity(logits: Tensor, critic_logits: Tensor, num_source: int, *, 
     """How badly a second head follows the label head on source rows and leaves it on target rows.
 
     margin * mean_s(-log q_i[y_i]) + mean_t(-log(1 - q_i[y_i])), q = softmax(critic_logits), y_i = argmax(logits_i): the
-    negative of the margin disparity discrepancy of Zhang et al., ICML 2019, https://arxiv.org/abs/1904.05801, section
-    5, which the second head maximises.  log(1 - q[y]) is exact, a difference of two log-sum-exps, where the
+    negative of the margin disparity discrepancy of Zhang et al., ICML 2019, https://arxiv.org/abs/1904.05801, which
+    the second head maximises.  log(1 - q[y]) is exact, a difference of two log-sum-exps, where the
     Transfer-Learning-Library has log(min(1 - q[y] + 1e-6, 1)).
 
     Args:

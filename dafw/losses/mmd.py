@@ -147,16 +147,56 @@ def mk_mmd(
             ``linear``.
     """
     source, target = gather_rows(source), gather_rows(target)
-    n, m = source.shape[0], target.shape[0]
+    kernels = gaussian_kernels(squared_distances(torch.cat([source, target])), multipliers)
+    return _estimate(kernels, len(multipliers), (len(source), len(target)), estimator, linear)
+
+
+def joint_mk_mmd(
+    source: tuple[Tensor, Tensor],
+    target: tuple[Tensor, Tensor],
+    *,
+    sigma: float = 0.92,
+    multipliers: Sequence[float] = MULTIPLIERS,
+    estimator: Estimator = "unbiased",
+    linear: bool = False,
+) -> Tensor:
+    """Squared MMD between two joint distributions of features and predictions: Long et al., ICML 2017.
+
+    https://arxiv.org/abs/1605.06636: the kernel is that of :func:`mk_mmd` on the features times
+    exp(-|p - q|^2 / (2 sigma^2)) on the softmax of the logits. The estimators are those of :func:`mk_mmd`.
+
+    Args:
+        source: (n, d) features and (n, K) logits; on several ranks this rank's rows, all of which are gathered.
+        target: (m, d) features and (m, K) logits.
+        sigma: standard deviation of the Gaussian of the predictions.
+        multipliers: one per kernel of the features.
+        estimator: see :func:`mk_mmd`.
+        linear: see :func:`mk_mmd`.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: as :func:`mk_mmd`.
+    """
+    features = [gather_rows(domain[0]) for domain in (source, target)]
+    predictions = [full_precision(gather_rows(domain[1])).softmax(1) for domain in (source, target)]
+    kernels = gaussian_kernels(squared_distances(torch.cat(features)), multipliers)
+    kernels = kernels * torch.exp(squared_distances(torch.cat(predictions)) / (-2 * sigma**2))
+    return _estimate(kernels, len(multipliers), (len(features[0]), len(features[1])), estimator, linear)
+
+
+def _estimate(kernels: Tensor, count: int, rows: tuple[int, int], estimator: Estimator, linear: bool) -> Tensor:
+    """The value from a sum of ``count`` kernels, (n + m, n + m), and n and m."""
+    n, m = rows
     if min(n, m) < 2:
         raise ValueError(f"MMD needs at least two rows of each domain, not {n} and {m}")
     if n != m and (linear or estimator == "tllib"):
         raise ValueError(f"this MMD estimator needs as many source as target rows, not {n} and {m}")
     if linear and estimator == "biased":
         raise ValueError("there is no biased estimator in linear time")
-    kernels = gaussian_kernels(squared_distances(torch.cat([source, target])), multipliers)
     if estimator != "tllib":
-        kernels = kernels / len(multipliers)
+        kernels = kernels / count
         return linear_discrepancy(kernels) if linear else mean_discrepancy(kernels, n, estimator=estimator)
     value = linear_discrepancy(kernels, cyclic=True) if linear else mean_discrepancy(kernels, n)
     return value + 2 / (n - 1)

@@ -1,15 +1,34 @@
 """Every method, by name."""
 
-from dafw.methods.adaptation import CDAN, DAN, DANN, DCAN, GDCAN, MDD, AdaBN, DeepCORAL, FixMatch, SourceOnly
+from dafw.methods.adaptation import (
+    AFN,
+    BNM,
+    CDAN,
+    DAN,
+    DANN,
+    DCAN,
+    GDCAN,
+    JAN,
+    MCC,
+    MDD,
+    AdaBN,
+    DeepCORAL,
+    FixMatch,
+    SourceOnly,
+)
 from dafw.methods.base import AdaptationMethod, Losses, Method
 from dafw.methods.source_free import SHOT, SourceFreeMethod
 
 __all__ = [
+    "AFN",
+    "BNM",
     "CDAN",
     "DAN",
     "DANN",
     "DCAN",
     "GDCAN",
+    "JAN",
+    "MCC",
     "MDD",
     "SHOT",
     "AdaBN",

@@ -18,6 +18,7 @@ from dafw.testing.toys import ToyData, toy_network, toy_trainer
 STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 8
 #: Arguments that make a method small; most need none.
 TINY: dict[str, dict[str, Any]] = {
+    "AFN": {"entropy_weight": 0.1},
     "CDAN": {"width": 8, "depth": 1, "critic_norm": True, "entropy": True},
     "DANN": {"width": 8, "depth": 1, "critic_norm": True},
     "DCAN": {"width": 8, "block_lr": 0.5},

@@ -22,6 +22,7 @@ CASES = [
     }.items()
 ]
 CASES.append(Case(CDAN, {**TINY, "randomized": True, "random_width": 6}, label="randomized"))
+CASES.append(Case("dafw.methods.adaptation.afn.AFN", {"variant": "hard", "radius": 3.0}, label="hard"))
 SHOT = "dafw.methods.source_free.shot.SHOT"
 PAPER = {"bottleneck": 8, "bottleneck_relu": False, "head": "weight_norm", "backbone_lr": 0.1}
 CASES += [

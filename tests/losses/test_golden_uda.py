@@ -11,10 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dafw.losses.adversarial import domain_bce, margin_disparity
+from dafw.losses.confusion import class_confusion
 from dafw.losses.coral import coral, mean_and_covariance
 from dafw.losses.discrepancy import class_balance, classifier_discrepancy
 from dafw.losses.entropy import certainty_weights
-from dafw.losses.mmd import mk_mmd
+from dafw.losses.mmd import joint_mk_mmd, mk_mmd
+from dafw.losses.norms import stepwise_norm
+from dafw.losses.nuclear import Scale, negative_nuclear_norm
 from dafw.losses.pseudo_labels import confident_cross_entropy, confident_labels
 from dafw.nn.multilinear import MultilinearMap
 from dafw.nn.reversal import reverse_gradient
@@ -105,3 +108,37 @@ def test_random_projection(arrays: dict[str, NDArray[Any]]) -> None:
 def test_mdd(arrays: dict[str, NDArray[Any]]) -> None:
     found = margin_disparity(joint_logits(arrays), joint_logits(arrays, "_adv"), len(arrays["gs"]), margin=4.0)
     np.testing.assert_allclose(-found.item(), arrays["mdd"], rtol=RTOL, atol=ATOL)
+
+
+@pytest.mark.parametrize(("key", "linear"), [("jan", False), ("jan_linear", True)])
+def test_jan(arrays: dict[str, NDArray[Any]], key: str, linear: bool) -> None:
+    source, target = features(arrays)
+    found = joint_mk_mmd(
+        (source, torch.tensor(arrays["gs"])),
+        (target, torch.tensor(arrays["gt"])),
+        sigma=float(arrays["jan_sigma"]),
+        multipliers=arrays["alphas"].tolist(),
+        estimator="tllib",
+        linear=linear,
+    )
+    np.testing.assert_allclose(found.item(), arrays[key], rtol=RTOL, atol=ATOL)
+
+
+def test_mcc(arrays: dict[str, NDArray[Any]]) -> None:
+    found = class_confusion(torch.tensor(arrays["gt"]), temperature=2.5)
+    np.testing.assert_allclose(found.item(), arrays["mcc_T2.5"], rtol=RTOL, atol=ATOL)
+
+
+@pytest.mark.parametrize(("key", "scale"), [("bnm_original", "rows"), ("bnm_deepda", "values")])
+def test_bnm(arrays: dict[str, NDArray[Any]], key: str, scale: Scale) -> None:
+    found = negative_nuclear_norm(torch.tensor(arrays["gt"]), scale=scale)
+    np.testing.assert_allclose(found.item(), arrays[key], rtol=RTOL, atol=ATOL)
+
+
+def test_afn(arrays: dict[str, NDArray[Any]]) -> None:
+    source = features(arrays)[0].requires_grad_(True)
+    loss = stepwise_norm(source)
+    loss.backward()
+    np.testing.assert_allclose(loss.item(), arrays["afn"], rtol=RTOL, atol=ATOL)
+    assert source.grad is not None
+    np.testing.assert_allclose(source.grad, arrays["afn_grad"], rtol=RTOL, atol=ATOL)

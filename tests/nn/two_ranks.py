@@ -12,9 +12,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dafw.losses.confusion import class_confusion
 from dafw.losses.coral import coral, mean_and_covariance
 from dafw.losses.entropy import certainty_weights, information_maximisation
-from dafw.losses.mmd import cyclic_mmd, mk_mmd
+from dafw.losses.mmd import cyclic_mmd, joint_mk_mmd, mk_mmd
+from dafw.losses.norms import norm_to_radius, stepwise_norm
+from dafw.losses.nuclear import negative_nuclear_norm
 from dafw.nn.attention import domain_gap
 from dafw.nn.distributed import from_first_rank, gather_rows, mean_over_ranks, sum_over_ranks
 from dafw.nn.mlp import mlp
@@ -31,6 +34,11 @@ LOSSES: Losses = {
     "mmd_tllib": lambda s, t: mk_mmd(s, t, estimator="tllib"),
     "mmd_tllib_linear": lambda s, t: mk_mmd(s, t, estimator="tllib", linear=True),
     "mmd_cyclic": cyclic_mmd,
+    "joint_mmd": lambda s, t: joint_mk_mmd((s, s[:, :3]), (t, t[:, 1:])),
+    "joint_mmd_linear": lambda s, t: joint_mk_mmd((s, s[:, :3]), (t, t[:, 1:]), estimator="tllib", linear=True),
+    "confusion": lambda s, t: class_confusion(t) + class_confusion(s, temperature=1.0),
+    "nuclear": lambda s, t: negative_nuclear_norm(t) + negative_nuclear_norm(s, scale="values"),
+    "norms": lambda s, t: norm_to_radius(t, 2.0) + stepwise_norm(s, 0.5),
     "information": lambda s, t: information_maximisation(t) + information_maximisation(s),
     "certainty_weights": lambda s, t: (certainty_weights(s.detach()) * t.square().sum(1)).mean() + s.mean(),
     # a rank's own rows against all: differs between ranks, and its mean over them is a mean over all rows

@@ -1,6 +1,8 @@
 """Methods that see labelled sources and unlabelled targets."""
 
 from dafw.methods.adaptation.adabn import AdaBN
+from dafw.methods.adaptation.afn import AFN
+from dafw.methods.adaptation.bnm import BNM
 from dafw.methods.adaptation.cdan import CDAN
 from dafw.methods.adaptation.dan import DAN
 from dafw.methods.adaptation.dann import DANN
@@ -8,7 +10,24 @@ from dafw.methods.adaptation.dcan import DCAN
 from dafw.methods.adaptation.deep_coral import DeepCORAL
 from dafw.methods.adaptation.fixmatch import FixMatch
 from dafw.methods.adaptation.gdcan import GDCAN
+from dafw.methods.adaptation.jan import JAN
+from dafw.methods.adaptation.mcc import MCC
 from dafw.methods.adaptation.mdd import MDD
 from dafw.methods.adaptation.source_only import SourceOnly
 
-__all__ = ["CDAN", "DAN", "DANN", "DCAN", "GDCAN", "MDD", "AdaBN", "DeepCORAL", "FixMatch", "SourceOnly"]
+__all__ = [
+    "AFN",
+    "BNM",
+    "CDAN",
+    "DAN",
+    "DANN",
+    "DCAN",
+    "GDCAN",
+    "JAN",
+    "MCC",
+    "MDD",
+    "AdaBN",
+    "DeepCORAL",
+    "FixMatch",
+    "SourceOnly",
+]

@@ -19,8 +19,8 @@ class MDD(AdversarialMethod):
     (n_s + n_t, d). The second head lowers the bracket; the features raise it, by a reversed gradient whose scale ramps
     up from 0 to ``ramp_height``; the label head gets no gradient from it.
 
-    Zhang et al., Bridging Theory and Algorithm for Domain Adaptation, ICML 2019, https://arxiv.org/abs/1904.05801,
-    section 5. Recalled, not looked up: margin 4, learning rate 0.004, and that the trade-off rises to 0.1. The ramp is
+    Zhang et al., Bridging Theory and Algorithm for Domain Adaptation, ICML 2019, https://arxiv.org/abs/1904.05801.
+    Recalled, not looked up: margin 4, learning rate 0.004, and that the trade-off rises to 0.1. The ramp is
     the Transfer-Learning-Library's (read): it nears its height within a few thousand steps whatever the training's
     length. There as in the authors' code both heads have a hidden layer: set the network's ``head_width``, which the
     second head follows, and ``dropout``.
