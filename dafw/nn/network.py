@@ -154,13 +154,20 @@ class Network(Recorded, nn.Module):
         """
         if self.head is None:
             raise RuntimeError(_NO_HEAD)
-        features = self.backbone(self.normalise(x))
+        features = self.extract(x)
+        return Outputs(features, self.head(features))
+
+    def extract(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to features (N, num_features) alone.
+
+        Raises:
+            UserError: see :meth:`forward`.
+        """
+        features: Tensor = self.backbone(self.normalise(x))
         if features.ndim != 2:
             shape = tuple(features.shape)
             raise UserError(f"the backbone {self.backbone_name} returns {shape}, not (N, d): it must pool its features")
-        if self.bottleneck is not None:
-            features = self.bottleneck(features)
-        return Outputs(features, self.head(features))
+        return features if self.bottleneck is None else self.bottleneck(features)
 
     def normalise(self, x: Tensor) -> Tensor:
         """What the backbone sees of ``x``. One operation on an image, two if it changes the memory format."""

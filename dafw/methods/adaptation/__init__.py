@@ -12,6 +12,7 @@ from dafw.methods.adaptation.fixmatch import FixMatch
 from dafw.methods.adaptation.gdcan import GDCAN
 from dafw.methods.adaptation.jan import JAN
 from dafw.methods.adaptation.mcc import MCC
+from dafw.methods.adaptation.mcd import MCD
 from dafw.methods.adaptation.mdd import MDD
 from dafw.methods.adaptation.source_only import SourceOnly
 
@@ -25,6 +26,7 @@ __all__ = [
     "GDCAN",
     "JAN",
     "MCC",
+    "MCD",
     "MDD",
     "AdaBN",
     "DeepCORAL",

@@ -1,0 +1,173 @@
+"""MCD: maximum classifier discrepancy."""
+
+from functools import reduce
+from operator import add
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dafw.data.batch import Batch
+from dafw.errors import UserError
+from dafw.losses.discrepancy import class_balance, classifier_discrepancy
+from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.manual import ManualSteps
+from dafw.nn.network import Network
+from dafw.nn.norm import DomainBatchNorm
+from dafw.nn.two_heads import TwoHeads
+from dafw.problems import Outputs
+
+
+class MCD(ManualSteps, AdaptationMethod):
+    """Two label heads find target images that the source does not decide; the features then leave none.
+
+    Loss: A, of all weights: CE_1(source) + CE_2(source) + balance * (b_1 + b_2); B, of the heads: the same
+    - weight * mean |p_1 - p_2|; C, of the features, ``feature_steps`` times: weight * mean |p_1 - p_2|.
+    p_i = softmax(logits of head i), (n_t, K), and b_i = -mean_k log(mean_i p_ik + 1e-6) over the target's rows.
+
+    Saito et al., Maximum Classifier Discrepancy for Unsupervised Domain Adaptation, CVPR 2018,
+    https://arxiv.org/abs/1712.02560, steps A to C. Read in the authors' code: digits are trained without ``balance`` by
+    Adam at 0.0002 with batches of 128, VisDA with 0.01, wide heads (``head_widths``) and plain SGD for the features
+    (``feature_momentum``) at a constant rate of 0.001; weight decay is 0.0005. tllib follows the latter.
+
+    Each of the 2 + ``feature_steps`` updates is a step of the one optimiser (and of the average of ``ema_decay``), with
+    a pass of its own through the backbone, as the weights have changed; that of B needs no gradient. What a step does
+    not train has no gradient at all, so that neither momentum nor weight decay moves it. Gradients are averaged over
+    the ranks at every update. Served are the mean logits of both heads, whose class is that of the ensemble which the
+    authors print; tllib reports the head that is better on the target's labels.
+
+    Args:
+        network: images (N, C, H, W) to features (n_s + n_t, d) and logits; two heads take the place of its one.
+        num_classes: classes to predict.
+        weight: weight of the discrepancy (paper: 1; tllib: 10 on Office-31, 30 on Office-Home).
+        balance: weight of the balance of the predicted classes (paper's digits: 0; authors' VisDA and tllib: 0.01).
+        feature_steps: repetitions of step C (paper: 4).
+        head_widths: hidden widths of both heads, each layer Dropout-Linear-BatchNorm-ReLU, in place of the network's
+            head (tllib: 1024 and 1024).
+        head_dropout: dropout of these; the ranks of a distributed run draw their own.
+        feature_momentum: momentum of the backbone if it differs from the heads' (authors' VisDA and tllib: 0).
+        base: see :class:`~dafw.methods.base.Method`.
+    """
+
+    control: ClassVar[dict[str, Any]] = {"weight": 0.0, "balance": 0.0}
+    control_difference: ClassVar[str] = "it trains two heads, and these twice in each step"
+    backbone_passes: ClassVar[int] = 6
+    search_space: ClassVar[dict[str, Any]] = {"weight": (0.3, 30.0), "feature_steps": [1, 2, 4], "lr": (1e-4, 1e-1)}
+
+    def __init__(  # type: ignore[no-untyped-def]
+        self,
+        network: Network,
+        *,
+        num_classes: int,
+        weight: float = 1.0,
+        balance: float = 0.0,
+        feature_steps: int = 4,
+        head_widths: list[int] | None = None,
+        head_dropout: float = 0.5,
+        feature_momentum: float | None = None,
+        **base,
+    ) -> None:
+        if feature_steps < 1:
+            raise UserError(f"model.feature_steps must be at least 1, not {feature_steps}")
+
+        def make_head() -> nn.Module:
+            if head_widths is None:
+                return network.make_head(num_classes)
+            return wide_head(network.num_features, head_widths, num_classes, head_dropout)
+
+        network.head, network.num_classes = TwoHeads(make_head(), make_head()).to(network.shift), num_classes
+        super().__init__(network, num_classes=num_classes, **base)
+        self.weight, self.balance, self.feature_steps = weight, balance, feature_steps
+        self.feature_momentum = feature_momentum
+
+    @property
+    def features(self) -> list[nn.Parameter]:
+        """What step C trains: all of the network but its heads."""
+        heads = {id(parameter) for parameter in self.heads}
+        return [p for p in self.network.parameters() if p.requires_grad and id(p) not in heads]
+
+    @property
+    def heads(self) -> list[nn.Parameter]:
+        """What step B trains."""
+        assert self.network.head is not None
+        return [p for p in self.network.head.parameters() if p.requires_grad]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimiser; the backbone's momentum may differ."""
+        optimizer = super().configure_optimizers()
+        backbone = {id(parameter) for parameter in self.network.backbone.parameters()}
+        for group in optimizer.param_groups if self.feature_momentum is not None else ():
+            if "momentum" not in group:
+                raise UserError(f"model.feature_momentum does not apply to the optimizer {self.optimizer}")
+            if {id(parameter) for parameter in group["params"]} <= backbone:
+                group["momentum"] = self.feature_momentum
+        return optimizer
+
+    # ---- one batch
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Steps A, B and C."""
+        self.rows.num_source = batch.num_source
+        terms = self.step_a(batch)
+        found = self.step_b(batch)
+        for _ in range(self.feature_steps):
+            terms["discrepancy"] = self.step_c(batch)
+        self.rows.num_source = None
+        self.keep(batch, terms)
+        if self.looks:
+            self.diagnose("discrepancy_of_step_b", found)
+        return reduce(add, terms.values()).detach()
+
+    def step_a(self, batch: Batch) -> Losses:
+        """All weights learn the source; the terms of their loss."""
+        terms = self.supervise(*self.predict(self.network.extract(batch.x)), batch)
+        everything = [*self.features, *self.heads]
+        self.descend((everything, self.gradients(reduce(add, terms.values()), everything)))
+        return terms
+
+    def step_b(self, batch: Batch) -> Tensor:
+        """The heads learn the source and to differ on the target; their discrepancy before, weighted."""
+        with torch.no_grad():
+            features = self.network.extract(batch.x)
+        first, second = self.predict(features)
+        discrepancy = self.disagree(first, second, batch)
+        loss = reduce(add, self.supervise(first, second, batch).values()) - discrepancy
+        self.descend((self.heads, self.gradients(loss, self.heads)))
+        return discrepancy
+
+    def step_c(self, batch: Batch) -> Tensor:
+        """The features learn to let the heads agree; their discrepancy before, weighted."""
+        discrepancy = self.disagree(*self.predict(self.network.extract(batch.x)), batch)
+        self.descend((self.features, self.gradients(discrepancy, self.features)))
+        return discrepancy
+
+    # ---- losses
+
+    def predict(self, features: Tensor) -> tuple[Outputs, Outputs]:
+        """What each head makes of all rows' features (n_s + n_t, d)."""
+        assert isinstance(self.network.head, TwoHeads)
+        heads = self.network.head.first, self.network.head.second
+        first, second = (Outputs(features, head(features)) for head in heads)
+        return first, second
+
+    def supervise(self, first: Outputs, second: Outputs, batch: Batch) -> Losses:
+        """The supervised loss of both heads, and their balance on the target if it has a weight."""
+        both, n = (first, second), batch.num_source
+        terms = {"supervised": reduce(add, [self.problem.loss(outputs[:n], batch.y) for outputs in both])}
+        if self.balance:
+            terms["balance"] = self.balance * reduce(add, [class_balance(outputs.logits[n:]) for outputs in both])
+        return terms
+
+    def disagree(self, first: Outputs, second: Outputs, batch: Batch) -> Tensor:
+        """The weighted discrepancy of the heads on the target."""
+        n = batch.num_source
+        return self.weight * classifier_discrepancy(first.logits[n:], second.logits[n:])
+
+
+def wide_head(num_features: int, widths: list[int], num_classes: int, dropout: float) -> nn.Sequential:
+    """A head with hidden layers: Dropout-Linear-BatchNorm-ReLU for each width, then a Linear."""
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [nn.Dropout(dropout), nn.Linear(num_features, width), DomainBatchNorm(width), nn.ReLU()]
+        num_features = width
+    return nn.Sequential(*layers, nn.Linear(num_features, num_classes))
