@@ -19,7 +19,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # read when torch and nump
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs" / "speed.md"
-TITLES = {"step": "A training step", "loader": "Loading images", "cell": "A cell of a table"}
+TITLES = {"step": "A training step", "loader": "Loading images", "cell": "A cell of a table", "methods": "The methods"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     import cell
     import loader
+    import methods
     import step
     import torch
     from harness import Measure, as_json, environment, replace_block, say
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == "step":
             found[name] = step.measure(options.quick, options.device)
         else:
-            found[name] = {"loader": loader, "cell": cell}[name].measure(options.quick)
+            found[name] = {"loader": loader, "cell": cell, "methods": methods}[name].measure(options.quick)
     machine["load_after"] = environment(THREADS)["load"]
     results = {
         "schema_version": 1,
@@ -85,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report(results: dict[str, Any], found: dict[str, Any]) -> str:
     """The tables as Markdown."""
+    import methods
     from harness import table
 
     machine = results["machine"]
@@ -93,7 +95,8 @@ def report(results: dict[str, Any], found: dict[str, Any]) -> str:
     loads = f"load average {machine['load'][0]} before and {machine['load_after'][0]} after"
     text = f"Measured {results['started']} on {where}, {results['device']} for the step; {loads}. {versions}."
     parts = [text + (" **A quick run: these numbers mean nothing.**" if results["quick"] else "")]
-    parts += [f"### {TITLES[name]}\n\n{table(measures)}" for name, measures in found.items()]
+    tables = {name: (methods.table if name == "methods" else table)(measures) for name, measures in found.items()}
+    parts += [f"### {TITLES[name]}\n\n{text}" for name, text in tables.items()]
     return "\n\n".join(parts)
 
 
