@@ -15,6 +15,8 @@
     base:                                 # what every cell shares, laid out like the configuration of `dafw fit`
       data: {class_path: Digits, init_args: {batch_size: 32}}
       trainer: {max_epochs: 5}
+    per_task:                             # what one task's cells take beside that, over base and row
+      mnist->mnistm: {trainer: {max_epochs: 9}}
     rows:
       - {name: source only, model: {class_path: SourceOnly}}
       - name: DANN
@@ -42,7 +44,7 @@ from dafw.tables.controls import control_arguments
 from dafw.tables.overlay import OBJECT_KEYS, SECTIONS, merge
 from dafw.tables.published import Published, read_published
 
-KEYS = ("name", "title", "metric", "tasks", "seeds", "select", "allow_oracle", "published", "base", "rows")
+KEYS = ("name", "title", "metric", "tasks", "seeds", "select", "allow_oracle", "published", "base", "per_task", "rows")
 ROW_KEYS = ("name", "control", "published", *SECTIONS)
 FOLDERS = (
     Path(__file__).resolve().parents[2] / "experiments" / "tables",
@@ -95,6 +97,7 @@ class Table:
     allow_oracle: bool
     rows: tuple[Row, ...]
     published: tuple[Published, ...]
+    per_task: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     settings: tuple[tuple[str, Any], ...] = ()
     narrowed: str = ""
 
@@ -119,7 +122,8 @@ class Table:
         sources, targets = split_task(task)
         ours = {"seed_everything": seed, "data": {"init_args": {"source": list(sources), "target": list(targets)}}}
         project = {"run": {"project": self.name}}
-        return merge(project, row.config, dict(self.settings), row.control or {}, ours)
+        own = dict(self.per_task).get(task, {})
+        return merge(project, row.config, own, dict(self.settings), row.control or {}, ours)
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Table":
         """The table with an overlay on every cell.
@@ -235,6 +239,10 @@ def load_table(path: Path) -> Table:
         allow_oracle=allow_oracle,
         rows=_rows(path.name, given["rows"], _parts(f"base of {path.name}", given.get("base") or {}, SECTIONS)),
         published=read_published(path.parent / str(published), set(tasks)) if published else (),
+        per_task=tuple(
+            (task, _parts(f"{task} in per_task of {path.name}", parts, SECTIONS))
+            for task, parts in _mapping(f"per_task of {path.name}", given.get("per_task") or {}, tasks).items()
+        ),
     ).with_selection(_strings(f"select in {path.name}", select), allow_oracle)
 
 

@@ -1,4 +1,4 @@
-"""A training step of every method beside DANN's on the same network and batches: time, operations, passes, host reads."""
+"""A training step of every method beside DANN's, on the same network and batches: time, operations, passes, host reads."""
 
 import statistics
 import time
@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from harness import Measure, counted, interleave, say, timed
 
 from dafw.lightning_cli import parse

@@ -31,6 +31,15 @@ def test_cells_are_ordered_by_seed_first_and_carry_a_whole_configuration(make_ta
     }
 
 
+def test_a_task_may_have_settings_of_its_own(grid_file: Callable[..., Path]) -> None:
+    own = {"mnist->mnistm": {"trainer": {"max_epochs": 7}, "model": {"init_args": {"gamma": 2}}}}
+    table = load_table(grid_file(per_task=own)).with_settings(parse_settings(["model.gamma=3"]))
+    found = {(cell.row, cell.task): cell.config for cell in table.cells()}
+    assert found["DANN", "mnist->mnistm"]["trainer"] == {"max_epochs": 7}
+    assert found["DANN", "optdigits->mnist"]["trainer"] == {"max_epochs": 1}
+    assert found["DANN", "mnist->mnistm"]["model"]["init_args"]["gamma"] == 3  # --set wins
+
+
 def test_a_control_row_is_the_method_with_its_adaptation_off_whatever_is_set(make_table: Callable[..., Table]) -> None:
     table = make_table().with_settings(parse_settings(["model.weight=0.7", "model.gamma=1"]))
     models = {cell.row: cell.config["model"] for cell in table.cells()}
@@ -107,6 +116,11 @@ def test_a_wrong_setting(setting: str, said: str) -> None:
     [
         ({"tittle": "x"}, 'unknown key in digits.yaml "tittle": did you mean "title"'),
         ({"base": {"trianer": {}}}, 'base of digits.yaml "trianer": did you mean "trainer"'),
+        ({"per_task": {"mnist->mnist": {}}}, 'did you mean "mnist->mnistm"'),
+        (
+            {"per_task": {"mnist->mnistm": {"modl": {}}}},
+            'mnist->mnistm in per_task of digits.yaml "modl": did you mean "mo',
+        ),
         ({"rows": [{"name": "a", "modle": {}}]}, 'row "a" of digits.yaml "modle": did you mean "model"'),
         ({"rows": [{"name": "a", "model": {"class_pat": "X"}}]}, 'did you mean "class_path"'),
         ({"rows": [{"name": "a", "model": {"init_args": {}}}]}, "class_path of its model"),
