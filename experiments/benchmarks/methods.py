@@ -1,4 +1,4 @@
-"""A training step of every method beside DANN's, on the same network and batches: time, operations, passes, host reads."""
+"""A training step of every method beside DANN's on the same network: time, operations, passes, host reads."""
 
 import statistics
 import time
