@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dafw.data.batch import Batch, collate
+from dafw.data.carrier import Carrier
 from dafw.data.domain import Domain
 from dafw.data.joint import JointDataset
 from dafw.data.sampler import JointBatchSampler, ShardSampler, Stream
@@ -211,7 +212,8 @@ class DomainDataModule(pl.LightningDataModule):
         )
         options: dict[str, Any] = {"augment": self.augment, "views": self.views(), "seed": self.seed}
         data = JointDataset(self.train_domains, **options, num_held_out=num_held_out)
-        return self._loader(data, sampler, persistent_workers=self.num_workers > 0)
+        collate = Carrier(self.num_workers)
+        return self._loader(data, sampler, collate, persistent_workers=self.num_workers > 0)
 
     def evaluations(self, stage: Literal["validate", "test"]) -> list[Evaluation]:
         """What the evaluation loaders of ``stage`` hold, in their order."""
@@ -251,9 +253,9 @@ class DomainDataModule(pl.LightningDataModule):
         if len(domain) < world_size:
             raise UserError(f"{world_size} ranks cannot share the {len(domain)} samples of {domain.name} to evaluate")
         sampler = ShardSampler(len(domain), self.eval_batch_size, rank=rank, world_size=world_size)
-        return self._loader(JointDataset([domain]), sampler)
+        return self._loader(JointDataset([domain]), sampler, collate)
 
-    def _loader(self, data: JointDataset, sampler: Any, **options: Any) -> DataLoader[Any]:
+    def _loader(self, data: JointDataset, sampler: Any, collate: Any, **options: Any) -> DataLoader[Any]:
         return DataLoader(
             data,
             batch_sampler=sampler,

@@ -144,7 +144,7 @@ class CentreCropped(Sequence[Tensor]):
     def __getitem__(self, index: Any) -> Any:
         image = self.images[index]
         top, left = (round((side - self.size) / 2) for side in image.shape[-2:])
-        return image[:, top : top + self.size, left : left + self.size].contiguous()
+        return image[:, top : top + self.size, left : left + self.size]
 
 
 def find_corrupt(paths: Sequence[str], root: Path, known: Path) -> list[str]:

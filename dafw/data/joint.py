@@ -1,10 +1,9 @@
 """The dataset behind a joint batch: several domains, addressed by draws of the sampler."""
 
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
-from zlib import crc32
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -45,6 +44,10 @@ class JointDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return sum(len(domain) for domain in self.domains)
 
+    def __getitems__(self, draws: Sequence[Draw]) -> Sequence[Sample]:
+        """The samples of a batch; each is loaded when it is asked for."""
+        return _Samples(self, draws)
+
     def __getitem__(self, draw: Draw) -> Sample:
         domain = self.domains[draw.domain]
         raw = domain.inputs[draw.index]
@@ -58,11 +61,22 @@ class JointDataset(Dataset[Sample]):
         )
 
     def _random(self, transform: Augmentation, raw: Any, draw: Draw, view: str) -> Any:
-        key = [self.seed, crc32(self.domains[draw.domain].name.encode()), draw.index, draw.cycle, crc32(view.encode())]
+        key = f"{self.seed} {draw.index} {draw.cycle} {self.domains[draw.domain].name!r} {view!r}"
         generator = torch.default_generator
         state = generator.get_state()
-        generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+        generator.manual_seed(int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little"))
         try:
             return transform(raw)
         finally:
             generator.set_state(state)
+
+
+class _Samples(Sequence[Sample]):
+    def __init__(self, data: JointDataset, draws: Sequence[Draw]) -> None:
+        self.data, self.draws = data, draws
+
+    def __len__(self) -> int:
+        return len(self.draws)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.data[self.draws[index]]

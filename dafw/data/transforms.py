@@ -1,10 +1,13 @@
 """Random augmentations by name. Each takes one uint8 image (3, H, W) and draws from torch's generator."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torchvision.transforms import InterpolationMode, v2
 
 from dafw.errors import UserError, choose
@@ -19,7 +22,31 @@ def flip_crop(size: int, *, flip: bool = True) -> Augmentation:
         size: height and width of the result, in pixels.
         flip: mirror every other image.
     """
-    return v2.Compose([v2.RandomResizedCrop(size, antialias=True), *_flip(flip)])  # type: ignore[no-any-return]
+    return partial(_flip_crop, size=size, flip=flip)
+
+
+def _flip_crop(image: Tensor, *, size: int, flip: bool) -> Tensor:
+    """Scaling takes half the time where the channels of a pixel lie side by side and its rows without gaps."""
+    top, left, height, width, mirrored = _crop_and_flip(*image.shape[-2:])
+    window = image.permute(1, 2, 0)[None, top : top + height, left : left + width]
+    window = window.flip(2) if flip and mirrored else window.contiguous()
+    return functional.interpolate(window.permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True)[0]
+
+
+def _crop_and_flip(height: int, width: int, tries: int = 10) -> tuple[int, int, int, int, bool]:
+    """Top, left, height and width of a crop, and whether to mirror it; all from one draw of torch's generator.
+
+    Its share of the area is uniform in [0.08, 1] and the logarithm of its aspect ratio in that of [3/4, 4/3]. If it
+    does not fit into the image at the tenth try either, it is the middle, as large as a ratio in that range allows.
+    """
+    mirrored, down, right, *shapes = torch.rand(3 + 2 * tries).tolist()
+    for share, slant in zip(shapes[::2], shapes[1::2], strict=True):
+        area, ratio = height * width * (0.08 + 0.92 * share), (4 / 3) ** (2 * slant - 1)
+        h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < h <= height and 0 < w <= width:
+            return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w, mirrored < 0.5
+    h, w = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
+    return (height - h) // 2, (width - w) // 2, h, w, mirrored < 0.5
 
 
 def crop(size: int, *, flip: bool = True) -> Augmentation:

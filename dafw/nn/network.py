@@ -177,8 +177,7 @@ class Network(Recorded, nn.Module):
             raise UserError(
                 f"the network is built for images of {len(self.mean)} channels and got {x.shape[1]}: set in_channels"
             )
-        if self.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
         if x.dtype == torch.uint8:
             if x.device.type == "mps":  # which does not mix dtypes in one operation
                 x = x.to(self.shift.dtype)

@@ -46,6 +46,21 @@ def test_lists_where_sizes_differ() -> None:
     assert batch.y[0]["name"] == "first"
 
 
+def test_images_keep_their_layout() -> None:
+    planes = torch.randint(0, 256, (4, 3, 5, 6), dtype=torch.uint8)
+    pixels = planes.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    for images in (planes, pixels):
+        batch = collate([sample(i, image, i) for i, image in enumerate(images)])
+        assert batch.x.equal(images)
+        assert batch.x.stride() == images.stride()
+
+
+def test_lists_where_dtypes_differ() -> None:
+    batch = collate([sample(0, torch.ones(2), 0), sample(1, torch.ones(2), 1), sample(2, torch.ones(2).int(), 2)])
+    assert [x.dtype for x in batch.x] == [torch.float32, torch.float32, torch.int32]
+    assert all(x.eq(1).all() for x in batch.x)
+
+
 def test_to_reaches_every_tensor() -> None:
     moved = detection().to("meta", non_blocking=True)
     tensors = [

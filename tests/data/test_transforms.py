@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.functional import resized_crop
 
+from dafw.data import transforms
 from dafw.data.transforms import AUGMENTATIONS, flip_crop, named_augmentation, named_view, strong, weak
 from dafw.errors import UserError
 
@@ -43,6 +46,41 @@ def test_without_flips_left_stays_left(make) -> None:
     assert all(x[..., :16].float().mean() >= x[..., 16:].float().mean() for x in still)
     flipped = [make(32)(half) for _ in range(30)]
     assert any(x[..., :16].float().mean() < x[..., 16:].float().mean() for x in flipped)
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (100, 140)])
+def test_crops_are_distributed_as_torchvisions(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    ours = torch.tensor([transforms._crop_and_flip(*shape) for _ in range(4000)], dtype=torch.float64)
+    random = [RandomResizedCrop.get_params(torch.empty(3, *shape), [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
+    theirs = torch.tensor(random, dtype=torch.float64)
+    quantiles = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    apart = ours[:, :4].quantile(quantiles, dim=0) - theirs.quantile(quantiles, dim=0)
+    assert apart.abs().max() < 0.04 * max(shape)
+    areas = [float((crops[:, 2] * crops[:, 3]).mean()) / (shape[0] * shape[1]) for crops in (ours, theirs)]
+    assert areas[0] == pytest.approx(areas[1], abs=0.015)
+    assert float(ours[:, 4].mean()) == pytest.approx(0.5, abs=0.03)
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, :2] + ours[:, 2:4] <= torch.tensor(shape)).all()
+
+
+@pytest.mark.parametrize("shape", [(10, 400), (400, 10), (1, 90)])
+def test_a_crop_that_never_fits_is_the_middle(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    crops = {transforms._crop_and_flip(*shape, tries=0)[:4] for _ in range(5)}
+    assert crops == {RandomResizedCrop.get_params(torch.empty(3, *shape), [1.0, 1.0], [3 / 4, 4 / 3])}
+
+
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+def test_flip_crop_is_torchvisions_crop_scaled_and_mirrored(format: torch.memory_format) -> None:
+    picture = image()[None].contiguous(memory_format=format)[0]
+    for seed in range(20):
+        torch.manual_seed(seed)
+        top, left, height, width, mirrored = transforms._crop_and_flip(40, 52)
+        expected = resized_crop(picture, top, left, height, width, [32, 32], antialias=True)
+        torch.manual_seed(seed)
+        got = flip_crop(32)(picture)
+        assert (got.int() - (expected.flip(-1) if mirrored else expected).int()).abs().max() <= 1
 
 
 def test_weak_shifts_by_at_most_an_eighth() -> None:

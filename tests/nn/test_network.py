@@ -204,6 +204,16 @@ def test_frozen_parameters_and_empty_groups_are_left_out() -> None:
         Network(backbone_lr=-1.0)
 
 
+def test_the_network_decides_its_memory_format_and_not_the_batch() -> None:
+    x = images(2, 20)
+    for last in (False, True):
+        net = network(backbone="small_bn_net", channels_last=last)
+        for batch in (x, x.contiguous(memory_format=torch.channels_last)):
+            y = net.normalise(batch)
+            assert y.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+            assert y.equal(net.normalise(x))
+
+
 def test_channels_last_changes_the_memory_and_not_the_result() -> None:
     plain, last = network(backbone="small_bn_net"), network(backbone="small_bn_net", channels_last=True)
     x = images()
