@@ -12,6 +12,7 @@ Columns: ``method,task,value,std,n,metric,source,provenance,note``. Values and s
 
 import csv
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def _line(where: str, line: dict[str, str | None], tasks: set[str]) -> Published
     for column in ("method", "metric", "source"):
         if not text[column]:
             raise UserError(f'{where}: the column "{column}" is empty')
-    task = text["task"].replace(" ", "")
+    task = re.sub(r"\s*(->|,)\s*", r"\1", text["task"])
     choose(f"task in {where}", task, [*sorted(tasks), "average", "worst"])
     choose(f"provenance in {where}", text["provenance"], PROVENANCES)
     value = _number(where, "value", text["value"])

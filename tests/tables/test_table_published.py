@@ -8,7 +8,7 @@ from dafw.errors import UserError
 from dafw.tables.published import Published, read_published
 
 HEADER = "method,task,value,std,n,metric,source,provenance,note\n"
-TASKS = {"mnist->mnistm", "a,b->c"}
+TASKS = {"mnist->mnistm", "a,b->c", "Art->Real World"}
 
 
 def read(path: Path, text: str) -> tuple[Published, ...]:
@@ -25,6 +25,8 @@ def test_a_line(tmp_path: Path) -> None:
     first, second = read(path, HEADER + "\n".join(lines))
     assert (first.method, first.task, first.value, first.std, first.n) == ("DANN", "mnist->mnistm", 76.66, None, None)
     assert (first.source, first.provenance, first.note) == ("Ganin et al., 2016", "seen", "table 2")
+    spaced = read(path, HEADER + "DANN,Art -> Real World,1,,,accuracy,S,seen,\n")[0]
+    assert spaced.task == "Art->Real World"
     assert (second.task, second.std, second.n, second.provenance) == ("a,b->c", 0.5, 3, "unsure")
 
 

@@ -1,0 +1,66 @@
+"""The tables on folders of images: every row makes two steps on small images, and every published number has a row."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dafw.runs import execute, read_result
+from dafw.tables.grid import find_table, load_table
+from dafw.tables.overlay import parse_settings
+
+TABLES = {"office31": ["amazon", "dslr", "webcam"], "office_home": ["Art", "Clipart", "Product", "Real World"]}
+every_table = pytest.mark.parametrize("name", TABLES)
+SMALL = [
+    *("data.size=32", "data.resize=32", "data.batch_size=4", "data.num_workers=0", "data.steps_per_epoch=2"),
+    *("trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.devices=1", "run.wandb=disabled"),
+    *("model.network.init_args.backbone=small_bn_net", "model.network.init_args.weights=null"),
+    "model.network.init_args.input_size=32",
+]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every domain of every table, with two classes of the same 25 images."""
+    root = tmp_path_factory.mktemp("office")
+    rng = np.random.default_rng(0)
+    for kind in ("cup", "mug"):
+        (root / "one" / kind).mkdir(parents=True)
+        for index in range(25):
+            Image.fromarray(rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)).save(
+                root / "one" / kind / f"{index}.png"
+            )
+    for domains in TABLES.values():
+        for domain in domains:
+            shutil.copytree(root / "one", root / domain)
+    shutil.rmtree(root / "one")
+    return root
+
+
+@every_table
+def test_published_numbers_have_rows_and_their_averages_are_those_of_the_tasks(name: str) -> None:
+    table = load_table(find_table(name))
+    assert {one.method for one in table.published} == {
+        row.published for row in table.rows if row.control_of is None
+    } - {"AdaBN"}
+    for method in {one.method for one in table.published}:
+        values = {one.task: one.value for one in table.published if one.method == method}
+        average = values.pop("average")
+        assert values.keys() == set(table.tasks)
+        assert sum(values.values()) / len(values) == pytest.approx(average, abs=0.06 + 1e-9), method
+
+
+@pytest.mark.slow
+@every_table
+def test_every_row_runs(name: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = parse_settings([f"data.root={images}", *SMALL])
+    table = load_table(find_table(name)).with_settings(settings)
+    cells = table.only([], [table.tasks[-1]], [0]).cells()
+    assert len(cells) == len(table.rows)
+    for cell in cells:
+        result = read_result(execute(cell.config, tmp_path / "runs"))
+        assert result is not None
+        assert result["steps"] == 2, cell.label
