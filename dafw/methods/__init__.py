@@ -1,6 +1,7 @@
 """Every method, by name."""
 
 from dafw.methods.adaptation import (
+    ADDA,
     AFN,
     BNM,
     CDAN,
@@ -21,6 +22,7 @@ from dafw.methods.base import AdaptationMethod, Losses, Method
 from dafw.methods.source_free import SHOT, SourceFreeMethod
 
 __all__ = [
+    "ADDA",
     "AFN",
     "BNM",
     "CDAN",

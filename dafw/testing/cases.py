@@ -27,6 +27,7 @@ TINY: dict[str, dict[str, Any]] = {
     "FixMatch": {"threshold": 0.5},
     "SHOT": {"refresh_every": 3},
     "MCD": {"head_widths": [6], "head_dropout": 0.0, "balance": 0.1},
+    "ADDA": {"width": 8, "depth": 1, "critic_norm": True},
 }
 #: Arguments of the toy network where the plain one will not do.
 NETWORKS: dict[str, dict[str, Any]] = {name: {"backbone": "dafw.testing.toys.ToySENet"} for name in ("DCAN", "GDCAN")}

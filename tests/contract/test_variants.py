@@ -23,6 +23,10 @@ CASES = [
 ]
 CASES.append(Case(CDAN, {**TINY, "randomized": True, "random_width": 6}, label="randomized"))
 CASES.append(Case("dafw.methods.adaptation.afn.AFN", {"variant": "hard", "radius": 3.0}, label="hard"))
+ADDA = {**TINY, "encoder_loss": "reversed", "ramp_steps": 2, "pretrain": 0.75, "ema_decay": 0.8}
+CASES.append(Case("dafw.methods.adaptation.adda.ADDA", ADDA, label="separated_after_the_resumed_step"))
+MCD = {"norm": "separate", "ema_decay": 0.8, "feature_momentum": 0.0, "weight_decay": 0.1}
+CASES.append(Case("dafw.methods.adaptation.mcd.MCD", MCD, label="mcd_own_momentum"))
 SHOT = "dafw.methods.source_free.shot.SHOT"
 PAPER = {"bottleneck": 8, "bottleneck_relu": False, "head": "weight_norm", "backbone_lr": 0.1}
 CASES += [

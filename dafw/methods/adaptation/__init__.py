@@ -1,6 +1,7 @@
 """Methods that see labelled sources and unlabelled targets."""
 
 from dafw.methods.adaptation.adabn import AdaBN
+from dafw.methods.adaptation.adda import ADDA
 from dafw.methods.adaptation.afn import AFN
 from dafw.methods.adaptation.bnm import BNM
 from dafw.methods.adaptation.cdan import CDAN
@@ -17,6 +18,7 @@ from dafw.methods.adaptation.mdd import MDD
 from dafw.methods.adaptation.source_only import SourceOnly
 
 __all__ = [
+    "ADDA",
     "AFN",
     "BNM",
     "CDAN",
