@@ -35,6 +35,9 @@ def identity(config: dict[str, Any]) -> str:
     """Eight hexadecimal digits of what determines a run's numbers: its configuration without paths and machinery."""
     parts = ("seed_everything", "model", "data", "trainer")
     kept = json.loads(json.dumps({key: config[key] for key in parts if config.get(key) is not None}))
+    arguments = (kept.get("model") or {}).get("init_args") or {}
+    if isinstance(arguments.get("checkpoint"), str):
+        arguments["checkpoint"] = within_run(arguments["checkpoint"])
     for key, names in INCIDENTAL.items():
         part = kept.get(key)
         if isinstance(part, dict):
@@ -43,6 +46,17 @@ def identity(config: dict[str, Any]) -> str:
                 del arguments[name]
     text = json.dumps([SCHEMA_VERSION, _canonical(kept)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def within_run(checkpoint: str) -> str:
+    """A path from the run directory on, whose name ends in its own hash: wherever the run lies. Others as they are.
+
+    >>> within_run("/disk/runs/SourceOnly-a-b-s0-0123abcd/checkpoints/step=5.ckpt")
+    'SourceOnly-a-b-s0-0123abcd/checkpoints/step=5.ckpt'
+    """
+    parts = Path(checkpoint).parts
+    starts = [position for position, part in enumerate(parts) if re.fullmatch(r".+-[0-9a-f]{8}", part)]
+    return "/".join(parts[starts[-1] :]) if starts else checkpoint
 
 
 def _canonical(value: Any) -> Any:

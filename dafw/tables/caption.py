@@ -43,9 +43,23 @@ def _numbers(store: Store) -> list[str]:
         if "oracle" in table.select
         else "",
         "No target label was used to train or to select." if not oracles and "oracle" not in table.select else "",
+        *_starts(store),
         f"This is a part of the table: {table.narrowed}." if table.narrowed else "",
         f"Every cell was overlaid with {_flat(merge({}, dict(table.settings)))}." if table.settings else "",
     ]
+
+
+def _starts(store: Store) -> list[str]:
+    """Which rows start from others, and the criteria that they cannot have."""
+    sentences = []
+    for row in store.table.rows:
+        if row.start is not None:
+            sentences.append(f"{row.name} starts from the models of {row.start}, of the same task and seed.")
+        results = [result for (name, _, _), result in store.results.items() if name == row.name]
+        absent = [one for one in store.table.select if any(result.is_without(one) for result in results)]
+        if absent:
+            sentences.append(f"{row.name} is source-free: there is no {', '.join(absent)}, which reads source samples.")
+    return sentences
 
 
 def _flat(overlay: dict[str, object], prefix: str = "") -> str:

@@ -115,6 +115,8 @@ def _run(table: Table, args: argparse.Namespace) -> int:
         report = submit_table(table, args.root, reporter, parse_cluster(args.slurm), function=args.function)
         if report.interrupted:
             print(f"the jobs go on, this program does not wait for them; scancel --name dafw-{table.folder} ends them")
+            if report.unsubmitted:
+                print(f"{report.unsubmitted} runs start from others, and are submitted by the same command afterwards")
     else:
         from dafw.tables.launch import run_table
 
@@ -124,6 +126,6 @@ def _run(table: Table, args: argparse.Namespace) -> int:
     page = write_pages(sheet, store, args.root)
     render_terminal(sheet, Console())
     for job in report.failed:
-        print(f"failed: {job.cell.label}: {job.error} (see {job.directory / 'log.txt'})")
+        print(f"failed: {job.cell.label}: {job.error} (see {job.log})")
     print(page)
     return report.exit_code or (1 if sheet.missing else 0)

@@ -23,6 +23,9 @@
         model: {class_path: DANN, init_args: {gamma: 10}}
         control: true                     # adds a row "DANN control": its adaptation weight at 0; or names a row
         published: DANN                   # the method's name in the CSV; default: the row's name
+      - name: SHOT
+        model: {class_path: SHOT}
+        from: source only                 # each run starts from that row's run of the same task and seed
       - {name: train on target, model: {class_path: SourceOnly}, data: {init_args: {oracle: true}}}
 
 ``base`` and the rows take ``model``, ``data``, ``trainer`` and ``run``; a row wins over the base. The seed, the source
@@ -40,12 +43,13 @@ from typing import Any
 import yaml
 
 from dafw.errors import UserError, choose
+from dafw.runs import run_directory
 from dafw.tables.controls import control_arguments
 from dafw.tables.overlay import OBJECT_KEYS, SECTIONS, merge
 from dafw.tables.published import Published, read_published
 
 KEYS = ("name", "title", "metric", "tasks", "seeds", "select", "allow_oracle", "published", "base", "per_task", "rows")
-ROW_KEYS = ("name", "control", "published", *SECTIONS)
+ROW_KEYS = ("name", "control", "published", "from", *SECTIONS)
 FOLDERS = (
     Path(__file__).resolve().parents[2] / "experiments" / "tables",
     Path(__file__).resolve().parents[1] / "experiments" / "tables",
@@ -57,7 +61,8 @@ FOLDERS = (
 class Row:
     """One method of a table: its configuration, and for a control what turns the adaptation off, above all else.
 
-    ``control_of`` names the method of a control made for it; ``controlled_by`` another row that serves as control.
+    ``control_of`` names the method of a control made for it; ``controlled_by`` another row that serves as control;
+    ``start`` the row from whose trained models this one's runs start.
     """
 
     name: str
@@ -67,21 +72,33 @@ class Row:
     controlled_by: str | None = None
     control: dict[str, Any] | None = None
     oracle: bool = False
+    start: str | None = None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a table, with the complete configuration that ``dafw.runs.execute`` takes."""
+    """One run of a table, with the complete configuration that ``dafw.runs.execute`` takes.
+
+    Where it starts from another cell, ``model.init_args.checkpoint`` is the name of that one's run directory.
+    """
 
     row: str
     task: str
     seed: int
     config: dict[str, Any]
+    start: "Cell | None" = None
 
     @property
     def label(self) -> str:
         """As in ``DANN mnist->usps seed 0``."""
         return f"{self.row} {self.task} seed {self.seed}"
+
+    def placed(self, root: Path) -> "Cell":
+        """The cell whose configuration finds the run it starts from under ``root``; its own directory is the same."""
+        if self.start is None:
+            return self
+        checkpoint = str(run_directory(self.start.config, root))
+        return replace(self, config=merge(self.config, {"model": {"init_args": {"checkpoint": checkpoint}}}))
 
 
 @dataclass(frozen=True)
@@ -111,12 +128,12 @@ class Table:
 
     def cells(self) -> list[Cell]:
         """Every run, all of the first seed before the second: half a table is then a whole one with fewer seeds."""
-        return [
-            Cell(row.name, task, seed, self._config(row, task, seed))
-            for seed in self.seeds
-            for row in self.rows
-            for task in self.tasks
-        ]
+        return [self._cell(row, task, seed) for seed in self.seeds for row in self.rows for task in self.tasks]
+
+    def _cell(self, row: Row, task: str, seed: int) -> Cell:
+        starts = [self._cell(other, task, seed) for other in self.rows if other.name == row.start]
+        config = self._config(row, task, seed)
+        return Cell(row.name, task, seed, config, *starts).placed(Path())
 
     def _config(self, row: Row, task: str, seed: int) -> dict[str, Any]:
         sources, targets = split_task(task)
@@ -148,7 +165,9 @@ class Table:
         return table
 
     def only(self, rows: Sequence[str], tasks: Sequence[str], seeds: Sequence[int]) -> "Table":
-        """The part of the table with these rows (a method brings its control), tasks and seeds; none given means all.
+        """The part of the table with these rows, tasks and seeds; none given means all.
+
+        A row brings its control, and the row from whose runs it starts.
 
         Raises:
             UserError: if one of them is not in the table.
@@ -160,11 +179,15 @@ class Table:
             choose("task", task, self.tasks)
         for seed in seeds:
             choose("seed", str(seed), [str(one) for one in self.seeds])
-        kept = {*rows, *(row.controlled_by for row in self.rows if row.controlled_by and row.name in rows)}
-        said = (("rows", rows), ("tasks", wanted_tasks), ("seeds", [str(seed) for seed in seeds]))
+        wanted = {*rows, *(row.controlled_by for row in self.rows if row.controlled_by and row.name in rows)}
+        starts = _starts(self.rows)
+        kept = wanted.union(*(starts[name] for name in wanted))
+        brought = [f"{', '.join(rows)}, with what they start from: {', '.join(sorted(kept - wanted))}"]
+        named = brought if kept - wanted else rows
+        said = (("rows", named), ("tasks", wanted_tasks), ("seeds", [str(seed) for seed in seeds]))
         return replace(
             self,
-            rows=tuple(row for row in self.rows if not rows or row.name in kept or row.control_of in kept),
+            rows=tuple(row for row in self.rows if not rows or row.name in kept or row.control_of in wanted),
             tasks=tuple(task for task in self.tasks if not tasks or task in wanted_tasks),
             seeds=tuple(seed for seed in self.seeds if not seeds or seed in seeds),
             narrowed="; ".join(f"{kind} {', '.join(names)}" for kind, names in said if names),
@@ -322,7 +345,11 @@ def _rows(where: str, given: Any, base: dict[str, Any]) -> tuple[Row, ...]:
         name = str(one["name"])
         oracle = config["data"].get("init_args", {}).get("oracle") is True
         shared = control if isinstance(control, str) else None
-        row = Row(name, config, str(one.get("published", name)), controlled_by=shared, oracle=oracle)
+        start = one.get("from")
+        if start is not None and "checkpoint" in config["model"].get("init_args", {}):
+            raise UserError(f'{spot} sets the checkpoint of its model, which comes from the row in its "from"')
+        start = None if start is None else str(start)
+        row = Row(name, config, str(one.get("published", name)), controlled_by=shared, oracle=oracle, start=start)
         rows.append(row)
         if control is True:
             off = {"model": {"init_args": control_arguments(config["model"]["class_path"])}}
@@ -334,4 +361,24 @@ def _rows(where: str, given: Any, base: dict[str, Any]) -> tuple[Row, ...]:
     for row in rows:
         if row.controlled_by is not None:
             choose(f'control of row "{row.name}" of {where}', row.controlled_by, [n for n in names if n != row.name])
-    return tuple(rows)
+        if row.start is not None:
+            choose(f'from of row "{row.name}" of {where}', row.start, [n for n in names if n != row.name])
+    starts = _starts(rows)
+    for row in rows:
+        if row.name in starts[row.name]:
+            raise UserError(f'the row "{row.name}" of {where} starts from itself, by way of "{row.start}"')
+    labelled = {row.name for row in rows if row.oracle}
+    return tuple(replace(row, oracle=row.oracle or not labelled.isdisjoint(starts[row.name])) for row in rows)
+
+
+def _starts(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """For each row the one it starts from, the one that starts from, and so on; a circle ends where it closes."""
+    start = {row.name: row.start for row in rows}
+    found: dict[str, list[str]] = {}
+    for name in start:
+        found[name] = []
+        following = start[name]
+        while following is not None and following not in found[name]:
+            found[name].append(following)
+            following = start[following]
+    return found

@@ -1,7 +1,8 @@
 """Making the runs of a table on this machine, with a pool of worker processes.
 
 A run that is done is skipped, an interrupted one is resumed, a failed one is tried once more, and one that another
-process works on is left to it and read when it is done. Workers import torch once and take one run after the other.
+process works on is left to it and read when it is done. One that starts from another run waits until that one is done,
+and fails with it. Workers import torch once and take one run after the other.
 """
 
 import contextlib
@@ -29,9 +30,9 @@ ATTEMPTS = 2
 SLOWEST_POLL = 60.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
-    """One run directory to fill, whichever cells of the table read it."""
+    """One run directory to fill, whichever cells of the table read it; ``start`` is the one it starts from."""
 
     cell: Cell
     directory: Path
@@ -40,14 +41,31 @@ class Job:
     due: float = 0.0
     pause: float = 0.0
     started: float = 0.0
+    start: "Job | None" = None
+    done: bool = False
+    dropped: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be made now."""
+        return self.start is None or self.start.done
+
+    @property
+    def log(self) -> Path:
+        """Where to read why it failed."""
+        return self.start.log if self.start is not None and self.start.dropped else self.directory / LOG
 
     def result(self, metric: str) -> float | None:
-        """The number in percent (mean over targets) of a finished run, None if there is none that can be used."""
+        """The number in percent (mean over targets) of a finished run, None if there is none that can be used.
+
+        Notes in ``done`` whether there is.
+        """
         try:
             result = read_result(self.directory, self.cell, metric)
         except BrokenResult:
             return None
         scores = (result.scores("last") or {}) if result is not None else {}
+        self.done = bool(scores)
         return 100 * sum(scores.values()) / len(scores) if scores else None
 
     def prepare(self, metric: str) -> None:
@@ -73,7 +91,14 @@ class Job:
         self.error = error
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / FAILED).write_text(f"{error}\n", encoding="utf-8")
-        return self.attempts < ATTEMPTS and not hopeless
+        self.dropped = hopeless or self.attempts >= ATTEMPTS
+        return not self.dropped
+
+    def fails_with(self) -> str:
+        """Why the run cannot be made, if the one it starts from failed for good; empty if it did not."""
+        if self.start is None or not self.start.dropped:
+            return ""
+        return f"it starts from {self.start.cell.label}, which failed: {self.start.error}"
 
 
 @dataclass
@@ -86,6 +111,7 @@ class Report:
     read: int = 0
     failed: list[Job] = field(default_factory=list)
     interrupted: bool = False
+    unsubmitted: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -108,7 +134,10 @@ def make_jobs(table: Table, root: Path) -> list[Job]:
     jobs: dict[Path, Job] = {}
     for cell in table.cells():
         directory = run_directory(cell.config, root)
-        jobs.setdefault(directory, Job(cell, directory))
+        jobs.setdefault(directory, Job(cell.placed(root), directory))
+    for job in jobs.values():
+        if job.cell.start is not None:
+            job.start = jobs[run_directory(job.cell.start.config, root)]
     return list(jobs.values())
 
 
@@ -196,12 +225,14 @@ class Pool:
     def _feed(self, environments: list[dict[str, str]]) -> None:
         """Hands pending runs to idle workers, starting workers as long as there are too few."""
         idle = [slot for slot in self.slots if slot.job is None]
-        while self.pending and (idle or len(self.slots) < len(environments)):
-            if self._read(self.pending[0]):  # another process made it in the meantime
-                self.pending.popleft()
+        while idle or len(self.slots) < len(environments):
+            job = next((job for job in self.pending if job.ready), None)
+            if job is None:
+                return
+            self.pending.remove(job)
+            if self._read(job):  # another process made it in the meantime
                 continue
             slot = idle.pop() if idle else self._start(environments)
-            job = self.pending.popleft()
             job.prepare(self.metric)
             slot.job = job
             with contextlib.suppress(OSError):  # a worker that died is noticed by its sentinel
@@ -259,14 +290,18 @@ class Pool:
     def _fail(self, job: Job, error: str, hopeless: bool = False) -> None:
         again = job.fail(error, hopeless)
         (self.pending if again else self.report.failed).append(job)
-        self.reporter.failed(job.cell.label, error, str(job.directory / LOG), again)
+        self.reporter.failed(job.cell.label, error, str(job.log), again)
+        for other in [other for other in self.pending if other.fails_with()]:
+            if other in self.pending:
+                self.pending.remove(other)
+                self._fail(other, other.fails_with(), hopeless=True)
 
     def _look_elsewhere(self) -> None:
         """Reads what other processes finished; takes over, when nothing else is left, what one of them dropped."""
         for job in list(self.elsewhere):
             if self._read(job):
                 self.elsewhere.remove(job)
-            elif not self.pending and time.monotonic() >= job.due:
+            elif not any(other.ready for other in self.pending) and time.monotonic() >= job.due:
                 self.elsewhere.remove(job)
                 self.pending.append(job)
 

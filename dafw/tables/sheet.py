@@ -139,7 +139,11 @@ def _missing(store: Store) -> list[str]:
     for cell in table.cells():
         key = cell.row, cell.task, cell.seed
         result = store.results.get(key)
-        lost = [criterion for criterion in table.select if result is not None and result.scores(criterion) is None]
+        lost = [
+            criterion
+            for criterion in table.select
+            if result is not None and result.scores(criterion) is None and not result.is_without(criterion)
+        ]
         if result is None or lost:
             reason = f" (no {', '.join(lost)})" if lost else " (broken result)" if key in store.broken else ""
             missing.append(cell.label + reason)

@@ -1,7 +1,8 @@
 """Making the runs of a table on a SLURM cluster, through submitit (the extra ``slurm``).
 
-A job array has a task per run (or per ``chunk`` of runs). A task that is preempted or reaches its time limit saves a
-checkpoint, is put back into the queue, and goes on from there. Leaving this program leaves the jobs running: the same
+A job array has a task per run (or per ``chunk`` of runs). Runs that start from others are a second array, submitted
+when the first is done. A task that is preempted or reaches its time limit saves a checkpoint, is put back into the
+queue, and goes on from there. Leaving this program leaves the jobs running: the same
 command, or ``dafw table show``, picks their results up.
 """
 
@@ -22,7 +23,7 @@ from dafw.tables.grid import Table
 from dafw.tables.launch import Job, Report, make_jobs, signals
 from dafw.tables.progress import Reporter
 from dafw.tables.status import is_running
-from dafw.tables.worker import EXECUTE, FAILED, LOG, Order, Outcome, attempt, last_line, load_function
+from dafw.tables.worker import EXECUTE, FAILED, Order, Outcome, attempt, last_line, load_function
 
 NATIVE = {
     "account": "slurm_account",
@@ -184,6 +185,8 @@ def submit_table(
 ) -> Report:
     """Submits every run of the table that is not done, waits for all, and submits once more what failed.
 
+    Runs that start from others follow when those are done.
+
     Ctrl-C and SIGTERM end the waiting, not the jobs.
 
     Raises:
@@ -204,13 +207,28 @@ def submit_table(
         executor.update_parameters(name=f"dafw-{table.folder}", **cluster.parameters)
         with signals() as stop:
             while pending and not report.interrupted:
-                submission = Submission(executor, pending, root, table.metric, cluster, function)
+                ready = [job for job in pending if job.ready]
+                submission = Submission(executor, ready, root, table.metric, cluster, function)
+                later = [job for job in pending if not job.ready]
                 pending = submission.wait(reporter, report, poll or POLL, stop)
+                report.unsubmitted = len(later) if report.interrupted else 0
+                pending += drop(later, reporter, report)
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         raise UserError(f"the cluster did not take the jobs: {last_line(str(error))}") from error
     finally:
         reporter.close()
     return report
+
+
+def drop(jobs: list[Job], reporter: Reporter, report: Report) -> list[Job]:
+    """Fails the jobs whose start failed for good, and those that start from them; returns the others."""
+    while lost := [job for job in jobs if job.fails_with()]:
+        for job in lost:
+            job.fail(job.fails_with(), hopeless=True)
+            report.failed.append(job)
+            reporter.failed(job.cell.label, job.error, str(job.log), False)
+        jobs = [job for job in jobs if job not in lost]
+    return jobs
 
 
 class Submission:
@@ -277,7 +295,7 @@ class Submission:
         outcome = self._outcome(job, task)
         once_more = job.fail(outcome.error or job.trouble(self.metric), outcome.hopeless)
         (again if once_more else report.failed).append(job)
-        reporter.failed(job.cell.label, job.error, str(job.directory / LOG), once_more)
+        reporter.failed(job.cell.label, job.error, str(job.log), once_more)
 
     def _outcome(self, job: Job, task: Any) -> Outcome:
         if not task.paths.result_pickle.exists():

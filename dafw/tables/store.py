@@ -50,6 +50,7 @@ class Result:
     steps: int
     seconds: float
     oracle: bool
+    setting: str
     machine: str
     versions: Mapping[str, str]
     git_revision: str
@@ -60,6 +61,10 @@ class Result:
         validators = sorted({name for record in self.history for name in record.validators})
         oracle = ["oracle"] if any(self.metric in record.oracle for record in self.history) else []
         return ("last", *validators, *oracle)
+
+    def is_without(self, criterion: str) -> bool:
+        """Whether the criterion reads source samples, which a source-free run never sees: it cannot have it."""
+        return self.setting == "source-free" and criterion not in self.criteria
 
     def scores(self, criterion: str) -> dict[str, float] | None:
         """The test metric of each target domain at the checkpoint the criterion chooses, as a fraction.
@@ -164,6 +169,7 @@ def _parse(directory: Path, given: Any, metric: str) -> Result:
         steps=int(given["steps"]),
         seconds=float(given["seconds"]["total"]),
         oracle=bool(given["oracle"]),
+        setting=str(given.get("setting") or ""),
         machine=str(given.get("machine") or ""),
         versions={name: str(version) for name, version in given["versions"].items()},
         git_revision=str(given.get("git_revision") or ""),

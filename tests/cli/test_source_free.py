@@ -56,3 +56,39 @@ def test_what_is_wrong_is_said_in_a_sentence(capsys: pytest.CaptureFixture[str],
     )
     stopping = ("--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/source_accuracy")
     assert 'monitor of EarlyStopping "val/source_accuracy"' in refused(capsys, *SHOT, source, *stopping)
+
+
+TABLE = """
+tasks: [a->b]
+seeds: [0]
+select: [last, im, source_accuracy]
+base:
+  data: {class_path: dafw.testing.toys.ToyData, init_args: {batch_size: 8, steps_per_epoch: 3}}
+  trainer: {max_epochs: 1, accelerator: cpu}
+  model:
+    init_args:
+      network: {class_path: dafw.nn.network.Network, init_args: {backbone: dafw.testing.toys.ToyNet}}
+  run: {plots: false, wandb: disabled}
+rows:
+  - {name: SHOT, from: source only, control: true, model: {class_path: SHOT}}
+  - {name: source only, model: {class_path: SourceOnly}}
+"""
+
+
+@pytest.mark.slow
+def test_a_table_trains_the_source_model_first(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("free.yaml").write_text(TABLE)
+    arguments = ("table", "run", "free.yaml", "--rows", "SHOT", "--workers", "2")
+    done = call(capsys, *arguments)
+    assert done.code == 0, done
+    assert "3 runs, 0 done already" in done.out
+    folders = {path.name.partition("-")[0]: path for path in Path("runs").glob("S*")}
+    assert (folders["SourceOnly"] / "checkpoints" / "step=3.ckpt").exists()
+    given = yaml.safe_load((folders["SHOT"] / "config.yaml").read_text())["model"]["init_args"]["checkpoint"]
+    assert Path(given) == folders["SourceOnly"]
+    page = next(Path("runs/tables").rglob("*.html")).read_text()
+    assert "SHOT is source-free: there is no source_accuracy" in page
+    shutil.move("runs", "elsewhere")
+    again = call(capsys, *arguments, "--root", "elsewhere")
+    assert again.code == 0, again
+    assert "3 runs, 3 done already" in again.out

@@ -60,6 +60,9 @@ def execute(config: dict[str, Any], root: Path) -> Path:
         with (root / "calls.txt").open("a", encoding="utf-8") as file:
             file.write(f"{directory.name}\n")
         print(f"executing {directory.name} with {os.environ.get('OMP_NUM_THREADS')} threads")
+        start = config["model"].get("init_args", {}).get("checkpoint")
+        if start is not None and not (Path(start) / "result.json").exists():
+            raise UserError(f"{start} is not done")
         behave, _, often = str(config.get("run", {}).get("behave", "well")).partition(" ")
         if often != "once" or calls(root).count(directory.name) == 1:
             _misbehave(behave, directory)
