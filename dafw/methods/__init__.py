@@ -16,6 +16,9 @@ from dafw.methods.adaptation import (
     AdaBN,
     DeepCORAL,
     FixMatch,
+    ParetoCDAN,
+    ParetoDA,
+    ParetoMDD,
     SourceOnly,
 )
 from dafw.methods.base import AdaptationMethod, Losses, Method
@@ -41,6 +44,9 @@ __all__ = [
     "FixMatch",
     "Losses",
     "Method",
+    "ParetoCDAN",
+    "ParetoDA",
+    "ParetoMDD",
     "SourceFreeMethod",
     "SourceOnly",
 ]

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +29,9 @@ TINY: dict[str, dict[str, Any]] = {
     "SHOT": {"refresh_every": 3},
     "MCD": {"head_widths": [6], "head_dropout": 0.0, "balance": 0.1},
     "ADDA": {"width": 8, "depth": 1, "critic_norm": True},
+    "ParetoCDAN": {"width": 8, "depth": 1, "class_width": 4, "entropy": True},
+    "ParetoDA": {"width": 8, "depth": 1, "critic_norm": True, "class_width": 4},
+    "ParetoMDD": {"ramp_steps": 4, "class_width": 4},
 }
 #: Arguments of the toy network where the plain one will not do.
 NETWORKS: dict[str, dict[str, Any]] = {name: {"backbone": "dafw.testing.toys.ToySENet"} for name in ("DCAN", "GDCAN")}
@@ -114,8 +118,9 @@ _kept: list[TemporaryDirectory[str]] = []
 def case(method: type[Method], **arguments: Any) -> Case:
     """The case of a method, with the arguments that make it tiny."""
     name = method.__name__
-    network = NETWORKS.get(name, {})
-    return Case(f"{method.__module__}.{method.__qualname__}", arguments or TINY.get(name, {}), network=network)
+    data = {"count": math.ceil(BATCH / method.held_out)} if method.held_out else {}
+    arguments = arguments or TINY.get(name, {})
+    return Case(f"{method.__module__}.{method.__qualname__}", arguments, data, NETWORKS.get(name, {}))
 
 
 def cases() -> list[Case]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 #: Operations after which the host waits for the device.
@@ -30,6 +31,23 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.host_reads.append(name)
         if name not in VIEWS:
             self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class HostCalls(TorchFunctionMode):
+    """Lists reads of the device that are no operation where that device is the host: ``tolist``, ``numpy``, ``cpu``.
+
+    Args:
+        reads: the list to add to.
+    """
+
+    def __init__(self, reads: list[str]) -> None:
+        super().__init__()
+        self.reads = reads
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu):
+            self.reads.append(func.__name__)
         return func(*args, **(kwargs or {}))
 
 
@@ -66,9 +84,12 @@ class StepWatch(pl.Callback):
         """Starts to watch."""
         self._calls, self._mode = 0, Operations()
         self._mode.__enter__()  # type: ignore[no-untyped-call]
+        self._calls_to_host = HostCalls(self.host_reads)
+        self._calls_to_host.__enter__()  # type: ignore[no-untyped-call]
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Stops."""
+        self._calls_to_host.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self.operations.append(sum(self._mode.counts.values()))
         self.counters.append(self._mode.counts)

@@ -9,6 +9,7 @@ from dafw.testing import Case, contract
 
 DANN = "dafw.methods.adaptation.dann.DANN"
 CDAN = "dafw.methods.adaptation.cdan.CDAN"
+PARETO = "dafw.methods.adaptation.pareto_da.ParetoDA"
 TINY: dict[str, Any] = {"width": 8, "depth": 1}
 CASES = [
     Case(DANN, {**TINY, **arguments}, label=label)
@@ -33,6 +34,13 @@ CASES += [
     Case(SHOT, {"ema_decay": 0.8, "epsilon": 1e-5, "threshold": 2}, network=PAPER, label="shot_paper_network"),
     Case(SHOT, {"norm": "frozen", "refresh_every": 3, "pseudo_delay": 1}, label="shot_frozen"),
     Case(SHOT, {"pseudo_weight": 0.0}, label="shot_im"),
+]
+CASES += [
+    Case(PARETO, {**TINY, "class_width": 4, **arguments}, {"count": 80}, label=label)
+    for label, arguments in {
+        "authors": {"mode": "authors", "norm": "joint", "critic_norm": True, "ema_decay": 0.8},
+        "uniform": {"norm": "domain_specific", "combination": "uniform"},
+    }.items()
 ]
 every_variant = pytest.mark.parametrize("item", CASES, ids=lambda item: item.name)
 

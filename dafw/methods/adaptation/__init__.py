@@ -15,6 +15,7 @@ from dafw.methods.adaptation.jan import JAN
 from dafw.methods.adaptation.mcc import MCC
 from dafw.methods.adaptation.mcd import MCD
 from dafw.methods.adaptation.mdd import MDD
+from dafw.methods.adaptation.pareto_da import ParetoCDAN, ParetoDA, ParetoMDD
 from dafw.methods.adaptation.source_only import SourceOnly
 
 __all__ = [
@@ -33,5 +34,8 @@ __all__ = [
     "AdaBN",
     "DeepCORAL",
     "FixMatch",
+    "ParetoCDAN",
+    "ParetoDA",
+    "ParetoMDD",
     "SourceOnly",
 ]
