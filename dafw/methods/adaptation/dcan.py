@@ -46,7 +46,8 @@ class DCAN(AdaptationMethod):
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K); must have squeeze-and-excitation.
-        alpha: weight of the discrepancies and of R (authors: 1.5).
+        alpha: weight of the discrepancies and of R (authors: 1.5). R compares a class with rows of all classes; where
+            most classes are in every batch it is large, and can outweigh the labels: lower this then.
         beta: weight of the entropy (authors: 0.1).
         width: width of the hidden layer of B (authors: 128); that of B' is K.
         subset: K times the probability of a row to be in a random subset (authors: 0.8; 2 for ImageCLEF).
