@@ -21,7 +21,7 @@ NETWORKS = {"AdaBN": "small_bn_net", "DCAN": "small_se_net", "GDCAN": "small_se_
 #: What a method's step may take, as a multiple of DANN's.
 LIMITS = {"ParetoDA": 2.2}
 #: As in the paper's digit experiments, so that the critic does not outweigh the network.
-CRITICS = ("DANN", "CDAN", "ParetoDA", "SDAT", "ADDA")
+CRITICS = ("DANN", "CDAN", "ParetoDA", "ParetoCDAN", "SDAT", "ADDA")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ def train(setting: Setting, method: str, backbone: str, folder: Path, checkpoint
     model = f"--model {method} --model.network.backbone {backbone} --model.network.input_size {setting.size}"
     if method in CRITICS:
         model += " --model.width 100 --model.depth 1"
+    if method.startswith("Pareto"):
+        model += " --model.class_width 100"
     if listed()[method].startswith("[source-free]"):
         model += f" --model.checkpoint {checkpoint}"
     trainer = "--trainer.max_epochs 1 --trainer.accelerator cpu --trainer.devices 1 --trainer.limit_val_batches 0"
