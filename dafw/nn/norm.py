@@ -14,6 +14,8 @@ https://arxiv.org/abs/1906.03950.  In evaluation all four use running statistics
 are those of all ranks' rows.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -40,10 +42,21 @@ class Rows:
     Attributes:
         num_source: how many leading rows of the batch are source; None: every row is target, as when serving.
         sync: whether training statistics are taken over all ranks.
+        track: whether training statistics enter the running ones.
     """
 
     num_source: int | None = None
     sync: bool = True
+    track: bool = True
+
+    @contextmanager
+    def untracked(self) -> Iterator[None]:
+        """Within, running statistics stay as they are: for a further pass of a batch that has been counted."""
+        self.track = False
+        try:
+            yield
+        finally:
+            self.track = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -184,6 +197,8 @@ class DomainBatchNorm(nn.Module):
         weight, bias, mean, var, batches = branch
         if not self._uses_batch:
             return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
+        if not self.rows.track:
+            mean = var = batches = None
         if batches is not None and self.training:
             batches.add_(1)
         if self.training and self.rows.sync and world_size() > 1:

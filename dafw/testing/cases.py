@@ -32,6 +32,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ParetoCDAN": {"width": 8, "depth": 1, "class_width": 4, "entropy": True},
     "ParetoDA": {"width": 8, "depth": 1, "critic_norm": True, "class_width": 4},
     "ParetoMDD": {"ramp_steps": 4, "class_width": 4},
+    "SDAT": {"width": 8, "depth": 1, "critic_norm": True},
 }
 #: Arguments of the toy network where the plain one will not do.
 NETWORKS: dict[str, dict[str, Any]] = {name: {"backbone": "dafw.testing.toys.ToySENet"} for name in ("DCAN", "GDCAN")}

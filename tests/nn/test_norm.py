@@ -275,3 +275,21 @@ def test_deep_copies_see_the_same_rows() -> None:
     network[0].rows.num_source = 3
     assert copy[0].rows.num_source == 3
     assert copy[0].source_weight is not network[0].source_weight
+
+
+@pytest.mark.parametrize("mode", NORM_MODES)
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_an_untracked_pass_normalises_alike_and_leaves_the_running_statistics(
+    mode: NormMode, momentum: float | None
+) -> None:
+    _, layer = layers((4,), mode, momentum=momentum)
+    tracked = deepcopy(layer)
+    tracked.rows = Rows(N_S)
+    x = torch.cat(domains((4,)))
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    with layer.rows.untracked():
+        check(layer(x), tracked(x))
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    layer(x)
+    changed = [name for name, value in layer.state_dict().items() if not torch.equal(value, before[name])]
+    assert bool(changed) == (mode != "frozen"), "a pass after it is tracked again"

@@ -16,6 +16,7 @@ from dafw.methods.adaptation.mcc import MCC
 from dafw.methods.adaptation.mcd import MCD
 from dafw.methods.adaptation.mdd import MDD
 from dafw.methods.adaptation.pareto_da import ParetoCDAN, ParetoDA, ParetoMDD
+from dafw.methods.adaptation.sdat import SDAT
 from dafw.methods.adaptation.source_only import SourceOnly
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "MCC",
     "MCD",
     "MDD",
+    "SDAT",
     "AdaBN",
     "DeepCORAL",
     "FixMatch",
