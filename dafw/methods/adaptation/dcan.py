@@ -35,27 +35,29 @@ class DCAN(AdaptationMethod):
     Loss: CE(C(z_s)) + alpha * [MMD_5(z_s, z'_t) + MMD_1(softmax C(z_s), softmax y'_t) + R / K] + beta * mean entropy of
     softmax y'_t; features (n, d), logits (n, K). MMD_5 sums five Gaussian kernels, MMD_1 has one, both in linear time.
     R keeps the blocks near the identity on the source: it sums, over the classes in the batch, the squared distance of
-    the mean embeddings of that class's z_s and of z'_s of a random subset of the source rows, and the same on logits.
+    the mean embeddings of that class's z_s and of z'_s of a random subset of its rows, and the same on logits.
 
     Li et al., Domain Conditioned Adaptation Network, AAAI 2020, https://arxiv.org/abs/2005.06717. Numbers and details
     here were read in the authors' code. Of the paper's R only the form, a distance of mean embeddings, is known to us
-    (recalled); that all classes share one bandwidth is ours. The authors' recipe: ``lr`` 0.001, ``backbone_lr`` 0.1,
-    Nesterov momentum, weight decay 0.001, as in experiments/image_folder/dcan.yaml. The schedule is (1 + p)^-0.75 if
-    ``None``. Under ``norm: frozen`` scale and shift of the backbone's batch norms are not trained either. A linear
-    classifier starts from N(0, 0.01). A moving average, if asked for, is that of the network, not of B and B'.
+    (recalled); that all classes share one bandwidth is ours, and so is that a class's subset is of its own rows: the
+    authors' code draws it from all rows, which sets classes against the labels. The authors' recipe: ``lr`` 0.001,
+    ``backbone_lr`` 0.1, Nesterov momentum, weight decay 0.001, as in experiments/image_folder/dcan.yaml. The schedule
+    is (1 + p)^-0.75 if ``None``. Under ``norm: frozen`` scale and shift of the backbone's batch norms are not trained
+    either. A linear classifier starts from N(0, 0.01). A moving average, if asked for, is that of the network, not of B
+    and B'.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K); must have squeeze-and-excitation.
-        alpha: weight of the discrepancies and of R (authors: 1.5). R compares a class with rows of all classes; where
-            most classes are in every batch it is large, and can outweigh the labels: lower this then.
+        alpha: weight of the discrepancies and of R (authors: 1.5).
         beta: weight of the entropy (authors: 0.1).
         width: width of the hidden layer of B (authors: 128); that of B' is K.
-        subset: K times the probability of a row to be in a random subset (authors: 0.8; 2 for ImageCLEF).
+        subset: probability of a row to be in the subset of its class; in the authors' mode, K times that of a row to be
+            in the subset of any class (authors: 0.8; 2 for ImageCLEF).
         block_lr: learning rate of B and B' as a multiple of ``lr`` (authors: 0.001, which is 0.01 of the backbone's).
         ten_crop: side of ten crops of each image in evaluation, whose probabilities are averaged (authors: 224 of 256
             pixels, see the datamodule's ``evaluate_whole``); the image as it comes if ``None``.
         mode: ``authors`` repeats their code where it departs from the above: R in linear time, over rows counted from
-            a wrong position unless the two subsets are equally large; random subsets that are always the first rows;
+            a wrong position unless the two subsets are equally large; subsets of random size that are the first rows;
             no entropy terms of probabilities below 1e-7.
         base: see :class:`~dafw.methods.base.Method`.
 
@@ -137,23 +139,27 @@ class DCAN(AdaptationMethod):
         return Outputs(features, self.correct_logits(network.head(features)))  # type: ignore[operator]
 
     def regulariser(self, source: Outputs, corrected: Outputs, y: Tensor) -> Tensor:
-        """R / K: each class's source rows (n, ...) against a random subset of the corrected ones, over all ranks."""
+        """R / K: each class's source rows (n, ...) against a random subset of corrected ones, over all ranks."""
         features, corrected_features = gather_rows(source.features), gather_rows(corrected.features)
         logits, corrected_logits = gather_rows(source.logits), gather_rows(corrected.logits)
         members = gather_rows(y) == torch.arange(self.num_classes, device=y.device)[:, None]
-        subsets = members, self.draw_subsets(len(features))
+        subsets = members, self.draw_subsets(members)
         distance = partial(subset_cyclic_mmd, offset=True) if self.mode == "authors" else subset_mmd
         on_features = distance(features, corrected_features, *subsets)
         on_logits = distance(logits, corrected_logits, *subsets, **ON_SCORES)
         return (on_features + on_logits).sum() / self.num_classes
 
-    def draw_subsets(self, rows: int) -> Tensor:
-        """(K, rows) bool, the same on all ranks: whether a row is in the random subset of a class."""
-        draws = from_first_rank(torch.rand(self.num_classes, rows, dtype=torch.float32, device=self.device))
-        chosen = draws < self.subset / self.num_classes
+    def draw_subsets(self, members: Tensor) -> Tensor:
+        """(K, rows) bool, the same on all ranks: whether a row is in the random subset of a class.
+
+        Args:
+            members: (K, rows) bool, whether a row is of the class.
+        """
+        draws = from_first_rank(torch.rand(members.shape, dtype=torch.float32, device=self.device))
         if self.mode == "authors":
-            return torch.arange(rows, device=self.device) < chosen.sum(1, keepdim=True)
-        return chosen
+            chosen = draws < self.subset / self.num_classes
+            return torch.arange(members.shape[1], device=self.device) < chosen.sum(1, keepdim=True)
+        return members & (draws < self.subset)
 
     # ---- serving
 
