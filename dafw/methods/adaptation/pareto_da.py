@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from dafw.data.batch import Batch
-from dafw.errors import UserError
 from dafw.losses.mimicking import class_domain_loss, mimicking_loss, refine
 from dafw.methods.adaptation.cdan import CDAN
 from dafw.methods.adaptation.dann import DANN
@@ -49,7 +48,6 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         combination: what the shared layers descend.
         class_width: width of the class-wise critics' hidden layers.
         eps: how far above its lowest value the held-out loss guides.
-        warmup: share of training in which the objectives weigh the same.
         base: the adversarial method's arguments.
     """
 
@@ -68,13 +66,10 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         combination: Combination = "pareto",
         class_width: int = 1024,
         eps: float = 1e-3,
-        warmup: float = 0.0,
         **base,
     ) -> None:
         super().__init__(network, **base)
-        if not 0 <= warmup < 1:
-            raise UserError(f"model.warmup is a share of training, at least 0 and below 1, not {warmup}")
-        self.mode, self.combination, self.eps, self.warmup = mode, combination, eps, warmup
+        self.mode, self.combination, self.eps = mode, combination, eps
         self.class_critics = ClassCritics(network.num_features, self.num_classes, width=class_width)
 
     # ---- the losses
@@ -172,10 +167,8 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
             matrix: (4, P) gradients of the objectives and of the held-out loss.
             held_out: that loss.
         """
-        if self.combination == "source":
-            return (1.0, 0.0, 0.0)
-        if self.combination == "uniform" or self.progress < self.warmup:
-            return (1.0, 1.0, 1.0)
+        if self.combination != "pareto":
+            return (1.0, 1.0, 1.0) if self.combination == "uniform" else (1.0, 0.0, 0.0)
         products = inner_products(matrix)
         (numbers,) = mean_over_ranks([torch.cat([products.flatten(), held_out.detach().to(products).view(1)])])
         *flat, value = numbers.tolist()  # the one host read
@@ -234,9 +227,7 @@ class ParetoDA(ParetoSteps, DANN):
         combination: what backbone and bottleneck descend: ``pareto``; ``uniform``, the plain sum of the objectives;
             ``source``, L_S alone: the control.
         class_width: width h of the class-wise critics' hidden layers, K h (d + h) weights in all (authors: 1024).
-        eps: how far above its lowest value, -log K, the held-out loss guides (authors: 1e-3); from log K on, never.
-        warmup: share of training, from its start, in which the objectives weigh the same (authors: 0). From scratch the
-            guided programme would leave L_S out before there is anything to mimic.
+        eps: how far above its lowest value, -log K, the held-out loss guides (authors: 1e-3).
         base: arguments of :class:`DANN`, and of :class:`~dafw.methods.base.Method`. Authors: ``critic_norm``, ``gamma``
             1, ``ramp_steps`` 500 (their ramp of 1000 counts twice a step), lr 0.001 (1 + 0.001 step)^-0.75, Nesterov
             momentum 0.9, weight decay 0.001, batches of 32.
@@ -259,7 +250,6 @@ class ParetoCDAN(ParetoSteps, CDAN):
         combination: ``pareto``, ``uniform`` or ``source``.
         class_width: width of the class-wise critics' hidden layers.
         eps: how far above its lowest value the held-out loss guides.
-        warmup: share of training in which the objectives weigh the same.
         base: arguments of :class:`CDAN`, and of :class:`~dafw.methods.base.Method`.
     """
 
@@ -280,7 +270,6 @@ class ParetoMDD(ParetoSteps, MDD):
         combination: ``pareto``, ``uniform`` or ``source``.
         class_width: width of the class-wise critics' hidden layers.
         eps: how far above its lowest value the held-out loss guides.
-        warmup: share of training in which the objectives weigh the same.
         base: arguments of :class:`MDD`, and of :class:`~dafw.methods.base.Method`.
     """
 
