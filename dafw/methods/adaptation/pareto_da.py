@@ -227,8 +227,8 @@ class ParetoDA(ParetoSteps, DANN):
         combination: what backbone and bottleneck descend: ``pareto``; ``uniform``, the plain sum of the objectives;
             ``source``, L_S alone: the control.
         class_width: width h of the class-wise critics' hidden layers, K h (d + h) weights in all (authors: 1024).
-        eps: how far above its lowest value, -log K, the held-out loss guides (authors: 1e-3); from log K on, never. From
-            scratch the guided programme soon follows L_T alone, before there are predictions to mimic.
+        eps: how far above its lowest value, -log K, the held-out loss guides (authors: 1e-3); from log K on, never.
+            From scratch the guided programme soon follows L_T alone, before there are predictions to mimic.
         base: arguments of :class:`DANN`, and of :class:`~dafw.methods.base.Method`. Authors: ``critic_norm``, ``gamma``
             1, ``ramp_steps`` 500 (their ramp of 1000 counts twice a step), lr 0.001 (1 + 0.001 step)^-0.75, Nesterov
             momentum 0.9, weight decay 0.001, batches of 32.
