@@ -71,7 +71,10 @@ class Clock(pl.Callback):
 def write_result(
     trainer: pl.Trainer, method: Method, data: DomainDataModule, config: dict[str, Any], folder: Path, clock: Clock
 ) -> dict[str, Any]:
-    """Writes ``result.json``, last and at once: its presence means that the run is done."""
+    """Writes ``result.json``, last and at once: its presence means that the run is done.
+
+    ``oracle`` in it: labels of a target trained this run, or the model that a source-free one started from.
+    """
     metrics: dict[str, dict[str, float]] = {}
     for key, value in trainer.callback_metrics.items():
         part = key.partition("/dataloader_idx")[0].split("/")
@@ -85,7 +88,7 @@ def write_result(
         "target": data.target,
         "setting": method.setting,
         "seed": config.get("seed_everything", 0),
-        "oracle": data.oracle,
+        "oracle": data.oracle or not set(data.target).isdisjoint(getattr(method, "trained_on", ())),
         "norm": method.norm,
         "config_hash": identity(config),
         "steps": method.steps_done,

@@ -30,7 +30,9 @@ def _numbers(store: Store) -> list[str]:
         else f"of one seed ({table.seeds[0]})"
     )
     odd = "a field over another number of seeds says its n." if n > 1 else "hence no std."
-    oracles = [row.name for row in table.rows if row.oracle]
+    known = store.oracles
+    oracles, monitoring = [row.name for row in table.rows if row.name in known], table.monitoring
+    unseen = not oracles and not monitoring and "oracle" not in table.select
     several = len(table.tasks) > 1
     return [
         f"Target test {table.metric.replace('_', ' ')} in %, {over}; {odd}",
@@ -42,7 +44,9 @@ def _numbers(store: Store) -> list[str]:
         "The criterion oracle chooses the checkpoint with target validation labels."
         if "oracle" in table.select
         else "",
-        "No target label was used to train or to select." if not oracles and "oracle" not in table.select else "",
+        f"A callback was allowed to monitor target labels in: {', '.join(monitoring)}." if monitoring else "",
+        "No target label was used to train or to select a checkpoint." if unseen else "",
+        *table.notes,
         *_starts(store),
         f"This is a part of the table: {table.narrowed}." if table.narrowed else "",
         f"Every cell was overlaid with {_flat(merge({}, dict(table.settings)))}." if table.settings else "",

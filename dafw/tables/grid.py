@@ -4,6 +4,7 @@
 
     name: digits                          # default: the file's name; the folder of the results
     title: Digits                         # default: the name
+    note: Settings are those of the paper.   # a sentence or a list of them, printed in the caption as they are
     metric: accuracy                      # default: accuracy
     tasks: [mnist->mnistm, "mnist,usps->mnistm"]   # quote a task of several sources; or:
     # tasks: {pairs: [amazon, webcam, dslr]}       # every ordered pair
@@ -36,7 +37,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,15 @@ import yaml
 from dafw.errors import UserError, choose
 from dafw.runs import run_directory
 from dafw.tables.controls import control_arguments
-from dafw.tables.overlay import OBJECT_KEYS, SECTIONS, merge
+from dafw.tables.fields import check_parts, mapping, read_notes, read_parts, read_seeds, read_tasks, split_task, strings
+from dafw.tables.labels import may_monitor_target_labels, trains_on_target_labels
+from dafw.tables.overlay import SECTIONS, merge
 from dafw.tables.published import Published, read_published
 
-KEYS = ("name", "title", "metric", "tasks", "seeds", "select", "allow_oracle", "published", "base", "per_task", "rows")
+KEYS = (
+    *("name", "title", "note", "metric", "tasks", "seeds", "select", "allow_oracle", "published"),
+    *("base", "per_task", "rows"),
+)
 ROW_KEYS = ("name", "control", "published", "from", *SECTIONS)
 FOLDERS = (
     Path(__file__).resolve().parents[2] / "experiments" / "tables",
@@ -71,7 +76,6 @@ class Row:
     control_of: str | None = None
     controlled_by: str | None = None
     control: dict[str, Any] | None = None
-    oracle: bool = False
     start: str | None = None
 
 
@@ -117,6 +121,7 @@ class Table:
     per_task: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     settings: tuple[tuple[str, Any], ...] = ()
     narrowed: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -129,6 +134,25 @@ class Table:
     def cells(self) -> list[Cell]:
         """Every run, all of the first seed before the second: half a table is then a whole one with fewer seeds."""
         return [self._cell(row, task, seed) for seed in self.seeds for row in self.rows for task in self.tasks]
+
+    @property
+    def oracles(self) -> frozenset[str]:
+        """The rows with a run that trains on target labels, wherever that was set, or starts from such a run."""
+        return self.descended({row.name for row in self.rows if any(map(trains_on_target_labels, self._configs(row)))})
+
+    @property
+    def monitoring(self) -> tuple[str, ...]:
+        """The rows with a run in which a callback may monitor what target labels say."""
+        return tuple(row.name for row in self.rows if any(map(may_monitor_target_labels, self._configs(row))))
+
+    def descended(self, names: Iterable[str]) -> frozenset[str]:
+        """These rows and every row that starts from one of them, directly or by way of others."""
+        first = frozenset(names)
+        return first | {name for name, starts in _starts(self.rows).items() if not first.isdisjoint(starts)}
+
+    def _configs(self, row: Row) -> Iterable[dict[str, Any]]:
+        """The configuration of its run on each task; over seeds they differ in nothing else."""
+        return (self._config(row, task, self.seeds[0]) for task in self.tasks)
 
     def _cell(self, row: Row, task: str, seed: int) -> Cell:
         starts = [self._cell(other, task, seed) for other in self.rows if other.name == row.start]
@@ -148,7 +172,7 @@ class Table:
         Raises:
             UserError: if it sets the source or the target.
         """
-        _part_keys("--set", settings)
+        check_parts("--set", settings)
         return replace(self, settings=tuple(settings.items()))
 
     def with_selection(self, select: Sequence[str], allow_oracle: bool) -> "Table":
@@ -194,20 +218,6 @@ class Table:
         )
 
 
-def split_task(task: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Sources and targets of ``a,b->c``.
-
-    Raises:
-        UserError: if it is not of that form.
-    """
-    sides = [tuple(name.strip() for name in side.split(",")) for side in task.split("->")]
-    if len(sides) != 2 or not all(name for side in sides for name in side):
-        raise UserError(f'the task "{task}" is not of the form source->target (quote one of several sources: "a,b->c")')
-    if any(len(set(side)) != len(side) for side in sides):
-        raise UserError(f'the task "{task}" names a domain twice')
-    return sides[0], sides[1]
-
-
 def find_table(name: str, folders: Sequence[Path] = FOLDERS) -> Path:
     """The file of a table, given its path or its name.
 
@@ -239,14 +249,14 @@ def load_table(path: Path) -> Table:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise UserError(f"{path.name} is not YAML{f': look at line {mark.line + 1}' if mark else ''}") from error
-    given = _mapping(path.name, given, KEYS)
+    given = mapping(path.name, given, KEYS)
     for key in ("tasks", "seeds", "rows"):
         if not given.get(key):
             raise UserError(f'{path.name} lacks "{key}"')
     name = str(given.get("name", path.stem))
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise UserError(f'the name "{name}" in {path.name} names a folder: use letters, digits, ".", "_" and "-"')
-    tasks = _tasks(path.name, given["tasks"])
+    tasks = read_tasks(path.name, given["tasks"])
     select = given.get("select", ["last"])
     allow_oracle = given.get("allow_oracle", False)
     if not isinstance(allow_oracle, bool):
@@ -257,72 +267,17 @@ def load_table(path: Path) -> Table:
         title=str(given.get("title", name)),
         metric=str(given.get("metric", "accuracy")),
         tasks=tasks,
-        seeds=_seeds(path.name, given["seeds"]),
+        seeds=read_seeds(path.name, given["seeds"]),
         select=("last",),
         allow_oracle=allow_oracle,
-        rows=_rows(path.name, given["rows"], _parts(f"base of {path.name}", given.get("base") or {}, SECTIONS)),
+        rows=_rows(path.name, given["rows"], read_parts(f"base of {path.name}", given.get("base") or {}, SECTIONS)),
+        notes=read_notes(path.name, given["note"]) if given.get("note") is not None else (),
         published=read_published(path.parent / str(published), set(tasks)) if published else (),
         per_task=tuple(
-            (task, _parts(f"{task} in per_task of {path.name}", parts, SECTIONS))
-            for task, parts in _mapping(f"per_task of {path.name}", given.get("per_task") or {}, tasks).items()
+            (task, read_parts(f"{task} in per_task of {path.name}", parts, SECTIONS))
+            for task, parts in mapping(f"per_task of {path.name}", given.get("per_task") or {}, tasks).items()
         ),
-    ).with_selection(_strings(f"select in {path.name}", select), allow_oracle)
-
-
-def _mapping(where: str, given: Any, keys: Iterable[str]) -> dict[str, Any]:
-    if not isinstance(given, dict):
-        raise UserError(f"{where} is not a mapping of keys to values")
-    for key in given:
-        choose(f"key in {where}", str(key), keys)
-    return given
-
-
-def _strings(where: str, given: Any) -> tuple[str, ...]:
-    names = tuple(str(name) for name in (given if isinstance(given, list) else [given]))
-    if len(set(names)) != len(names) or not names:
-        raise UserError(f"{where} is empty or names something twice")
-    return names
-
-
-def _seeds(where: str, given: Any) -> tuple[int, ...]:
-    if not isinstance(given, list) or not all(type(seed) is int and seed >= 0 for seed in given):
-        raise UserError(f"seeds in {where} is a list of whole numbers from 0, as in [0, 1, 2]")
-    if len(set(given)) != len(given):
-        raise UserError(f"seeds in {where} names a seed twice")
-    return tuple(given)
-
-
-def _tasks(where: str, given: Any) -> tuple[str, ...]:
-    if isinstance(given, dict):
-        shorthand = _mapping(f"tasks of {where}", given, ("pairs", "leave_one_out"))
-        if len(shorthand) != 1:
-            raise UserError(f"tasks in {where} takes one of pairs and leave_one_out")
-        ((kind, domains),) = shorthand.items()
-        names = _strings(f"{kind} in {where}", domains)
-        if len(names) < 2:
-            raise UserError(f"{kind} in {where} needs at least two domains")
-        if kind == "pairs":
-            return tuple(f"{source}->{target}" for source, target in permutations(names, 2))
-        return tuple(f"{','.join(name for name in names if name != target)}->{target}" for target in names)
-    tasks = tuple(
-        "->".join(",".join(side) for side in split_task(task)) for task in _strings(f"tasks in {where}", given)
-    )
-    return _strings(f"tasks in {where}", list(tasks))
-
-
-def _part_keys(where: str, parts: Mapping[str, Any]) -> None:
-    for section in SECTIONS:
-        part = parts.get(section) or {}
-        _mapping(f"{section} of {where}", part, OBJECT_KEYS if section in ("model", "data") else part)
-    for key in ("source", "target"):
-        if key in ((parts.get("data") or {}).get("init_args") or {}):
-            raise UserError(f'{where} sets the {key} of the data, which comes from "tasks"')
-
-
-def _parts(where: str, given: Any, keys: Sequence[str]) -> dict[str, Any]:
-    mapping = _mapping(where, given, keys)
-    _part_keys(where, mapping)
-    return {section: mapping[section] for section in SECTIONS if mapping.get(section)}
+    ).with_selection(strings(f"select in {path.name}", select), allow_oracle)
 
 
 def _rows(where: str, given: Any, base: dict[str, Any]) -> tuple[Row, ...]:
@@ -333,7 +288,7 @@ def _rows(where: str, given: Any, base: dict[str, Any]) -> tuple[Row, ...]:
         spot = (
             f'row "{one["name"]}" of {where}' if isinstance(one, dict) and "name" in one else f"row {number} of {where}"
         )
-        config = merge(base, _parts(spot, one, ROW_KEYS))
+        config = merge(base, read_parts(spot, one, ROW_KEYS))
         if "name" not in one:
             raise UserError(f"{spot} lacks a name")
         for section in ("model", "data"):
@@ -343,13 +298,12 @@ def _rows(where: str, given: Any, base: dict[str, Any]) -> tuple[Row, ...]:
         if not isinstance(control, bool | str):
             raise UserError(f"control in {spot} is true, false or the name of another row")
         name = str(one["name"])
-        oracle = config["data"].get("init_args", {}).get("oracle") is True
         shared = control if isinstance(control, str) else None
         start = one.get("from")
         if start is not None and "checkpoint" in config["model"].get("init_args", {}):
             raise UserError(f'{spot} sets the checkpoint of its model, which comes from the row in its "from"')
         start = None if start is None else str(start)
-        row = Row(name, config, str(one.get("published", name)), controlled_by=shared, oracle=oracle, start=start)
+        row = Row(name, config, str(one.get("published", name)), controlled_by=shared, start=start)
         rows.append(row)
         if control is True:
             off = {"model": {"init_args": control_arguments(config["model"]["class_path"])}}
@@ -367,8 +321,7 @@ def _rows(where: str, given: Any, base: dict[str, Any]) -> tuple[Row, ...]:
     for row in rows:
         if row.name in starts[row.name]:
             raise UserError(f'the row "{row.name}" of {where} starts from itself, by way of "{row.start}"')
-    labelled = {row.name for row in rows if row.oracle}
-    return tuple(replace(row, oracle=row.oracle or not labelled.isdisjoint(starts[row.name])) for row in rows)
+    return tuple(rows)
 
 
 def _starts(rows: Sequence[Row]) -> dict[str, list[str]]:

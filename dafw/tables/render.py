@@ -187,7 +187,11 @@ def render_csv(sheet: Sheet) -> str:
 
 
 def render_cells(store: Store) -> str:
-    """One line per run, criterion and target domain, in percent, with the run's steps, seconds and directory."""
+    """One line per run, criterion and target domain, in percent, with the run's steps, seconds and directory.
+
+    ``oracle`` says whether target labels trained this run, or any run of its row.
+    """
+    oracles = store.oracles
     rows: list[list[object]] = [
         ["row", "task", "seed", "criterion", "domain", "percent", "oracle", "steps", "seconds", "directory"]
     ]
@@ -196,7 +200,8 @@ def render_cells(store: Store) -> str:
         for criterion in result.criteria if result is not None else ():
             for domain, score in ((result.scores(criterion) if result else None) or {}).items():
                 assert result is not None
-                numbers = [round(100 * score, 4), result.oracle, result.steps, result.seconds, result.directory.name]
+                oracle = result.oracle or cell.row in oracles
+                numbers = [round(100 * score, 4), oracle, result.steps, result.seconds, result.directory.name]
                 rows.append([cell.row, cell.task, cell.seed, criterion, domain, *numbers])
     return _csv(rows)
 

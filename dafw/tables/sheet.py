@@ -11,7 +11,8 @@ from typing import Literal
 
 from dafw.errors import choose
 from dafw.tables.caption import caption
-from dafw.tables.grid import Table, split_task
+from dafw.tables.fields import split_task
+from dafw.tables.grid import Table
 from dafw.tables.published import MARKS, Published
 from dafw.tables.statistics import Statistic, average, differences, summarise, worst
 from dafw.tables.store import Store
@@ -246,16 +247,16 @@ def _published(store: Store, name: str, row: str, own: tuple[Value | None, ...])
 
 
 def _section(store: Store, criterion: str) -> list[Line]:
-    table = store.table
+    table, oracles = store.table, store.oracles
     lines: list[Line] = []
     for row in table.rows:
         values = _own(store, row.name, criterion)
         if row.control_of is not None:
-            lines.append(Line("control", row.control_of, "control", values, row.oracle))
+            lines.append(Line("control", row.control_of, "control", values, row.name in oracles))
             gain = _against_control(store, row.control_of, row.name, criterion)
             lines.append(Line("minus control", row.control_of, "minus control", gain))
         else:
-            lines.append(Line("method", row.name, row.name, values, row.oracle))
+            lines.append(Line("method", row.name, row.name, values, row.name in oracles))
             if row.controlled_by is not None:
                 gain = _against_control(store, row.name, row.controlled_by, criterion)
                 lines.append(Line("minus control", row.name, f"minus {row.controlled_by}", gain))
@@ -271,11 +272,10 @@ def _section(store: Store, criterion: str) -> list[Line]:
 
 def _by_criterion(store: Store) -> list[Line]:
     """The average over tasks of every method under each criterion, to compare criteria side by side."""
-    lines = []
+    lines, oracles = [], store.oracles
     for row in store.table.rows:
         values = [_value(store.table, average(_percents(store, row.name, name))) for name in store.table.select]
         kind: Kind = "control" if row.control_of else "method"
-        lines.append(
-            Line(kind, row.control_of or row.name, "control" if row.control_of else row.name, tuple(values), row.oracle)
-        )
+        said = "control" if row.control_of else row.name
+        lines.append(Line(kind, row.control_of or row.name, said, tuple(values), row.name in oracles))
     return lines

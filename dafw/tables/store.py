@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from dafw.tables.grid import Cell, Table, split_task
+from dafw.tables.fields import split_task
+from dafw.tables.grid import Cell, Table
 
 SCHEMA_VERSION = 1
 Metrics = Mapping[str, Mapping[str, float]]
@@ -97,6 +98,13 @@ class Store:
     directories: Mapping[tuple[str, str, int], Path]
     results: Mapping[tuple[str, str, int], Result]
     broken: Mapping[tuple[str, str, int], str]
+
+    @property
+    def oracles(self) -> frozenset[str]:
+        """The rows that learn from target labels: by configuration or by a result's own word, or start from such."""
+        return self.table.descended({name for (name, _, _), result in self.results.items() if result.oracle}).union(
+            self.table.oracles
+        )
 
     def get(self, row: str, task: str, seed: int) -> Result | None:
         """The result of one cell, None if it is missing or broken."""

@@ -55,12 +55,6 @@ def test_shorthands_for_tasks(make_table: Callable[..., Table]) -> None:
     assert several.cells()[0].config["data"]["init_args"]["source"] == ["a", "b"]
 
 
-def test_oracle_rows_are_known_as_such(make_table: Callable[..., Table]) -> None:
-    row = {"name": "on target", "model": {"class_path": "SourceOnly"}, "data": {"init_args": {"oracle": True}}}
-    assert [row.oracle for row in make_table(rows=[row]).rows] == [True]
-    assert not any(row.oracle for row in make_table().rows)
-
-
 def test_a_part_of_a_table(make_table: Callable[..., Table]) -> None:
     table = make_table()
     part = table.only(["DANN"], ["optdigits -> mnist"], [1])
@@ -145,6 +139,10 @@ def test_a_wrong_setting(setting: str, said: str) -> None:
         ({"select": ["oracle"]}, "allow_oracle: true"),
         ({"allow_oracle": "sure"}, "true or false"),
         ({"name": "../x"}, "names a folder"),
+        ({"note": 3}, "note in digits.yaml is a sentence, or a list of sentences"),
+        ({"note": []}, "note in digits.yaml is a sentence, or a list of sentences"),
+        ({"note": ["Yes.", " "]}, "note in digits.yaml is a sentence, or a list of sentences"),
+        ({"note": {"a": "b"}}, "note in digits.yaml is a sentence, or a list of sentences"),
         ({"published": "digits.csv"}, 'no file "digits.csv"'),
         (
             {"base": {"data": {"init_args": {"source": "mnist"}}}},

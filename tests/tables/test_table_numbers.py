@@ -266,7 +266,8 @@ def test_the_caption_says_what_the_numbers_are(make_table: Make, fill: Fill) -> 
         assert part in caption
     assert "No target label" not in caption
     plain = make_table()
-    assert "No target label was used to train or to select." in make_sheet(load(plain, Path("nowhere"))).caption
+    unseen = "No target label was used to train or to select a checkpoint."
+    assert unseen in make_sheet(load(plain, Path("nowhere"))).caption
 
 
 def test_a_table_without_any_run_still_has_a_sheet(make_table: Make, tmp_path: Path) -> None:

@@ -95,12 +95,6 @@ def test_a_wrong_start(make_table: Make, rows: list[dict[str, Any]], said: str) 
         make_table(rows=rows)
 
 
-def test_what_starts_from_an_oracle_is_one(make_table: Make) -> None:
-    oracle = {**SOURCE, "data": {"init_args": {"oracle": True}}}
-    assert [row.oracle for row in make_table(rows=[AGAIN, SHOT, oracle]).rows] == [True, True, True]
-    assert [row.oracle for row in make_table(rows=[AGAIN, SHOT, SOURCE]).rows] == [False, False, False]
-
-
 def test_a_run_waits_for_the_one_it_starts_from(make_table: Make, tmp_path: Path) -> None:
     """The stand-in refuses to start from a run without a result."""
     rows = [AGAIN, {**SHOT, "control": True}, {**SOURCE, "run": {"behave": "sleep"}}]

@@ -1,0 +1,92 @@
+"""What the keys of a table file may hold: each function raises a UserError that says where the wrong value is."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import permutations
+from typing import Any
+
+from dafw.errors import UserError, choose
+from dafw.tables.overlay import OBJECT_KEYS, SECTIONS
+
+
+def split_task(task: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sources and targets of ``a,b->c``.
+
+    Raises:
+        UserError: if it is not of that form.
+    """
+    sides = [tuple(name.strip() for name in side.split(",")) for side in task.split("->")]
+    if len(sides) != 2 or not all(name for side in sides for name in side):
+        raise UserError(f'the task "{task}" is not of the form source->target (quote one of several sources: "a,b->c")')
+    if any(len(set(side)) != len(side) for side in sides):
+        raise UserError(f'the task "{task}" names a domain twice')
+    return sides[0], sides[1]
+
+
+def mapping(where: str, given: Any, keys: Iterable[str]) -> dict[str, Any]:
+    """The given, if it is a mapping of some of the keys."""
+    if not isinstance(given, dict):
+        raise UserError(f"{where} is not a mapping of keys to values")
+    for key in given:
+        choose(f"key in {where}", str(key), keys)
+    return given
+
+
+def strings(where: str, given: Any) -> tuple[str, ...]:
+    """One name or several, each once."""
+    names = tuple(str(name) for name in (given if isinstance(given, list) else [given]))
+    if len(set(names)) != len(names) or not names:
+        raise UserError(f"{where} is empty or names something twice")
+    return names
+
+
+def read_seeds(where: str, given: Any) -> tuple[int, ...]:
+    """The seeds, each once."""
+    if not isinstance(given, list) or not all(type(seed) is int and seed >= 0 for seed in given):
+        raise UserError(f"seeds in {where} is a list of whole numbers from 0, as in [0, 1, 2]")
+    if len(set(given)) != len(given):
+        raise UserError(f"seeds in {where} names a seed twice")
+    return tuple(given)
+
+
+def read_tasks(where: str, given: Any) -> tuple[str, ...]:
+    """The tasks as they are called, shorthands written out."""
+    if isinstance(given, dict):
+        shorthand = mapping(f"tasks of {where}", given, ("pairs", "leave_one_out"))
+        if len(shorthand) != 1:
+            raise UserError(f"tasks in {where} takes one of pairs and leave_one_out")
+        ((kind, domains),) = shorthand.items()
+        names = strings(f"{kind} in {where}", domains)
+        if len(names) < 2:
+            raise UserError(f"{kind} in {where} needs at least two domains")
+        if kind == "pairs":
+            return tuple(f"{source}->{target}" for source, target in permutations(names, 2))
+        return tuple(f"{','.join(name for name in names if name != target)}->{target}" for target in names)
+    tasks = tuple(
+        "->".join(",".join(side) for side in split_task(task)) for task in strings(f"tasks in {where}", given)
+    )
+    return strings(f"tasks in {where}", list(tasks))
+
+
+def read_notes(where: str, given: Any) -> tuple[str, ...]:
+    """The sentences of a note, each as one line."""
+    notes = given if isinstance(given, list) else [given]
+    if not notes or not all(isinstance(note, str) and note.strip() for note in notes):
+        raise UserError(f"note in {where} is a sentence, or a list of sentences")
+    return tuple(" ".join(note.split()) for note in notes)
+
+
+def check_parts(where: str, parts: Mapping[str, Any]) -> None:
+    """Refuses keys that no part has, and a task that is not the table's."""
+    for section in SECTIONS:
+        part = parts.get(section) or {}
+        mapping(f"{section} of {where}", part, OBJECT_KEYS if section in ("model", "data") else part)
+    for key in ("source", "target"):
+        if key in ((parts.get("data") or {}).get("init_args") or {}):
+            raise UserError(f'{where} sets the {key} of the data, which comes from "tasks"')
+
+
+def read_parts(where: str, given: Any, keys: Sequence[str]) -> dict[str, Any]:
+    """The parts of a configuration among the keys, without the empty ones."""
+    found = mapping(where, given, keys)
+    check_parts(where, found)
+    return {section: found[section] for section in SECTIONS if found.get(section)}

@@ -1,0 +1,28 @@
+"""Whether the configuration of a run lets target labels in."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+NO = ("", "false", "no", "off", "null", "~")
+
+
+def trains_on_target_labels(config: Mapping[str, Any]) -> bool:
+    """Whether the data are an oracle's: the labels that train are the target's."""
+    data = config.get("data") or {}
+    arguments = [part for key in ("init_args", "dict_kwargs") if isinstance(part := data.get(key), Mapping)]
+    return any(_is_on(part.get("oracle")) for part in arguments)
+
+
+def may_monitor_target_labels(config: Mapping[str, Any]) -> bool:
+    """Whether a callback was allowed to monitor an ``oracle/`` value, or is told to: then some run was allowed to.
+
+    The allowance is no part of a run's identity, so a table can find the run although it does not give it itself.
+    """
+    allowed = _is_on((config.get("run") or {}).get("allow_oracle"))
+    return allowed or '"oracle/' in json.dumps(config.get("trainer"), default=str)
+
+
+def _is_on(given: Any) -> bool:
+    """A switch, which may be a word: whatever does not say no is on."""
+    return given.strip().lower() not in NO if isinstance(given, str) else bool(given)

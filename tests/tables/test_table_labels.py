@@ -1,0 +1,181 @@
+"""What a table says of target labels: never that none was used when one was, however it got in."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import fake_runs
+import pytest
+from rich.console import Console
+
+from dafw.results import Clock, write_result
+from dafw.runs import run_directory
+from dafw.tables.grid import Table, find_table, load_table
+from dafw.tables.html import render_html
+from dafw.tables.overlay import parse_settings
+from dafw.tables.render import render_cells, render_latex, render_markdown, render_terminal
+from dafw.tables.sheet import make_sheet
+from dafw.tables.store import load
+
+Make = Callable[..., Table]
+Fill = Callable[..., Path]
+UNSEEN = "No target label was used to train or to select a checkpoint."
+ORACLE = {"data": {"init_args": {"oracle": True}}}
+SOURCE: dict[str, Any] = {"name": "source only", "model": {"class_path": "SourceOnly"}}
+DANN: dict[str, Any] = {"name": "DANN", "model": {"class_path": "DANN"}, "control": True}
+SHOT: dict[str, Any] = {"name": "SHOT", "model": {"class_path": "SHOT"}, "from": "source only"}
+AGAIN: dict[str, Any] = {"name": "again", "model": {"class_path": "SHOT"}, "from": "SHOT"}
+ROWS = [AGAIN, SHOT, SOURCE, DANN]
+CHAIN = {"source only", "SHOT", "again"}
+EVERY = {*CHAIN, "DANN", "DANN control"}
+FIRST, SECOND = "mnist->mnistm", "optdigits->mnist"
+DATA = {"class_path": "Digits", "init_args": {"batch_size": 8}}
+
+
+def said(table: Table, root: Path = Path("nowhere")) -> tuple[str, ...]:
+    return make_sheet(load(table, root)).caption
+
+
+def marked(table: Table, root: Path) -> tuple[set[str], set[str]]:
+    """The methods that are printed as an oracle's, and the rows of which the CSV of cells says so on every line."""
+    store = load(table, root)
+    lines = list(csv.DictReader(io.StringIO(render_cells(store))))
+    cells = {row: {one["oracle"] for one in lines if one["row"] == row} for row in {one["row"] for one in lines}}
+    assert all(len(found) == 1 for found in cells.values())
+    printed = {one.row for one in make_sheet(store).sections[0].lines if one.kind == "method" and one.oracle}
+    return printed, {row for row, found in cells.items() if found == {"True"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "oracles"),
+    [
+        ({}, [], set()),
+        ({"rows": [AGAIN, SHOT, SOURCE | ORACLE, DANN]}, [], CHAIN),
+        ({"rows": [AGAIN, SHOT | ORACLE, SOURCE, DANN]}, [], {"SHOT", "again"}),
+        ({"rows": [SOURCE, DANN | ORACLE]}, [], {"DANN", "DANN control"}),
+        ({"base": {"data": {**DATA, "init_args": {"oracle": True}}}}, [], EVERY),
+        ({"base": {"data": {**DATA, "init_args": {"oracle": "True"}}}}, [], EVERY),
+        ({"base": {"data": {**DATA, "init_args": {"oracle": "no"}}}}, [], set()),
+        ({"base": {"data": {**DATA, "dict_kwargs": {"oracle": True}}}}, [], EVERY),
+        ({"per_task": {SECOND: ORACLE}}, [], EVERY),
+        ({}, ["data.oracle=true"], EVERY),
+        ({"rows": [SHOT, SOURCE | ORACLE]}, ["data.oracle=false"], set()),
+    ],
+)
+def test_a_row_is_an_oracle_wherever_it_was_set(
+    make_table: Make, fill: Fill, changes: dict[str, Any], settings: list[str], oracles: set[str]
+) -> None:
+    """The results claim to be none, so that the mark comes from the configuration alone."""
+    table = make_table(**({"rows": ROWS, "seeds": [0, 1]} | changes)).with_settings(parse_settings(settings))
+    assert table.oracles == oracles
+    root = fill(table, lambda *_: 0.5, oracle=False)
+    assert marked(table, root) == (oracles - {"DANN control"}, oracles)
+    for caption in (said(table), said(table, root)):
+        rows = ", ".join(row.name for row in table.rows if row.name in oracles)
+        assert (UNSEEN in caption) == (not oracles)
+        assert (f"Rows marked (oracle) use target labels in training: {rows}." in caption) == bool(oracles)
+
+
+def test_a_part_of_a_table_is_judged_by_its_own_tasks(make_table: Make) -> None:
+    table = make_table(per_task={SECOND: ORACLE})
+    assert UNSEEN in said(table.only([], [FIRST], []))
+    assert UNSEEN not in said(table.only([], [SECOND], []))
+
+
+def test_a_result_that_says_so_is_believed(make_table: Make, fill: Fill) -> None:
+    """As of a run whose source model was trained on its target, which no configuration tells."""
+    table = make_table(rows=ROWS, seeds=[0])
+    root = fill(table, lambda *_: 0.5)
+    assert UNSEEN in said(table, root)
+    (cell,) = [one for one in table.cells() if (one.row, one.task) == ("SHOT", FIRST)]
+    fake_runs.write_result(run_directory(cell.config, root), cell.config, 0.5, oracle=True)
+    assert table.oracles == set()
+    assert marked(table, root) == ({"SHOT", "again"}, {"SHOT", "again"})
+    assert UNSEEN not in said(table, root)
+    assert "Rows marked (oracle) use target labels in training: again, SHOT." in said(table, root)
+
+
+ALLOWED = {"run": {"allow_oracle": True}}
+STOPPING = {"class_path": "EarlyStopping", "init_args": {"monitor": "oracle/accuracy", "mode": "max"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "rows"),
+    [
+        ({"rows": [SOURCE, DANN | ALLOWED]}, [], "DANN, DANN control"),
+        ({"rows": [SOURCE | ALLOWED]}, [], "source only"),
+        ({"rows": [SOURCE], "per_task": {SECOND: ALLOWED}}, [], "source only"),
+        ({"rows": [SOURCE]}, ["run.allow_oracle=true"], "source only"),
+        ({"rows": [SOURCE], "base": {"data": DATA, **ALLOWED}}, [], "source only"),
+        ({"rows": [SOURCE | {"trainer": {"callbacks": [STOPPING]}}]}, [], "source only"),
+        ({"rows": [SOURCE | ALLOWED]}, ["run.allow_oracle=false"], None),
+        ({"rows": [SOURCE | {"trainer": {"default_root_dir": "runs/oracle/"}}]}, [], None),
+    ],
+)
+def test_a_callback_that_may_monitor_target_labels_is_said(
+    make_table: Make, changes: dict[str, Any], settings: list[str], rows: str | None
+) -> None:
+    caption = said(make_table(**changes).with_settings(parse_settings(settings)))
+    assert (UNSEEN in caption) == (rows is None)
+    assert [one for one in caption if "callback" in one] == (
+        [f"A callback was allowed to monitor target labels in: {rows}."] if rows else []
+    )
+
+
+def test_a_note_is_printed_in_every_format_that_has_a_caption(make_table: Make, fill: Fill, tmp_path: Path) -> None:
+    table = make_table(note=["Chosen by the target's\n  accuracy.", "Half_done."])
+    store = load(table, fill(table, lambda *_: 0.5))
+    sheet = make_sheet(store)
+    place = sheet.caption.index(UNSEEN)
+    assert sheet.caption[place + 1 : place + 3] == ("Chosen by the target's accuracy.", "Half_done.")
+    assert "\n- Chosen by the target's accuracy.\n- Half\\_done.\n" in render_markdown(sheet)
+    assert "Chosen by the target's accuracy. Half\\_done." in render_latex(sheet)
+    page = render_html(sheet, store, tmp_path, {})
+    assert "Chosen by the target&#x27;s accuracy." in page
+    assert "Half_done." in page
+    file = io.StringIO()
+    render_terminal(sheet, Console(file=file))
+    assert "\nChosen by the target's accuracy.\nHalf_done.\n" in file.getvalue()
+
+
+def test_a_note_makes_no_other_runs_and_no_other_folder(make_table: Make) -> None:
+    plain, noted = make_table(), make_table(note="Half done.")
+    assert [cell.config for cell in plain.cells()] == [cell.config for cell in noted.cells()]
+    assert plain.folder == noted.folder
+    assert noted.notes == ("Half done.",)
+    assert plain.notes == ()
+
+
+@pytest.mark.parametrize("name", ["digits", "closed_set"])
+def test_tables_whose_settings_were_chosen_by_hand_say_so(name: str) -> None:
+    table = load_table(find_table(name))
+    assert table.notes == ("Settings were chosen by the target's accuracy at seed 0, which is not reported.",)
+    assert 0 not in table.seeds
+    assert table.oracles == {"closed_set": {"train on target"}}.get(name, set())
+
+
+@pytest.mark.parametrize(
+    ("oracle", "method", "expected"),
+    [
+        (False, {}, False),
+        (True, {}, True),
+        (False, {"trained_on": ()}, False),
+        (False, {"trained_on": ("a", "c")}, False),
+        (False, {"trained_on": ("a", "b")}, True),
+        (False, {"trained_on": ("d",)}, True),
+    ],
+)
+def test_a_result_says_whether_labels_of_its_target_trained_it(
+    tmp_path: Path, oracle: bool, method: dict[str, Any], expected: bool
+) -> None:
+    stands: dict[str, Any] = {"setting": "source-free", "norm": "joint", "steps_done": 3, "history": []}
+    model: Any = SimpleNamespace(**stands, problem=SimpleNamespace(primary="accuracy"), **method)
+    data: Any = SimpleNamespace(task="a->b,d", source=["a"], target=["b", "d"], oracle=oracle, load=lambda *_: [0])
+    trainer: Any = SimpleNamespace(callback_metrics={})
+    written = write_result(trainer, model, data, {"seed_everything": 0}, tmp_path, Clock())
+    assert written["oracle"] is expected
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["oracle"] is expected
