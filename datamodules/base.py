@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
@@ -29,10 +30,15 @@ class Evaluation:
 
 
 def hold_out(domain: Domain, share: float) -> tuple[Domain, Domain]:
-    """A domain in two that share no sample: the rest, and ``share`` of it, evenly spaced by index."""
-    held = [index for index in range(len(domain)) if int((index + 1) * share) > int(index * share)]
-    rest = sorted(set(range(len(domain))) - set(held))
-    return domain.subset(rest), replace(domain.subset(held), name=f"{domain.name}/held-out")
+    """A domain in two that share no sample: the rest, and ``share`` of it, chosen by a hash of the samples' names.
+
+    Their order, which may be that of the classes, has no part in it.
+    """
+    marks = [blake2b(domain.id(index).encode(), digest_size=8).digest() for index in range(len(domain))]
+    order = sorted(range(len(domain)), key=marks.__getitem__)
+    count = int(len(domain) * share)
+    rest, held = (domain.subset(sorted(part)) for part in (order[count:], order[:count]))
+    return rest, replace(held, name=f"{domain.name}/held-out")
 
 
 class DomainDataModule(pl.LightningDataModule):
@@ -150,6 +156,8 @@ class DomainDataModule(pl.LightningDataModule):
             targets = [self.load(name, "train").unlabelled() for name in self.target]
             held_out: list[Domain] = []
             if share := self._held_out():
+                if self.oracle:
+                    raise UserError("data.oracle trains on all of the target, of which the method holds samples out")
                 targets, held_out = map(list, zip(*(hold_out(target, share) for target in targets), strict=True))
             self.train_domains = [*(self.load(name, "train") for name in self.labelled), *targets, *held_out]
 

@@ -4,6 +4,8 @@ ParetoDA: Lv et al., Pareto Domain Adaptation, NeurIPS 2021, https://arxiv.org/a
 a binary critic v_k tells the domains apart. With the domain as evidence, Bayes' rule refines the classifier's
 prediction p of a target row: rho_k is proportional to p(target | x, v_k) p_k.
 
+The paper was not at hand: ``paper``, the default, follows a summary of it; ``authors`` was read in their code.
+
 A critic's scores are (n, K, 2) logits, target first, or (n, K), the logit of "source". ``mode="authors"`` gives what
 the authors' program computes where it departs from that.
 """

@@ -100,6 +100,10 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         self.norm: Norm = norm or self.default_norm
         self.rows: Rows = convert_norm(network, self.norm)
         self.ema = None if ema_decay is None else ModelEmaV3(network, decay=ema_decay).requires_grad_(False)
+        #: Updates for each batch of a method that makes them itself; 0 if it does not say.
+        self.updates_per_batch = 0
+        #: Domains whose labels trained the weights that this method started from.
+        self.trained_on: tuple[str, ...] = ()
         self.steps_started = 0
         self.history: list[dict[str, Any]] = []
         self.start_record()
@@ -178,7 +182,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
-        seed = getattr(self.trainer.datamodule, "seed", 0)  # type: ignore[attr-defined]
+        seed = getattr(self._datamodule, "seed", 0)
         seed = (seed * 1_000_003 + self.step) * 4_099 + self.trainer.global_rank
         torch.default_generator.manual_seed(seed)  # torch.manual_seed costs half a millisecond where there is no GPU
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -218,14 +222,19 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         """Makes batch norms outside the network exact across ranks.
 
         Raises:
-            UserError: if ``max_steps`` is given to a method with several optimisers, whose steps it would count.
+            UserError: if ``max_steps`` is given to a method with several updates a batch, all of which it would count.
         """
-        if stage == "fit" and not self.automatic_optimization and self.trainer.max_steps > 0:
-            raise UserError("trainer.max_steps counts every optimiser here: give trainer.max_epochs instead")
+        several = not self.automatic_optimization and self.updates_per_batch != 1
+        if stage == "fit" and several and self.trainer.max_steps > 0:
+            raise UserError("trainer.max_steps counts every update of a batch: give trainer.max_epochs instead")
         if self.trainer.world_size > 1:
             for name, module in self.named_children():
                 if name not in ("network", "ema"):
                     convert_norm(module, "joint")
+
+    @property
+    def _datamodule(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)
 
     # ---- checkpoints
 
@@ -236,6 +245,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
             "steps": self.steps_started,
             "history": self.history,
             "record": self.record_state(),
+            "labelled": sorted({*self.trained_on, *getattr(self._datamodule, "labelled", ())}),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ class ManualSteps(Base):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.automatic_optimization = False
+        self.automatic_optimization, self.updates_per_batch = False, 1
 
     def setup(self, stage: str) -> None:
         """Refuses what Lightning does in automatic steps only.
@@ -39,12 +39,7 @@ class ManualSteps(Base):
             raise UserError(f"{type(self).__name__} sets gradients itself: use trainer.precision bf16-mixed or 32-true")
 
     def gradients(
-        self,
-        loss: Tensor,
-        parameters: Sequence[nn.Parameter],
-        *,
-        retain_graph: bool = False,
-        create_graph: bool = False,
+        self, loss: Tensor, parameters: Sequence[nn.Parameter], *, retain_graph: bool = False
     ) -> list[Tensor]:
         """Gradients of ``loss``, averaged over the ranks: those of the whole batch's loss.
 
@@ -52,11 +47,8 @@ class ManualSteps(Base):
             loss: a scalar.
             parameters: what to differentiate by; one that ``loss`` does not depend on gets zeros.
             retain_graph: keep the graph for another gradient.
-            create_graph: let the gradients be differentiated again (on each rank, before the average).
         """
-        found = torch.autograd.grad(
-            loss, parameters, retain_graph=retain_graph or create_graph, create_graph=create_graph, allow_unused=True
-        )
+        found = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
         filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
         return mean_over_ranks(filled)
 

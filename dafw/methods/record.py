@@ -18,12 +18,13 @@ else:
 
 
 class Trained(NamedTuple):
-    """One step: its number, its samples, its terms and diagnostics (tensors on the device)."""
+    """One step: its number, its samples, its terms, what else must be finite, and diagnostics (on the device)."""
 
     step: int
     domain: Tensor
     index: Tensor  # type: ignore[assignment]
     terms: Mapping[str, Tensor]
+    guarded: Mapping[str, Tensor]
     diagnostics: Mapping[str, Tensor]
 
 
@@ -60,10 +61,16 @@ class StepRecord(Base):
         """Adds a diagnostic to this step's record; worth it only where :attr:`looks` is true."""
         self._diagnostics[name] = torch.as_tensor(value, device=self.device).detach()
 
-    def keep(self, batch: Batch, terms: Mapping[str, Tensor]) -> None:
-        """Remembers the terms of this step."""
-        detached = {name: term.detach() for name, term in terms.items()}
-        self.window.append(Trained(self.steps_started - 1, batch.domain, batch.index, detached, self._diagnostics))
+    def keep(self, batch: Batch, terms: Mapping[str, Tensor], guarded: Mapping[str, Tensor] | None = None) -> None:
+        """Remembers this step.
+
+        Args:
+            batch: its batch.
+            terms: the terms of its loss.
+            guarded: further values that must be finite, and are not part of the loss.
+        """
+        kept, also = ({n: t.detach() for n, t in values.items()} for values in (terms, guarded or {}))
+        self.window.append(Trained(self.steps_started - 1, batch.domain, batch.index, kept, also, self._diagnostics))
         self._diagnostics = {}
 
     def look(self) -> None:
@@ -75,13 +82,13 @@ class StepRecord(Base):
         records, self.window = self.window, []
         if not records:
             return
-        values = self._read([record.terms for record in records])
+        values = self._read([{**record.terms, **record.guarded} for record in records])
         self._read_diagnostics(records)
         for record, row in zip(records, values, strict=True):
             for name, value in row.items():
                 if not math.isfinite(value):
                     raise NonFiniteLoss(self._failure(record, name, value))
-        self.unlogged += values
+        self.unlogged += [{n: row[n] for n in record.terms} for record, row in zip(records, values, strict=True)]
 
     def log_window(self) -> None:
         """Looks, and logs the means of the terms since the last time and the latest diagnostics."""

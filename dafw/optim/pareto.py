@@ -9,8 +9,12 @@ and q = G'g_v, the direction is G w, where the weights w >= 0, sum w = 1 solve a
            C w >= 0 if it agrees with none.
 *descent*  max 1.Cw  such that C w >= 0 (no objective rises) and w.q >= min(max_j q_j, 0).
 
-Guided while the held-out loss is above its lowest value, descent from there on. All weights are then multiplied by m,
+Guided in a step whose held-out loss is above its lowest value, descent otherwise. All weights are then multiplied by m,
 so that they sum to the number of objectives, as in a plain sum of losses.
+
+The paper itself was not at hand: both programmes and the factor m were read in the authors' code, the rest follows a
+summary of the paper. That a held-out loss which is minus a mutual information is compared with its lowest value is ours
+(see :func:`choose_weights`).
 """
 
 from collections.abc import Sequence

@@ -116,10 +116,21 @@ def test_held_out_samples_are_a_stream_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 1 / 3, 0.5])
-def test_what_is_held_out_is_spread_evenly(share: float) -> None:
+def test_what_is_held_out_does_not_depend_on_the_order_of_the_samples(share: float) -> None:
     domain = toy_domain("b", 97)
     rest, held = hold_out(domain, share)
     assert len(held) == int(97 * share)
     assert len(rest) + len(held) == 97
-    positions = [int(held.id(i).rpartition("/")[2]) for i in range(len(held))]
-    assert max(np.diff(positions)) - min(np.diff(positions)) <= 1
+    shuffled = domain.subset(np.random.default_rng(0).permutation(97))
+    again = hold_out(shuffled, share)[1]
+    assert {held.id(i) for i in range(len(held))} == {again.id(i) for i in range(len(again))}
+    assert [held.id(i) for i in range(len(held))] != [again.id(i) for i in range(len(again))]
+
+
+def test_an_oracle_has_nothing_to_hold_out() -> None:
+    data = ToyData("a", "b", batch_size=4, oracle=True)
+    data.trainer = cast(
+        Any, SimpleNamespace(lightning_module=SimpleNamespace(held_out=0.2), global_rank=0, world_size=1)
+    )
+    with pytest.raises(UserError, match=r"data\.oracle trains on all of the target"):
+        data.setup("fit")

@@ -238,6 +238,8 @@ def gates(method: DCAN) -> list[bool]:
 @pytest.mark.parametrize(("eta", "shared"), [(2.0, True), (0.0, False)])
 def test_the_gates_decision_is_in_the_checkpoint_and_serves(tmp_path: Path, eta: float, shared: bool) -> None:
     method = make(GDCAN, eta=eta)
+    for part in domain_attentions(method.network):
+        part.shared.fill_(not shared)  # type: ignore[operator]
     trainer = train(method, tmp_path)
     separate(method)
     assert gates(method) == [shared]

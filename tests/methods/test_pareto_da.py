@@ -12,7 +12,7 @@ from torch import Tensor
 from dafw.data.batch import Batch
 from dafw.loggers import CsvLog
 from dafw.methods import ParetoCDAN, ParetoDA, ParetoMDD
-from dafw.methods.adaptation.pareto_da import ParetoSteps
+from dafw.methods.pareto import ParetoSteps
 from dafw.optim.pareto import choose_weights
 from dafw.testing import Case, case
 from dafw.testing.cases import BATCH, EPOCHS, STEPS_PER_EPOCH

@@ -114,7 +114,7 @@ class ADDA(ManualSteps, AdaptationMethod):
 
     def separate(self) -> None:
         """Keeps the source's encoder as it is now; the target's goes on from it."""
-        self.source_network.load_state_dict(self.network.state_dict())
+        self.source_network.load_state_dict(self.served.state_dict())
         self.trainer.optimizers[0].state.clear()
         self.separated.fill_(True)
         self.adapts = True

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torchvision.transforms.v2.functional import ten_crop as crop_ten
 
 from dafw.data.batch import Batch
@@ -97,7 +98,7 @@ class DCAN(AdaptationMethod):
             for layer in network.backbone.modules():
                 if isinstance(layer, DomainBatchNorm):
                     layer.requires_grad_(False)
-        if isinstance(network.head, nn.Linear):
+        if isinstance(network.head, nn.Linear) and not is_parametrized(network.head):
             nn.init.normal_(network.head.weight, std=0.01)
             nn.init.zeros_(network.head.bias)
         self.correct_features = Residual(network.num_features, width)

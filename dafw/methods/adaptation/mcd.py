@@ -39,7 +39,8 @@ class MCD(ManualSteps, AdaptationMethod):
     Args:
         network: images (N, C, H, W) to features (n_s + n_t, d) and logits; two heads take the place of its one.
         num_classes: classes to predict.
-        weight: weight of the discrepancy (paper: 1; tllib: 10 on Office-31, 30 on Office-Home).
+        weight: weight of the discrepancy (paper: 1; tllib: 10 on Office-31, 30 on Office-Home); with 0 there is step A
+            alone, as momentum would otherwise go on moving what B and C train.
         balance: weight of the balance of the predicted classes (paper's digits: 0; authors' VisDA and tllib: 0.01).
         feature_steps: repetitions of step C (paper: 4).
         head_widths: hidden widths of both heads, each layer Dropout-Linear-BatchNorm-ReLU, in place of the network's
@@ -50,7 +51,7 @@ class MCD(ManualSteps, AdaptationMethod):
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "balance": 0.0}
-    control_difference: ClassVar[str] = "it trains two heads, and these twice in each step"
+    control_difference: ClassVar[str] = "it trains two heads"
     backbone_passes: ClassVar[int] = 6
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.3, 30.0), "feature_steps": [1, 2, 4], "lr": (1e-4, 1e-1)}
 
@@ -78,6 +79,7 @@ class MCD(ManualSteps, AdaptationMethod):
         network.head, network.num_classes = TwoHeads(make_head(), make_head()).to(network.shift), num_classes
         super().__init__(network, num_classes=num_classes, **base)
         self.weight, self.balance, self.feature_steps = weight, balance, feature_steps
+        self.updates_per_batch = 2 + feature_steps if weight else 1
         self.feature_momentum = feature_momentum
 
     @property
@@ -109,13 +111,14 @@ class MCD(ManualSteps, AdaptationMethod):
         """Steps A, B and C."""
         self.rows.num_source = batch.num_source
         terms = self.step_a(batch)
-        found = self.step_b(batch)
-        for _ in range(self.feature_steps):
-            terms["discrepancy"] = self.step_c(batch)
+        if self.weight:
+            found = self.step_b(batch)
+            for _ in range(self.feature_steps):
+                terms["discrepancy"] = self.step_c(batch)
+            if self.looks:
+                self.diagnose("discrepancy_of_step_b", found)
         self.rows.num_source = None
         self.keep(batch, terms)
-        if self.looks:
-            self.diagnose("discrepancy_of_step_b", found)
         return reduce(add, terms.values()).detach()
 
     def step_a(self, batch: Batch) -> Losses:

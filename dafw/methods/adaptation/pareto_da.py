@@ -1,197 +1,11 @@
 """ParetoDA: an adversarial method whose objectives are combined by a preference among their gradients."""
 
-import math
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
-
-from dafw.data.batch import Batch
-from dafw.losses.mimicking import class_domain_loss, mimicking_loss, refine
 from dafw.methods.adaptation.cdan import CDAN
 from dafw.methods.adaptation.dann import DANN
 from dafw.methods.adaptation.mdd import MDD
-from dafw.methods.adversarial import AdversarialMethod
-from dafw.methods.base import Losses, Norm
-from dafw.methods.manual import ManualSteps
-from dafw.nn.class_critics import ClassCritics
-from dafw.nn.distributed import mean_over_ranks
-from dafw.nn.network import Network
-from dafw.optim.pareto import choose_weights, combine, gradient_matrix, inner_products
-from dafw.problems import Outputs
-
-Mode = Literal["paper", "authors"]
-Combination = Literal["pareto", "uniform", "source"]
-
-
-class Forward(NamedTuple):
-    """What one step computes before its gradients.
-
-    Attributes:
-        terms: supervised, domain, mimicking, class_critics.
-        held_out: the mimicking loss of the held-out rows; ``None`` if the batch has none.
-        features: those of each pass, from which the gradients go back into the shared layers.
-    """
-
-    terms: Losses
-    held_out: Tensor | None
-    features: list[Tensor]
-
-
-class ParetoSteps(ManualSteps, AdversarialMethod):
-    """What turns an adversarial method into ParetoDA; list it before that method. See :class:`ParetoDA`.
-
-    Args:
-        network: images (N, C, H, W) to features (N, d) and logits (N, K).
-        mode: the paper's form or the authors' program's.
-        combination: what the shared layers descend.
-        class_width: width of the class-wise critics' hidden layers.
-        eps: how far above its lowest value the held-out loss guides.
-        base: the adversarial method's arguments.
-    """
-
-    default_norm: ClassVar[Norm] = "separate"
-    held_out: ClassVar[float] = 0.1
-    backbone_passes: ClassVar[int] = 3
-    host_reads: ClassVar[int] = 1
-    control: ClassVar[dict[str, Any]] = {"combination": "source"}
-    control_difference: ClassVar[str] = "each domain makes a pass of its own, and so do held-out target rows"
-
-    def __init__(  # type: ignore[no-untyped-def]
-        self,
-        network: Network,
-        *,
-        mode: Mode = "paper",
-        combination: Combination = "pareto",
-        class_width: int = 1024,
-        eps: float = 1e-3,
-        **base,
-    ) -> None:
-        super().__init__(network, **base)
-        self.mode, self.combination, self.eps = mode, combination, eps
-        self.class_critics = ClassCritics(network.num_features, self.num_classes, width=class_width)
-
-    # ---- the losses
-
-    def losses(self, batch: Batch) -> Losses:
-        """The step's terms. What descends which of them is up to :meth:`training_step`."""
-        return self.pass_forward(batch).terms
-
-    def pass_forward(self, batch: Batch) -> Forward:
-        """Passes the domains and the held-out rows through the network, and takes all losses."""
-        n, last = batch.num_source, len(batch) - batch.num_held_out
-        if self.norm == "joint":
-            joint = self.run(batch.x[:last], n)
-            source, target = joint[:n], joint[n:]
-            features = [joint.features]
-        else:
-            source, target = self.run(batch.x[:n], n), self.run(batch.x[n:last], None)
-            joint = Outputs(*(torch.cat(both) for both in zip(_tensors(source), _tensors(target), strict=True)))
-            features = [source.features, target.features]
-        parts = [source, target]
-        if batch.num_held_out:
-            parts.append(self.run(batch.x[last:], None))
-            features.append(parts[2].features)
-        scores = self.score_classes([part.features.detach() for part in parts])
-        refined = [refine(part.logits, v, mode=self.mode) for part, v in zip(parts[1:], scores[1:], strict=True)]
-        terms = {
-            "supervised": self.problem.loss(source, batch.y),
-            **self.adapt(source, target, joint),
-            "mimicking": mimicking_loss(refined[0], mode=self.mode),
-            "class_critics": class_domain_loss(scores[0], scores[1], batch.y, refined[0], mode=self.mode),
-        }
-        return Forward(terms, mimicking_loss(refined[1], mode=self.mode) if refined[1:] else None, features)
-
-    def score_classes(self, parts: list[Tensor]) -> list[Tensor]:
-        """Scores (n, K, 2) of the class-wise critics for each of the parts' features (n, d)."""
-        if self.mode == "authors":
-            return [self.class_critics(part) for part in parts]
-        return list(torch.split(self.class_critics(torch.cat(parts)), [len(part) for part in parts]))
-
-    # ---- the step
-
-    def on_fit_start(self) -> None:
-        """Notes which parameters belong to which part."""
-        super().on_fit_start()
-        assert self.network.head is not None
-        self._head = _trained(self.network.head)
-        self._class_critics = _trained(self.class_critics)
-        network = {id(parameter) for parameter in self.network.parameters()}
-        taken = {id(parameter) for parameter in [*self._head, *self._class_critics]}
-        others = [parameter for parameter in _trained(self) if id(parameter) not in taken]
-        self._shared = [parameter for parameter in others if id(parameter) in network]
-        self._critic = [parameter for parameter in others if id(parameter) not in network]
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Gradients of the three objectives and of the held-out loss, the weights, and one step of the optimiser."""
-        terms, held_out, features = self.pass_forward(batch)
-        assert held_out is not None, "the datamodule must hold out target rows"
-        shared: list[Sequence[Tensor]] = []
-        own: list[Tensor] = []
-        for loss, parameters in (
-            (terms["supervised"], self._head),
-            (terms["domain"], self._critic),
-            (terms["mimicking"], []),
-            (held_out, []),
-        ):
-            at_shared, at_own = self.pull_back(loss, features, parameters)
-            shared.append(at_shared)
-            own += at_own
-        own += torch.autograd.grad(terms["class_critics"], self._class_critics)
-        matrix = gradient_matrix(shared)
-        weights = self.weigh(matrix, held_out)
-        self.keep(batch, terms)
-        others = [*self._head, *self._critic, *self._class_critics]
-        self.descend((self._shared, combine(matrix, weights, self._shared)), (others, mean_over_ranks(own)))
-        return terms["supervised"].detach()
-
-    def pull_back(
-        self, loss: Tensor, features: list[Tensor], parameters: list[nn.Parameter]
-    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Gradients of ``loss`` at the shared layers and at ``parameters``, through the passes it depends on alone."""
-        found = torch.autograd.grad(loss, [*features, *parameters], retain_graph=True, allow_unused=True)
-        at_features, at_own = found[: len(features)], found[len(features) :]
-        ends = [(part, gradient) for part, gradient in zip(features, at_features, strict=True) if gradient is not None]
-        outputs, gradients = zip(*ends, strict=True)
-        at_shared = torch.autograd.grad(
-            outputs, self._shared, gradients, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, at_own, strict=True)]
-        return at_shared, filled
-
-    def weigh(self, matrix: Tensor, held_out: Tensor) -> tuple[float, ...]:
-        """Weights of the objectives in what the shared layers descend.
-
-        Args:
-            matrix: (4, P) gradients of the objectives and of the held-out loss.
-            held_out: that loss.
-        """
-        if self.combination != "pareto":
-            return (1.0, 1.0, 1.0) if self.combination == "uniform" else (1.0, 0.0, 0.0)
-        products = inner_products(matrix)
-        (numbers,) = mean_over_ranks([torch.cat([products.flatten(), held_out.detach().to(products).view(1)])])
-        *flat, value = numbers.tolist()  # the one host read
-        rows = [flat[i : i + len(matrix)] for i in range(0, len(flat), len(matrix))]
-        lowest = -math.log(self.num_classes) if self.mode == "paper" else 0.0
-        chosen = choose_weights(rows, value - lowest, eps=self.eps, mode=self.mode)
-        extra = (1.0, 1.0, 0.0) if self.mode == "authors" else (0.0, 0.0, 0.0)
-        if self.looks:
-            self.diagnose("held_out_loss", value)
-            self.diagnose("guided", float(chosen.guided))
-            self.diagnose("infeasible", float(not chosen.feasible))
-            for i, name in enumerate(("supervised", "domain", "mimicking")):
-                self.diagnose(f"weight_{name}", chosen.weights[i])
-                self.diagnose(f"gradient_norm_{name}", max(rows[i][i], 0.0) ** 0.5)
-        return tuple(weight + more for weight, more in zip(chosen.weights, extra, strict=True))
-
-
-def _tensors(outputs: Outputs) -> tuple[Tensor, Tensor]:
-    return outputs.features, outputs.logits
-
-
-def _trained(module: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+from dafw.methods.pareto import ParetoSteps
 
 
 class ParetoDA(ParetoSteps, DANN):
@@ -214,12 +28,14 @@ class ParetoDA(ParetoSteps, DANN):
     With ``joint``, the authors' program's, source and target make one pass, through all of which each objective goes
     back: slower. The class-wise critics normalise all three together.
 
-    Lv et al., Pareto Domain Adaptation, NeurIPS 2021, https://arxiv.org/abs/2112.04137. ``mode="authors"`` is their
-    program (read): the held-out loss, never positive, is compared with ``eps`` itself, so that it bounds but never
-    guides; backbone and bottleneck descend L_S + L_D once more on top; rho comes from logits times p(target | x, v_k);
-    the class-wise critics' loss is halved, divided by K and learns one source class a batch (see
-    :mod:`dafw.losses.mimicking`), and they normalise each domain by itself; equal weights sum to 9 where the programme
-    has no solution. Their program also passes source and target twice, so that running statistics move once more.
+    Lv et al., Pareto Domain Adaptation, NeurIPS 2021, https://arxiv.org/abs/2112.04137, of which a summary was read,
+    and the authors' program. That the held-out loss guides while it is ``eps`` above -log K, its lowest value, is ours:
+    the paper, as summarised, asks whether it is positive, which it never is. ``mode="authors"`` is their program: the
+    held-out loss, never positive, is compared with ``eps`` itself, so that it bounds but never guides; backbone and
+    bottleneck descend L_S + L_D once more on top; rho comes from logits times p(target | x, v_k); the class-wise
+    critics' loss is halved, divided by K and learns one source class a batch (see :mod:`dafw.losses.mimicking`), and
+    they normalise each domain by itself; equal weights sum to 9 where the programme has no solution. Their program also
+    passes source and target twice, so that running statistics move once more.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).

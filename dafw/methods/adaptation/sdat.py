@@ -77,7 +77,11 @@ class SDAT(ManualSteps, CDAN):
     def losses(self, batch: Batch) -> Losses:
         """All terms at the weights as they are."""
         joint = self.run(batch.x, batch.num_source)
-        return {**self.task(joint, batch), "domain": self.weight * self.domain_loss(joint, batch.num_source)}
+        return {**self.task(joint, batch), **self.domain(joint, batch.num_source)}
+
+    def domain(self, joint: Outputs, num_source: int) -> Losses:
+        """The term that is not."""
+        return self.adapt(joint[:num_source], joint[num_source:], joint)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """A pass at the weights, one uphill of them, and a step from the weights."""
@@ -86,7 +90,7 @@ class SDAT(ManualSteps, CDAN):
         here = self.run(batch.x, n)
         terms = self.task(here, batch)
         if plain:
-            terms["domain"] = self.weight * self.domain_loss(here, n)
+            terms |= self.domain(here, n)
         if self.looks:
             self.compare_gradients(terms, here.features)
         uphill = self.gradients(terms["supervised"] + terms["confusion"], network, retain_graph=plain)
@@ -95,10 +99,11 @@ class SDAT(ManualSteps, CDAN):
             there = self.run(batch.x, n)
             smooth = self.task(there, batch)
             if not plain:
-                terms["domain"] = smooth["domain"] = self.weight * self.domain_loss(there, n)
+                domain = self.domain(there, n)
+                terms, smooth = {**terms, **domain}, {**smooth, **domain}
             gradients = self.gradients(reduce(add, smooth.values()), trained)
         if plain:
             gradients = list(torch._foreach_add(gradients, adversarial))
         self.descend((trained, gradients))
-        self.keep(batch, terms)
+        self.keep(batch, terms, {f"{name}_uphill": term for name, term in smooth.items()})
         return reduce(add, terms.values()).detach()

@@ -25,7 +25,8 @@ class SourceFreeMethod(Method):
 
     Args:
         network: as the checkpoint's (the command line takes that one if none is given).
-        checkpoint: a checkpoint of any method, or the directory of a run, whose newest checkpoint is taken.
+        checkpoint: a checkpoint of a method that leaves the network's layers as they are, under a norm other than
+            ``domain_specific``; or the directory of a run, whose newest checkpoint is taken.
         base: see :class:`~dafw.methods.base.Method`.
 
     Raises:
@@ -46,7 +47,7 @@ class SourceFreeMethod(Method):
             except UserError as error:  # no obstacle to going on from a checkpoint of this method
                 self.lacking = error
             else:
-                fill(network, path, self.num_classes)
+                self.trained_on = fill(network, path, self.num_classes)
                 if self.ema is not None:
                     self.ema.module.load_state_dict(network.state_dict())
 
@@ -72,6 +73,11 @@ class SourceFreeMethod(Method):
         """As :meth:`on_fit_start`, then the metrics."""
         self.on_fit_start()
         super().start_evaluation(stage)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As the base; whose labels trained the source model is remembered."""
+        super().on_load_checkpoint(checkpoint)
+        self.trained_on = tuple(checkpoint["dafw"]["labelled"])
 
     def on_predict_start(self) -> None:
         """See :meth:`on_fit_start`."""
@@ -104,8 +110,11 @@ def find_checkpoint(path: str) -> Path:
     return newest
 
 
-def fill(network: Network, path: Path, num_classes: int) -> None:
+def fill(network: Network, path: Path, num_classes: int) -> tuple[str, ...]:
     """Puts the weights of a checkpoint's served network into ``network``.
+
+    Returns:
+        Names of the domains whose labels trained them.
 
     Raises:
         UserError: if the file is none of ours, or of another number of classes or another network.
@@ -123,6 +132,7 @@ def fill(network: Network, path: Path, num_classes: int) -> None:
     if wrong:
         raise UserError(f"{path} (model.checkpoint) does not fit model.network: {len(wrong)} weights, as {wrong[0]}")
     network.load_state_dict(given)
+    return tuple(content["dafw"]["labelled"])
 
 
 def compare(ours: dict[str, Any], theirs: dict[str, Any], path: Path) -> None:
