@@ -39,6 +39,22 @@ def test_from_a_run_to_a_result(capsys: pytest.CaptureFixture[str], source: Path
     assert json.loads(Path("shot/result.json").read_text())["test"] == result["test"]
 
 
+def test_a_source_model_that_saw_the_targets_labels_makes_an_oracle(
+    capsys: pytest.CaptureFixture[str], source: Path
+) -> None:
+    """Also where the run goes on from its own checkpoint, without the source model's."""
+    assert call(capsys, *SOURCE, "upper", "--data.oracle", "true").code == 0
+    for directory, expected in ((source, False), (Path("upper"), True)):
+        folder = f"from_{directory}"
+        assert call(capsys, *SHOT, directory, "--run.dir", folder).code == 0
+        result = Path(folder, "result.json")
+        assert json.loads(result.read_text())["oracle"] is expected
+        shutil.rmtree(directory)
+        result.unlink()
+        assert call(capsys, "fit", "--config", f"{folder}/config.yaml", "--run.dir", folder).code == 0
+        assert json.loads(result.read_text())["oracle"] is expected
+
+
 def test_what_is_wrong_is_said_in_a_sentence(capsys: pytest.CaptureFixture[str], source: Path) -> None:
     assert refused(capsys, *SHOT, "nowhere") == (
         "there is no checkpoint nowhere (model.checkpoint): train the source model first"
