@@ -139,7 +139,7 @@ def test_what_does_not_fit_is_said_at_once(source: Path, tmp_path: Path) -> None
     SHOT(toy_network(backbone_lr=0.1), num_classes=3, checkpoint=str(source))
     with pytest.raises(UserError, match=r"model\.norm is domain_specific"):
         shot(source, norm="domain_specific")
-    _, trainer = case(SourceOnly, norm="domain_specific").train(tmp_path)
+    _, trainer = case(SourceOnly, norm="domain_specific", forward_target=True).train(tmp_path)
     trainer.save_checkpoint(tmp_path / "step=1.ckpt")
     with pytest.raises(UserError, match=r"does not fit model\.network: 5 weights, as backbone\.norm\.source_bias"):
         shot(tmp_path / "step=1.ckpt")

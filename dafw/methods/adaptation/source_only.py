@@ -3,6 +3,7 @@
 import torch
 
 from dafw.data.batch import Batch
+from dafw.errors import UserError
 from dafw.methods.base import AdaptationMethod, Losses
 from dafw.nn.network import Network
 from dafw.problems import Outputs
@@ -24,12 +25,20 @@ class SourceOnly(AdaptationMethod):
         forward_target: run target images through the network without learning from them.
         forward_views: names of further augmented views of the target's images to run through it too.
         base: see :class:`~dafw.methods.base.Method`.
+
+    Raises:
+        UserError: if ``norm`` is ``domain_specific`` and no target image passes through the network.
     """
 
     def __init__(  # type: ignore[no-untyped-def]
         self, network: Network, *, forward_target: bool = False, forward_views: list[str] | None = None, **base
     ) -> None:
         super().__init__(network, **base)
+        if self.norm == "domain_specific" and not forward_target and not forward_views:
+            raise UserError(
+                "model.norm is domain_specific, but no target image passes through the network in training, so the target's"
+                " batch norms would never be trained: take joint, or model.forward_target"
+            )
         self.forward_target = forward_target
         self.views = tuple(forward_views or ())  # type: ignore[misc]
 
