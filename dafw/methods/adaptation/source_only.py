@@ -36,8 +36,8 @@ class SourceOnly(AdaptationMethod):
         super().__init__(network, **base)
         if self.norm == "domain_specific" and not forward_target and not forward_views:
             raise UserError(
-                "model.norm is domain_specific, but no target image passes through the network in training, so the target's"
-                " batch norms would never be trained: take joint, or model.forward_target"
+                "model.norm is domain_specific, but no target image passes through the network in training, so that the"
+                " target's batch norms would never be trained: take joint, or model.forward_target"
             )
         self.forward_target = forward_target
         self.views = tuple(forward_views or ())  # type: ignore[misc]
