@@ -39,9 +39,9 @@ class Setting:
 
     size: int = 28
     batch: int = 32
-    steps: int = 40
+    steps: int = 30
     warmup: int = 5
-    rounds: int = 5
+    rounds: int = 3
     only: tuple[str, ...] = ()
 
 
