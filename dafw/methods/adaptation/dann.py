@@ -34,7 +34,6 @@ class DANN(AdversarialMethod):
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
-    adversarial: ClassVar[tuple[str, ...]] = ("domain",)
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 2.0), "gamma": (1.0, 20.0), "lr": (1e-3, 1e-1)}
 
     def __init__(  # type: ignore[no-untyped-def]
