@@ -174,13 +174,15 @@ def check_monitors(trainer: pl.Trainer, method: Method, allowed: bool) -> None:
     """
     sources = method.setting != "source-free"
     known = [f"val/{name}" for name, validator in VALIDATORS.items() if sources or not validator.needs_source]
+    if not method.has_evidence:
+        known = []
     known += [f"val/source_{method.problem.primary}"] if sources else []
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         monitor = str(getattr(callback, "monitor", None))
         if monitor.startswith("oracle/") and not allowed:
             raise UserError(
                 f'{type(callback).__name__} monitors "{monitor}", which target labels decide: '
-                f"use {'val/source_accuracy, ' if sources else ''}val/im, ... or say run.allow_oracle: true"
+                f"use {', '.join(known[-1:] + known[:2])} or say run.allow_oracle: true"
             )
         if monitor.startswith("val/"):
             choose(f"monitor of {type(callback).__name__}", monitor, known)

@@ -28,7 +28,7 @@ from dafw.parse_errors import broken_file, explain
 from datamodules.base import DomainDataModule
 
 _ = (datamodules.Digits, datamodules.ImageFolderDomains)  # so that short names of datamodules resolve
-ABSTRACT = ("Method", "AdaptationMethod", "SourceFreeMethod", "DomainDataModule")
+ABSTRACT = ("Method", "AdaptationMethod", "GeneralizationMethod", "SourceFreeMethod", "DomainDataModule")
 NETWORK = "dafw.nn.network.Network"
 
 
@@ -92,6 +92,7 @@ class DafwCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Links what one side knows and the other needs; adds the run options."""
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.num_sources", "model.init_args.num_sources", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
         parser.add_argument("--run", type=RunOptions, default=RunOptions())
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to evaluate")
@@ -160,7 +161,11 @@ def parse(arguments: list[str]) -> DafwCLI:
         UserError: for a wrong key, value, class or path.
     """
     _quiet()
-    for key, source in (("data.seed", "seed_everything"), ("model.num_classes", "the datamodule")):
+    for key, source in (
+        ("data.seed", "seed_everything"),
+        ("model.num_classes", "the datamodule"),
+        ("model.num_sources", "the datamodule"),
+    ):
         short = {f"--{key}", f"--{key.replace('.', '.init_args.')}"}
         if any(argument.partition("=")[0] in short for argument in arguments):
             raise UserError(f"{key} cannot be given: it comes from {source}")

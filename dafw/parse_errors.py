@@ -15,6 +15,7 @@ import datamodules
 from dafw.errors import nearest
 from dafw.nn.network import Network
 from dafw.optim.schedules import Schedule
+from dafw.optim.sharpness import Sharpness
 from dafw.problems import Problem
 
 _KEY = re.compile(r'(?:Parser key|Key) "([\w.]+)"')
@@ -37,6 +38,7 @@ KINDS: dict[str, tuple[str, type]] = {
     "model.network": ("network", Network),
     "model.schedule": ("schedule", Schedule),
     "model.problem": ("problem", Problem),
+    "model.sharpness": ("rule of sharpness", Sharpness),
     "trainer.callbacks": ("callback", Callback),
 }
 
@@ -148,7 +150,7 @@ def _wrong_class(key: str, given: str, inner: str) -> str:
 def _names(base: type) -> list[str]:
     """Short names of the classes of one kind."""
     if base is dafw.methods.Method:
-        bases = ("AdaptationMethod", "Losses", "Method", "SourceFreeMethod")
+        bases = ("AdaptationMethod", "GeneralizationMethod", "Losses", "Method", "SourceFreeMethod")
         return [name for name in dafw.methods.__all__ if name not in bases]
     if base is datamodules.DomainDataModule:
         return [name for name in datamodules.__all__ if name != "DomainDataModule"]

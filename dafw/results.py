@@ -89,6 +89,7 @@ def write_result(
         "setting": method.setting,
         "seed": config.get("seed_everything", 0),
         "oracle": data.oracle or not set(data.target).isdisjoint(getattr(method, "trained_on", ())),
+        "transductive": method.transductive,
         "norm": method.norm,
         "config_hash": identity(config),
         "steps": method.steps_done,

@@ -48,6 +48,8 @@ class DomainDataModule(pl.LightningDataModule):
     exist in the evaluation loaders alone, for the test metrics and the oracle.
 
     To a source-free method it serves the targets alone: no split of a source is loaded, whose names only name the task.
+    To a generalization method it serves labelled sources alone, ``batch_size`` samples of each in every batch: no
+    training split of a target is loaded, not even without its labels.
 
     A method with a ``held_out`` share gets that share of each target's training samples as a stream of its own, as many
     a step as of the rest.
@@ -132,10 +134,24 @@ class DomainDataModule(pl.LightningDataModule):
         return f"{','.join(self.source)}->{','.join(self.target)}"
 
     @property
+    def num_sources(self) -> int:
+        """Number of labelled domains in a training batch."""
+        return len(self.target if self.oracle else self.source)
+
+    @property
+    def setting(self) -> str:
+        """What the method at work may see; nothing said if there is none."""
+        return str(getattr(self.trainer.lightning_module, "setting", "")) if self.trainer is not None else ""
+
+    @property
     def sources(self) -> list[str]:
         """The sources that are served: none to a source-free method."""
-        method = self.trainer.lightning_module if self.trainer is not None else None
-        return [] if getattr(method, "setting", "") == "source-free" else self.source
+        return [] if self.setting == "source-free" else self.source
+
+    @property
+    def training_targets(self) -> list[str]:
+        """The targets that are served, unlabelled, in training: none to a generalization method."""
+        return [] if self.setting == "generalization" else self.target
 
     @property
     def labelled(self) -> list[str]:
@@ -153,7 +169,7 @@ class DomainDataModule(pl.LightningDataModule):
         if stage in (None, "fit"):
             if self.sources:
                 self.check_label_sets()
-            targets = [self.load(name, "train").unlabelled() for name in self.target]
+            targets = [self.load(name, "train").unlabelled() for name in self.training_targets]
             held_out: list[Domain] = []
             if share := self._held_out():
                 if self.oracle:
@@ -179,7 +195,8 @@ class DomainDataModule(pl.LightningDataModule):
                 )
 
     def _labels(self, name: str) -> Any:
-        labels = self.load(name, "train").labels
+        seen = name in self.source or name in self.training_targets
+        labels = self.load(name, "train" if seen else "test").labels
         return np.asarray([] if labels is None or len(labels) == 0 or np.ndim(labels[0]) else labels, dtype=np.int64)
 
     def _held_out(self) -> float:
@@ -203,8 +220,9 @@ class DomainDataModule(pl.LightningDataModule):
             UserError: if a batch is larger than a domain, or the ranks cannot share it equally.
         """
         rank, world_size = self._rank()
-        num_held_out = len(self.target) if self._held_out() else 0
-        counts = [self.batch_size] * len(self.labelled) + [self.target_batch_size] * (len(self.target) + num_held_out)
+        targets = len(self.training_targets)
+        num_held_out = targets if self._held_out() else 0
+        counts = [self.batch_size] * len(self.labelled) + [self.target_batch_size] * (targets + num_held_out)
         for domain, count in zip(self.train_domains, counts, strict=True):
             if count > len(domain):
                 raise UserError(f"{domain.name} has {len(domain)} training samples, fewer than a batch of {count}")
@@ -229,7 +247,8 @@ class DomainDataModule(pl.LightningDataModule):
             return [Evaluation("source_test", self.load(name, "test")) for name in self.sources] + [
                 Evaluation("target_test", self.load(name, "test")) for name in self.target
             ]
-        train = [self.load(name, "train").unlabelled() for name in self.sources]
+        shown = self.sources if self.training_targets else []  # to the density ratio of source and target
+        train = [self.load(name, "train").unlabelled() for name in shown]
         share = max(1, -(-sum(map(len, train)) // self.evidence_samples))
         return [
             *(Evaluation("source_train", domain.subset(range(0, len(domain), share))) for domain in train),

@@ -23,6 +23,7 @@ from dafw.methods.adaptation import (
     SourceOnly,
 )
 from dafw.methods.base import AdaptationMethod, Losses, Method
+from dafw.methods.generalization import ERM, GeneralizationMethod
 from dafw.methods.source_free import SHOT, SourceFreeMethod
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "DAN",
     "DANN",
     "DCAN",
+    "ERM",
     "GDCAN",
     "JAN",
     "MCC",
@@ -44,6 +46,7 @@ __all__ = [
     "AdaptationMethod",
     "DeepCORAL",
     "FixMatch",
+    "GeneralizationMethod",
     "Losses",
     "Method",
     "ParetoCDAN",

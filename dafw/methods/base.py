@@ -1,6 +1,8 @@
 """Method: what every method shares. One forward of the joint batch, optimiser groups, schedules, guard, logging."""
 
 import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import reduce
 from operator import add
 from typing import Any, ClassVar, Literal, Self
@@ -22,6 +24,7 @@ from dafw.nn.network import Network
 from dafw.nn.norm import Rows, convert_norm
 from dafw.nn.weights import without_weights
 from dafw.optim.schedules import InverseDecay, Schedule
+from dafw.optim.sharpness import Sharpness, SharpnessAware
 from dafw.problems import Classification, Outputs, Problem
 
 Losses = dict[str, Tensor]
@@ -44,10 +47,10 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         weight_decay: weight decay of all parameters.
         schedule: factor of the learning rate over training; ``(1 + 10 p)^-0.75`` if ``None`` (Ganin et al. 2016).
         ema_decay: decay of an exponential moving average of the network (timm's), which is then what is evaluated.
+        sharpness: rule of sharpness-aware minimisation for the optimiser, such as ``SAM``, which makes several passes a
+            step, all with the same random numbers; see :mod:`dafw.optim.sharpness`. It moves all that is trained.
     """
 
-    #: What the method may see: adaptation, generalization, source-free, test-time.
-    setting: ClassVar[str] = ""
     default_norm: ClassVar[Norm] = "joint"
     #: Names of further augmented views of each input that a step needs.
     views: ClassVar[tuple[str, ...]] = ()
@@ -67,6 +70,8 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
     host_reads: ClassVar[int] = 0
     #: Why several ranks do not train exactly what one trains; empty if they do.
     rank_difference: ClassVar[str] = ""
+    #: Whether a method that makes its own updates follows a rule of sharpness in them.
+    takes_sharpness: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -81,6 +86,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         weight_decay: float = 0.0,
         schedule: Schedule | None = None,
         ema_decay: float | None = None,
+        sharpness: Sharpness | None = None,
     ) -> None:
         super().__init__()
         if not (math.isfinite(lr) and lr > 0):
@@ -95,6 +101,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         self.num_classes = num_classes
         self.optimizer, self.lr, self.momentum, self.weight_decay = optimizer, lr, momentum, weight_decay
         self.schedule = schedule or InverseDecay()
+        self.sharpness = sharpness
         network.set_classes(num_classes)
         self.network = network
         self.norm: Norm = norm or self.default_norm
@@ -104,6 +111,8 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         self.updates_per_batch = 0
         #: Domains whose labels trained the weights that this method started from.
         self.trained_on: tuple[str, ...] = ()
+        #: Why a prediction depends on the other samples of the test set; empty if it does not.
+        self.transductive = ""
         self.steps_started = 0
         self.history: list[dict[str, Any]] = []
         self.start_record()
@@ -182,11 +191,32 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
+        self.seed_step()
+
+    def seed_step(self) -> None:
+        """Sets the random state of this step on this rank."""
         seed = getattr(self._datamodule, "seed", 0)
         seed = (seed * 1_000_003 + self.step) * 4_099 + self.trainer.global_rank
         torch.default_generator.manual_seed(seed)  # torch.manual_seed costs half a millisecond where there is no GPU
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.manual_seed_all(seed)
+
+    @contextmanager
+    def sharpness_pass(self, number: int) -> Iterator[None]:
+        """Within, one pass of a rule of sharpness: each is of the same loss, with the same random numbers.
+
+        Args:
+            number: of the pass, from 0; those after the first leave running statistics and the record alone.
+        """
+        with ExitStack() as stack:
+            if number:
+                self.seed_step()
+                stack.enter_context(self.rows.untracked())
+            elif self.sharpness is not None and self.sharpness.local and self.trainer.world_size > 1:
+                stack.enter_context(self.trainer.strategy.block_backward_sync())  # type: ignore[attr-defined]
+            self.further_pass = number > 0
+            yield
+            self.further_pass = False
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimiser's step, and the moving average's after it."""
@@ -216,14 +246,24 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
             raise UserError(f"the optimizer {self.optimizer} cannot be made: {error}") from error
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
+        if self.sharpness is not None and self.automatic_optimization:
+            return SharpnessAware(optimizer, self.sharpness, self.sharpness_pass)
         return optimizer
 
     def setup(self, stage: str) -> None:
         """Makes batch norms outside the network exact across ranks.
 
         Raises:
-            UserError: if ``max_steps`` is given to a method with several updates a batch, all of which it would count.
+            UserError: if ``max_steps`` is given to a method with several updates a batch, all of which it would count;
+                if ``sharpness`` is given where it cannot be followed.
         """
+        if stage == "fit" and self.sharpness is not None:
+            if not (self.automatic_optimization or self.takes_sharpness):
+                raise UserError(f"{type(self).__name__} makes its own updates, which follow no model.sharpness")
+            if self.trainer.precision == "16-mixed":
+                raise UserError("model.sharpness needs unscaled gradients: use trainer.precision bf16-mixed or 32-true")
+            if self.trainer.accumulate_grad_batches > 1:
+                raise UserError("model.sharpness looks at one batch several times: no trainer.accumulate_grad_batches")
         several = not self.automatic_optimization and self.updates_per_batch != 1
         if stage == "fit" and several and self.trainer.max_steps > 0:
             raise UserError("trainer.max_steps counts every update of a batch: give trainer.max_epochs instead")

@@ -1,6 +1,6 @@
 """Validation, test and prediction, the same for all methods: metrics of each domain, label-free validators, oracle."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ else:
 class EvaluationSteps(Base):
     """Lightning's evaluation hooks. ``evaluations`` says what each loader holds; target labels stay in here."""
 
+    #: What the method may see: adaptation, generalization, source-free, test-time.
+    setting: ClassVar[str] = ""
     problem: Problem
     num_classes: int
     history: list[dict[str, Any]]
@@ -39,6 +41,11 @@ class EvaluationSteps(Base):
         def run(self, x: Any, num_source: int | None, network: nn.Module | None = None) -> Outputs: ...  # noqa: D102
         @property
         def served(self) -> nn.Module: ...  # noqa: D102
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether there is something for the label-free validators to look at: not where no target may be seen."""
+        return self.problem.has_evidence and self.setting != "generalization"
 
     def evaluate(self, batch: Batch, source: bool) -> Outputs:
         """Outputs of one evaluation batch of a source or a target domain, as they are served."""
@@ -67,7 +74,7 @@ class EvaluationSteps(Base):
         outputs = self.evaluate(batch, role.startswith("source"))
         if batch.num_source:
             self.scores[dataloader_idx].update(outputs.logits, batch.y)  # type: ignore[operator]
-        if self.problem.has_evidence and role in ("source_train", "source_val", "target_val"):
+        if self.has_evidence and role in ("source_train", "source_val", "target_val"):
             keys = torch.stack([batch.index, batch.y if role == "source_val" else batch.index])
             self.collected[dataloader_idx].append((outputs.features, outputs.logits, keys))
 
@@ -93,7 +100,7 @@ class EvaluationSteps(Base):
             if evaluation.role in found:
                 found[evaluation.role][evaluation.domain.name] = self.metrics_of(position)
         validators = {f"source_{primary}": _mean(found["source_val"], primary)} if found["source_val"] else {}
-        if self.problem.has_evidence:
+        if self.has_evidence:
             validators |= self.validate_without_labels()
         oracle = {primary: _mean(found["target_val"], primary)}
         values = {f"val/{name}": value for name, value in validators.items()}

@@ -46,6 +46,8 @@ class StepRecord(Base):
     unlogged: list[dict[str, float]]
     last_terms: dict[str, float]
     _diagnostics: dict[str, Tensor]
+    #: Whether the step's loss is computed once more at other weights: no step of its own, but it must be finite.
+    further_pass: bool = False
 
     def start_record(self) -> None:
         """Called by the constructor."""
@@ -70,6 +72,11 @@ class StepRecord(Base):
             guarded: further values that must be finite, and are not part of the loss.
         """
         kept, also = ({n: t.detach() for n, t in values.items()} for values in (terms, guarded or {}))
+        if self.further_pass:
+            last = self.window[-1]
+            self.window[-1] = last._replace(guarded={**last.guarded, **{f"{n}_aside": t for n, t in kept.items()}})
+            self._diagnostics = {}
+            return
         self.window.append(Trained(self.steps_started - 1, batch.domain, batch.index, kept, also, self._diagnostics))
         self._diagnostics = {}
 

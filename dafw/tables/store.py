@@ -64,8 +64,8 @@ class Result:
         return ("last", *validators, *oracle)
 
     def is_without(self, criterion: str) -> bool:
-        """Whether the criterion reads source samples, which a source-free run never sees: it cannot have it."""
-        return self.setting == "source-free" and criterion not in self.criteria
+        """Whether the criterion reads what a run of this setting never sees: the source, or the target."""
+        return self.setting in ("source-free", "generalization") and criterion not in self.criteria
 
     def scores(self, criterion: str) -> dict[str, float] | None:
         """The test metric of each target domain at the checkpoint the criterion chooses, as a fraction.

@@ -1,6 +1,7 @@
 """A case: a method with the few arguments that make it tiny, and how to train it on toy data."""
 
 import importlib
+import inspect
 import json
 import math
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +14,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from dafw.methods import Method, SourceFreeMethod, SourceOnly
+from dafw.config import build
+from dafw.methods import GeneralizationMethod, Method, SourceFreeMethod, SourceOnly
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
 
 STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 8
@@ -44,7 +46,7 @@ class Case:
 
     Args:
         class_path: where it is.
-        arguments: constructor arguments beside the network.
+        arguments: constructor arguments beside the network; an object as its class path and arguments.
         data: arguments of :class:`~dafw.testing.toys.ToyData` beside the task.
         network: arguments of :func:`~dafw.testing.toys.toy_network`.
         label: what to call it, if not by the method's name.
@@ -72,8 +74,10 @@ class Case:
     def make(self, **changes: Any) -> Method:
         """A new method, always with the same initial weights."""
         arguments = {"num_classes": 3, "lr": 0.05, **self.with_source().arguments, **changes}
+        if "num_sources" in inspect.signature(self.owner.__init__).parameters:
+            arguments.setdefault("num_sources", len(self.sources))
         torch.manual_seed(5)
-        return self.owner(toy_network(**self.network), **arguments)
+        return self.owner(toy_network(**self.network), **build(arguments))
 
     def with_source(self) -> "Case":
         """The case; of a source-free method, with the checkpoint of a source model that is trained once."""
@@ -81,10 +85,15 @@ class Case:
             return self
         return replace(self, arguments={**self.arguments, "checkpoint": source_model(json.dumps(self.network))})
 
+    @property
+    def sources(self) -> list[str]:
+        """The labelled toy domains: two for a generalization method."""
+        return ["a", "c"] if issubclass(self.owner, GeneralizationMethod) else ["a"]
+
     def make_data(self, **changes: Any) -> ToyData:
-        """New toy data a -> b."""
+        """New toy data a -> b, or a,c -> b for a generalization method."""
         sizes = {"batch_size": BATCH, "steps_per_epoch": STEPS_PER_EPOCH, "seed": 3}
-        return ToyData("a", "b", **{**sizes, **self.data, **changes})
+        return ToyData(**{"source": self.sources, "target": "b", **sizes, **self.data, **changes})
 
     def train(
         self,

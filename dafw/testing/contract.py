@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dafw.callbacks import Checkpointing
 from dafw.loggers import CsvLog
-from dafw.methods import Method, SourceFreeMethod, SourceOnly
+from dafw.methods import ERM, GeneralizationMethod, Method, SourceFreeMethod, SourceOnly
 from dafw.testing.cases import BATCH, EPOCHS, STEPS_PER_EPOCH, Case, case, differences
 from dafw.testing.processes import Marks, run_ranks, run_second_process
 from dafw.testing.steps import StepWatch
@@ -21,6 +21,13 @@ def check_label_blind(item: Case, folder: Path) -> None:
     honest, _ = item.train(folder)
     garbage, _ = item.train(folder, data=item.make_data(garbage=True))
     assert not differences(honest.state_dict(), garbage.state_dict())
+
+
+def check_target_unread(item: Case, folder: Path) -> None:
+    """A generalization method trains although no training split of a target can be read."""
+    data = item.make_data()
+    data.forbidden = [(name, "train") for name in data.target]
+    item.train(folder, data=data)
 
 
 def check_no_stall(item: Case, folder: Path) -> StepWatch:
@@ -114,6 +121,8 @@ def check_documented(item: Case) -> None:
 def check_control(item: Case, folder: Path) -> None:
     """With the adaptation switched off, the network trains bit for bit as under source-only that sees the target.
 
+    That of a generalization method trains as under ERM.
+
     Where a method's ``control_difference`` says that it cannot, that must be so; and its weights must be the same
     whatever the target's images are, once batch normalisation is frozen; those of a source-free method must be the
     source model's.
@@ -123,8 +132,11 @@ def check_control(item: Case, folder: Path) -> None:
     active, _ = item.train(folder)
     assert differences(active.network.state_dict(), control.network.state_dict()), "the adaptation changes nothing"
     shared = {"norm": control.norm, "forward_target": True, "forward_views": list(owner.views)}
-    kept = {name: value for name, value in item.arguments.items() if name == "ema_decay"}
-    plain, _ = replace(case(SourceOnly, **kept, **shared), network=item.network).train(folder)
+    if issubclass(owner, GeneralizationMethod):
+        shared = {"norm": control.norm}
+    kept = {name: value for name, value in item.arguments.items() if name in ("ema_decay", "sharpness")}
+    baseline = ERM if issubclass(owner, GeneralizationMethod) else SourceOnly
+    plain, _ = replace(case(baseline, **kept, **shared), network=item.network, data=item.data).train(folder)
     same = control.network.state_dict().keys() == plain.network.state_dict().keys()
     same = same and not differences(control.network.state_dict(), plain.network.state_dict())
     if not owner.control_difference:

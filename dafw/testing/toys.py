@@ -57,10 +57,18 @@ class ToyData(DomainDataModule):
     ) -> None:
         super().__init__(source, target, **base)
         self.count, self.garbage, self.other_target = count, garbage, other_target
+        #: (domain, split) that cannot be loaded.
+        self.forbidden: list[tuple[str, Split]] = []
         self._loaded: dict[tuple[str, str], Domain] = {}
 
     def load(self, name: str, split: Split) -> Domain:
-        """Generates a split once."""
+        """Generates a split once.
+
+        Raises:
+            PermissionError: if it is forbidden.
+        """
+        if (name, split) in self.forbidden:
+            raise PermissionError(f"{name}'s {split} split must not be loaded")
         if (name, split) not in self._loaded:
             domain = toy_domain(name, self.count if split == "train" else self.count // 2 + 1, split)
             trained = name in self.target and split == "train"

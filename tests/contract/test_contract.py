@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from dafw import listing
-from dafw.methods import AdaptationMethod
+from dafw.methods import GeneralizationMethod
 from dafw.testing import Case, cases, contract
 
 CASES = cases()
 every_method = pytest.mark.parametrize("item", CASES, ids=lambda item: item.name)
 controlled = [item for item in CASES if item.owner.control]
+generalizing = [item for item in CASES if issubclass(item.owner, GeneralizationMethod)]
 adversarial = [item for item in CASES if item.owner.adversarial]
 
 
@@ -37,6 +38,11 @@ def test_ranks(item: Case, ranked: dict[str, float]) -> None:
         assert ranked[item.name] > 1e-9, "it says that ranks differ, but they do not"
     else:
         assert ranked[item.name] <= 1e-9
+
+
+@pytest.mark.parametrize("item", generalizing, ids=lambda item: item.name)
+def test_target_unread(item: Case, tmp_path: Path) -> None:
+    contract.check_target_unread(item, tmp_path)
 
 
 @every_method
@@ -75,5 +81,5 @@ def test_control(item: Case, tmp_path: Path) -> None:
 
 
 def test_every_method_says_what_its_control_is() -> None:
-    without = [i.name for i in CASES if issubclass(i.owner, AdaptationMethod) and not i.owner.control]
-    assert sorted(without) == ["AdaBN", "SourceOnly"]
+    without = [i.name for i in CASES if not i.owner.control]
+    assert sorted(without) == ["AdaBN", "ERM", "SourceOnly"]

@@ -1,0 +1,36 @@
+"""ERM: the sources' labels alone."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from dafw.methods.base import Losses
+from dafw.methods.generalization.base import GeneralizationMethod
+from dafw.nn.network import Network
+from dafw.problems import Outputs
+
+
+class ERM(GeneralizationMethod):
+    """Empirical risk minimisation on all sources together: the baseline and the control of every other method here.
+
+    Loss: CE over the rows of all sources, logits (n, K), as many rows of each source.
+
+    Vapnik, Statistical Learning Theory, 1998; as a baseline of domain generalisation Gulrajani and Lopez-Paz, In Search
+    of Lost Domain Generalization, ICLR 2021, https://arxiv.org/abs/2007.01434. It differs from source-only in what it
+    can see: no target image is loaded in training, not even for batch statistics.
+
+    The upper bound "train on target" is this method with the datamodule's ``oracle: true``; tables mark such a row.
+
+    Args:
+        network: images (N, C, H, W) to features (N, d) and logits (N, K).
+        base: see :class:`~dafw.methods.base.Method`. The benchmark's recipe is in ``experiments/domainbed``.
+    """
+
+    search_space: ClassVar[dict[str, Any]] = {"lr": (1e-3, 1e-1), "weight_decay": (1e-6, 1e-2)}
+
+    def __init__(self, network: Network, **base) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(network, **base)
+
+    def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
+        """Nothing."""
+        return {}
