@@ -28,12 +28,10 @@ class Forward(NamedTuple):
     Attributes:
         terms: supervised, domain, mimicking, class_critics.
         held_out: the mimicking loss of the held-out rows; ``None`` if the batch has none.
-        features: those of each pass, from which the gradients go back into the shared layers.
     """
 
     terms: Losses
     held_out: Tensor | None
-    features: list[Tensor]
 
 
 class ParetoSteps(ManualSteps, AdversarialMethod):
@@ -82,15 +80,12 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         if self.norm == "joint":
             joint = self.run(batch.x[:last], n)
             source, target = joint[:n], joint[n:]
-            features = [joint.features]
         else:
             source, target = self.run(batch.x[:n], n), self.run(batch.x[n:last], None)
             joint = Outputs(*(torch.cat(both) for both in zip(_tensors(source), _tensors(target), strict=True)))
-            features = [source.features, target.features]
         parts = [source, target]
         if batch.num_held_out:
             parts.append(self.run(batch.x[last:], None))
-            features.append(parts[2].features)
         scores = self.score_classes([part.features.detach() for part in parts])
         refined = [refine(part.logits, v, mode=self.mode) for part, v in zip(parts[1:], scores[1:], strict=True)]
         terms = {
@@ -99,7 +94,7 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
             "mimicking": mimicking_loss(refined[0], mode=self.mode),
             "class_critics": class_domain_loss(scores[0], scores[1], batch.y, refined[0], mode=self.mode),
         }
-        return Forward(terms, mimicking_loss(refined[1], mode=self.mode) if refined[1:] else None, features)
+        return Forward(terms, mimicking_loss(refined[1], mode=self.mode) if refined[1:] else None)
 
     def score_classes(self, parts: list[Tensor]) -> list[Tensor]:
         """Scores (n, K, 2) of the class-wise critics for each of the parts' features (n, d)."""
@@ -123,7 +118,7 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Gradients of the three objectives and of the held-out loss, the weights, and one step of the optimiser."""
-        terms, held_out, features = self.pass_forward(batch)
+        terms, held_out = self.pass_forward(batch)
         assert held_out is not None, "the datamodule must hold out target rows"
         shared: list[Sequence[Tensor]] = []
         own: list[Tensor] = []
@@ -133,9 +128,11 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
             (terms["mimicking"], []),
             (held_out, []),
         ):
-            at_shared, at_own = self.pull_back(loss, features, parameters)
-            shared.append(at_shared)
-            own += at_own
+            gradients = torch.autograd.grad(
+                loss, [*self._shared, *parameters], retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            shared.append(gradients[: len(self._shared)])
+            own += gradients[len(self._shared) :]
         own += torch.autograd.grad(terms["class_critics"], self._class_critics)
         matrix = gradient_matrix(shared)
         weights = self.weigh(matrix, held_out)
@@ -143,20 +140,6 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         others = [*self._head, *self._critic, *self._class_critics]
         self.descend((self._shared, combine(matrix, weights, self._shared)), (others, mean_over_ranks(own)))
         return terms["supervised"].detach()
-
-    def pull_back(
-        self, loss: Tensor, features: list[Tensor], parameters: list[nn.Parameter]
-    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Gradients of ``loss`` at the shared layers and at ``parameters``, through the passes it depends on alone."""
-        found = torch.autograd.grad(loss, [*features, *parameters], retain_graph=True, allow_unused=True)
-        at_features, at_own = found[: len(features)], found[len(features) :]
-        ends = [(part, gradient) for part, gradient in zip(features, at_features, strict=True) if gradient is not None]
-        outputs, gradients = zip(*ends, strict=True)
-        at_shared = torch.autograd.grad(
-            outputs, self._shared, gradients, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, at_own, strict=True)]
-        return at_shared, filled
 
     def weigh(self, matrix: Tensor, held_out: Tensor) -> tuple[float, ...]:
         """Weights of the objectives in what the shared layers descend.

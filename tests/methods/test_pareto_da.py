@@ -39,7 +39,7 @@ class Checked(ParetoSteps):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         before = {name: value.clone() for name, value in self.state_dict().items()}
-        terms, held_out, _ = self.pass_forward(batch)
+        terms, held_out = self.pass_forward(batch)
         named = {name: p for name, p in self.named_parameters() if p.requires_grad}
         gradients = {
             term: dict(
