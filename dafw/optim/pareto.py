@@ -157,10 +157,10 @@ def simplex_weights(gram: ArrayLike, guidance: ArrayLike, *, guided: bool) -> ND
 def best_corner(
     gain: NDArray[np.float64], left: NDArray[np.float64], right: NDArray[np.float64]
 ) -> tuple[bool, NDArray[np.float64] | None]:
-    """max gain.w such that left w >= right and w on the simplex, by trying every corner: a fraction of a solver's call.
+    """Max gain.w such that left w >= right and w on the simplex, by trying every corner: a fraction of a solver's call.
 
-    What the bounds leave of the simplex is a bounded polytope. A linear function takes its maximum over one at a corner,
-    and a corner is the one solution of m - 1 bounds that are met with equality, sum w = 1 being the m-th equation. With
+    What the bounds leave of the simplex is a bounded polytope. A linear function is largest over one at a corner, and a
+    corner is the one solution of m - 1 bounds that are met with equality, sum w = 1 being the m-th equation. With
     sum w = 1, row.w >= b is the same as (row - b 1).w >= 0. So all choices of m - 1 of these rows and of w_j >= 0 are
     solved, and those kept that meet the other bounds. No corner means no solution.
 

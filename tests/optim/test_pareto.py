@@ -8,6 +8,7 @@ import torch
 from golden_vectors import golden
 from numpy.typing import NDArray
 
+from dafw.optim import pareto
 from dafw.optim.pareto import Preference, choose_weights, combine, gradient_matrix, inner_products, simplex_weights
 
 Array = NDArray[Any]
@@ -165,6 +166,74 @@ def test_gradients_of_zero_have_a_solution() -> None:
 def test_wrong_shapes(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="inner products"):
         choose_weights(np.zeros(shape), 0.0)
+
+
+# ---- corners beside HiGHS
+
+
+def unlike(kind: str, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Gradients of two to four objectives and of the guidance."""
+    m = int(rng.integers(2, 5))
+    gradients, guidance = rng.normal(size=(m, 5)), rng.normal(size=5)
+    if kind == "alike":  # as from one network
+        gradients += 3 * rng.normal(size=5)
+        guidance += rng.normal() * gradients.mean(0)
+    elif kind == "of unlike length":
+        gradients *= 10 ** rng.uniform(-4, 0, size=(m, 1))
+        guidance *= 10 ** rng.uniform(-4, 0)
+    elif kind == "one zero":
+        gradients[rng.integers(m)] = 0
+    elif kind == "two equal":
+        gradients[0] = gradients[-1]
+    elif kind == "ties":
+        gradients, guidance = rng.integers(-1, 2, (m, 3)).astype(float), rng.integers(-1, 2, 3).astype(float)
+    return gradients, guidance
+
+
+@pytest.mark.parametrize(
+    ("kind", "least_sure"),
+    [("random", 0.9), ("alike", 0.9), ("of unlike length", 0.7), ("one zero", 0.9), ("two equal", 0), ("ties", 0)],
+)
+def test_corners_find_what_highs_finds(kind: str, least_sure: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In both programmes, and whether they have a solution. Where the corners leave a doubt, HiGHS has the word."""
+    by_corners, answers = pareto.best_corner, []
+
+    def recorded(*arguments: Array) -> tuple[bool, Array | None]:
+        answers.append(by_corners(*arguments))
+        return answers[-1]
+
+    rng = np.random.default_rng(3)
+    for _ in range(400):
+        gradients, guidance = unlike(kind, rng)
+        for solve in (guided, descent):
+            monkeypatch.setattr(pareto, "best_corner", recorded)
+            found = solve(gradients, guidance)
+            monkeypatch.setattr(pareto, "best_corner", lambda *_: (False, None))
+            expected = solve(gradients, guidance)
+            assert (found is None) == (expected is None)
+            if found is not None and expected is not None:
+                np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+    assert len(answers) == 800
+    assert sum(sure for sure, _ in answers) >= least_sure * len(answers)
+    if kind in ("random", "of unlike length"):
+        assert any(sure and corner is None for sure, corner in answers), "no programme without a solution"
+
+
+@pytest.mark.parametrize(
+    ("gain", "left", "right"),
+    [
+        ([1.0, 1.0 + 1e-8, 0.0], [[1.0, 1.0, 1.0]], [0.0]),  # two corners as good as each other
+        ([1.0, 0.0, 0.0], [[-1e-7, 1.0, 1.0]], [0.0]),  # the best one breaks a bound by a solver's tolerance
+        ([1.0, 0.5, 0.0], [[1.0, 0.2, 0.3], [1.0, 0.2, 0.3 + 1e-9]], [0.5, 0.5]),  # two bounds that are almost one
+    ],
+)
+def test_corners_in_doubt_are_left_to_highs(gain: list[float], left: list[list[float]], right: list[float]) -> None:
+    sure, _ = pareto.best_corner(np.array(gain), np.array(left), np.array(right))
+    assert not sure
+    sure, corner = pareto.best_corner(np.array([1.0, 0.5, 0.0]), np.array([[-1.0, 1.0, 0.5]]), np.zeros(1))
+    assert sure
+    assert corner is not None
+    np.testing.assert_allclose(corner, [0.5, 0.5, 0.0], atol=1e-12)
 
 
 # ---- lists of gradients
