@@ -3,7 +3,17 @@ import torch
 from torch import nn
 
 from dafw.errors import UserError
-from dafw.nn.digits import DIGIT_NETS, DigitNet, GTSRBNet, MNISTNet, SmallBNNet, SmallSENet, SVHNNet, side_after
+from dafw.nn.digits import (
+    DIGIT_NETS,
+    MNISTCNN,
+    DigitNet,
+    GTSRBNet,
+    MNISTNet,
+    SmallBNNet,
+    SmallSENet,
+    SVHNNet,
+    side_after,
+)
 
 PAPER = {  # name: (side, features, convolutions (in, out, kernel), widths of the label head)
     "mnist_net": (28, 768, [(3, 32, 5), (32, 48, 5)], [768, 100, 100, 10]),
@@ -53,7 +63,7 @@ def test_relu_behind_pooling_equals_relu_before_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", DIGIT_NETS)
 def test_smallest_size_works_and_the_next_smaller_is_refused(name: str) -> None:
-    smallest = {"mnist_net": 16, "svhn_net": 1, "gtsrb_net": 32, "small_bn_net": 8, "small_se_net": 8}[name]
+    smallest = {"mnist_net": 16, "svhn_net": 1, "gtsrb_net": 32, "small_bn_net": 8, "small_se_net": 8}.get(name, 1)
     net = DIGIT_NETS[name](3, smallest).eval()
     assert net(torch.rand(2, 3, smallest, smallest)).shape == (2, net.num_features)
     with pytest.raises(UserError, match=rf"{name}.*{smallest - 1}x{smallest - 1}"):
@@ -122,3 +132,19 @@ def test_side_after_follows_kernel_stride_and_padding() -> None:
     for side in range(3, 30):
         assert side_after(layers, side) == layers(torch.zeros(1, 1, side, side)).shape[-1]
     assert side_after(layers, 2) == 0
+
+
+def test_domainbeds_network() -> None:
+    torch.manual_seed(0)
+    net = MNISTCNN(2)
+    layers = list(net.layers)
+    assert [type(layer) for layer in layers] == [nn.Conv2d, nn.ReLU, nn.GroupNorm] * 4
+    found = [(m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0], m.padding[0]) for m in layers[::3]]
+    assert found == [(2, 64, 3, 1, 1), (64, 128, 3, 2, 1), (128, 128, 3, 1, 1), (128, 128, 3, 1, 1)]
+    assert [(m.num_groups, m.num_channels) for m in layers[2::3]] == [(8, 64), (8, 128), (8, 128), (8, 128)]
+    x = torch.rand(3, 2, 28, 28)
+    assert net.layers(x).shape == (3, 128, 14, 14)
+    torch.testing.assert_close(net(x), net.layers(x).mean((2, 3)))
+    torch.testing.assert_close(net(x[:1]), net(x)[:1])
+    head = net.make_head(10)
+    assert [(m.in_features, m.out_features) for m in head.children()] == [(128, 10)]
