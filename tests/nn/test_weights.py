@@ -234,6 +234,25 @@ def test_a_hub_that_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     assert equal(network.backbone, timm.create_model("resnet10t", num_classes=0, in_chans=1).state_dict())
 
 
+@pytest.mark.parametrize("tag", ["tv_in1k", "ram_in1k"])
+def test_the_weights_of_a_tag_are_the_ones_asked_for(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DomainBed's two ResNet-50, of torchvision and of AugMix; the download itself fails, as without a connection."""
+    asked: list[str] = []
+
+    def cannot(*_: Any, repo_id: str, **__: Any) -> Any:
+        asked.append(repo_id)
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", cannot)
+    with pytest.raises(
+        UserError, match=rf"the weights of resnet50\.{tag} could not be loaded.*ConnectionError.*path/to/file"
+    ):
+        Network(f"resnet50.{tag}", weights="timm")
+    assert asked
+    assert set(asked) == {f"timm/resnet50.{tag}"}
+    assert Network(f"resnet50.{tag}").mean == pytest.approx((0.485, 0.456, 0.406))
+
+
 def test_a_timm_model_without_weights_and_one_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = hub(monkeypatch, ConnectionError("no route"))
     with pytest.raises(UserError, match="no pretrained weights for resnetblur18"):
