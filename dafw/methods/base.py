@@ -187,6 +187,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Counts the step; sets learning rates and the random state as functions of that count alone."""
         self.steps_started += 1
+        self.rows.domain = batch.domain
         factor = self.schedule(self.progress, self.step)
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:

@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,16 +13,22 @@ from torch import Tensor, nn
 
 from dafw.errors import UserError, choose
 from dafw.nn.digits import DIGIT_NETS
+from dafw.nn.ibn import IBNForm, convert_ibn, split_state, start_norms
 from dafw.nn.weights import load_weights
 
 
 def make_backbone(
-    name: str, in_channels: int, input_size: int | None, arguments: dict[str, Any], weights: str | None = None
+    name: str,
+    in_channels: int,
+    input_size: int | None,
+    arguments: dict[str, Any],
+    weights: str | None = None,
+    ibn: IBNForm | None = None,
 ) -> tuple[nn.Module, int]:
     """The module of that name, with its weights, and the width of its features.
 
     Raises:
-        UserError: unknown name, arguments it does not take, or weights that cannot be had.
+        UserError: unknown name, arguments it does not take, no place for ``ibn``, or weights that cannot be had.
     """
     timm_name, extra = None, arguments
     if name in DIGIT_NETS:
@@ -32,7 +39,13 @@ def make_backbone(
     else:
         timm_name = name
         module, extra = _make_timm(name, in_channels, input_size, arguments)
-    load_weights(module, weights, timm_name, name=name, arguments=extra)
+    if ibn is None:
+        load_weights(module, weights, timm_name, name=name, arguments=extra)
+    else:
+        convert_ibn(module, ibn, name)
+        if "zero_init_last" not in arguments:
+            start_norms(module)
+        load_weights(module, weights, timm_name, name=name, arguments=extra, adapt=partial(split_state, module))
     width = getattr(module, "num_features", None)
     if timm_name is not None:  # layers behind the last stage, which some models have, may change the width
         width = getattr(module, "head_hidden_size", None) or width

@@ -10,6 +10,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from dafw.config import Recorded
 from dafw.errors import UserError, choose
 from dafw.nn.backbones import make_backbone
+from dafw.nn.ibn import IBNForm
+from dafw.nn.mixstyle import Pairs, insert_mixstyle
 from dafw.nn.mlp import mlp
 from dafw.problems.outputs import Outputs
 
@@ -24,17 +26,19 @@ class Network(Recorded, nn.Module):
     other inputs: anything that is not 4-D is passed on as it is, floating point and uint8 in the parameters' dtype.
 
     Args:
-        backbone: ``mnist_net``, ``svhn_net``, ``gtsrb_net``, ``small_bn_net``, ``small_se_net``, a timm model's name,
-            or the class path of an ``nn.Module`` that returns features (N, d). Of such a class, ``num_features`` is d
-            (measured on zeros if absent) and ``make_head(num_classes)``, if present, builds the label head.
+        backbone: ``mnist_net``, ``svhn_net``, ``gtsrb_net``, ``small_bn_net``, ``small_se_net``, ``mnist_cnn``, a timm
+            model's name, or the class path of an ``nn.Module`` that returns features (N, d). Of such a class,
+            ``num_features`` is d (measured on zeros if absent) and ``make_head(num_classes)``, if present, builds the
+            label head.
         weights: null, ``timm``, ``pypi`` or a file, see :func:`dafw.nn.weights.load_weights`.
         bottleneck: width of a Linear-BatchNorm-ReLU between backbone and head, whose output are the features then.
         bottleneck_relu: whether it ends in the ReLU (SHOT: no).
         head: ``default`` is the backbone's own or a Linear; ``weight_norm`` a Linear whose rows are each a length times
             a direction (Salimans and Kingma 2016, https://arxiv.org/abs/1602.07868), SHOT's label head.
         head_width: width of a hidden Linear-ReLU layer of the label head; null: see :meth:`make_head`.
-        dropout: share of the bottleneck's output, and of the head's hidden units, to drop in training; 0 for none. The
-            ranks of a distributed run draw their own.
+        dropout: share of the bottleneck's output, and of the head's hidden units, to drop in training; without either,
+            of the backbone's features (DomainBed's ``resnet_dropout``); 0 for none. The ranks of a distributed run
+            draw their own.
         backbone_lr: learning rate of the backbone as a multiple of that of bottleneck and head.
         in_channels: channels C of an image.
         input_size: side of an image in pixels, for networks built for one size; the network's own if null.
@@ -43,6 +47,15 @@ class Network(Recorded, nn.Module):
         channels_last: keep images and convolutions in channels-last memory.
         compile: compile the backbone with ``torch.compile``.
         backbone_args: further arguments of the backbone's constructor.
+        ibn: ``a`` or ``b`` makes an IBN-Net of a timm ResNet, see :func:`~dafw.nn.ibn.convert_ibn`. ``weights`` may be
+            those of the plain ResNet: what batch normalisation had learnt goes to both parts, its running statistics to
+            the remaining batch normalisation. Without weights every normalisation starts with scale 1, unless
+            ``backbone_args`` has timm's ``zero_init_last``.
+        mixstyle: numbers of the stages of a ResNet or of a digit network, from 1, behind which training images mix
+            their styles, see :class:`~dafw.nn.mixstyle.MixStyle` (paper, as recalled: 1 and 2 or 1 to 3, by data set).
+        mixstyle_alpha: of the Beta distribution of the mixing weights.
+        mixstyle_p: probability that a stage mixes a batch.
+        mixstyle_pairs: ``random`` rows of the batch, or ``cross_domain``, rows of different domains.
 
     Attributes:
         num_features: width d of the features.
@@ -53,6 +66,7 @@ class Network(Recorded, nn.Module):
     """
 
     bottleneck: nn.Module | None
+    feature_dropout: nn.Module | None
     head: nn.Module | None
     shift: Tensor
     scale: Tensor
@@ -76,14 +90,17 @@ class Network(Recorded, nn.Module):
         channels_last: bool = False,
         compile: bool = False,
         backbone_args: dict[str, Any] | None = None,
+        ibn: IBNForm | None = None,
+        mixstyle: list[int] | None = None,
+        mixstyle_alpha: float = 0.1,
+        mixstyle_p: float = 0.5,
+        mixstyle_pairs: Pairs = "random",
     ) -> None:
         super().__init__()
         if backbone_lr < 0:
             raise UserError(f"backbone_lr is a multiple of the learning rate, 0 or more, not {backbone_lr}")
         if not 0 <= dropout < 1:
             raise UserError(f"dropout is a share, at least 0 and below 1, not {dropout}")
-        if dropout and bottleneck is None and head_width is None:
-            raise UserError("dropout follows a bottleneck or a hidden layer of the head: set bottleneck or head_width")
         self.head_kind = choose("head", head, ("default", "weight_norm"))
         if head == "weight_norm" and head_width is not None:
             raise UserError("a weight-normalised head is one layer: leave out head_width, or head: weight_norm")
@@ -92,12 +109,16 @@ class Network(Recorded, nn.Module):
         self.backbone_lr = backbone_lr
         self.channels_last = channels_last
         self.num_classes: int | None = None
-        self.backbone, width = make_backbone(backbone, in_channels, input_size, backbone_args or {}, weights)
+        self.backbone, width = make_backbone(backbone, in_channels, input_size, backbone_args or {}, weights, ibn)
+        if mixstyle:
+            insert_mixstyle(self.backbone, mixstyle, alpha=mixstyle_alpha, p=mixstyle_p, pairs=mixstyle_pairs)
         self.register_module("bottleneck", None)
         if bottleneck is not None:
             drop = [nn.Dropout(dropout)] if dropout else []
             relu = [nn.ReLU(inplace=True)] if bottleneck_relu else []
             self.bottleneck = nn.Sequential(nn.Linear(width, bottleneck), nn.BatchNorm1d(bottleneck), *relu, *drop)
+        of_features = dropout > 0 and bottleneck is None and head_width is None
+        self.register_module("feature_dropout", nn.Dropout(dropout) if of_features else None)
         self.num_features = width if bottleneck is None else bottleneck
         self.register_module("head", None)
         self._set_normalisation(mean, std, in_channels)
@@ -167,7 +188,8 @@ class Network(Recorded, nn.Module):
         if features.ndim != 2:
             shape = tuple(features.shape)
             raise UserError(f"the backbone {self.backbone_name} returns {shape}, not (N, d): it must pool its features")
-        return features if self.bottleneck is None else self.bottleneck(features)
+        after = self.feature_dropout if self.bottleneck is None else self.bottleneck
+        return features if after is None else after(features)
 
     def normalise(self, x: Tensor) -> Tensor:
         """What the backbone sees of ``x``. One operation on an image, two if it changes the memory format."""

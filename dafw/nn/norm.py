@@ -43,11 +43,22 @@ class Rows:
         num_source: how many leading rows of the batch are source; None: every row is target, as when serving.
         sync: whether training statistics are taken over all ranks.
         track: whether training statistics enter the running ones.
+        domain: (N,) int64, the domain of each row of the training batch; None if no one said.
     """
 
     num_source: int | None = None
     sync: bool = True
     track: bool = True
+    domain: Tensor | None = None
+
+    def domain_of(self, count: int) -> Tensor | None:
+        """The domains of the ``count`` rows of a pass: of the whole batch, or of its source rows alone.
+
+        None for any other pass, and if no one said.
+        """
+        if self.domain is None or count == len(self.domain):
+            return self.domain
+        return self.domain[:count] if count == self.num_source else None
 
     @contextmanager
     def untracked(self) -> Iterator[None]:

