@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dafw.config import build, describe
 from dafw.errors import UserError
-from dafw.methods import DANN, SourceOnly
+from dafw.methods import DANN, ERM, SourceOnly
 from dafw.nn.digits import DIGIT_NETS
 from dafw.nn.mixstyle import MixStyle
 from dafw.nn.network import Network
@@ -209,7 +209,7 @@ def test_all_layers_and_copies_read_the_rows_of_the_method() -> None:
     assert [m.pairs for m in again.modules() if isinstance(m, MixStyle)] == ["cross_domain"] * 2
 
 
-@pytest.mark.parametrize("method", [SourceOnly, DANN])
+@pytest.mark.parametrize("method", [SourceOnly, DANN, ERM])
 def test_training_with_domains_from_the_batch(method: Any, tmp_path: Path) -> None:
     options = {"input_size": 6, "mixstyle": [1, 2], "mixstyle_p": 1.0, "mixstyle_pairs": "cross_domain"}
     model = method(Network("mnist_cnn", **options), num_classes=3)
