@@ -1,5 +1,8 @@
 """Differences of second-order statistics between two domains."""
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import torch
 from torch import Tensor
 
@@ -52,6 +55,24 @@ def mean_and_covariance(source: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: fewer than two rows in a domain.
     """
-    source_mean, source_covariance = _moments(source)
-    target_mean, target_covariance = _moments(target)
-    return (source_mean - target_mean).square().mean() + (source_covariance - target_covariance).square().mean()
+    return pairwise_mean_and_covariance([source, target])
+
+
+def pairwise_mean_and_covariance(domains: Sequence[Tensor]) -> Tensor:
+    """The mean of :func:`mean_and_covariance` over all pairs of domains, each domain's moments computed once.
+
+    Args:
+        domains: features (n_m, d) of each; on several ranks this rank's rows, all of which are gathered.
+
+    Returns:
+        A scalar; 0 of a single domain.
+
+    Raises:
+        ValueError: fewer than two rows in a domain.
+    """
+    moments = [_moments(features) for features in domains]
+    pairs = [
+        (mean - other_mean).square().mean() + (covariance - other_covariance).square().mean()
+        for (mean, covariance), (other_mean, other_covariance) in combinations(moments, 2)
+    ]
+    return torch.stack(pairs).mean() if pairs else moments[0][0].new_zeros(())

@@ -1,6 +1,7 @@
 """Maximum mean discrepancy with a family of Gaussian kernels."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Literal
 
 import torch
@@ -10,6 +11,8 @@ from dafw.nn.distributed import gather_rows
 from dafw.nn.precision import full_precision
 
 MULTIPLIERS = (0.125, 0.25, 0.5, 1.0, 2.0)
+#: The gammas of DomainBed's kernels exp(-gamma d).
+GAMMAS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 Estimator = Literal["unbiased", "biased", "tllib"]
 
 
@@ -200,6 +203,28 @@ def _estimate(kernels: Tensor, count: int, rows: tuple[int, int], estimator: Est
         return linear_discrepancy(kernels) if linear else mean_discrepancy(kernels, n, estimator=estimator)
     value = linear_discrepancy(kernels, cyclic=True) if linear else mean_discrepancy(kernels, n)
     return value + 2 / (n - 1)
+
+
+def pairwise_mmd(domains: Sequence[Tensor], gammas: Sequence[float] = GAMMAS) -> Tensor:
+    """Squared MMD (biased, quadratic time), averaged over all pairs of domains: "MMD" of DomainBed (read in its code).
+
+    The kernel is the *sum* of exp(-gamma d) over fixed gammas, d the squared distance: no bandwidth from the data.
+
+    Args:
+        domains: features (n_m, d) of each; on several ranks this rank's rows, all of which are gathered.
+        gammas: one per kernel.
+
+    Returns:
+        A scalar; 0 of a single domain.
+    """
+    rows = [gather_rows(features) for features in domains]
+    sizes = [len(features) for features in rows]
+    distances = squared_distances(torch.cat(rows))
+    distances = distances - distances.diagonal().diag()  # a large gamma would blow up the rounding of what is 0
+    kernels = gaussian_kernels(distances, [0.5 / gamma for gamma in gammas], 1.0)
+    means = [[block.mean() for block in torch.split(strip, sizes, 1)] for strip in torch.split(kernels, sizes)]
+    pairs = [means[i][i] + means[j][j] - 2 * means[i][j] for i, j in combinations(range(len(rows)), 2)]
+    return torch.stack(pairs).mean() if pairs else kernels.new_zeros(())
 
 
 def cyclic_mmd(source: Tensor, target: Tensor, *, count: int = 5, bandwidth: float | None = None) -> Tensor:

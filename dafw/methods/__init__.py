@@ -23,7 +23,7 @@ from dafw.methods.adaptation import (
     SourceOnly,
 )
 from dafw.methods.base import AdaptationMethod, Losses, Method
-from dafw.methods.generalization import ERM, GeneralizationMethod
+from dafw.methods.generalization import CORAL, ERM, IRM, MMD, GeneralizationMethod, GroupDRO, VREx
 from dafw.methods.source_free import SHOT, SourceFreeMethod
 
 __all__ = [
@@ -31,15 +31,18 @@ __all__ = [
     "AFN",
     "BNM",
     "CDAN",
+    "CORAL",
     "DAN",
     "DANN",
     "DCAN",
     "ERM",
     "GDCAN",
+    "IRM",
     "JAN",
     "MCC",
     "MCD",
     "MDD",
+    "MMD",
     "SDAT",
     "SHOT",
     "AdaBN",
@@ -47,6 +50,7 @@ __all__ = [
     "DeepCORAL",
     "FixMatch",
     "GeneralizationMethod",
+    "GroupDRO",
     "Losses",
     "Method",
     "ParetoCDAN",
@@ -54,4 +58,5 @@ __all__ = [
     "ParetoMDD",
     "SourceFreeMethod",
     "SourceOnly",
+    "VREx",
 ]

@@ -25,6 +25,8 @@ TINY: dict[str, dict[str, Any]] = {
     "CDAN": {"width": 8, "depth": 1, "critic_norm": True, "entropy": True},
     "DANN": {"width": 8, "depth": 1, "critic_norm": True},
     "DCAN": {"width": 8, "block_lr": 0.5},
+    "GroupDRO": {"rate": 0.5},
+    "IRM": {"weight": 10.0, "anneal_steps": 6},
     "GDCAN": {"width": 8, "block_lr": 0.5, "mode": "authors"},
     "MDD": {"ramp_steps": 4},
     "FixMatch": {"threshold": 0.5},
@@ -35,6 +37,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ParetoDA": {"width": 8, "depth": 1, "critic_norm": True, "class_width": 4},
     "ParetoMDD": {"ramp_steps": 4, "class_width": 4},
     "SDAT": {"width": 8, "depth": 1, "critic_norm": True},
+    "VREx": {"anneal_steps": 3},
 }
 #: Arguments of the toy network where the plain one will not do.
 NETWORKS: dict[str, dict[str, Any]] = {name: {"backbone": "dafw.testing.toys.ToySENet"} for name in ("DCAN", "GDCAN")}

@@ -57,6 +57,13 @@ CASES += [
     Case(ERM, {"sharpness": rule("GAM", rho=0.1)}, label="gam"),
     Case(DANN, {**TINY, "sharpness": rule("SAM", rho=0.2), "norm": "separate"}, label="dann_sam"),
 ]
+IRM = "dafw.methods.generalization.irm.IRM"
+ADAM: dict[str, Any] = {"optimizer": "adam", "lr": 0.003}
+CASES += [
+    Case(IRM, {"anneal_steps": 3, **ADAM, "ema_decay": 0.8}, label="irm_resumed_after_the_jump"),
+    Case(IRM, {"anneal_steps": 5, **ADAM, "sharpness": rule("SAM", rho=0.2)}, label="irm_resumed_at_the_jump"),
+    Case("dafw.methods.generalization.group_dro.GroupDRO", {"rate": 0.5, "sharpness": rule("SAM")}, label="dro_sam"),
+]
 LOCAL = Case(ERM, {"sharpness": rule("SAM", rho=0.5, local=True), "norm": "frozen"}, label="local_sam")
 CASES.append(LOCAL)
 every_variant = pytest.mark.parametrize("item", CASES, ids=lambda item: item.name)

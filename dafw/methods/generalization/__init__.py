@@ -1,6 +1,11 @@
 """Methods that see labelled sources and nothing of the target."""
 
 from dafw.methods.generalization.base import GeneralizationMethod
+from dafw.methods.generalization.coral import CORAL
 from dafw.methods.generalization.erm import ERM
+from dafw.methods.generalization.group_dro import GroupDRO
+from dafw.methods.generalization.irm import IRM
+from dafw.methods.generalization.mmd import MMD
+from dafw.methods.generalization.vrex import VREx
 
-__all__ = ["ERM", "GeneralizationMethod"]
+__all__ = ["CORAL", "ERM", "IRM", "MMD", "GeneralizationMethod", "GroupDRO", "VREx"]

@@ -1,0 +1,56 @@
+"""A penalty that is light at first and heavy later, at which point the optimiser forgets."""
+
+from typing import Any
+
+from dafw.data.batch import Batch
+from dafw.errors import UserError
+from dafw.methods.generalization.base import GeneralizationMethod
+from dafw.nn.network import Network
+
+
+class AnnealedPenalty(GeneralizationMethod):
+    """Shared by methods whose penalty's weight jumps at one step.
+
+    Gradients before and after the jump differ by orders of magnitude, and moments of the former would steer the latter.
+    When the optimiser forgets depends on the number of the step alone, so that a resumed run does what it would have
+    done.
+
+    Args:
+        network: images (N, C, H, W) to features (N, d) and logits (N, K).
+        weight: weight of the penalty from the jump on.
+        early_weight: weight of the penalty before it.
+        anneal_steps: step, counted from 0, at which the weight jumps.
+        reset_optimizer: whether the optimiser's state is emptied there.
+        base: see :class:`~dafw.methods.base.Method`.
+
+    Raises:
+        UserError: if ``anneal_steps`` is negative.
+    """
+
+    def __init__(  # type: ignore[no-untyped-def]
+        self,
+        network: Network,
+        *,
+        weight: float,
+        early_weight: float,
+        anneal_steps: int,
+        reset_optimizer: bool,
+        **base,
+    ) -> None:
+        super().__init__(network, **base)
+        if anneal_steps < 0:
+            raise UserError(f"model.anneal_steps is a number of steps, 0 or more, not {anneal_steps}")
+        self.weight, self.early_weight = weight, early_weight
+        self.anneal_steps, self.reset_optimizer = anneal_steps, reset_optimizer
+
+    @property
+    def penalty_weight(self) -> float:
+        """The weight of the step in training."""
+        return self.weight if self.step >= self.anneal_steps else self.early_weight
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> Any:
+        """Empties the optimiser's state at the jump: it makes a new one in its next step."""
+        super().on_train_batch_start(batch, batch_idx)
+        if self.reset_optimizer and self.step == self.anneal_steps:
+            for optimizer in self.trainer.optimizers:
+                optimizer.state.clear()

@@ -1,0 +1,58 @@
+"""GroupDRO: the sources weighted by how badly they do."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dafw.methods.base import Losses
+from dafw.methods.generalization.base import GeneralizationMethod
+from dafw.nn.distributed import mean_over_ranks
+from dafw.nn.network import Network
+from dafw.problems import Outputs
+
+
+class GroupDRO(GeneralizationMethod):
+    """Minimises the loss of the worst source, by weights that grow where the loss is large.
+
+    Loss: sum_m q_m L_m, L_m the CE of source m's logits (n, K). In each step first q_m <- q_m exp(rate * L_m), then
+    q <- q / sum q; no gradient flows into q (S,). It is written as the mean of all L_m, the supervised term, plus
+    sum_m (q_m - 1 / S) L_m.
+
+    Sagawa et al., Distributionally Robust Neural Networks for Group Shifts, ICLR 2020,
+    https://arxiv.org/abs/1911.08731, algorithm 1, with the sources for groups. The rate is DomainBed's (Gulrajani and
+    Lopez-Paz, ICLR 2021, https://arxiv.org/abs/2007.01434, read in its code). On several ranks q follows the losses of
+    all rows. DomainBed makes one pass a source, which differs from one of all where the network normalises by batch
+    statistics.
+
+    Args:
+        network: images (N, C, H, W) to features (N, d) and logits (N, K).
+        num_sources: S (the command line fills it in from the datamodule).
+        rate: step size of the weights' logarithms (DomainBed: 0.01); 0 keeps them equal.
+        base: see :class:`~dafw.methods.base.Method`.
+    """
+
+    control: ClassVar[dict[str, Any]] = {"rate": 0.0}
+    search_space: ClassVar[dict[str, Any]] = {"rate": (1e-3, 1e-1)}
+    q: Tensor
+
+    def __init__(  # type: ignore[no-untyped-def]
+        self, network: Network, *, num_sources: int, rate: float = 0.01, **base
+    ) -> None:
+        super().__init__(network, **base)
+        self.rate = rate
+        self.register_buffer("q", torch.ones(num_sources))
+
+    def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
+        """What the weights add to the mean of the sources' losses."""
+        risks = torch.stack([self.problem.loss(one, y) for one, y in zip(domains, labels, strict=True)])
+        if not self.further_pass:
+            self.reweight(risks)
+        return {"reweighted": ((self.q - 1 / len(domains)) * risks).sum()}
+
+    @torch.no_grad()
+    def reweight(self, risks: Tensor) -> None:
+        """Raises the weights of the sources whose losses, risks (S,), are large."""
+        (mean,) = mean_over_ranks([risks])
+        raised = self.q * (self.rate * mean).exp()
+        self.q.copy_(raised / raised.sum())

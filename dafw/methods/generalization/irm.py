@@ -1,0 +1,61 @@
+"""IRM: features on which one classifier is optimal in every source."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dafw.losses.invariance import invariance_penalty
+from dafw.methods.annealed import AnnealedPenalty
+from dafw.methods.base import Losses
+from dafw.methods.generalization.base import gather_domains
+from dafw.nn.network import Network
+from dafw.problems import Outputs
+
+
+class IRM(AnnealedPenalty):
+    """Features on which scaling the logits would help in no source.
+
+    Loss: CE + w * mean over sources of g_even * g_odd, where g = d/ds CE(s * logits) at s = 1 over the even or the odd
+    rows of one source's logits (n, K); w is ``early_weight`` before step ``anneal_steps`` and ``weight`` from it on.
+
+    Arjovsky et al., Invariant Risk Minimization, 2019, https://arxiv.org/abs/1907.02893, IRMv1; g is computed in closed
+    form, of the cross-entropy without label smoothing. The defaults are those of DomainBed (Gulrajani and Lopez-Paz,
+    ICLR 2021, https://arxiv.org/abs/2007.01434, read in its code), which makes a new Adam at the jump. The penalty can
+    be negative.
+
+    Args:
+        network: images (N, C, H, W) to features (N, d) and logits (N, K).
+        weight: weight of the penalty from the jump on (DomainBed: 100).
+        early_weight: weight of the penalty before it (DomainBed: 1).
+        anneal_steps: step, counted from 0, at which the weight jumps (DomainBed: 500).
+        reset_optimizer: whether the optimiser's state is emptied there (DomainBed: yes).
+        base: see :class:`~dafw.methods.base.Method`.
+    """
+
+    control: ClassVar[dict[str, Any]] = {"weight": 0.0, "early_weight": 0.0, "reset_optimizer": False}
+    search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 1e5), "anneal_steps": (1, 10_000)}
+
+    def __init__(  # type: ignore[no-untyped-def]
+        self,
+        network: Network,
+        *,
+        weight: float = 100.0,
+        early_weight: float = 1.0,
+        anneal_steps: int = 500,
+        reset_optimizer: bool = True,
+        **base,
+    ) -> None:
+        super().__init__(
+            network,
+            weight=weight,
+            early_weight=early_weight,
+            anneal_steps=anneal_steps,
+            reset_optimizer=reset_optimizer,
+            **base,
+        )
+
+    def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
+        """The weighted penalty, over all ranks' rows."""
+        found = [invariance_penalty(one.logits, y) for one, y in zip(*gather_domains(domains, labels), strict=True)]
+        return {"invariance": self.penalty_weight * torch.stack(found).mean()}

@@ -1,0 +1,61 @@
+"""V-REx: the same loss in every source."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dafw.methods.annealed import AnnealedPenalty
+from dafw.methods.base import Losses
+from dafw.nn.distributed import sum_over_ranks, world_size
+from dafw.nn.network import Network
+from dafw.problems import Outputs
+
+
+class VREx(AnnealedPenalty):
+    """Losses of the sources that do not vary.
+
+    Loss: CE + w * mean over sources of (L_m - mean L)^2, L_m the CE of one source's logits (n, K); w is
+    ``early_weight`` before step ``anneal_steps`` and ``weight`` from it on.
+
+    Krueger et al., Out-of-Distribution Generalization via Risk Extrapolation, ICML 2021,
+    https://arxiv.org/abs/2003.00688, with the sources' mean in place of their sum. The defaults are those of DomainBed
+    (Gulrajani and Lopez-Paz, ICLR 2021, https://arxiv.org/abs/2007.01434, read in its code), which makes a new Adam at
+    the jump.
+
+    Args:
+        network: images (N, C, H, W) to features (N, d) and logits (N, K).
+        weight: weight of the variance from the jump on (DomainBed: 10).
+        early_weight: weight of the variance before it (DomainBed: 1).
+        anneal_steps: step, counted from 0, at which the weight jumps (DomainBed: 500).
+        reset_optimizer: whether the optimiser's state is emptied there (DomainBed: yes).
+        base: see :class:`~dafw.methods.base.Method`.
+    """
+
+    control: ClassVar[dict[str, Any]] = {"weight": 0.0, "early_weight": 0.0, "reset_optimizer": False}
+    search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 1e5), "anneal_steps": (1, 10_000)}
+
+    def __init__(  # type: ignore[no-untyped-def]
+        self,
+        network: Network,
+        *,
+        weight: float = 10.0,
+        early_weight: float = 1.0,
+        anneal_steps: int = 500,
+        reset_optimizer: bool = True,
+        **base,
+    ) -> None:
+        super().__init__(
+            network,
+            weight=weight,
+            early_weight=early_weight,
+            anneal_steps=anneal_steps,
+            reset_optimizer=reset_optimizer,
+            **base,
+        )
+
+    def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
+        """The weighted variance of the sources' losses, each over all ranks' rows."""
+        risks = torch.stack([self.problem.loss(one, y) for one, y in zip(domains, labels, strict=True)])
+        risks = sum_over_ranks(risks) / world_size()
+        return {"variance": self.penalty_weight * (risks - risks.mean()).square().mean()}
