@@ -20,6 +20,7 @@ RUN_COMMANDS = {
 OTHER_COMMANDS = {
     "methods": "every method, one line each",
     "datasets": "every datamodule and its domains, one line each",
+    "data": "check an image benchmark on disk against what should be there, or list what is known",
     "table": "run, show or check a table of methods x tasks x seeds",
     "new": "write a working method and its test into this directory",
 }
@@ -97,6 +98,12 @@ def _dispatch(command: str, rest: list[str]) -> int:
 
         add_arguments(parser)
         return table(parser.parse_args(rest))
+    if command == "data":
+        from dafw.data_commands import add_arguments as add_data
+        from dafw.data_commands import main as data
+
+        add_data(parser)
+        return data(parser.parse_args(rest))
     if command == "new":
         from dafw.scaffold import add_arguments as add_new
         from dafw.scaffold import main as new

@@ -27,7 +27,7 @@ from dafw.methods.source_free.base import find_checkpoint
 from dafw.parse_errors import broken_file, explain
 from datamodules.base import DomainDataModule
 
-_ = (datamodules.Digits, datamodules.ImageFolderDomains)  # so that short names of datamodules resolve
+_ = [getattr(datamodules, name) for name in datamodules.__all__]  # so that short names of datamodules resolve
 ABSTRACT = ("Method", "AdaptationMethod", "GeneralizationMethod", "SourceFreeMethod", "DomainDataModule")
 NETWORK = "dafw.nn.network.Network"
 
@@ -129,6 +129,18 @@ class DafwCLI(LightningCLI):
         return trainer
 
 
+def with_signed_names(arguments: list[str]) -> list[str]:
+    """The arguments, with ``--data.target=-90%`` for ``--data.target -90%``, which would pass for another option."""
+    keys = [f"--data.{init_args}{end}" for init_args in ("", "init_args.") for end in ("source", "target")]
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in keys and argument.startswith("-") and not argument.startswith("--"):
+            joined[-1] = f"{joined[-1]}={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
 def with_network(parser: LightningArgumentParser, arguments: list[str]) -> list[str]:
     """The arguments, with ``Network()`` if the method needs a network and neither they nor a file name one.
 
@@ -161,6 +173,7 @@ def parse(arguments: list[str]) -> DafwCLI:
         UserError: for a wrong key, value, class or path.
     """
     _quiet()
+    arguments = with_signed_names(arguments)
     for key, source in (
         ("data.seed", "seed_everything"),
         ("model.num_classes", "the datamodule"),

@@ -7,11 +7,11 @@ from pathlib import Path
 SETTINGS = ("adaptation", "generalization", "source_free", "test_time", "detection", "segmentation")
 
 
-def classes(folder: Path) -> Iterator[tuple[ast.ClassDef, Path]]:
-    """Public top-level classes of the Python files under ``folder``, in the files' order."""
+def classes(folder: Path, *, private: bool = False) -> Iterator[tuple[ast.ClassDef, Path]]:
+    """Top-level classes of the Python files under ``folder``, in the files' order; the public ones unless asked."""
     for path in sorted(folder.rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            if isinstance(node, ast.ClassDef) and (private or not node.name.startswith("_")):
                 yield node, path
 
 
@@ -48,9 +48,15 @@ def datasets() -> dict[str, str]:
     """Name of each datamodule -> its first sentence and its domains."""
     import datamodules
 
+    nodes = {node.name: node for node, _ in classes(Path(datamodules.__file__).parent, private=True)}
+
+    def derives(node: ast.ClassDef) -> bool:
+        names = [getattr(base, "id", "") for base in node.bases]
+        return "DomainDataModule" in names or any(derives(nodes[name]) for name in names if name in nodes)
+
     found = {}
-    for node, _ in classes(Path(datamodules.__file__).parent):
-        if node.name != "DomainDataModule" and any(getattr(b, "id", "") == "DomainDataModule" for b in node.bases):
+    for node in nodes.values():
+        if derives(node) and not node.name.startswith("_"):
             names = constant(node, "domain_names")
             listed = f" domains: {', '.join(names)}" if isinstance(names, tuple | list) and names else ""
             found[node.name] = f"{summary(node)}{listed}"

@@ -38,6 +38,9 @@ def identity(config: dict[str, Any]) -> str:
     arguments = (kept.get("model") or {}).get("init_args") or {}
     if isinstance(arguments.get("checkpoint"), str):
         arguments["checkpoint"] = within_run(arguments["checkpoint"])
+    data = (kept.get("data") or {}).get("init_args") or {}
+    for end in {"source", "target"} & set(data):
+        data[end] = [str(name) for name in data[end]] if isinstance(data[end], list) else str(data[end])
     for key, names in INCIDENTAL.items():
         part = kept.get(key)
         if isinstance(part, dict):
@@ -77,7 +80,7 @@ def run_directory(config: dict[str, Any], root: Path) -> Path:
     method = str(config["model"]["class_path"]).rpartition(".")[2]
     arguments = config["data"].get("init_args", {})
     ends = [arguments.get(end, "") for end in ("source", "target")]
-    task = "-".join("+".join([end] if isinstance(end, str) else end) for end in ends)
+    task = "-".join("+".join(map(str, end if isinstance(end, list | tuple) else [end])) for end in ends)
     slug = re.sub(r"[^\w.+-]+", "_", f"{method}-{task}-s{config.get('seed_everything', 0)}")
     return Path(root) / f"{slug[:120]}-{identity(config)}"
 

@@ -5,12 +5,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.base import DomainDataModule
+    from datamodules.benchmarks import PACS, VLCS, DomainNet, OfficeHome, TerraIncognita
     from datamodules.digits import Digits
     from datamodules.folder import ImageFolderDomains
+    from datamodules.mnist_variants import ColoredMNIST, RotatedMNIST
 
-_HOMES = {"DomainDataModule": "base", "Digits": "digits", "ImageFolderDomains": "folder"}
+_HOMES = {
+    "ColoredMNIST": "mnist_variants",
+    "Digits": "digits",
+    "DomainDataModule": "base",
+    "DomainNet": "benchmarks",
+    "ImageFolderDomains": "folder",
+    "OfficeHome": "benchmarks",
+    "PACS": "benchmarks",
+    "RotatedMNIST": "mnist_variants",
+    "TerraIncognita": "benchmarks",
+    "VLCS": "benchmarks",
+}
 
-__all__ = ["Digits", "DomainDataModule", "ImageFolderDomains"]
+__all__ = [
+    "PACS",
+    "VLCS",
+    "ColoredMNIST",
+    "Digits",
+    "DomainDataModule",
+    "DomainNet",
+    "ImageFolderDomains",
+    "OfficeHome",
+    "RotatedMNIST",
+    "TerraIncognita",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,6 @@
 """Image benchmarks that come as folders: Office-31, Office-Home, PACS, VLCS, DomainNet, VisDA, or one's own."""
 
-import hashlib
 import logging
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,11 +13,11 @@ from torch.utils.data import DataLoader
 
 from dafw.data.cache import CachedImages
 from dafw.data.domain import Domain
-from dafw.data.files import cache_dir, digest
-from dafw.data.images import CentreCropped, DecodedImages, Fit, find_corrupt
+from dafw.data.images import CentreCropped, DecodedImages, Fit, decodes_file, find_corrupt
 from dafw.data.manifest import Entry, check_files, read_manifest, scan_folder
 from dafw.errors import UserError, choose
 from datamodules.base import DomainDataModule, Split
+from datamodules.splits import SHARES, Protocol, check_protocol, hashed_split, in_domainbed_split
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +29,7 @@ class ImageFolderDomains(DomainDataModule):
     that, or all of it; training augments it to (size, size). Labels are the folders' names: no image is opened to learn
     them.
 
-    Each image goes to a split by a hash of its path, so the split depends neither on the seed nor on which other
+    Each image goes to a split by a hash of its path, so the split depends neither on the run's seed nor on which other
     images there are. A manifest may give splits of its own.
 
     Args:
@@ -46,6 +44,11 @@ class ImageFolderDomains(DomainDataModule):
         augment: augmentation in training: ``flip_crop``, ``crop``, ``weak``, ``strong`` or ``none``.
         cache: keep the decoded images on disk, ``resize * resize * 3`` bytes each, so that they are decoded only once.
         split: shares of training, validation and test.
+        protocol: ``shares`` divides every domain as ``split`` says; ``domainbed`` as
+            :func:`datamodules.splits.in_domainbed_split` does: sources train on four fifths and validate on the rest,
+            targets are reported on four fifths and keep the rest for the oracle.
+        split_seed: which division: each seed has its own, and a run's own seed has no part in it. DomainBed takes
+            another for each trial.
         transductive: the Office protocol: a target's training and test splits are both all of its images. It is
             still unlabelled in training; its validation split stays a share of it.
         on_corrupt: ``fail`` stops at an image that cannot be decoded; ``skip`` decodes all of them once beforehand
@@ -69,7 +72,9 @@ class ImageFolderDomains(DomainDataModule):
         evaluate_whole: bool = False,
         augment: str = "flip_crop",
         cache: bool = False,
-        split: tuple[float, float, float] = (0.8, 0.1, 0.1),
+        split: tuple[float, float, float] = SHARES,
+        protocol: Protocol = "shares",
+        split_seed: int = 0,
         transductive: bool = False,
         on_corrupt: Literal["fail", "skip"] = "fail",
         **base: Any,
@@ -80,6 +85,10 @@ class ImageFolderDomains(DomainDataModule):
             raise UserError(f"data.size must be between 1 and data.resize ({resize}), not {size}")
         if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
             raise UserError(f"data.split must be three shares that sum to 1, not {list(split)}")
+        self.protocol, self.split_seed = check_protocol(protocol, split_seed), split_seed
+        if self.protocol == "domainbed" and (transductive or tuple(split) != SHARES):
+            key = "transductive" if transductive else "split"
+            raise UserError(f"data.{key} has no part in data.protocol domainbed, which divides domains in its own way")
         self.root = Path(root).expanduser()
         self.manifest = None if manifest is None else Path(manifest).expanduser()
         if not self.root.is_dir():
@@ -91,6 +100,8 @@ class ImageFolderDomains(DomainDataModule):
         self.fit: Fit = "crop" if choose("fit", fit, ("crop", "squash")) == "crop" else "squash"
         self.transductive, self.on_corrupt = transductive, choose("on_corrupt", on_corrupt, ("fail", "skip"))
         listed = None if self.manifest is None else read_manifest(self.manifest)
+        if self.protocol == "domainbed" and listed and listed[0].split:
+            raise UserError(f"{self.manifest} gives splits, which data.protocol domainbed would overrule")
         self.domain_names = self._domains(listed)
         super().__init__(source, target, augment=named_augmentation(augment, size), **base)
         self._entries = {name: self._list(name, listed) for name in (*self.source, *self.target)}
@@ -129,7 +140,8 @@ class ImageFolderDomains(DomainDataModule):
         entries = self._entries[name]
         indices = [index for index, entry in enumerate(entries) if self._belongs(entry, split)]
         if not indices:
-            raise UserError(f"none of the {len(entries)} images of {name} is in its {split} split: change data.split")
+            key = "split" if self.protocol == "shares" else "split_seed"
+            raise UserError(f"none of the {len(entries)} images of {name} is in its {split} split: change data.{key}")
         codes = {label: code for code, label in enumerate(self.class_names)}
         labels = np.asarray([codes[entry.label] for entry in entries], np.int64)
         whole = self.evaluate_whole or (split == "train" and self.augment is not None)
@@ -140,7 +152,14 @@ class ImageFolderDomains(DomainDataModule):
     def _belongs(self, entry: Entry, split: Split) -> bool:
         if self.transductive and entry.domain in self.target and split != "val":
             return True
-        return (entry.split or hashed_split(entry.path, self.split)) == split
+        if self.protocol == "domainbed":
+            reported = entry.domain in self.target and not self.oracle
+            return in_domainbed_split(self._key(entry), split, reported=reported, seed=self.split_seed)
+        return (entry.split or hashed_split(self._key(entry), self.split, self.split_seed)) == split
+
+    def _key(self, entry: Entry) -> str:
+        """The image's stable name, which decides on its split."""
+        return entry.path
 
     def _load(self, name: str) -> Sequence[Tensor]:
         if name not in self._images:
@@ -156,8 +175,7 @@ class ImageFolderDomains(DomainDataModule):
 
     def _sound(self, name: str) -> list[Entry]:
         entries = self._entries[name]
-        known = cache_dir() / "decodes" / f"{digest([str(self.root.resolve()), name])[:16]}.json"
-        corrupt = set(find_corrupt([entry.path for entry in entries], self.root, known))
+        corrupt = set(find_corrupt([entry.path for entry in entries], self.root, decodes_file(self.root, name)))
         if corrupt:
             names = ", ".join(sorted(corrupt))
             log.warning(
@@ -188,19 +206,6 @@ class ImageFolderDomains(DomainDataModule):
         """Builds the caches and checks the images, if asked to, in one process of each machine."""
         for name in self._entries:
             self._load(name)
-
-
-def hashed_split(path: str, shares: Sequence[float]) -> Split:
-    """The split of one image, from its relative path alone.
-
-    >>> hashed_split("amazon/mug/frame_0001.jpg", (0.8, 0.1, 0.1))
-    'train'
-    """
-    name = unicodedata.normalize("NFC", path)
-    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-    if place < shares[0]:
-        return "train"
-    return "val" if place < shares[0] + shares[1] else "test"
 
 
 def _natural(label: str) -> tuple[int, int, str]:

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
-from dafw.data.files import locked, replacing
+from dafw.data.files import cache_dir, digest, locked, replacing
 from dafw.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -145,6 +145,11 @@ class CentreCropped(Sequence[Tensor]):
         image = self.images[index]
         top, left = (round((side - self.size) / 2) for side in image.shape[-2:])
         return image[:, top : top + self.size, left : left + self.size]
+
+
+def decodes_file(root: Path, name: str) -> Path:
+    """Where :func:`find_corrupt` keeps what it found in one domain's folder."""
+    return cache_dir() / "decodes" / f"{digest([str(Path(root).resolve()), name])[:16]}.json"
 
 
 def find_corrupt(paths: Sequence[str], root: Path, known: Path) -> list[str]:

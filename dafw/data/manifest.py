@@ -149,15 +149,11 @@ def scan_folder(root: Path, domain: str) -> list[Entry]:
         UserError: naming the folder, if the domain has no classes or a class no images.
     """
     top = root / domain
-    if [folder.name for folder in _folders(top)] == ["images"] and _folders(top / "images"):
+    if [folder.name for folder in subfolders(top)] == ["images"] and subfolders(top / "images"):
         top = top / "images"
     entries = []
-    for folder in _folders(top):
-        images = sorted(
-            file.name
-            for file in folder.iterdir()
-            if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
-        )
+    for folder in subfolders(top):
+        images = image_names(folder)
         if not images:
             raise UserError(f"the class folder {folder} holds no images ({', '.join(EXTENSIONS)})")
         inside = folder.relative_to(root).as_posix()
@@ -167,5 +163,15 @@ def scan_folder(root: Path, domain: str) -> list[Entry]:
     return entries
 
 
-def _folders(folder: Path) -> list[Path]:
+def image_names(folder: Path) -> list[str]:
+    """Names of the image files in ``folder``, sorted; hidden ones and other endings are passed over."""
+    return sorted(
+        file.name
+        for file in folder.iterdir()
+        if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
+    )
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in ``folder``, sorted, without the hidden ones."""
     return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))

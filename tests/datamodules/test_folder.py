@@ -11,7 +11,8 @@ from PIL import Image
 
 from dafw.data.manifest import Entry, write_manifest
 from dafw.errors import UserError
-from datamodules.folder import ImageFolderDomains, hashed_split
+from datamodules.folder import ImageFolderDomains
+from datamodules.splits import hashed_split
 
 COUNTS = {"art": {"cup": 30, "mug": 24, "pen": 20}, "photo": {"cup": 20, "mug": 26, "pen": 30}}
 

@@ -33,7 +33,7 @@ def broken(tmp_path: Path) -> Path:
             for index in range(30):
                 paths.append(folder / f"{index}.png")
                 Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(paths[-1])
-    from datamodules.folder import hashed_split
+    from datamodules.splits import hashed_split
 
     path = next(
         p for p in paths if hashed_split(p.relative_to(tmp_path / "images").as_posix(), (0.8, 0.1, 0.1)) == "train"

@@ -1,0 +1,156 @@
+"""``dafw data``: what is known of the image benchmarks, and whether a folder holds all of one."""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dafw.data.images import decodes_file, find_corrupt
+from dafw.data.manifest import subfolders
+from dafw.errors import choose
+from datamodules.layouts import Benchmark, benchmarks, find_domain, find_home, list_checksum, list_domain
+
+
+@dataclass
+class Found:
+    """What there is of one domain.
+
+    Args:
+        name: the domain.
+        images: how many images there are.
+        classes: how many classes.
+        problems: what is wrong, in a few words each.
+    """
+
+    name: str
+    images: int
+    classes: int
+    problems: list[str] = field(default_factory=list)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares ``list`` and ``check``."""
+    commands = parser.add_subparsers(dest="action", required=True, parser_class=type(parser))
+    commands.add_parser("list", help="the benchmarks, how many images belong in each, and how that is known")
+    one = commands.add_parser("check", help="compare a folder with what should be there")
+    one.add_argument("name", help="the benchmark, as in PACS")
+    one.add_argument("--root", required=True, type=Path, help="its folder, as given to data.root")
+    one.add_argument("--decode", action="store_true", help="decode every image, too")
+
+
+def main(args: argparse.Namespace) -> int:
+    """``dafw data list`` and ``dafw data check``.
+
+    Returns:
+        0; 1 if a benchmark is not complete.
+
+    Raises:
+        UserError: for an unknown benchmark, or a folder that is not there or holds nothing of it.
+    """
+    if args.action == "list":
+        for facts in benchmarks().values():
+            print("\n".join(describe(facts)))
+        return 0
+    facts = benchmarks()[choose("benchmark", args.name, benchmarks())]
+    home = find_home(facts, args.root.expanduser())
+    found, problems = check(facts, home, decode=args.decode)
+    print("\n".join(report(facts, home, found, problems)))
+    return 1 if problems or any(domain.problems for domain in found) else 0
+
+
+def describe(facts: Benchmark) -> Iterator[str]:
+    """One benchmark in a few lines."""
+    total = sum(domain.images for domain in facts.domains.values())
+    sizes = ", ".join(f"{name} {domain.images:,}" for name, domain in facts.domains.items())
+    yield f"{facts.name}: {total:,} images, {facts.num_classes} classes: {sizes}"
+    for what, how in facts.provenance.items():
+        yield f"  {what}: {how}"
+    yield f"  from: {facts.get}"
+    yield f"  licence: {facts.licence}"
+    yield f"  paper: {facts.paper}"
+
+
+def check(facts: Benchmark, home: Path, *, decode: bool = False) -> tuple[list[Found], list[str]]:
+    """Compares what ``home`` holds with what should be there.
+
+    Args:
+        facts: what should be there.
+        home: the folder of the domains.
+        decode: decode every image.
+
+    Returns:
+        The domains, and what is wrong with the whole.
+    """
+    listed = {name: list_domain(facts, home, name) for name in facts.domains}
+    found = []
+    for name, entries in listed.items():
+        paths = [entry.path for entry in entries]
+        missing = [path for path in paths if not (home / path).is_file()]
+        counts = Counter(entry.label for entry in entries)
+        domain = Found(name, len(paths) - len(missing), len(counts))
+        found.append(domain)
+        if not entries:
+            names = " or ".join(facts.domains[name].folders)
+            state = "is missing" if find_domain(facts, home, name) is None else "holds no images of classes"
+            domain.problems.append(f"its folder ({names}) {state}")
+            continue
+        if missing:
+            domain.problems.append(f"{len(missing)} images of its list are not there, {missing[0]} first")
+        domain.problems += _compare(facts, name, counts)
+        if decode:
+            sound = sorted(set(paths) - set(missing))
+            corrupt = find_corrupt(sound, home, decodes_file(home, name))
+            if corrupt:
+                domain.problems.append(f"{len(corrupt)} images cannot be decoded: {_some(corrupt)}")
+    problems = []
+    entries = [entry for part in listed.values() for entry in part]
+    classes = len({entry.label for entry in entries})
+    if classes != facts.num_classes:
+        problems.append(f"{classes} classes instead of {facts.num_classes}")
+    if facts.checksum is not None and list_checksum(entries) != facts.checksum:
+        problems.append("the list of all images is not the known one (its checksum differs)")
+    return found, problems
+
+
+def _compare(facts: Benchmark, name: str, counts: Counter[str]) -> Iterator[str]:
+    """What is wrong with the numbers of one domain's images."""
+    expected, images = facts.domains[name], sum(counts.values())
+    if images != expected.images:
+        difference = images - expected.images
+        yield f"{abs(difference):,} images {'too many' if difference > 0 else 'are missing'}"
+    if lacking := [label for label in facts.classes if label not in counts]:
+        yield f"no images of {_some(lacking)}"
+    if facts.classes and (strange := sorted(set(counts) - set(facts.classes))):
+        yield f"unexpected class folders: {_some(strange)}"
+    wrong = [label for label, count in expected.counts.items() if counts.get(label, count) != count]
+    if wrong:
+        yield "of a class: " + _some([f"{label} {counts[label]} of {expected.counts[label]}" for label in wrong])
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def report(facts: Benchmark, home: Path, found: list[Found], problems: list[str]) -> Iterator[str]:
+    """The comparison as lines of text."""
+    yield f"{facts.name} in {home}"
+    width = max(len("domain"), *(len(domain.name) for domain in found))
+    yield f"{'domain':<{width}}  {'images':>8}  {'of':>8}  {'classes':>7}  {'of':>4}"
+    for domain in found:
+        images, classes = facts.domains[domain.name].images, facts.num_classes
+        line = f"{domain.name:<{width}}  {domain.images:>8,}  {images:>8,}  {domain.classes:>7}  {classes:>4}"
+        yield f"{line}  {'; '.join(domain.problems) or 'complete'}"
+    known = {find_domain(facts, home, name) for name in facts.domains} | {home / str(facts.annotations.get("folder"))}
+    if others := [folder.name for folder in subfolders(home) if folder not in known]:
+        yield f"folders of no domain, not read: {_some(others)}"
+    yield from problems
+    if not problems and not any(domain.problems for domain in found):
+        checked = " and its list is the known one" if facts.checksum else ""
+        yield f"{facts.name} is complete{checked}"
+        return
+    yield f"{facts.name} is not complete"
+    for what, how in facts.provenance.items():
+        yield f"how that is known, {what}: {how}"
+    yield f"where to get it: {facts.get}"
+    yield f"licence: {facts.licence}"

@@ -1,0 +1,121 @@
+"""The image benchmarks of domain generalisation: PACS, VLCS, Office-Home, TerraIncognita and DomainNet.
+
+What their folders are called and how many images belong in each stands in ``benchmarks.yaml``; ``dafw data check``
+compares.
+"""
+
+from typing import Any
+
+from dafw.data.manifest import Entry
+from dafw.errors import UserError
+from datamodules.folder import ImageFolderDomains
+from datamodules.layouts import benchmarks, canonical, find_home, list_domain
+from datamodules.splits import Protocol
+
+
+class _BenchmarkFolders(ImageFolderDomains):
+    """A benchmark whose folders are those of ``benchmarks.yaml``.
+
+    Args:
+        source: labelled domain or domains.
+        target: domain or domains to serve.
+        root: folder that holds the benchmark, as DomainBed's download script or the authors' archive lays it out.
+        protocol: ``domainbed`` (:func:`datamodules.splits.in_domainbed_split`) or ``shares``, which ``split`` gives.
+        options: see :class:`datamodules.folder.ImageFolderDomains`.
+    """
+
+    def __init__(
+        self,
+        source: str | list[str],
+        target: str | list[str],
+        *,
+        root: str,
+        protocol: Protocol = "domainbed",
+        **options: Any,
+    ) -> None:
+        super().__init__(source, target, root=root, protocol=protocol, **options)
+
+    def _domains(self, listed: list[Entry] | None) -> tuple[str, ...]:
+        if listed is not None:
+            return super()._domains(listed)
+        facts = benchmarks()[type(self).__name__]
+        self.root = find_home(facts, self.root)
+        return tuple(facts.domains)
+
+    def _list(self, name: str, listed: list[Entry] | None) -> list[Entry]:
+        if listed is not None:
+            return super()._list(name, listed)
+        facts = benchmarks()[type(self).__name__]
+        entries = list_domain(facts, self.root, name)
+        check = f"dafw data check {facts.name} --root {self.root}"
+        if not entries:
+            raise UserError(f"{self.root} (data.root) holds no images of {name}: {check} says what is missing")
+        strange = sorted({entry.label for entry in entries} - set(facts.classes)) if facts.classes else []
+        if strange:
+            raise UserError(f'{facts.name} has no class "{strange[0]}", which {name} in {self.root} has: see {check}')
+        if facts.lists or facts.annotations:
+            missing = [entry.path for entry in entries if not (self.root / entry.path).is_file()]
+            if missing:
+                raise UserError(
+                    f"{len(missing)} of {name}'s images are not in {self.root}, {missing[0]} first: see {check}"
+                )
+        return entries
+
+    def _key(self, entry: Entry) -> str:
+        return entry.path if self.manifest is not None else canonical(entry)
+
+
+class PACS(_BenchmarkFolders):
+    """PACS: 9,991 images of 7 classes in 4 styles (Li et al., ICCV 2017).
+
+    The images are in ``<domain>/<class>/``, in ``root`` itself or in ``PACS``, ``kfold`` or ``PACS/kfold`` below it.
+    See https://arxiv.org/abs/1710.03077; the arguments are those of :class:`datamodules.folder.ImageFolderDomains`.
+    """
+
+    domain_names: tuple[str, ...] = ("art_painting", "cartoon", "photo", "sketch")
+
+
+class VLCS(_BenchmarkFolders):
+    """VLCS: 10,729 photographs of 5 classes from 4 older data sets (Fang et al., ICCV 2013).
+
+    Both layouts are read: ``<domain>/<class>/``, and ``CALTECH``, ``LABELME``, ``PASCAL`` and ``SUN`` with numbered
+    classes in ``full`` or, where that is missing, in ``train``, ``crossval`` and ``test`` together. The arguments are those of
+    :class:`datamodules.folder.ImageFolderDomains`.
+    """
+
+    domain_names: tuple[str, ...] = ("Caltech101", "LabelMe", "SUN09", "VOC2007")
+
+
+class OfficeHome(_BenchmarkFolders):
+    """Office-Home: 15,588 images of 65 classes in 4 styles (Venkateswara et al., CVPR 2017).
+
+    The images are in ``<domain>/<class>/``, in ``root`` itself or in ``office_home`` or ``OfficeHomeDataset_10072016``
+    below it; ``Real World`` may be spelt ``Real_World`` or ``RealWorld``. See https://arxiv.org/abs/1706.07522; the
+    arguments are those of :class:`datamodules.folder.ImageFolderDomains`.
+    """
+
+    domain_names: tuple[str, ...] = ("Art", "Clipart", "Product", "Real World")
+
+
+class TerraIncognita(_BenchmarkFolders):
+    """TerraIncognita: camera traps, 10 classes at the 4 places that DomainBed chose (Beery et al., ECCV 2018).
+
+    Read are ``location_<number>/<class>/``, which DomainBed's script makes, and the archive as it comes: the folder
+    ``eccv_18_all_images_sm`` and beside it the annotations (``*.json``). An image of two categories is in both, as
+    there. See https://arxiv.org/abs/1807.04975; the arguments are those of
+    :class:`datamodules.folder.ImageFolderDomains`.
+    """
+
+    domain_names: tuple[str, ...] = ("location_38", "location_43", "location_46", "location_100")
+
+
+class DomainNet(_BenchmarkFolders):
+    """DomainNet, cleaned: 586,575 images of 345 classes in 6 styles (Peng et al., ICCV 2019).
+
+    The images are in ``<domain>/<class>/``. Where the lists ``<domain>_train.txt`` and ``<domain>_test.txt`` lie beside
+    the domains, the images are those that they name, and otherwise all; DomainBed deletes the duplicates instead. The
+    lists' own division into training and test is not used. See https://arxiv.org/abs/1812.01754; the arguments are
+    those of :class:`datamodules.folder.ImageFolderDomains`.
+    """
+
+    domain_names: tuple[str, ...] = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")

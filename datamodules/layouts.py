@@ -1,0 +1,194 @@
+"""The image benchmarks on disk: what should be there (``benchmarks.yaml``), and what is."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dafw.data.files import digest
+from dafw.data.manifest import Entry, image_names, subfolders
+from dafw.errors import UserError
+
+
+@dataclass(frozen=True)
+class DomainFacts:
+    """What is known of one domain.
+
+    Args:
+        folders: what its folder may be called.
+        images: how many images it has.
+        counts: how many of each class; empty where that is not known.
+    """
+
+    folders: tuple[str, ...]
+    images: int
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is known of one benchmark; the fields are those of ``benchmarks.yaml``, which says what each means."""
+
+    name: str
+    domains: Mapping[str, DomainFacts]
+    homes: tuple[str, ...]
+    classes: tuple[str, ...]
+    num_classes: int
+    class_folders: Mapping[str, str]
+    parts: tuple[tuple[str, ...], ...]
+    lists: tuple[str, ...]
+    annotations: Mapping[str, str]
+    provenance: Mapping[str, str]
+    checksum: str | None
+    get: str
+    licence: str
+    paper: str
+
+
+@lru_cache(maxsize=1)
+def benchmarks() -> dict[str, Benchmark]:
+    """Every benchmark by its name."""
+    facts = yaml.safe_load(Path(__file__).with_name("benchmarks.yaml").read_text(encoding="utf-8"))
+    return {name: _benchmark(name, given) for name, given in facts.items()}
+
+
+def _benchmark(name: str, given: dict[str, Any]) -> Benchmark:
+    classes = tuple(given.get("classes", ()))
+    domains = {
+        domain: DomainFacts(
+            folders=(domain, *facts.get("folders", ())),
+            images=facts["images"],
+            counts=dict(zip(classes, facts["classes"], strict=True)) if "classes" in facts else {},
+        )
+        for domain, facts in given["domains"].items()
+    }
+    return Benchmark(
+        name=name,
+        domains=domains,
+        homes=tuple(given["homes"]),
+        classes=classes,
+        num_classes=given.get("num_classes", len(classes)),
+        class_folders=given.get("class_folders", {}),
+        parts=tuple(map(tuple, given.get("parts", ()))),
+        lists=tuple(given.get("lists", ())),
+        annotations=given.get("annotations", {}),
+        provenance=given["provenance"],
+        checksum=given.get("checksum"),
+        get=given["get"],
+        licence=given["licence"],
+        paper=given["paper"],
+    )
+
+
+def find_home(facts: Benchmark, root: Path) -> Path:
+    """The folder that holds the benchmark's domains: ``root`` or one of its ``homes`` below it.
+
+    Raises:
+        UserError: if ``root`` does not exist, or no domain is there.
+    """
+    if not root.is_dir():
+        raise UserError(f"the folder {root} (data.root) does not exist")
+    for home in (root, *(root / name for name in facts.homes)):
+        if home.is_dir() and (_annotated(facts, home) or any(find_domain(facts, home, name) for name in facts.domains)):
+            return home
+    names = ", ".join(facts.domains)
+    raise UserError(f"{root} (data.root) holds none of {facts.name}'s domain folders ({names}): get {facts.get}")
+
+
+def find_domain(facts: Benchmark, home: Path, name: str) -> Path | None:
+    """The folder of one domain, whatever its spelling; ``None`` if there is none."""
+    wanted = {_plain(folder) for folder in facts.domains[name].folders}
+    return next((folder for folder in subfolders(home) if _plain(folder.name) in wanted), None)
+
+
+def list_domain(facts: Benchmark, home: Path, name: str) -> list[Entry]:
+    """The images of one domain, their paths relative to ``home``; none if the domain is not there.
+
+    They are those that lists name, if ``home`` holds lists of this domain, and otherwise those in the folders. A class
+    folder of an unknown name is a class of that name.
+
+    Raises:
+        UserError: if a list or an annotation file is not of the form it should be.
+    """
+    lists = [home / form.format(domain=name) for form in facts.lists]
+    if any(path.is_file() for path in lists):
+        return sorted({entry.path: entry for entry in _listed(lists, name)}.values(), key=lambda entry: entry.path)
+    folder = find_domain(facts, home, name)
+    if folder is None:
+        return [entry for entry in _annotated(facts, home) if entry.domain == name]
+    tops = next(([folder / part for part in parts] for parts in facts.parts if (folder / parts[0]).is_dir()), [folder])
+    spellings = {_plain(label): label for label in facts.classes}
+    spellings |= {_plain(other): label for label, other in facts.class_folders.items()}
+    entries = []
+    for place in (place for top in tops if top.is_dir() for place in subfolders(top)):
+        label, inside = spellings.get(_plain(place.name), place.name), place.relative_to(home).as_posix()
+        entries += [Entry(f"{inside}/{image}", label, name) for image in image_names(place)]
+    return entries
+
+
+def canonical(entry: Entry) -> str:
+    """An image's name in every layout: ``domain/class/file``, with what lies between a domain and its classes.
+
+    >>> canonical(Entry("SUN/full/1/imgs_2.jpg", "car", "SUN09"))
+    'SUN09/car/full/imgs_2.jpg'
+    """
+    *folders, name = entry.path.split("/")
+    return "/".join([entry.domain, entry.label, *folders[1:-1], name])
+
+
+def list_checksum(entries: list[Entry]) -> str:
+    """A hash of the canonical names, whatever their order."""
+    return digest(sorted(map(canonical, entries)))
+
+
+def _listed(lists: list[Path], domain: str) -> Iterator[Entry]:
+    for path in lists:
+        if not path.is_file():
+            raise UserError(f"{path} is missing, although the other list of {domain} is there")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            image = line.rpartition(" ")[0].strip()
+            parts = image.split("/")
+            if line.strip() and len(parts) < 3:
+                raise UserError(f'{path}, line {number}: expected "domain/class/file number", not "{line.strip()}"')
+            if line.strip():
+                yield Entry(image, parts[-2], domain)
+
+
+def _annotated(facts: Benchmark, home: Path) -> list[Entry]:
+    """The images that annotation files beside the folder of all images name, in the domains and classes there are."""
+    if not facts.annotations or not (home / facts.annotations["folder"]).is_dir():
+        return []
+    files = sorted([*home.glob("*.json"), *(home / "eccv_18_annotation_files").glob("*.json")])
+    if not files:
+        raise UserError(f"{home} holds {facts.annotations['folder']} but no annotation file (*.json)")
+    marks = tuple((str(file), file.stat().st_mtime_ns) for file in files)
+    return list(_read_annotations(facts.name, marks))
+
+
+@lru_cache(maxsize=2)
+def _read_annotations(name: str, files: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
+    facts = benchmarks()[name]
+    found = set()
+    for file, _ in files:
+        try:
+            content = json.loads(Path(file).read_text(encoding="utf-8"))
+            labels = {category["id"]: category["name"] for category in content["categories"]}
+            images = {image["id"]: image for image in content["images"]}
+            for annotation in content["annotations"]:
+                image, label = images[annotation["image_id"]], labels[annotation["category_id"]]
+                domain = facts.annotations["domain"].format(location=image["location"])
+                if domain in facts.domains and label in facts.classes:
+                    found.add((domain, label, f"{facts.annotations['folder']}/{image['file_name']}"))
+        except (ValueError, KeyError, TypeError) as error:
+            text = f"{file} must be in COCO's format with a location for each image: {type(error).__name__} {error}"
+            raise UserError(text) from error
+    return tuple(Entry(path, label, domain) for domain, label, path in sorted(found))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.casefold())

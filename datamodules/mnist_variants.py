@@ -1,0 +1,243 @@
+"""MNIST dealt to domains that rotate or colour it: DomainBed's two small benchmarks."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dafw.data.domain import ArrayImages, Domain
+from dafw.errors import UserError, choose
+from datamodules import digit_files, digit_images
+from datamodules.base import DomainDataModule, Split
+from datamodules.digit_images import Images
+from datamodules.splits import SHARES, Protocol, check_protocol, hashed_split, in_domainbed_split
+
+#: Domains; a file may give angles as numbers.
+Names = str | int | list[str] | list[str | int]
+#: Share of the labels that are wrong in every domain of ColoredMNIST.
+LABEL_NOISE = 0.25
+
+
+class Dealt(NamedTuple):
+    """The digits of one domain.
+
+    Args:
+        images: uint8 (n, 28, 28).
+        digits: int64 (n,), 0 to 9.
+        positions: (n,), which of all digits they are.
+        keys: a hash of each image in hexadecimal, which all that is drawn for it depends on.
+    """
+
+    images: Images
+    digits: NDArray[np.int64]
+    positions: list[int]
+    keys: list[str]
+
+
+class _MNISTVariant(DomainDataModule):
+    def __init__(
+        self,
+        source: Names,
+        target: Names,
+        *,
+        scale: Literal["small", "full"] = "small",
+        size: int = 28,
+        root: str | None = None,
+        protocol: Protocol = "domainbed",
+        split_seed: int = 0,
+        **base: Any,
+    ) -> None:
+        super().__init__(_names(source), _names(target), **base)
+        self._made: dict[str, tuple[Domain, list[str]]] = {}
+        choose("scale", scale, ("small", "full"))
+        if size < 8:
+            raise UserError(f"data.size must be at least 8 pixels, not {size}")
+        self.scale, self.size, self.root = scale, size, root
+        self.protocol, self.split_seed = check_protocol(protocol, split_seed), split_seed
+
+    def make(self, name: str, dealt: Dealt) -> tuple[Images, NDArray[np.int64]]:
+        """The domain's images, uint8 (n, 28, 28) or (n, 28, 28, 3), and labels, int64 (n,)."""
+        raise NotImplementedError
+
+    def prepare_data(self) -> None:
+        """Downloads MNIST if need be, in one process of each machine."""
+        _digits(self.scale, self.root)
+
+    def load(self, name: str, split: Split) -> Domain:
+        """One split of one domain: uint8 RGB (3, size, size) images.
+
+        Raises:
+            UserError: for an unknown domain or split, or digits of ``full`` that are not to be had.
+        """
+        choose("domain", name, self.domain_names)
+        choose("split", split, ("train", "val", "test"))
+        whole, keys = self._whole(name)
+        return whole.subset([index for index, key in enumerate(keys) if self._belongs(key, name, split)])
+
+    def _belongs(self, key: str, name: str, split: Split) -> bool:
+        if self.protocol == "domainbed":
+            reported = name in self.target and not self.oracle
+            return in_domainbed_split(key, split, reported=reported, seed=self.split_seed)
+        return hashed_split(key, SHARES, self.split_seed) == split
+
+    def _whole(self, name: str) -> tuple[Domain, list[str]]:
+        if name not in self._made:
+            dealt = _deal(self.scale, self.root, len(self.domain_names))[self.domain_names.index(name)]
+            images, labels = self.make(name, dealt)
+            images = digit_images.resize(images, self.size)
+            if images.ndim == 3:
+                images = np.broadcast_to(images[..., None], (*images.shape, 3))
+            ids = [f"{name}/{position}" for position in dealt.positions]
+            self._made[name] = Domain(name, ArrayImages(images), cast(Sequence[Any], labels), ids), dealt.keys
+        return self._made[name]
+
+    def view(self, name: str) -> Callable[[Any], Any]:
+        """A named augmentation, without the flips that turn one digit into another."""
+        from dafw.data.transforms import named_view
+
+        return named_view(name, self.size, flip=False)
+
+
+class RotatedMNIST(_MNISTVariant):
+    """MNIST, each sixth of its digits turned by another angle (Ghifary et al. 2015, as DomainBed builds it).
+
+    The digits, MNIST's training and test set together, are dealt to the six domains in the order of a hash of their
+    pixels: no digit is in two domains, and neither the run's seed nor the order of the files has a part in it. Each is
+    turned counter-clockwise by its domain's angle in degrees about the image's middle, and cut to its old size. See
+    https://arxiv.org/abs/1508.07680 and https://arxiv.org/abs/2007.01434.
+
+    Args:
+        source: labelled domain or domains: angles, as in ``[15, 30, 45, 60, 75]``.
+        target: domain or domains to serve.
+        scale: ``small`` deals the 5,000 digits that need no files, ``full`` MNIST's 70,000.
+        size: height and width of the images, in pixels.
+        root: folder with MNIST's files, as :class:`datamodules.digits.Digits` reads it; downloaded to where they lack.
+        protocol: ``domainbed`` (:func:`datamodules.splits.in_domainbed_split`) or ``shares``: of each domain eight
+            tenths for training and one each for validation and test.
+        split_seed: which division into these; DomainBed takes another for each trial.
+        interpolation: ``bilinear``, as DomainBed today, or ``bicubic``, as it did in its first version.
+        base: see :class:`datamodules.base.DomainDataModule`.
+    """
+
+    domain_names: tuple[str, ...] = ("0", "15", "30", "45", "60", "75")
+    class_names: tuple[str, ...] = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+
+    def __init__(
+        self,
+        source: Names,
+        target: Names,
+        *,
+        scale: Literal["small", "full"] = "small",
+        size: int = 28,
+        root: str | None = None,
+        protocol: Protocol = "domainbed",
+        split_seed: int = 0,
+        interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+        **base: Any,
+    ) -> None:
+        self.interpolation = choose("interpolation", interpolation, ("bilinear", "bicubic"))
+        options: dict[str, Any] = {"protocol": protocol, "split_seed": split_seed}
+        super().__init__(source, target, scale=scale, size=size, root=root, **options, **base)
+
+    def make(self, name: str, dealt: Dealt) -> tuple[Images, NDArray[np.int64]]:
+        """The digits turned by the angle that names the domain."""
+        return rotate(dealt.images, float(name), self.interpolation), dealt.digits
+
+
+class ColoredMNIST(_MNISTVariant):
+    """MNIST of two classes whose colour tells the class better than the shape does (Arjovsky et al. 2019).
+
+    The class is 1 for the digits below 5, then the other one for a quarter of the digits; the colour agrees with that
+    class with probability 0.9 (domain ``+90%``), 0.8 (``+80%``) or 0.1 (``-90%``). Colour 0 is red and 1 is green; the
+    paper's images have these two channels, ours a blue one too, which is black, so that every network reads them.
+
+    The digits are dealt to the domains as those of :class:`RotatedMNIST`. Which labels are wrong and which colours
+    disagree is part of the data: a hash of the digit's pixels says so, whatever the seed of the run. See
+    https://arxiv.org/abs/1907.02893 and https://arxiv.org/abs/2007.01434.
+
+    Args:
+        source: labelled domain or domains.
+        target: domain or domains to serve.
+        scale: ``small`` deals the 5,000 digits that need no files, ``full`` MNIST's 70,000.
+        size: height and width of the images, in pixels.
+        root: folder with MNIST's files, as :class:`datamodules.digits.Digits` reads it; downloaded to where they lack.
+        protocol: ``domainbed`` (:func:`datamodules.splits.in_domainbed_split`) or ``shares``: of each domain eight
+            tenths for training and one each for validation and test.
+        split_seed: which division into these; DomainBed takes another for each trial.
+        base: see :class:`datamodules.base.DomainDataModule`.
+    """
+
+    domain_names: tuple[str, ...] = ("+90%", "+80%", "-90%")
+    class_names: tuple[str, ...] = ("5-9", "0-4")
+    disagreement: ClassVar[dict[str, float]] = {"+90%": 0.1, "+80%": 0.2, "-90%": 0.9}
+
+    def make(self, name: str, dealt: Dealt) -> tuple[Images, NDArray[np.int64]]:
+        """Each digit in the channel of its colour, and its noisy class."""
+        wrong = np.asarray([_draw("label", key) < LABEL_NOISE for key in dealt.keys])
+        labels = (dealt.digits < 5) ^ wrong
+        colours = labels ^ np.asarray([_draw("colour", key) < self.disagreement[name] for key in dealt.keys])
+        images = np.zeros((*dealt.images.shape, 3), np.uint8)
+        images[np.arange(len(colours)), :, :, colours.astype(np.int64)] = dealt.images
+        return images, labels.astype(np.int64)
+
+
+def rotate(images: Images, degrees: float, interpolation: str = "bilinear") -> Images:
+    """Images (n, H, W) turned counter-clockwise about their middle; what comes in from outside is black.
+
+    Args:
+        images: uint8 (n, H, W).
+        degrees: the angle.
+        interpolation: ``bilinear`` or ``bicubic``.
+    """
+    resample = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
+    turned = [np.asarray(Image.fromarray(image).rotate(degrees, resample, fillcolor=0)) for image in images]
+    return np.stack(turned)
+
+
+def deal(images: Images, digits: NDArray[np.int64], count: int) -> list[Dealt]:
+    """The digits shuffled by a hash of their pixels, and every ``count``-th of that order given to one domain.
+
+    Equal images stay together.
+
+    Args:
+        images: uint8 (N, 28, 28).
+        digits: int64 (N,).
+        count: number of domains.
+    """
+    keys = np.asarray([blake2b(image.tobytes(), digest_size=16).hexdigest() for image in images])
+    _, rank = np.unique(keys, return_inverse=True)
+    order = np.argsort(rank, kind="stable")
+    parts = [order[rank[order] % count == domain] for domain in range(count)]
+    return [Dealt(images[part], digits[part], part.tolist(), keys[part].tolist()) for part in parts]
+
+
+def _draw(what: str, key: str) -> float:
+    """A number in [0, 1) for one image, independent of what else is drawn for it."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8, person=what.encode()).digest(), "big") / 2**64
+
+
+def _digits(scale: str, root: str | None) -> tuple[Images, NDArray[np.int64]]:
+    if scale == "small":
+        found = digit_images.mnist()
+        return found["images"], found["labels"]
+    if root is None:
+        raise UserError("scale full needs --data.root, a folder for MNIST; --data.scale small needs no files")
+    halves = digit_files.read_digits("mnist", Path(root).expanduser())
+    images, labels = (np.concatenate([halves["train"][key], halves["test"][key]]) for key in ("images", "labels"))
+    if images.shape[1:] != (28, 28):
+        raise UserError(f"the digits in {root} must be 28 x 28 and grey, not {' x '.join(map(str, images.shape[1:]))}")
+    return images, labels
+
+
+@lru_cache(maxsize=4)
+def _deal(scale: str, root: str | None, count: int) -> list[Dealt]:
+    return deal(*_digits(scale, root), count)
+
+
+def _names(given: Names) -> list[str]:
+    return [str(name) for name in (given if isinstance(given, list) else [given])]
