@@ -9,7 +9,7 @@ from typing import Any
 from dafw.data.manifest import Entry
 from dafw.errors import UserError
 from datamodules.folder import ImageFolderDomains
-from datamodules.layouts import benchmarks, canonical, find_home, list_domain
+from datamodules.layouts import Benchmark, benchmarks, canonical, find_home, list_domain
 from datamodules.splits import Protocol
 
 
@@ -38,14 +38,14 @@ class _BenchmarkFolders(ImageFolderDomains):
     def _domains(self, listed: list[Entry] | None) -> tuple[str, ...]:
         if listed is not None:
             return super()._domains(listed)
-        facts = benchmarks()[type(self).__name__]
+        facts = self._facts()
         self.root = find_home(facts, self.root)
         return tuple(facts.domains)
 
     def _list(self, name: str, listed: list[Entry] | None) -> list[Entry]:
         if listed is not None:
             return super()._list(name, listed)
-        facts = benchmarks()[type(self).__name__]
+        facts = self._facts()
         entries = list_domain(facts, self.root, name)
         check = f"dafw data check {facts.name} --root {self.root}"
         if not entries:
@@ -60,6 +60,9 @@ class _BenchmarkFolders(ImageFolderDomains):
                     f"{len(missing)} of {name}'s images are not in {self.root}, {missing[0]} first: see {check}"
                 )
         return entries
+
+    def _facts(self) -> Benchmark:
+        return next(benchmarks()[kind.__name__] for kind in type(self).__mro__ if kind.__name__ in benchmarks())
 
     def _key(self, entry: Entry) -> str:
         return entry.path if self.manifest is not None else canonical(entry)
@@ -79,8 +82,8 @@ class VLCS(_BenchmarkFolders):
     """VLCS: 10,729 photographs of 5 classes from 4 older data sets (Fang et al., ICCV 2013).
 
     Both layouts are read: ``<domain>/<class>/``, and ``CALTECH``, ``LABELME``, ``PASCAL`` and ``SUN`` with numbered
-    classes in ``full`` or, where that is missing, in ``train``, ``crossval`` and ``test`` together. The arguments are those of
-    :class:`datamodules.folder.ImageFolderDomains`.
+    classes in ``full`` or, where that is missing, in ``train``, ``crossval`` and ``test`` together. The arguments are
+    those of :class:`datamodules.folder.ImageFolderDomains`.
     """
 
     domain_names: tuple[str, ...] = ("Caltech101", "LabelMe", "SUN09", "VOC2007")

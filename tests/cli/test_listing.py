@@ -34,7 +34,7 @@ def test_nothing_heavy_is_imported(said: str) -> None:
 
 
 def test_help_names_every_command(said: str) -> None:
-    for command in ("fit", "validate", "test", "predict", "methods", "datasets", "table", "new"):
+    for command in ("fit", "validate", "test", "predict", "methods", "datasets", "data", "table", "new"):
         assert f"\n  {command} " in said
 
 
@@ -61,12 +61,17 @@ def test_domain_names_that_only_running_would_tell(tmp_path: Path) -> None:
     assert (listing.constant(node, "domain_names"), listing.summary(node), path.name) == (None, "Much.", "more.py")
 
 
-@pytest.mark.parametrize("command", ["fit", "test", "table", "table run", "new", "methods"])
+@pytest.mark.parametrize("command", ["fit", "test", "data", "data check", "table", "table run", "new", "methods"])
 def test_help_of_a_command(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as ended:
         call(capsys, *command.split(), "--help")
     assert ended.value.code == 0
     assert "usage: dafw" in capsys.readouterr().out
+
+
+def test_datamodules_that_derive_from_another_are_listed_and_private_ones_are_not(said: str) -> None:
+    assert "\nPACS                 PACS: 9,991 images of 7 classes" in said
+    assert "\n_" not in said
 
 
 def test_help_of_a_method(capsys: pytest.CaptureFixture[str]) -> None:
