@@ -23,7 +23,18 @@ from dafw.methods.adaptation import (
     SourceOnly,
 )
 from dafw.methods.base import AdaptationMethod, Losses, Method
-from dafw.methods.generalization import CORAL, ERM, IRM, MMD, GeneralizationMethod, GroupDRO, VREx
+from dafw.methods.generalization import (
+    CORAL,
+    ERM,
+    IRM,
+    MMD,
+    RSC,
+    Fish,
+    GeneralizationMethod,
+    GroupDRO,
+    Mixup,
+    VREx,
+)
 from dafw.methods.source_free import SHOT, SourceFreeMethod
 
 __all__ = [
@@ -43,16 +54,19 @@ __all__ = [
     "MCD",
     "MDD",
     "MMD",
+    "RSC",
     "SDAT",
     "SHOT",
     "AdaBN",
     "AdaptationMethod",
     "DeepCORAL",
+    "Fish",
     "FixMatch",
     "GeneralizationMethod",
     "GroupDRO",
     "Losses",
     "Method",
+    "Mixup",
     "ParetoCDAN",
     "ParetoDA",
     "ParetoMDD",

@@ -52,11 +52,12 @@ class ManualSteps(Base):
         filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
         return mean_over_ranks(filled)
 
-    def descend(self, *parts: tuple[Iterable[nn.Parameter], Iterable[Tensor]]) -> None:
+    def descend(self, *parts: tuple[Iterable[nn.Parameter], Iterable[Tensor]], average: bool = True) -> None:
         """One step of the optimiser with the given gradients; parameters in none of the parts keep still.
 
         Args:
             parts: parameters and their gradients, already averaged over the ranks.
+            average: whether the moving average of the weights takes a step too, if there is one.
         """
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
@@ -64,5 +65,5 @@ class ManualSteps(Base):
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
         optimizer.step()
-        if self.ema is not None:
+        if self.ema is not None and average:
             self.ema.update(self.network)

@@ -63,6 +63,9 @@ CASES += [
     Case(IRM, {"anneal_steps": 3, **ADAM, "ema_decay": 0.8}, label="irm_resumed_after_the_jump"),
     Case(IRM, {"anneal_steps": 5, **ADAM, "sharpness": rule("SAM", rho=0.2)}, label="irm_resumed_at_the_jump"),
     Case("dafw.methods.generalization.group_dro.GroupDRO", {"rate": 0.5, "sharpness": rule("SAM")}, label="dro_sam"),
+    Case("dafw.methods.generalization.fish.Fish", {"ema_decay": 0.8, **ADAM}, label="fish_adam"),
+    Case("dafw.methods.generalization.mixup.Mixup", {"sharpness": rule("SAM", rho=0.2)}, label="mixup_sam"),
+    Case("dafw.methods.generalization.rsc.RSC", {}, network={"head_width": 6}, label="rsc_hidden_head"),
 ]
 LOCAL = Case(ERM, {"sharpness": rule("SAM", rho=0.5, local=True), "norm": "frozen"}, label="local_sam")
 CASES.append(LOCAL)

@@ -3,9 +3,12 @@
 from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.methods.generalization.coral import CORAL
 from dafw.methods.generalization.erm import ERM
+from dafw.methods.generalization.fish import Fish
 from dafw.methods.generalization.group_dro import GroupDRO
 from dafw.methods.generalization.irm import IRM
+from dafw.methods.generalization.mixup import Mixup
 from dafw.methods.generalization.mmd import MMD
+from dafw.methods.generalization.rsc import RSC
 from dafw.methods.generalization.vrex import VREx
 
-__all__ = ["CORAL", "ERM", "IRM", "MMD", "GeneralizationMethod", "GroupDRO", "VREx"]
+__all__ = ["CORAL", "ERM", "IRM", "MMD", "RSC", "Fish", "GeneralizationMethod", "GroupDRO", "Mixup", "VREx"]

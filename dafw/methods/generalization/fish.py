@@ -1,0 +1,102 @@
+"""Fish: steps on one source after the other, and part of the way to where they lead."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dafw.data.batch import Batch
+from dafw.errors import UserError
+from dafw.methods.base import Losses
+from dafw.methods.generalization.base import GeneralizationMethod
+from dafw.methods.manual import ManualSteps
+from dafw.nn.network import Network
+from dafw.problems import Outputs
+
+
+class Fish(ManualSteps, GeneralizationMethod):
+    """Weights from which a step on one source serves the others, as their gradients agree.
+
+    Loss: CE of one source's logits (n, K), then of the next one's, each followed by a step of the optimiser, from theta
+    to theta'; then theta <- theta + meta_lr * (theta' - theta). The logged loss is the mean over sources.
+
+    Shi et al., Gradient Matching for Domain Generalization, ICLR 2022, https://arxiv.org/abs/2104.09937, algorithm 1:
+    to first order this raises the inner products of the sources' gradients. Read in DomainBed's code (Gulrajani and
+    Lopez-Paz, ICLR 2021, https://arxiv.org/abs/2007.01434), which it follows: the sources in their given order, an
+    optimiser whose state goes on from batch to batch although theta' is given up, running statistics averaged as the
+    weights are.
+
+    A step makes one pass and one update a source: two of each for two sources. Gradients are averaged over the ranks at
+    every update. The control makes as many updates of as many rows, each of equal shares of all sources (to the row
+    where the sources' number divides that of their rows).
+
+    Args:
+        network: images (N, C, H, W) to features (N, d) and logits (N, K).
+        num_sources: S, the updates a batch (the command line fills it in from the datamodule).
+        meta_lr: share of the way to theta' (DomainBed: 0.5).
+        mixed: each update is of rows of all sources instead of one source's.
+        base: see :class:`~dafw.methods.base.Method`.
+
+    Raises:
+        UserError: unless ``meta_lr`` is above 0 and at most 1.
+    """
+
+    control: ClassVar[dict[str, Any]] = {"mixed": True}
+    control_difference: ClassVar[str] = "it makes several updates a batch and goes part of their way"
+    backbone_passes: ClassVar[int] = 2
+    search_space: ClassVar[dict[str, Any]] = {"meta_lr": [0.05, 0.1, 0.5]}
+
+    def __init__(  # type: ignore[no-untyped-def]
+        self, network: Network, *, num_sources: int, meta_lr: float = 0.5, mixed: bool = False, **base
+    ) -> None:
+        super().__init__(network, **base)
+        if not 0 < meta_lr <= 1:
+            raise UserError(f"model.meta_lr is a share of the way, above 0 and at most 1, not {meta_lr}")
+        self.meta_lr, self.mixed, self.updates_per_batch = meta_lr, mixed, num_sources
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """An update on each part of the batch, then the way back."""
+        values = [v for v in (*self.network.parameters(), *self.network.buffers()) if v.is_floating_point()]
+        start = [value.detach().clone() for value in values]
+        moved = [p for p in self.network.parameters() if p.requires_grad]
+        found = []
+        for part in self.parts(len(batch), self.num_domains(batch)):
+            self.rows.domain, labels = take(batch.domain, part), take(batch.y, part)
+            found.append(self.problem.loss(self.run(take(batch.x, part), len(labels)), labels))
+            self.descend((moved, self.gradients(found[-1], moved)), average=False)
+        self.rows.domain = batch.domain
+        with torch.no_grad():
+            torch._foreach_lerp_(values, start, 1 - self.meta_lr)
+        if self.ema is not None:
+            self.ema.update(self.network)
+        terms = {"supervised": torch.stack(found).detach().mean()}
+        self.keep(batch, terms)
+        return terms["supervised"]
+
+    def parts(self, rows: int, count: int) -> list[list[slice]]:
+        """The rows of each update: one source's, or, if mixed, a share of each source's.
+
+        Args:
+            rows: of the batch, S * n.
+            count: S.
+
+        Raises:
+            UserError: if there are too few rows for a share of each.
+        """
+        n = rows // count
+        if not self.mixed:
+            return [[slice(start, start + n)] for start in range(0, count * n, n)]
+        if n < count:
+            raise UserError(f"model.mixed splits the {n} rows of a source into {count}: raise data.batch_size")
+        edges = [k * n // count for k in range(count + 1)]
+        return [[slice(d * n + edges[k], d * n + edges[k + 1]) for d in range(count)] for k in range(count)]
+
+    def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
+        """Nothing: the updates are what changes."""
+        return {}
+
+
+def take(values: Any, part: list[slice]) -> Any:
+    """The given rows of a batch's inputs or labels, (N, ...) or a list."""
+    found = [values[rows] for rows in part]
+    return torch.cat(found) if isinstance(values, Tensor) else [value for some in found for value in some]
