@@ -21,6 +21,7 @@ OTHER_COMMANDS = {
     "methods": "every method, one line each",
     "datasets": "every datamodule and its domains, one line each",
     "data": "check an image benchmark on disk against what should be there, or list what is known",
+    "tune": "search a method's hyper-parameters by a score that needs no target label",
     "table": "run, show or check a table of methods x tasks x seeds",
     "new": "write a working method and its test into this directory",
 }
@@ -104,6 +105,12 @@ def _dispatch(command: str, rest: list[str]) -> int:
 
         add_data(parser)
         return data(parser.parse_args(rest))
+    if command == "tune":
+        from dafw.tuning.commands import add_arguments as add_tune
+        from dafw.tuning.commands import main as tune
+
+        add_tune(parser)
+        return tune(parser, rest)
     if command == "new":
         from dafw.scaffold import add_arguments as add_new
         from dafw.scaffold import main as new

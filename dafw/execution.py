@@ -143,11 +143,7 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any) -> N
     clock = Clock()
     callbacks = [clock, Stopping(checkpointing), checkpointing]
     trainer = cli.make_trainer(callbacks, [log, *([tracker] if tracker else [])], folder)
-    check_monitors(trainer, method, options.allow_oracle)
-    if trainer.max_epochs == -1 and trainer.max_steps == -1:
-        raise UserError("the training has no end: give trainer.max_epochs or trainer.max_steps")
-    if trainer.limit_train_batches != 1.0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        raise UserError("an epoch has data.steps_per_epoch steps: give that instead of trainer.limit_train_batches")
+    check_trainer(trainer, method, options.allow_oracle)
     newest = next(iter(checkpoints(checkpointing.folder)), None)
     log.forget_after(-1 if newest is None else check_method(newest, type(method))["dafw"]["steps"])
     try:
@@ -166,17 +162,26 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any) -> N
         print(f"{folder / 'result.json'}")
 
 
+def check_trainer(trainer: pl.Trainer, method: Method, allow_oracle: bool) -> None:
+    """What can be said of a trainer before it trains.
+
+    Raises:
+        UserError: if the training has no end, an epoch is not ours, or a callback must not monitor what it does.
+    """
+    check_monitors(trainer, method, allow_oracle)
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise UserError("the training has no end: give trainer.max_epochs or trainer.max_steps")
+    if trainer.limit_train_batches != 1.0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        raise UserError("an epoch has data.steps_per_epoch steps: give that instead of trainer.limit_train_batches")
+
+
 def check_monitors(trainer: pl.Trainer, method: Method, allowed: bool) -> None:
     """Target labels must not choose a checkpoint or stop a run, and what is monitored must exist.
 
     Raises:
         UserError: if a callback monitors an ``oracle/`` value and that was not allowed, or an unknown ``val/`` value.
     """
-    sources = method.setting != "source-free"
-    known = [f"val/{name}" for name, validator in VALIDATORS.items() if sources or not validator.needs_source]
-    if not method.has_evidence:
-        known = []
-    known += [f"val/source_{method.problem.primary}"] if sources else []
+    known = [f"val/{name}" for name in directions(method)]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         monitor = str(getattr(callback, "monitor", None))
         if monitor.startswith("oracle/") and not allowed:
@@ -186,6 +191,14 @@ def check_monitors(trainer: pl.Trainer, method: Method, allowed: bool) -> None:
             )
         if monitor.startswith("val/"):
             choose(f"monitor of {type(callback).__name__}", monitor, known)
+
+
+def directions(method: Method) -> dict[str, bool]:
+    """The validators that a run of this method records, and whether higher is better."""
+    sources = method.setting != "source-free"
+    present = {name: each for name, each in VALIDATORS.items() if sources or not each.needs_source}
+    found = {name: validator.higher_is_better for name, validator in present.items()} if method.has_evidence else {}
+    return found | ({f"source_{method.problem.primary}": True} if sources else {})
 
 
 def track_result(tracker: Any, folder: Path, result: dict[str, Any], pictures: list[Path]) -> None:

@@ -15,7 +15,7 @@ from dafw.tables.render import render_csv, render_latex, render_markdown, render
 from dafw.tables.sheet import Sheet, make_sheet
 from dafw.tables.status import describe, states
 from dafw.tables.store import load
-from dafw.tables.worker import EXECUTE
+from dafw.worker import EXECUTE
 
 TEXT: dict[str, Callable[[Sheet], str]] = {
     "markdown": render_markdown,

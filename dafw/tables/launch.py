@@ -9,22 +9,19 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from types import FrameType
 
+from dafw.devices import default_workers, visible_gpus, worker_environment
 from dafw.runs import run_directory
-from dafw.tables.devices import default_workers, visible_gpus, worker_environment
 from dafw.tables.grid import Cell, Table
 from dafw.tables.progress import Reporter
 from dafw.tables.store import BrokenResult, read_result
-from dafw.tables.worker import EXECUTE, FAILED, LOG, Order, Outcome, last_words, serve
+from dafw.worker import EXECUTE, FAILED, LOG, Order, Outcome, last_words, serve, signals
 
 ATTEMPTS = 2
 SLOWEST_POLL = 60.0
@@ -161,7 +158,7 @@ def run_table(
         root: folder of the run directories.
         reporter: is told what happens.
         workers: how many processes; by default one per GPU, or one per core.
-        function: what executes a cell, see :data:`dafw.tables.worker.EXECUTE`.
+        function: what executes a cell, see :data:`dafw.worker.EXECUTE`.
         poll: seconds between two looks at a run that another process makes.
         grace: seconds that workers get to save a checkpoint.
     """
@@ -333,28 +330,3 @@ class Pool:
             process.kill()
         for slot in self.slots:
             slot.process.join()
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[int]:
-    """A file descriptor that becomes readable on SIGINT or SIGTERM, which do nothing else meanwhile.
-
-    Outside the main thread signals stay as they are.
-    """
-    read, write = os.pipe()
-    os.set_blocking(read, False)
-    os.set_blocking(write, False)
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(write, b"x")
-
-    ours = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    kept = {signum: signal.signal(signum, note) for signum in ours}
-    try:
-        yield read
-    finally:
-        for signum, handler in kept.items():
-            signal.signal(signum, handler)
-        os.close(read)
-        os.close(write)

@@ -20,10 +20,10 @@ from typing import Any
 
 from dafw.errors import UserError, choose
 from dafw.tables.grid import Table
-from dafw.tables.launch import Job, Report, make_jobs, signals
+from dafw.tables.launch import Job, Report, make_jobs
 from dafw.tables.progress import Reporter
 from dafw.tables.status import is_running
-from dafw.tables.worker import EXECUTE, FAILED, Order, Outcome, attempt, last_line, load_function
+from dafw.worker import EXECUTE, FAILED, Order, Outcome, attempt, last_line, load_function, signals
 
 NATIVE = {
     "account": "slurm_account",

@@ -5,7 +5,7 @@ from typing import Literal
 
 from dafw.runs import Busy, lock
 from dafw.tables.store import Store
-from dafw.tables.worker import FAILED
+from dafw.worker import FAILED
 
 State = Literal["done", "running", "failed", "interrupted", "missing"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "interrupted", "missing")

@@ -34,7 +34,7 @@ def test_nothing_heavy_is_imported(said: str) -> None:
 
 
 def test_help_names_every_command(said: str) -> None:
-    for command in ("fit", "validate", "test", "predict", "methods", "datasets", "data", "table", "new"):
+    for command in ("fit", "validate", "test", "predict", "methods", "datasets", "data", "tune", "table", "new"):
         assert f"\n  {command} " in said
 
 
@@ -61,7 +61,9 @@ def test_domain_names_that_only_running_would_tell(tmp_path: Path) -> None:
     assert (listing.constant(node, "domain_names"), listing.summary(node), path.name) == (None, "Much.", "more.py")
 
 
-@pytest.mark.parametrize("command", ["fit", "test", "data", "data check", "table", "table run", "new", "methods"])
+@pytest.mark.parametrize(
+    "command", ["fit", "test", "data", "data check", "tune", "tune show", "table", "table run", "new", "methods"]
+)
 def test_help_of_a_command(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as ended:
         call(capsys, *command.split(), "--help")

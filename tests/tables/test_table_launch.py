@@ -14,15 +14,15 @@ import fake_runs
 import pytest
 from rich.console import Console
 
+from dafw.devices import default_workers, parse_listing, visible_gpus, worker_environment
 from dafw.runs import lock, run_directory
-from dafw.tables.devices import default_workers, parse_listing, visible_gpus, worker_environment
 from dafw.tables.grid import Table, load_table
 from dafw.tables.launch import Report, make_jobs, run_table
 from dafw.tables.overlay import parse_settings
 from dafw.tables.progress import Lines, Live
 from dafw.tables.status import states
 from dafw.tables.store import load
-from dafw.tables.worker import last_line
+from dafw.worker import last_line
 
 Make = Callable[..., Table]
 FAKE = "fake_runs:execute"

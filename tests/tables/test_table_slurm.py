@@ -19,7 +19,7 @@ from dafw.tables.launch import Report, make_jobs
 from dafw.tables.overlay import parse_settings
 from dafw.tables.progress import Lines
 from dafw.tables.slurm import Chunk, Cluster, Warned, parse_cluster, submit_table
-from dafw.tables.worker import Order
+from dafw.worker import Order
 
 Make = Callable[..., Table]
 

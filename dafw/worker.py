@@ -1,4 +1,4 @@
-"""The process that executes cells one after the other, and what one attempt at a cell comes to."""
+"""The process that executes runs one after the other, and what one attempt at a run comes to."""
 
 import contextlib
 import faulthandler
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 from dafw.errors import UserError
@@ -92,19 +93,8 @@ def last_words(directory: Path) -> str:
 
 
 def serve(pipe: connection.Connection, function: str, environment: dict[str, str]) -> None:
-    """The worker's main loop: takes orders from the pipe and answers each with its outcome, until the pipe closes.
-
-    The environment is set before anything imports torch. A worker leads its own process group, so Ctrl-C reaches the
-    parent alone, which passes it on as SIGTERM; if the parent dies, the worker sends itself SIGTERM.
-    """
-    os.environ.update(environment)
-    with contextlib.suppress(OSError):  # it leads one already
-        os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    faulthandler.enable(file=2)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    """The worker's main loop: takes orders from the pipe and answers each with its outcome, until the pipe closes."""
+    become_worker(environment)
     execute: Callable[[dict[str, Any], Path], Any] | None = None
     while True:
         try:
@@ -123,10 +113,56 @@ def serve(pipe: connection.Connection, function: str, environment: dict[str, str
 def _prepare(function: str, environment: dict[str, str]) -> Callable[[dict[str, Any], Path], Any]:
     execute = load_function(function)
     if function == EXECUTE:
-        import torch
-
-        torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", "1")))
+        limit_threads(environment)
     return execute
+
+
+def become_worker(environment: dict[str, str]) -> None:
+    """What a worker does first.
+
+    The environment is set before anything imports torch. A worker leads its own process group, so Ctrl-C reaches the
+    parent alone, which passes it on as SIGTERM; if the parent dies, the worker sends itself SIGTERM.
+    """
+    os.environ.update(environment)
+    with contextlib.suppress(OSError):  # it leads one already
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    faulthandler.enable(file=2)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def limit_threads(environment: dict[str, str]) -> None:
+    """Gives torch the threads that the environment names."""
+    import torch
+
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", "1")))
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[int]:
+    """A file descriptor that becomes readable on SIGINT or SIGTERM, which do nothing else meanwhile.
+
+    Outside the main thread signals stay as they are.
+    """
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(write, b"x")
+
+    ours = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    kept = {signum: signal.signal(signum, note) for signum in ours}
+    try:
+        yield read
+    finally:
+        for signum, handler in kept.items():
+            signal.signal(signum, handler)
+        os.close(read)
+        os.close(write)
 
 
 def _follow_parent() -> None:

@@ -1,0 +1,1 @@
+"""Searching a method's hyper-parameters by a score that needs no target label."""

@@ -1,0 +1,217 @@
+"""Making the trials of a study: here one after the other, or in several processes that share the study's file."""
+
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from multiprocessing import connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from statistics import fmean
+from textwrap import shorten
+from typing import Any
+
+from dafw.devices import visible_gpus, worker_environment
+from dafw.errors import UserError
+from dafw.runs import execute, read_result, run_directory
+from dafw.tuning.space import place, written
+from dafw.tuning.study import Plan, Study, Taken
+from dafw.worker import Order, Outcome, attempt, become_worker, limit_threads, signals
+
+GRACE = 120.0
+"""Seconds that interrupted processes get to save a checkpoint."""
+POLL = 1.0
+"""Seconds between two looks at a run that another process makes."""
+
+
+class Interrupted(Exception):
+    """A signal ended a trial's run, which can go on from its checkpoint."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+def configure(plan: Plan, params: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The complete configuration of one run of a trial."""
+    config = place(plan.config, params)
+    config["seed_everything"] = config["data"]["init_args"]["seed"] = seed
+    config["trainer"]["devices"] = 1
+    return config
+
+
+def work(plan: Plan, study: Study) -> int:
+    """Makes trials until there are enough.
+
+    Returns:
+        0, or 128 + n if signal n came.
+    """
+    while (taken := study.take(plan)) is not None:
+        try:
+            run_trial(plan, study, taken)
+        except Interrupted as interrupted:
+            study.give_back(taken)
+            return 128 + interrupted.signum
+        except BaseException:
+            study.give_back(taken)
+            raise
+    return 0
+
+
+def run_trial(plan: Plan, study: Study, taken: Taken) -> None:
+    """Makes the runs of one trial, and tells the study what they found; a run that fails makes the trial fail."""
+    started = time.monotonic()
+    scores: dict[str, float] = {}
+    folders: dict[str, str] = {}
+    for seed in plan.seeds:
+        config = configure(plan, taken.params, seed)
+        folder = run_directory(config, plan.root)
+        folders[str(seed)] = str(folder)
+        outcome = make_run(config, folder, plan.root)
+        try:
+            if outcome.status == "failed":
+                raise UserError(outcome.error)
+            scores[str(seed)] = objective(read_result(folder) or {}, plan)
+        except UserError as error:
+            study.tell(taken, None, runs=folders, error=str(error))
+            print(f"trial {taken.number} failed: {brief(str(error))}  ({folder})", flush=True)
+            return
+    value, seconds = fmean(scores.values()), time.monotonic() - started
+    study.tell(taken, value, runs=folders, scores=scores)
+    mark = " [ORACLE]" if plan.labels else ""
+    print(
+        f"trial {taken.number}{mark}: {plan.objective} {value:.4f}  {shown(taken.params)}  {seconds:.0f} s", flush=True
+    )
+
+
+def brief(error: str) -> str:
+    """An error on a line that can be read: what follows the first 150 characters is in the run's log."""
+    return shorten(error, 150, placeholder=" ...")
+
+
+def shown(params: Mapping[str, Any]) -> str:
+    """Parameters on one line: ``model.lr=0.01234 model.entropy=true``."""
+    texts = {key: f"{value:.4g}" if isinstance(value, float) else written(value) for key, value in params.items()}
+    return " ".join(f"{key}={text}" for key, text in texts.items())
+
+
+def make_run(config: dict[str, Any], folder: Path, root: Path) -> Outcome:
+    """Makes or resumes one run, with what it prints in its directory; waits if another process makes the same run.
+
+    Raises:
+        Interrupted: if a signal ended it.
+    """
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+    from dafw.callbacks import Stopped
+    from dafw.methods.record import NonFiniteLoss
+
+    signums: list[int] = []
+
+    def noting_signals(config: dict[str, Any], root: Path) -> None:
+        try:
+            execute(config, root)
+        except NonFiniteLoss as error:
+            raise UserError(str(error)) from error  # a finding, which needs no traceback
+        except Stopped as stopped:
+            signums.append(stopped.signum)
+            raise
+        except (KeyboardInterrupt, SIGTERMException) as error:
+            signums.append(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+            raise
+        except SystemExit as ended:  # how Lightning ends after Ctrl-C
+            if isinstance(ended.__context__, KeyboardInterrupt):
+                signums.append(signal.SIGINT)
+            raise
+
+    while (outcome := attempt(noting_signals, Order(config, folder, root))).status == "busy":
+        time.sleep(POLL)
+    if signums:
+        raise Interrupted(signums[0])
+    return outcome
+
+
+def objective(result: Mapping[str, Any], plan: Plan) -> float:
+    """A run's objective: at its last validation, or the best of all.
+
+    Raises:
+        UserError: if it has none that is finite.
+    """
+    history = result.get("history") or []
+    part, name = ("oracle", result.get("metric")) if plan.objective == "oracle" else ("validators", plan.objective)
+    values = [float(record[part].get(name, math.nan)) for record in history]
+    finite = [value for value in values if math.isfinite(value)]
+    if plan.select == "best" and finite:
+        return max(finite) if plan.higher_is_better else min(finite)
+    if plan.select == "best" or not values or not math.isfinite(values[-1]):
+        at = "at any" if plan.select == "best" else "at the last"
+        raise UserError(f"{plan.objective} has no finite value {at} of {len(values)} validations")
+    return values[-1]
+
+
+# ---- several processes
+
+
+def serve(plan: Plan, environment: dict[str, str]) -> None:
+    """A worker process: makes trials until there are enough, or it gets SIGTERM."""
+    become_worker(environment)
+    limit_threads(environment)
+    try:
+        sys.exit(work(plan, Study(plan.study, plan)))
+    except UserError as error:
+        print(f"dafw: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def work_together(plan: Plan, study: Study, workers: int) -> int:
+    """Makes trials in several processes until there are enough.
+
+    A process that dies of its trial is replaced. Ctrl-C and SIGTERM are passed on, and each saves a checkpoint.
+
+    Returns:
+        0, 1 if the processes ended before there were enough trials, or 130 after a signal.
+    """
+    gpus, context = visible_gpus(), multiprocessing.get_context("spawn")
+
+    def start(number: int) -> SpawnProcess:
+        process = context.Process(target=serve, args=(plan, worker_environment(number, workers, gpus)))
+        process.start()
+        return process
+
+    with signals() as stop:
+        processes = {number: start(number) for number in range(workers)}
+        while processes:
+            ready = connection.wait([stop, *(process.sentinel for process in processes.values())])
+            if stop in ready:
+                _end(list(processes.values()), stop)
+                study.reclaim()
+                return 130
+            for number, process in list(processes.items()):
+                if process.sentinel in ready:
+                    process.join()
+                    del processes[number]
+                    if process.exitcode and study.reclaim(crashed=True):
+                        print(f"a process died ({process.exitcode}) in its trial; another takes its place", flush=True)
+                        processes[number] = start(number)
+    return 0 if sum(trial.state.is_finished() for trial in study.trials()) >= plan.trials else 1
+
+
+def _end(processes: list[SpawnProcess], stop: int) -> None:
+    """SIGTERM, and a kill after the grace period or a second signal."""
+    os.read(stop, 4096)
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + GRACE
+    alive = processes
+    while alive and (left := deadline - time.monotonic()) > 0:
+        ready = connection.wait([stop, *(process.sentinel for process in alive)], left)
+        if stop in ready:
+            break
+        alive = [process for process in alive if process.is_alive()]
+    for process in alive:
+        process.kill()
+    for process in processes:
+        process.join()
