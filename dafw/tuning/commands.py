@@ -215,7 +215,7 @@ def print_study(study: Study, allow_oracle: bool) -> None:
     for rank, trial in enumerate(best[:SHOWN], start=1):
         runs: dict[str, str] = trial.user_attrs.get("runs", {})
         accuracy = f"  target test {_test(runs)}" if allow_oracle else ""
-        print(f"{rank}. trial {trial.number}{mark}  {trial.value:.4f}{accuracy}  {shown(trial.params)}")
+        print(f"{rank}. trial {trial.number}{mark}  {trial.value:.4g}{accuracy}  {shown(trial.params)}")
         print("".join(f"     {folder}\n" for folder in runs.values()), end="")
     for trial in [trial for trial in trials if trial.state.name == "FAIL"][:SHOWN]:
         print(f"failed: trial {trial.number}: {brief(trial.user_attrs.get('error', 'its process died'))}")

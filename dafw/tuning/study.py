@@ -7,6 +7,7 @@ it is at work: a trial that is running while nobody holds its lock was lost, and
 """
 
 import importlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ def load_optuna() -> Any:
     except ImportError as error:
         raise UserError('dafw tune needs Optuna: pip install "dafw[tune]"') from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # constant_liar, before 5
     return optuna
 
 

@@ -83,7 +83,7 @@ def run_trial(plan: Plan, study: Study, taken: Taken) -> None:
     study.tell(taken, value, runs=folders, scores=scores)
     mark = " [ORACLE]" if plan.labels else ""
     print(
-        f"trial {taken.number}{mark}: {plan.objective} {value:.4f}  {shown(taken.params)}  {seconds:.0f} s", flush=True
+        f"trial {taken.number}{mark}: {plan.objective} {value:.4g}  {shown(taken.params)}  {seconds:.0f} s", flush=True
     )
 
 
