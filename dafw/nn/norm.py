@@ -10,8 +10,8 @@ frozen           by the running statistics       never change                   
 ===============  ==============================  ==========================================  ===========
 
 ``separate`` is what a network does that is called once per domain; ``domain_specific`` is Chang et al., CVPR 2019,
-https://arxiv.org/abs/1906.03950.  In evaluation all four use running statistics.  On several ranks, training statistics
-are those of all ranks' rows.
+https://arxiv.org/abs/1906.03950.  In evaluation all four use running statistics, or the test batch's own where
+``Rows.test_batch`` asks for them.  On several ranks, training statistics are those of all ranks' rows.
 """
 
 from collections.abc import Iterator
@@ -44,11 +44,15 @@ class Rows:
         sync: whether training statistics are taken over all ranks.
         track: whether training statistics enter the running ones.
         domain: (N,) int64, the domain of each row of the training batch; None if no one said.
+        test_batch: whether evaluation normalises a batch by its own statistics (mean and biased variance, on several
+            ranks of this rank's rows), which enter no running ones; one value per channel, which has no variance, by
+            the running statistics.
     """
 
     num_source: int | None = None
     sync: bool = True
     track: bool = True
+    test_batch: bool = False
     domain: Tensor | None = None
 
     def domain_of(self, count: int) -> Tensor | None:
@@ -187,7 +191,7 @@ class DomainBatchNorm(nn.Module):
         num_source = self.rows.num_source
         if num_source is not None and num_source > x.shape[0]:
             raise ValueError(f"num_source is {num_source}, but the batch has {x.shape[0]} rows")
-        split = self.mode == "domain_specific" or (self.mode == "separate" and self._uses_batch)
+        split = self.mode == "domain_specific" or (self.mode == "separate" and self._uses_batch(x))
         if not split or not num_source:
             y = self._normalise(x, self._branch(source=False))
         elif num_source == x.shape[0]:
@@ -199,18 +203,21 @@ class DomainBatchNorm(nn.Module):
             y = self.drop(y)
         return y if self.act is None else self.act(y)
 
-    @property
-    def _uses_batch(self) -> bool:
-        return (self.training and self.mode != "frozen") or self.running_mean is None
+    def _uses_batch(self, x: Tensor) -> bool:
+        if self.running_mean is None:
+            return True
+        if self.training:
+            return self.mode != "frozen"
+        return self.rows.test_batch and x.numel() > x.shape[1]
 
     def _normalise(self, x: Tensor, branch: _Branch) -> Tensor:
         """One part of the batch by one branch, as one call of ``nn.BatchNorm`` (but for the ranks)."""
         weight, bias, mean, var, batches = branch
-        if not self._uses_batch:
+        if not self._uses_batch(x):
             return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
-        if not self.rows.track:
+        if not (self.rows.track and self.training):
             mean = var = batches = None
-        if batches is not None and self.training:
+        if batches is not None:
             batches.add_(1)
         if self.training and self.rows.sync and world_size() > 1:
             y, batch_mean, batch_var = _normalise_over_ranks(x, weight, bias, self.eps)

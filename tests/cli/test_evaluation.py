@@ -149,3 +149,21 @@ def test_a_checkpoint_that_is_not_ours(capsys: pytest.CaptureFixture[str]) -> No
     torch.save({"state_dict": {}}, "alien.ckpt")
     done = call(capsys, "test", *ARGUMENTS, "--ckpt_path", "alien.ckpt")
     assert (done.code, done.err) == (2, "dafw: error: alien.ckpt was not written by dafw\n")
+
+
+def test_both_statistics_of_a_finished_run(capsys: pytest.CaptureFixture[str]) -> None:
+    erm = ["--model", "ERM", *QUICK, "--data.source", "[a, c]", "--data.steps_per_epoch", "8"]
+    assert call(capsys, "fit", *erm, "--run.dir", "erm").code == 0
+    assert json.loads(Path("erm/result.json").read_text())["transductive"] == ""
+    path = next(Path("erm").glob("checkpoints/*.ckpt"))
+    running, batch = (
+        call(capsys, "test", *erm, "--ckpt_path", path, "--model.test_statistics", how) for how in ("running", "batch")
+    )
+    assert (running.code, batch.code) == (0, 0), batch.err
+    assert printed(running.out).keys() == printed(batch.out).keys()
+    assert running.out != batch.out
+    changed = [*erm, "--model.test_statistics", "batch", "--run.dir", "other"]
+    assert call(capsys, "fit", *changed).code == 0
+    result = json.loads(Path("other/result.json").read_text())
+    assert result["transductive"] == "batch statistics of the test batch"
+    assert {f"test/{n}/{k}": round(v, 4) for n, m in result["test"].items() for k, v in m.items()} == printed(batch.out)

@@ -1,4 +1,4 @@
-"""What generalization methods are given, and what they may not see."""
+"""What generalization methods are given, what they may not see, and what they are evaluated with."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from dafw.methods.generalization.base import split_domains
 from dafw.optim.sharpness import SAM
 from dafw.problems import Outputs
 from dafw.testing import case
+from dafw.testing.cases import differences
 from dafw.testing.steps import StepWatch
+from dafw.testing.toys import toy_network
 
 
 def test_a_batch_holds_an_equal_share_of_each_source_and_nothing_else(tmp_path: Path) -> None:
@@ -70,3 +72,40 @@ def test_where_sharpness_cannot_be_followed(method: Any, options: dict[str, Any]
     item = case(method)
     with pytest.raises(UserError, match=said):
         item.train(tmp_path, method=item.make(sharpness=SAM()), **options)
+
+
+def test_a_trained_model_is_evaluated_by_running_statistics_or_by_the_test_batchs(tmp_path: Path) -> None:
+    item = case(ERM)
+    method, trainer = item.train(tmp_path, precision="64-true")
+    path = tmp_path / "step=8.ckpt"
+    trainer.save_checkpoint(path)
+    domain = item.make_data().load("b", "test")
+    images = torch.stack([domain.inputs[i] for i in range(7)])
+    loaded = {how: ERM.load(str(path), test_statistics=how).double() for how in ("running", "batch")}
+    before = {name: value.clone() for name, value in loaded["batch"].state_dict().items()}
+    with torch.no_grad():
+        together, alone = (
+            {how: torch.cat([one(part).logits for part in parts]) for how, one in loaded.items()}
+            for parts in ([images], images.split(1))
+        )
+        torch.testing.assert_close(together["running"], method.eval()(images).logits)
+        torch.testing.assert_close(together["running"], alone["running"])
+        assert (together["batch"] - alone["batch"]).abs().max() > 1e-3
+        method.train()
+        torch.testing.assert_close(together["batch"], method(images).logits)
+    assert all(torch.equal(value, before[name]) for name, value in loaded["batch"].state_dict().items())
+    assert loaded["running"].transductive == ""
+    assert loaded["batch"].transductive == "batch statistics of the test batch"
+
+
+def test_training_does_not_depend_on_the_statistics_of_the_test(tmp_path: Path) -> None:
+    found = [case(ERM, test_statistics=how, ema_decay=0.8).train(tmp_path)[0] for how in ("running", "batch")]
+    assert not differences(*(method.state_dict() for method in found))
+    scores = [[entry["validators"] for entry in method.history] for method in found]
+    assert scores[0] != scores[1]
+
+
+def test_the_test_batchs_statistics_of_a_network_that_has_none() -> None:
+    network = toy_network("dafw.nn.digits.MNISTNet", backbone_args={"input_size": 28})
+    with pytest.raises(UserError, match="needs a network with batch normalisation"):
+        ERM(network, num_classes=3, test_statistics="batch")

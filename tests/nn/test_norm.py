@@ -293,3 +293,31 @@ def test_an_untracked_pass_normalises_alike_and_leaves_the_running_statistics(
     layer(x)
     changed = [name for name, value in layer.state_dict().items() if not torch.equal(value, before[name])]
     assert bool(changed) == (mode != "frozen"), "a pass after it is tracked again"
+
+
+@pytest.mark.parametrize("mode", NORM_MODES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_test_batchs_own_statistics(mode: NormMode, shape: tuple[int, ...]) -> None:
+    """Evaluation then does to the rows of one domain what training does, and leaves the running statistics."""
+    reference, ours = layers(shape, mode)
+    ours.eval()
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    _, x = domains(shape)
+    for source_rows in (0, len(x)):
+        ours.rows.num_source = source_rows
+        ours.rows.test_batch = False
+        plain = ours(x)
+        ours.rows.test_batch = True
+        check(ours(x), deepcopy(reference)(x))
+        assert not torch.allclose(ours(x), plain)
+    assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
+
+
+def test_one_value_per_channel_is_normalised_by_the_running_statistics() -> None:
+    _, ours = layers((), "joint")
+    ours.eval()
+    ours.rows.num_source = 0
+    x = domains(())[1][:1]
+    plain = ours(x)
+    ours.rows.test_batch = True
+    assert torch.equal(ours(x), plain)

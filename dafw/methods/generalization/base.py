@@ -1,10 +1,15 @@
 """What generalization methods share: labelled sources alone, an equal share of each in every batch, no target."""
 
+from typing import Literal
+
 from torch import Tensor
 
 from dafw.data.batch import Batch
+from dafw.errors import UserError, choose
 from dafw.methods.base import Losses, Method
 from dafw.nn.distributed import gather_rows
+from dafw.nn.network import Network
+from dafw.nn.norm import DomainBatchNorm
 from dafw.problems import Outputs
 
 
@@ -16,9 +21,33 @@ class GeneralizationMethod(Method):
     rows.
 
     A method whose layers depend on the number of sources takes ``num_sources``, which the command line fills in.
+
+    Args:
+        network: images (N, C, H, W) to features (N, d) and logits (N, K).
+        test_statistics: what batch normalisation normalises an evaluation batch by, the ``running`` statistics or those
+            of the ``batch`` itself. The latter is transductive, for a prediction depends on the other rows of its
+            batch, and the result says so; some published numbers were measured that way (UDIM's authors' code). A batch
+            is ``data.eval_batch_size`` samples that follow each other in the split, on several ranks a rank's own
+            share of them. Training does not depend on it: a checkpoint can be evaluated both ways, with
+            ``dafw test --ckpt_path FILE --model.test_statistics batch`` or ``load(path, test_statistics="batch")``.
+        base: see :class:`~dafw.methods.base.Method`.
+
+    Raises:
+        UserError: if ``test_statistics`` is ``batch`` and the network has no batch normalisation.
     """
 
     setting = "generalization"
+
+    def __init__(  # type: ignore[no-untyped-def]
+        self, network: Network, *, test_statistics: Literal["running", "batch"] = "running", **base
+    ) -> None:
+        super().__init__(network, **base)
+        self.test_statistics = choose("test_statistics", test_statistics, ("running", "batch"))
+        if test_statistics == "batch":
+            if not any(isinstance(layer, DomainBatchNorm) for layer in network.modules()):
+                raise UserError("model.test_statistics: batch needs a network with batch normalisation")
+            self.rows.test_batch = True
+            self.transductive = "batch statistics of the test batch"
 
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
         """Already weighted terms to add to the supervised loss.
