@@ -1,10 +1,13 @@
-"""Small networks and images for them."""
+"""Small networks, and images and batches for them."""
 
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from dafw.data.batch import Batch
 from dafw.nn.network import Network
 
 
@@ -19,3 +22,49 @@ def network(num_classes: int = 10, **options: Any) -> Network:
     net = Network(**options)
     net.set_classes(num_classes)
     return net
+
+
+class TanhLinear(nn.Module):
+    """Rows (N, d_in) to features tanh(W x + b), (N, d_out)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.num_features = outputs
+        self.linear = nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        features: Tensor = self.linear(x).tanh()
+        return features
+
+
+class Identity(nn.Module):
+    """Rows (N, d) that are features already."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.num_features = width
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The rows themselves."""
+        return x
+
+
+class OneBatch(pl.LightningDataModule):
+    """The same training batch of labelled rows at every step, and nothing else.
+
+    Args:
+        inputs: (n, ...) of each source.
+        labels: (n,) of the same rows.
+    """
+
+    def __init__(self, inputs: list[Tensor], labels: list[Tensor]) -> None:
+        super().__init__()
+        domain = torch.cat([torch.full_like(y, position) for position, y in enumerate(labels)])
+        self.batch = Batch(torch.cat(inputs), torch.cat(labels), domain, torch.arange(len(domain)), len(domain))
+        self.labelled = [str(position) for position in range(len(inputs))]
+
+    def train_dataloader(self) -> Any:
+        """Endless repetition is the trainer's: one batch an epoch."""
+        return DataLoader([self.batch], batch_size=None)  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from dafw.methods.adaptation import (
 from dafw.methods.base import AdaptationMethod, Losses, Method
 from dafw.methods.generalization import (
     CORAL,
+    DRM,
     ERM,
     IRM,
     MMD,
@@ -46,6 +47,7 @@ __all__ = [
     "DAN",
     "DANN",
     "DCAN",
+    "DRM",
     "ERM",
     "GDCAN",
     "IRM",

@@ -113,6 +113,8 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         self.trained_on: tuple[str, ...] = ()
         #: Why a prediction depends on the other samples of the test set; empty if it does not.
         self.transductive = ""
+        #: Whether tests and predictions take gradients, and so need a trainer with ``inference_mode=False``.
+        self.adapts_in_test = False
         self.steps_started = 0
         self.history: list[dict[str, Any]] = []
         self.start_record()

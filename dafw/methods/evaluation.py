@@ -8,6 +8,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from dafw.data.batch import Batch
+from dafw.errors import UserError
 from dafw.problems import Outputs, Problem
 from dafw.selection import VALIDATORS, Evidence
 
@@ -29,6 +30,7 @@ class EvaluationSteps(Base):
     problem: Problem
     num_classes: int
     history: list[dict[str, Any]]
+    adapts_in_test: bool
     steps_started: int
     evaluations: "list[Evaluation]"
     scores: nn.ModuleList
@@ -66,7 +68,21 @@ class EvaluationSteps(Base):
 
     def on_test_start(self) -> None:
         """See :meth:`start_evaluation`."""
+        self.check_gradients()
         self.start_evaluation("test")
+
+    def on_predict_start(self) -> None:
+        """See :meth:`check_gradients`."""
+        self.check_gradients()
+
+    def check_gradients(self) -> None:
+        """Asks for what a method that learns while it is tested needs; the command line sees to it.
+
+        Raises:
+            UserError: if the trainer allows no gradients.
+        """
+        if self.adapts_in_test and torch.is_inference_mode_enabled():
+            raise UserError(f"{type(self).__name__} learns from what it is tested on: Trainer(inference_mode=False)")
 
     def evaluation_step(self, batch: Batch, dataloader_idx: int) -> None:
         """Scores one batch where it has labels, and keeps what the validators need."""

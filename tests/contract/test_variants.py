@@ -67,6 +67,8 @@ CASES += [
     Case("dafw.methods.generalization.mixup.Mixup", {"sharpness": rule("SAM", rho=0.2)}, label="mixup_sam"),
     Case("dafw.methods.generalization.rsc.RSC", {}, network={"head_width": 6}, label="rsc_hidden_head"),
 ]
+DRM = "dafw.methods.generalization.drm.DRM"
+CASES.append(Case(DRM, {"ema_decay": 0.8, "weight": 0.3, "mode": "authors"}, label="drm_moving_average"))
 LOCAL = Case(ERM, {"sharpness": rule("SAM", rho=0.5, local=True), "norm": "frozen"}, label="local_sam")
 CASES.append(LOCAL)
 every_variant = pytest.mark.parametrize("item", CASES, ids=lambda item: item.name)

@@ -81,6 +81,7 @@ class SourceFreeMethod(Method):
 
     def on_predict_start(self) -> None:
         """See :meth:`on_fit_start`."""
+        super().on_predict_start()
         self.on_fit_start()
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:

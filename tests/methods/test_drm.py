@@ -1,0 +1,396 @@
+"""DRM: its authors' values, the mixture it serves, and what it learns, and leaves alone, while it is tested."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from golden_vectors import golden
+from networks import OneBatch
+from torch import Tensor
+
+from dafw.data.batch import Batch
+from dafw.errors import UserError
+from dafw.losses.entropy import entropy
+from dafw.methods import DRM, ERM
+from dafw.methods.generalization.drm import entropy_weights
+from dafw.nn.network import Network
+from dafw.optim.schedules import Constant
+from dafw.testing import case
+from dafw.testing.cases import differences
+from dafw.testing.toys import ToyData, toy_trainer
+
+EXACT = {"rtol": 1e-7, "atol": 1e-9}
+HEADS = [*(f"heads.{d}" for d in range(3)), "network.head"]
+
+
+def arrays(name: str) -> dict[str, Tensor]:
+    return {key: torch.as_tensor(value) for key, value in golden(f"drm/{name}.npz").items()}
+
+
+def make(backbone: str, *sizes: tuple[str, int], **arguments: Any) -> DRM:
+    network = Network(f"networks.{backbone}", backbone_args=dict(sizes))
+    return DRM(network, **{"num_classes": 3, "num_sources": 3, "schedule": Constant(), **arguments}).double()
+
+
+def fill(method: DRM, given: dict[str, Tensor], prefix: str) -> None:
+    """Puts an array file's weights in place."""
+    held = {ours: given[f"{prefix}_{theirs}"] for ours, theirs in names(given, prefix).items()}
+    method.load_state_dict({**method.state_dict(), **held})
+
+
+def names(given: dict[str, Tensor], prefix: str) -> dict[str, str]:
+    found = {
+        f"{head}.{kind}": f"classifier_list_{position}_{kind}"
+        for position, head in enumerate(HEADS)
+        for kind in ("weight", "bias")
+    }
+    if f"{prefix}_featurizer_l_weight" in given:
+        found |= {f"network.backbone.linear.{kind}": f"featurizer_l_{kind}" for kind in ("weight", "bias")}
+    return found
+
+
+def features(given: Tensor) -> Batch:
+    none = torch.zeros(len(given), dtype=torch.int64)
+    return Batch(given, torch.empty(0), none, none, 0)
+
+
+# ---- the authors' values
+
+
+def test_a_training_step(tmp_path: Path) -> None:
+    given = arrays("train_step")
+    method = make("TanhLinear", ("inputs", 4), ("outputs", 5), optimizer="adam", lr=float(given["lr"]))
+    fill(method, given, "before")
+    data = OneBatch([given[f"x{d}"] for d in range(3)], [given[f"y{d}"] for d in range(3)])
+    trainer = toy_trainer(tmp_path, epochs=1, precision="64-true", limit_val_batches=0)
+    trainer.fit(method, datamodule=data)
+    trained = method.state_dict()
+    for ours, theirs in names(given, "after").items():
+        torch.testing.assert_close(trained[ours], given[f"after_{theirs}"], **EXACT)
+    fill(method, given, "before")
+    terms = method.losses(data.batch)
+    torch.testing.assert_close(terms["supervised"] + terms["own_heads"], given["loss"], **EXACT)
+
+
+def test_weights_and_mixtures() -> None:
+    given = arrays("predict")
+    torch.testing.assert_close(entropy(given["logits"]), given["entropy"], **EXACT)
+    gammas = [key.removeprefix("weights_gamma_") for key in given if key.startswith("weights_gamma_")]
+    assert gammas
+    for gamma in gammas:
+        weights = entropy_weights(given["logits"], float(gamma)).exp()
+        torch.testing.assert_close(weights, given[f"weights_gamma_{gamma}"], **EXACT)
+        for mode, key in (("paper", "mix_all"), ("authors", "mix_code")):
+            method = make("TanhLinear", ("inputs", 4), ("outputs", 5), gamma=float(gamma), mode=mode)
+            fill(method, given, "p")
+            method.eval().stream = method.start_stream()
+            outputs = method.evaluate(features(given["x"]), source=False)
+            torch.testing.assert_close(outputs.features, given["features"], **EXACT)
+            torch.testing.assert_close(outputs.logits.exp(), given[f"{key}_gamma_{gamma}"], **EXACT)
+
+
+def test_the_surest_head() -> None:
+    given = arrays("predict")
+    for mode in ("paper", "authors"):
+        method = make("TanhLinear", ("inputs", 4), ("outputs", 5), gamma=math.inf, mode=mode).eval()
+        fill(method, given, "p")
+        method.stream = method.start_stream()
+        served = method(given["x"]).logits
+        torch.testing.assert_close(served.exp(), given["mix_min_entropy"], **EXACT)
+        torch.testing.assert_close(served, given["per_sample_min_entropy_logits"].log_softmax(1), **EXACT)
+
+
+def test_the_authors_validations_choose_a_head_for_the_batch() -> None:
+    given = arrays("predict")
+    method = make("TanhLinear", ("inputs", 4), ("outputs", 5), mode="authors").eval()
+    fill(method, given, "p")
+    torch.testing.assert_close(method(given["x"]).logits, given["batch_min_entropy_logits_code"], **EXACT)
+    assert "batch" in method.transductive
+    alone = torch.cat([method(row).logits for row in given["x"].split(1)])
+    torch.testing.assert_close(alone, given["per_sample_min_entropy_logits"], **EXACT)
+
+
+@pytest.mark.parametrize("gamma", ["1", "min"])
+@pytest.mark.parametrize(("labels", "theirs"), [("own",) * 2, ("shared", "last"), ("uniform",) * 2, ("mixture", "drm")])
+def test_retraining(labels: str, theirs: str, gamma: str) -> None:
+    given = arrays(f"adapt_{theirs}_gamma{gamma}")
+    method = make(
+        "Identity",
+        ("width", given["features"].shape[1]),
+        mode="authors",
+        retrain="heads",
+        gamma=math.inf if gamma == "min" else float(given["gamma"]),
+        retrain_labels=labels,
+        retrain_confidence=float(given["beta"]),
+        retrain_steps=int(given["steps"]),
+        lr=2 * float(given["lr"]),
+        retrain_lr=0.5,
+    ).eval()
+    fill(method, given, "before")
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    method.stream = method.start_stream()
+    outputs = method.evaluate(features(given["features"]), source=False)
+    torch.testing.assert_close(outputs.logits.exp(), given["output"], **EXACT)
+    for position, head in enumerate(method.stream.heads):
+        for kind in ("weight", "bias"):
+            after = given[f"after_classifier_list_{position}_{kind}"]
+            torch.testing.assert_close(getattr(head, kind).detach(), after, **EXACT)
+    assert not differences(method.state_dict(), before)
+
+
+# ---- the mixture
+
+
+def test_properties_of_the_weights() -> None:
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(4, 6, 5, dtype=torch.float64)
+    weights = entropy_weights(logits, 2.0).exp()
+    torch.testing.assert_close(weights.sum(0), torch.ones(6, dtype=torch.float64))
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(entropy_weights(logits[order], 2.0).exp(), weights[order])
+    torch.testing.assert_close(entropy_weights(logits, 0.0).exp(), torch.full_like(weights, 0.25))
+    surest = torch.nn.functional.one_hot(entropy(logits).argmin(0), 4).T.double()
+    torch.testing.assert_close(entropy_weights(logits, 1e4).exp(), surest)
+    assert torch.equal(entropy_weights(logits, math.inf).exp(), surest)
+
+
+def test_a_head_without_any_doubt_has_a_finite_weight() -> None:
+    logits = torch.tensor([[[1e4, 0.0, 0.0]], [[1.0, 0.0, 0.0]], [[0.0, 1e4, 0.0]]])
+    for gamma in (0.5, 5.0, math.inf):
+        weights = entropy_weights(logits, gamma).exp()
+        assert bool(weights.isfinite().all())
+        assert float(weights.sum()) == pytest.approx(1)
+        assert float(weights[1]) < 0.1
+
+
+def test_heads_that_agree_are_served_as_one() -> None:
+    method = case(DRM).make().eval()
+    assert method.network.head is not None
+    for head in method.heads:
+        head.load_state_dict(method.network.head.state_dict())
+    x = torch.rand(5, 3, 6, 6)
+    expected = method.network(x).logits
+    torch.testing.assert_close(method(x).logits.softmax(1), expected.softmax(1))
+
+
+def test_one_source_whose_head_is_tied_is_erm() -> None:
+    method = case(DRM).make(num_sources=1, weight=0.3)
+    assert method.network.head is not None
+    method.heads[0].load_state_dict(method.network.head.state_dict())
+    batch = Batch(torch.rand(6, 3, 6, 6), torch.arange(6) % 3, torch.zeros(6, dtype=torch.int64), torch.arange(6), 6)
+    erm = case(ERM).make()
+    terms = method.train().losses(batch)
+    torch.testing.assert_close(sum(terms.values()), erm.train().losses(batch)["supervised"])
+
+
+def test_the_control_is_served_as_erm_is(tmp_path: Path) -> None:
+    item, data = case(DRM), case(DRM).make_data()
+    control, trainer = item.train(tmp_path, method=item.make(**DRM.control), data=data)
+    erm, other = case(ERM).train(tmp_path)
+    assert measure(trainer, control, data) == measure(other, erm, data)
+    assert control.history == erm.history
+
+
+def measure(trainer: pl.Trainer, method: Any, data: ToyData) -> dict[str, float]:
+    trainer.test(method, datamodule=data, verbose=False)
+    return {name.partition("/dataloader")[0]: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+# ---- retraining in a test
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a model that was trained a little."""
+    folder = tmp_path_factory.mktemp("drm")
+    _, trainer = case(DRM, ema_decay=0.5).train(folder)
+    trainer.save_checkpoint(folder / "trained.ckpt")
+    return str(folder / "trained.ckpt")
+
+
+RETRAINED: dict[str, Any] = {"retrain_confidence": 0.0, "retrain_lr": 20.0}
+
+
+def load_and_test(
+    checkpoint: str, folder: Path, data: ToyData | None = None, **changes: Any
+) -> tuple[DRM, dict[str, float]]:
+    method = DRM.load(checkpoint, **changes)
+    trainer = toy_trainer(folder, inference_mode=False)
+    data = data or ToyData(["a", "c"], "b", eval_batch_size=4)
+    return method, measure(trainer, method, data)
+
+
+@pytest.mark.parametrize("retrain", ["heads", "network"])
+def test_one_test_gives_both_numbers(retrain: str, checkpoint: str, tmp_path: Path) -> None:
+    method, plain = load_and_test(checkpoint, tmp_path)
+    assert not method.transductive
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    method, found = load_and_test(checkpoint, tmp_path, retrain=retrain, retrain_labels="shared", **RETRAINED)
+    assert "retrained" in method.transductive
+    assert not differences(method.state_dict(), before), "the trained weights were touched"
+    assert method.stream is None
+    assert all(parameter.grad is None for parameter in method.parameters())
+    for name, value in plain.items():
+        assert found[f"{name}_without_retraining"] == value
+    assert set(found) == {*plain, *(f"{name}_without_retraining" for name in plain)}
+    assert found != found | plain, "retraining changed no prediction"
+
+
+@pytest.mark.parametrize("retrain", ["heads", "network"])
+def test_each_stream_starts_from_the_trained_weights(retrain: str, checkpoint: str, tmp_path: Path) -> None:
+    changes = {"retrain": retrain, "retrain_labels": "own", **RETRAINED}
+    _, both = load_and_test(checkpoint, tmp_path, ToyData(["a", "c"], ["b"], eval_batch_size=4), **changes)
+    _, alone = load_and_test(checkpoint, tmp_path, ToyData("c", "b", eval_batch_size=4), **changes)
+    assert alone == {name: both[name] for name in alone}
+    assert any("test/c" in name for name in alone)
+
+
+@pytest.mark.parametrize("retrain", ["heads", "network"])
+@pytest.mark.parametrize("labels", ["own", "shared", "uniform", "mixture"])
+def test_what_a_step_moves(retrain: str, labels: str, checkpoint: str) -> None:
+    method = DRM.load(checkpoint, retrain=retrain, retrain_labels=labels, **RETRAINED)
+    rows = toy_rows()
+    plain = method(rows.x).logits
+    stream = method.stream = method.start_stream()
+    start = weights(stream)
+    with torch.no_grad():
+        served = method.evaluate(rows, source=False)
+        later = method.evaluate(rows, source=False)
+    torch.testing.assert_close(served.logits, plain, msg="it was not served before the step")
+    assert not torch.allclose(later.logits, plain)
+    moved = differences(weights(stream), start)
+    assert {name for name in start if name.startswith("heads")} <= set(moved)
+    features = {name for name in moved if name.startswith("network") and "head" not in name}
+    assert bool(features) == (retrain == "network")
+    assert not any("running" in name for name in features)
+
+
+def toy_rows() -> Batch:
+    domain = ToyData("a", "b").load("b", "test")
+    none = torch.zeros(9, dtype=torch.int64)
+    return Batch(torch.stack([domain.inputs[i] for i in range(9)]), torch.empty(0), none, none, 0)
+
+
+def weights(stream: Any) -> dict[str, Tensor]:
+    found = {f"network.{name}": value.clone() for name, value in stream.network.state_dict().items()}
+    for position, head in enumerate(stream.heads):
+        found |= {f"heads.{position}.{name}": value.clone() for name, value in head.state_dict().items()}
+    return found
+
+
+@pytest.mark.parametrize("retrain", ["heads", "network"])
+def test_above_one_no_confidence_is_enough(retrain: str, checkpoint: str) -> None:
+    method = DRM.load(checkpoint, retrain=retrain, retrain_confidence=1.1)
+    stream = method.stream = method.start_stream()
+    start = weights(stream)
+    with torch.no_grad():
+        method.evaluate(toy_rows(), source=False)
+    assert not differences(weights(stream), start)
+
+
+def test_a_head_without_confident_rows_keeps_still(checkpoint: str) -> None:
+    method = DRM.load(checkpoint, retrain="heads", retrain_labels="own", retrain_confidence=0.5)
+    stream = method.stream = method.start_stream()
+    with torch.no_grad():
+        for number, head in enumerate(stream.heads):
+            scale = 5.0 if number == 0 else 1e-3
+            for parameter in head.parameters():
+                parameter.mul_(scale)
+    start = weights(stream)
+    with torch.no_grad():
+        method.evaluate(toy_rows(), source=False)
+    assert {name.split(".")[1] for name in differences(weights(stream), start)} == {"0"}
+
+
+def test_of_several_steps_the_paper_serves_before_the_first_and_the_authors_before_the_last(checkpoint: str) -> None:
+    options = {"retrain": "heads", "retrain_labels": "shared", "gamma": math.inf, **RETRAINED}
+    first, last = (DRM.load(checkpoint, retrain_steps=2, mode=mode, **options) for mode in ("paper", "authors"))
+    one = DRM.load(checkpoint, retrain_steps=1, **options)
+    rows = toy_rows()
+    found = []
+    for method in (first, last, one):
+        method.stream = method.start_stream()
+        with torch.no_grad():
+            found.append(method.evaluate(rows, source=False).logits)
+    with torch.no_grad():
+        after_one = one.evaluate(rows, source=False).logits
+    assert torch.equal(found[0], found[2])
+    torch.testing.assert_close(found[1], after_one)
+    assert not torch.allclose(found[0], found[1])
+
+
+def test_validations_retrain_nothing(tmp_path: Path) -> None:
+    plain, _ = case(DRM).train(tmp_path)
+    retrained, _ = case(DRM, retrain="network", **RETRAINED).train(tmp_path)
+    assert plain.history == retrained.history
+    assert not differences(plain.state_dict(), retrained.state_dict())
+
+
+def test_it_works_in_half_precision(checkpoint: str, tmp_path: Path) -> None:
+    method = DRM.load(checkpoint, retrain="network", retrain_steps=2, **RETRAINED)
+    trainer = toy_trainer(tmp_path, inference_mode=False, precision="bf16-mixed")
+    found = measure(trainer, method, ToyData("a", "b", eval_batch_size=4))
+    assert all(0 <= value <= 1 for value in found.values())
+
+
+def test_a_prediction_is_of_the_same_stream(checkpoint: str, tmp_path: Path) -> None:
+    data = ToyData(["a", "c"], "b", eval_batch_size=4)
+    method, found = load_and_test(checkpoint, tmp_path, data, retrain="heads", retrain_labels="shared", **RETRAINED)
+    batches: Any = toy_trainer(tmp_path, inference_mode=False).predict(method, datamodule=data)
+    predicted = torch.cat([batch["prediction"] for batch in batches])
+    right = (predicted == torch.as_tensor(data.load("b", "test").labels)).float().mean()
+    assert float(right) == pytest.approx(found["test/b/accuracy"])
+
+
+def test_a_stream_keeps_to_the_norm_of_evaluation(checkpoint: str) -> None:
+    options = {"retrain": "network", "test_statistics": "batch", **RETRAINED}
+    by_batch, plain = DRM.load(checkpoint, **options), DRM.load(checkpoint, test_statistics="batch")
+    assert by_batch.transductive.startswith(f"{plain.transductive}; ")
+    by_batch.stream = by_batch.start_stream()
+    with torch.no_grad():
+        torch.testing.assert_close(by_batch.evaluate(toy_rows(), False).logits, plain(toy_rows().x).logits)
+        assert not torch.allclose(plain(toy_rows().x).logits, DRM.load(checkpoint)(toy_rows().x).logits)
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize("what", ["test", "predict"])
+def test_a_trainer_without_gradients(what: str, checkpoint: str, tmp_path: Path) -> None:
+    method = DRM.load(checkpoint, retrain="heads")
+    with pytest.raises(UserError, match="inference_mode=False"):
+        getattr(toy_trainer(tmp_path), what)(method, datamodule=ToyData("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"world_size": 2}, "one process"),
+        ({"precision": "16-mixed"}, "unscaled gradients"),
+    ],
+)
+def test_where_it_cannot_retrain(options: dict[str, Any], said: str) -> None:
+    method = case(DRM).make(retrain="heads")
+    method._trainer = SimpleNamespace(**{"world_size": 1, "precision": "32-true", **options})  # type: ignore[assignment]
+    with pytest.raises(UserError, match=said):
+        method.setup("fit")
+    method.setup("validate")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"weight": 1.0}, "weight"),
+        ({"gamma": -1.0}, "gamma"),
+        ({"retrain_steps": 0}, "retrain_steps"),
+        ({"retrain_lr": 0.0}, "retrain_lr"),
+        ({"retrain": "head"}, "retrain"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        case(DRM).make(**arguments)
