@@ -41,7 +41,8 @@ class ImageFolderDomains(DomainDataModule):
         resize: height and width before cropping, in pixels.
         fit: ``crop`` scales the short side to ``resize`` and cuts the middle out; ``squash`` scales both sides.
         evaluate_whole: evaluation takes all of (resize, resize) instead of the middle, for a method that crops itself.
-        augment: augmentation in training: ``flip_crop``, ``crop``, ``weak``, ``strong`` or ``none``.
+        augment: augmentation in training: ``flip_crop``, ``crop``, ``domainbed``, ``weak``, ``strong`` or
+            ``none``.
         cache: keep the decoded images on disk, ``resize * resize * 3`` bytes each, so that they are decoded only once.
         split: shares of training, validation and test.
         protocol: ``shares`` divides every domain as ``split`` says; ``domainbed`` as

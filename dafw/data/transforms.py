@@ -25,23 +25,23 @@ def flip_crop(size: int, *, flip: bool = True) -> Augmentation:
     return partial(_flip_crop, size=size, flip=flip)
 
 
-def _flip_crop(image: Tensor, *, size: int, flip: bool) -> Tensor:
+def _flip_crop(image: Tensor, *, size: int, flip: bool, least: float = 0.08) -> Tensor:
     """Scaling takes half the time where the channels of a pixel lie side by side and its rows without gaps."""
-    top, left, height, width, mirrored = _crop_and_flip(*image.shape[-2:])
+    top, left, height, width, mirrored = _crop_and_flip(*image.shape[-2:], least=least)
     window = image.permute(1, 2, 0)[None, top : top + height, left : left + width]
     window = window.flip(2) if flip and mirrored else window.contiguous()
     return functional.interpolate(window.permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True)[0]
 
 
-def _crop_and_flip(height: int, width: int, tries: int = 10) -> tuple[int, int, int, int, bool]:
+def _crop_and_flip(height: int, width: int, tries: int = 10, *, least: float = 0.08) -> tuple[int, int, int, int, bool]:
     """Top, left, height and width of a crop, and whether to mirror it; all from one draw of torch's generator.
 
-    Its share of the area is uniform in [0.08, 1] and the logarithm of its aspect ratio in that of [3/4, 4/3]. If it
+    Its share of the area is uniform in [least, 1] and the logarithm of its aspect ratio in that of [3/4, 4/3]. If it
     does not fit into the image at the tenth try either, it is the middle, as large as a ratio in that range allows.
     """
     mirrored, down, right, *shapes = torch.rand(3 + 2 * tries).tolist()
     for share, slant in zip(shapes[::2], shapes[1::2], strict=True):
-        area, ratio = height * width * (0.08 + 0.92 * share), (4 / 3) ** (2 * slant - 1)
+        area, ratio = height * width * (least + (1 - least) * share), (4 / 3) ** (2 * slant - 1)
         h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < h <= height and 0 < w <= width:
             return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w, mirrored < 0.5
@@ -57,6 +57,22 @@ def crop(size: int, *, flip: bool = True) -> Augmentation:
         flip: mirror every other image.
     """
     return v2.Compose([v2.RandomCrop(size, pad_if_needed=True), *_flip(flip)])  # type: ignore[no-any-return]
+
+
+def domainbed(size: int, *, flip: bool = True) -> Augmentation:
+    """A crop of 70 % to 100 % of the area, scaled to (3, size, size), a flip, other colours, and at times none.
+
+    The training augmentation of DomainBed (Gulrajani and Lopez-Paz, ICLR 2021, https://arxiv.org/abs/2007.01434;
+    read in its code): brightness, contrast and saturation times 0.7 to 1.3, the hue turned by up to 0.3 of the
+    circle, and one image in ten grey.
+
+    Args:
+        size: height and width of the result, in pixels.
+        flip: mirror every other image.
+    """
+    crop_and_flip = partial(_flip_crop, size=size, flip=flip, least=0.7)
+    colours = [v2.ColorJitter(0.3, 0.3, 0.3, 0.3), v2.RandomGrayscale(p=0.1)]
+    return v2.Compose([crop_and_flip, *colours])  # type: ignore[no-any-return]
 
 
 def weak(size: int, *, flip: bool = True) -> Augmentation:
@@ -93,7 +109,13 @@ def _flip(flip: bool) -> list[torch.nn.Module]:
     return [v2.RandomHorizontalFlip()] if flip else []
 
 
-_MAKERS: dict[str, Callable[..., Augmentation]] = {"crop": crop, "flip_crop": flip_crop, "strong": strong, "weak": weak}
+_MAKERS: dict[str, Callable[..., Augmentation]] = {
+    "crop": crop,
+    "domainbed": domainbed,
+    "flip_crop": flip_crop,
+    "strong": strong,
+    "weak": weak,
+}
 
 AUGMENTATIONS = ("none", *_MAKERS)
 

@@ -10,6 +10,8 @@ import yaml
 from commands import CHECKOUT, call, one_run
 from PIL import Image
 
+from datamodules.layouts import benchmarks
+
 ROOT = CHECKOUT / "experiments"
 FILES = sorted(path for path in ROOT.rglob("*.yaml") if path.relative_to(ROOT).parts[0] not in ("tables", "benchmarks"))
 #: What makes an experiment on a folder of images small: its own backbone, on few small images.
@@ -18,7 +20,7 @@ SMALL += ("--data.batch_size", "2", "--data.target_batch_size", "2")
 
 
 def test_there_are_experiments() -> None:
-    assert {path.parent.name for path in FILES} >= {"digits"}
+    assert {path.parent.name for path in FILES} >= {"digits", "domainbed"}
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +37,24 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of PACS, with few small images in each."""
+    root = tmp_path_factory.mktemp("pacs")
+    facts = benchmarks()["PACS"]
+    rng = np.random.default_rng(1)
+    for domain in facts.domains:
+        for name in facts.classes:
+            (root / domain / name).mkdir(parents=True)
+            for index in range(10):
+                pixels = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / domain / name / f"{index}.png")
+    return root
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).with_suffix("").as_posix())
-def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, path: Path) -> None:
+def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, pacs: Path, path: Path) -> None:
     config = yaml.safe_load(path.read_text())
     fit = ["fit", "--config", path, "--trainer.max_epochs", "1", "--data.steps_per_epoch", "2", "--run.plots", "false"]
     fit += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
@@ -50,6 +67,8 @@ def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, path: Path)
     if config["data"]["class_path"] == "ImageFolderDomains":
         ends = ("--data.source", "source", "--data.target", "target")
         fit += ["--data.root", images, *ends, *SMALL, "--model.network.weights", "null"]
+    if config["data"]["class_path"] == "PACS":
+        fit += ["--data.root", pacs, *SMALL, "--model.network.weights", "null"]
     if config["model"]["init_args"].get("ten_crop"):
         fit += ["--model.ten_crop", "28"]
     done = call(capsys, *fit)
@@ -58,3 +77,21 @@ def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, path: Path)
     assert (result["method"], result["steps"]) == (config["model"]["class_path"], 2)
     assert len(result["history"]) == 1
     assert set(result["test"]) == {*([] if source_free else result["source"]), *result["target"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["Fish", "GroupDRO"])
+def test_the_recipe_of_erm_is_that_of_methods_which_count_the_sources(
+    capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    config = yaml.safe_load((ROOT / "domainbed" / "rotated_mnist.yaml").read_text())
+    config["model"]["class_path"] = method
+    Path("changed.yaml").write_text(yaml.safe_dump(config))
+    small = ["--trainer.max_epochs", "1", "--data.steps_per_epoch", "2", "--data.batch_size", "4"]
+    small += ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--run.plots", "false"]
+    done = call(capsys, "fit", "--config", "changed.yaml", *small)
+    assert (done.code, done.err) == (0, "")
+    run = one_run(Path("runs"))
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    assert written["model"]["class_path"].rpartition(".")[2] == method
+    assert json.loads((run / "result.json").read_text())["steps"] == 2

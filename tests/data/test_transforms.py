@@ -6,7 +6,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
 from dafw.data import transforms
-from dafw.data.transforms import AUGMENTATIONS, flip_crop, named_augmentation, named_view, strong, weak
+from dafw.data.transforms import AUGMENTATIONS, domainbed, flip_crop, named_augmentation, named_view, strong, weak
 from dafw.errors import UserError
 
 
@@ -24,7 +24,7 @@ def test_result_is_uint8_of_the_size_asked_for(name: str, shape: tuple[int, int]
     assert result.dtype == torch.uint8
 
 
-@pytest.mark.parametrize("name", ["flip_crop", "weak", "strong"])
+@pytest.mark.parametrize("name", ["domainbed", "flip_crop", "weak", "strong"])
 def test_the_generator_of_torch_decides_alone(name: str) -> None:
     augmentation = named_view(name, 32)
 
@@ -37,7 +37,7 @@ def test_the_generator_of_torch_decides_alone(name: str) -> None:
     assert len(set(draw(3))) > 1
 
 
-@pytest.mark.parametrize("make", [flip_crop, weak])
+@pytest.mark.parametrize("make", [domainbed, flip_crop, weak])
 def test_without_flips_left_stays_left(make) -> None:
     half = torch.zeros(3, 32, 32, dtype=torch.uint8)
     half[:, :, :16] = 255
@@ -48,11 +48,12 @@ def test_without_flips_left_stays_left(make) -> None:
     assert any(x[..., :16].float().mean() < x[..., 16:].float().mean() for x in flipped)
 
 
+@pytest.mark.parametrize("least", [0.08, 0.7])
 @pytest.mark.parametrize("shape", [(256, 256), (100, 140)])
-def test_crops_are_distributed_as_torchvisions(shape: tuple[int, int]) -> None:
+def test_crops_are_distributed_as_torchvisions(shape: tuple[int, int], least: float) -> None:
     torch.manual_seed(0)
-    ours = torch.tensor([transforms._crop_and_flip(*shape) for _ in range(4000)], dtype=torch.float64)
-    random = [RandomResizedCrop.get_params(torch.empty(3, *shape), [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
+    ours = torch.tensor([transforms._crop_and_flip(*shape, least=least) for _ in range(4000)], dtype=torch.float64)
+    random = [RandomResizedCrop.get_params(torch.empty(3, *shape), [least, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
     theirs = torch.tensor(random, dtype=torch.float64)
     quantiles = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
     apart = ours[:, :4].quantile(quantiles, dim=0) - theirs.quantile(quantiles, dim=0)
@@ -90,6 +91,23 @@ def test_weak_shifts_by_at_most_an_eighth() -> None:
     rows = {int(weak(32, flip=False)(dot)[0].any(1).nonzero().min()) - 15 for _ in range(200)}
     assert min(rows) == -4
     assert max(rows) == 4
+
+
+def test_domainbed_changes_colours_and_makes_a_tenth_grey() -> None:
+    ramp = torch.stack([torch.arange(100, dtype=torch.uint8).repeat(100, 1), *torch.full((2, 100, 100), 50).byte()])
+    augmentation = domainbed(32, flip=False)
+    torch.manual_seed(0)
+    results = [augmentation(ramp).int() for _ in range(300)]
+    grey = sum(bool((x[0] == x[1]).all() and (x[1] == x[2]).all()) for x in results)
+    assert 15 <= grey <= 50
+    assert sum(bool((x[1] == 50).all()) for x in results) < 30
+    areas = [height * width / 10_000 for _, _, height, width, _ in draws(0.7)]
+    assert min(areas) > 0.68
+    assert min(areas) < 0.75 < 0.9 < max(areas)
+
+
+def draws(least: float) -> list[tuple[int, int, int, int, bool]]:
+    return [transforms._crop_and_flip(100, 100, least=least) for _ in range(300)]
 
 
 def test_strong_changes_colours_which_weak_does_not() -> None:
