@@ -198,7 +198,7 @@ def directions(method: Method) -> dict[str, bool]:
     sources = method.setting != "source-free"
     present = {name: each for name, each in VALIDATORS.items() if sources or not each.needs_source}
     found = {name: validator.higher_is_better for name, validator in present.items()} if method.has_evidence else {}
-    return found | ({f"source_{method.problem.primary}": True} if sources else {})
+    return found | ({"source_loss": False, f"source_{method.problem.primary}": True} if sources else {})
 
 
 def track_result(tracker: Any, folder: Path, result: dict[str, Any], pictures: list[Path]) -> None:

@@ -100,6 +100,8 @@ def write_result(
         "history": method.history,
         "higher_is_better": {
             f"source_{method.problem.primary}": True,
+            "source_loss": False,
+            f"source_train_{method.problem.primary}": True,
             **{name: validator.higher_is_better for name, validator in VALIDATORS.items()},
         },
         **provenance(),

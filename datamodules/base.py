@@ -18,7 +18,7 @@ from dafw.data.sampler import JointBatchSampler, ShardSampler, Stream
 from dafw.errors import UserError, choose
 
 Split = Literal["train", "val", "test"]
-Role = Literal["source_train", "source_val", "target_val", "source_test", "target_test"]
+Role = Literal["source_train", "source_train_labelled", "source_val", "target_val", "source_test", "target_test"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class DomainDataModule(pl.LightningDataModule):
         oracle: train on the *target's* labels instead of the source's: an upper bound, not adaptation.
         label_sets: ``closed`` (source and target share all classes) or ``partial`` (the target lacks some).
         evidence_samples: source training samples that the density-ratio validators look at.
+        evaluate_train: score the sources' training splits at each validation too, which may cost more than training.
     """
 
     domain_names: tuple[str, ...] = ()
@@ -89,6 +90,7 @@ class DomainDataModule(pl.LightningDataModule):
         oracle: bool = False,
         label_sets: Literal["closed", "partial"] = "closed",
         evidence_samples: int = 2000,
+        evaluate_train: bool = False,
     ) -> None:
         super().__init__()
         self.source = [source] if isinstance(source, str) else list(source)
@@ -98,6 +100,7 @@ class DomainDataModule(pl.LightningDataModule):
         self.steps_per_epoch, self.eval_batch_size = steps_per_epoch, eval_batch_size
         self.num_workers, self.augment, self.seed, self.oracle = num_workers, augment, seed, oracle
         self.label_sets, self.evidence_samples = label_sets, evidence_samples
+        self.evaluate_train = evaluate_train
         for name in (*self.source, *self.target):
             choose("domain", name, self.domain_names)
         least = {"batch_size": 1, "target_batch_size": 1, "steps_per_epoch": 1, "eval_batch_size": 1}
@@ -250,7 +253,9 @@ class DomainDataModule(pl.LightningDataModule):
         shown = self.sources if self.training_targets else []  # to the density ratio of source and target
         train = [self.load(name, "train").unlabelled() for name in shown]
         share = max(1, -(-sum(map(len, train)) // self.evidence_samples))
+        scored = self.sources if self.evaluate_train else []
         return [
+            *(Evaluation("source_train_labelled", self.load(name, "train")) for name in scored),
             *(Evaluation("source_train", domain.subset(range(0, len(domain), share))) for domain in train),
             *(Evaluation("source_val", self.load(name, "val")) for name in self.sources),
             *(Evaluation("target_val", self.load(name, "val")) for name in self.target),

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from dafw.data.batch import Batch
@@ -34,6 +34,7 @@ class EvaluationSteps(Base):
     steps_started: int
     evaluations: "list[Evaluation]"
     scores: nn.ModuleList
+    source_losses: nn.ModuleDict
     collected: list[list[tuple[Tensor, Tensor, Tensor]]]
 
     if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class EvaluationSteps(Base):
         self.look()
         self.evaluations = self.trainer.datamodule.evaluations(stage)  # type: ignore[attr-defined]
         self.scores = nn.ModuleList(self.problem.metrics(self.num_classes) for _ in self.evaluations).to(self.device)
+        validated = [str(i) for i, evaluation in enumerate(self.evaluations) if evaluation.role == "source_val"]
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        self.source_losses = nn.ModuleDict({key: MeanLoss(dtype) for key in validated}).to(self.device)
         self.collected = [[] for _ in self.evaluations]
 
     def on_validation_start(self) -> None:
@@ -90,6 +94,8 @@ class EvaluationSteps(Base):
         outputs = self.evaluate(batch, role.startswith("source"))
         if batch.num_source:
             self.scores[dataloader_idx].update(outputs.logits, batch.y)  # type: ignore[operator]
+        if role == "source_val":
+            self.source_losses[str(dataloader_idx)].update(self.problem.loss(outputs, batch.y), len(batch))  # type: ignore[operator]
         if self.has_evidence and role in ("source_train", "source_val", "target_val"):
             keys = torch.stack([batch.index, batch.y if role == "source_val" else batch.index])
             self.collected[dataloader_idx].append((outputs.features, outputs.logits, keys))
@@ -109,13 +115,22 @@ class EvaluationSteps(Base):
         return {name: float(value) for name, value in scores.compute().items()}
 
     def on_validation_epoch_end(self) -> None:
-        """Logs source accuracy, the validators, and, marked ``oracle/``, what target labels say."""
+        """Logs source accuracy and loss, the validators, and, marked ``oracle/``, what target labels say."""
         primary = self.problem.primary
-        found: dict[str, dict[str, dict[str, float]]] = {"source_val": {}, "target_val": {}, "target_test": {}}
+        roles = ("source_train_labelled", "source_val", "target_val", "target_test")
+        found: dict[str, dict[str, dict[str, float]]] = {role: {} for role in roles}
         for position, evaluation in enumerate(self.evaluations):
             if evaluation.role in found:
                 found[evaluation.role][evaluation.domain.name] = self.metrics_of(position)
-        validators = {f"source_{primary}": _mean(found["source_val"], primary)} if found["source_val"] else {}
+        validators = {}
+        if found["source_val"]:
+            losses = [float(metric.compute()) for metric in self.source_losses.values()]  # type: ignore[operator]
+            validators = {
+                f"source_{primary}": _mean(found["source_val"], primary),
+                "source_loss": sum(losses) / len(losses),
+            }
+        if found["source_train_labelled"]:
+            validators[f"source_train_{primary}"] = _mean(found["source_train_labelled"], primary)
         if self.has_evidence:
             validators |= self.validate_without_labels()
         oracle = {primary: _mean(found["target_val"], primary)}
@@ -175,6 +190,31 @@ class EvaluationSteps(Base):
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Columns of the prediction file for one batch of a target."""
         return {"index": batch.index, **self.problem.predictions(self.evaluate(batch, source=False))}
+
+
+class MeanLoss(Metric):
+    """A mean over the samples of batches, and over all ranks; updating it never waits for the device.
+
+    Args:
+        dtype: of the sums.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        for name in ("total", "count"):
+            self.add_state(name, torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, samples: int) -> None:
+        """Adds the mean loss of a batch of so many samples."""
+        self.total += samples * loss
+        self.count += samples
+
+    def compute(self) -> Tensor:
+        """The mean; nan without a sample."""
+        return self.total / self.count
 
 
 def _mean(metrics: dict[str, dict[str, float]], name: str) -> float:

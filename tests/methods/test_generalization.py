@@ -37,10 +37,50 @@ def test_the_rows_of_each_source() -> None:
 def test_a_validation_scores_no_split_of_the_target_by_what_needs_its_samples(tmp_path: Path) -> None:
     item = case(ERM)
     method, _ = item.train(tmp_path)
-    assert all(set(entry["validators"]) == {"source_accuracy"} for entry in method.history)
+    assert all(set(entry["validators"]) == {"source_accuracy", "source_loss"} for entry in method.history)
     assert all(set(entry["test"]) == {"b"} for entry in method.history)
     roles = [one.role for one in method.evaluations]
     assert roles == ["source_val", "source_val", "target_val", "target_test"]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_validation_passes_no_sample_through_the_network_that_it_need_not(tmp_path: Path, asked: bool) -> None:
+    item = case(ERM)
+    method, data = item.make(), item.make_data(evaluate_train=asked)
+    samples: list[int] = []
+
+    def count(module: torch.nn.Module, given: tuple[Any, ...]) -> None:
+        if not module.training:
+            samples.append(len(given[0]))
+
+    method.network.backbone.register_forward_pre_hook(count)
+    data.forbidden = [("b", "train")]
+    item.train(tmp_path, method=method, data=data)
+    splits = [("a", "val"), ("c", "val"), ("b", "val"), ("b", "test")]
+    splits += [("a", "train"), ("c", "train")] if asked else []
+    assert sum(samples) == len(method.history) * sum(len(data.load(name, split)) for name, split in splits)  # type: ignore[arg-type]
+    assert len(samples) == len(method.history) * len(splits)  # one large batch each
+    validators = method.history[-1]["validators"]
+    assert ("source_train_accuracy" in validators) == asked
+    if asked:
+        scores = []
+        for name in ("a", "c"):
+            (batch,) = data.evaluation_loader(data.load(name, "train"))
+            with torch.no_grad():
+                scores.append(float((method.eval().evaluate(batch, source=True).logits.argmax(1) == batch.y).float().mean()))
+        assert validators["source_train_accuracy"] == pytest.approx(sum(scores) / 2)
+
+
+def test_the_loss_on_the_sources_validation_splits_is_a_mean_over_samples_then_over_sources(tmp_path: Path) -> None:
+    item = case(ERM)
+    data = item.make_data(eval_batch_size=8)  # 21 samples: the last batch is smaller
+    method, _ = item.train(tmp_path, data=data)
+    losses = []
+    for name in ("a", "c"):
+        (batch,) = item.make_data().evaluation_loader(data.load(name, "val"))
+        with torch.no_grad():
+            losses.append(float(method.problem.loss(method.eval().evaluate(batch, source=True), batch.y)))
+    assert method.history[-1]["validators"]["source_loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
 
 
 def test_an_oracle_run_trains_on_the_target(tmp_path: Path) -> None:

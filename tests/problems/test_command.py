@@ -31,7 +31,7 @@ def test_masks(capsys: pytest.CaptureFixture[str]) -> None:
     folder = one_run(Path("runs"))
     result = json.loads((folder / "result.json").read_text())
     assert (result["metric"], set(result["test"]), set(result["test"]["dim"])) == ("iou", {"bright", "dim"}, {"iou"})
-    assert [set(entry["validators"]) for entry in result["history"]] == [{"source_iou"}, {"source_iou"}]
+    assert [set(entry["validators"]) for entry in result["history"]] == [{"source_iou", "source_loss"}] * 2
     assert [path.name for path in (folder / "plots").iterdir()] == ["curves.png"]
     for command in ("test", "validate"):
         again = call(capsys, command, *DENSE)

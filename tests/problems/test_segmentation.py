@@ -88,7 +88,7 @@ def test_a_segmentation_method_trains_and_is_evaluated(tmp_path: Path) -> None:
     trainer.fit(method, datamodule=data)
     assert set(method.last_terms) == {"supervised", "gap", "loss"}
     assert method.history[-1]["validators"]["source_iou"] > 0.9
-    assert set(method.history[-1]["validators"]) == {"source_iou"}
+    assert set(method.history[-1]["validators"]) == {"source_iou", "source_loss"}
     trainer.test(method, datamodule=data, verbose=False)
     values = {name.partition("/dataloader")[0]: value for name, value in trainer.callback_metrics.items()}
     assert values["test/bright/iou"] > 0.9
