@@ -74,6 +74,8 @@ def write_result(
     """Writes ``result.json``, last and at once: its presence means that the run is done.
 
     ``oracle`` in it: labels of a target trained this run, or the model that a source-free one started from.
+    ``transductive``: why a prediction depends on other test samples. ``averaged``: what averaged the weights over
+    training, so that none of the validations is of the weights that are tested.
     """
     metrics: dict[str, dict[str, float]] = {}
     for key, value in trainer.callback_metrics.items():
@@ -90,6 +92,11 @@ def write_result(
         "seed": config.get("seed_everything", 0),
         "oracle": data.oracle or not set(data.target).isdisjoint(getattr(method, "trained_on", ())),
         "transductive": method.transductive,
+        "averaged": " and ".join(
+            type(callback).__name__
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            if getattr(callback, "averages_weights", False)
+        ),
         "norm": method.norm,
         "config_hash": identity(config),
         "steps": method.steps_done,

@@ -25,6 +25,8 @@ INCIDENTAL: dict[str, set[str]] = {
     | {"enable_progress_bar", "enable_model_summary", "enable_checkpointing", "profiler", "log_every_n_steps"},
     "data": {"num_workers", "cache"},
 }
+#: Callbacks that change a run's numbers, so that they are part of what it is; others only look on.
+CALLBACKS = {"SWAD"}
 
 
 class Busy(UserError):
@@ -35,6 +37,7 @@ def identity(config: dict[str, Any]) -> str:
     """Eight hexadecimal digits of what determines a run's numbers: its configuration without paths and machinery."""
     parts = ("seed_everything", "model", "data", "trainer")
     kept = json.loads(json.dumps({key: config[key] for key in parts if config.get(key) is not None}))
+    callbacks = changing_callbacks(config)
     arguments = (kept.get("model") or {}).get("init_args") or {}
     if isinstance(arguments.get("checkpoint"), str):
         arguments["checkpoint"] = within_run(arguments["checkpoint"])
@@ -47,8 +50,26 @@ def identity(config: dict[str, Any]) -> str:
             arguments = part.get("init_args", part)
             for name in names & set(arguments):
                 del arguments[name]
+    if callbacks:
+        kept["callbacks"] = callbacks
     text = json.dumps([SCHEMA_VERSION, _canonical(kept)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def changing_callbacks(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The callbacks of a configuration that change its run's numbers, as class paths and arguments.
+
+    >>> changing_callbacks({"trainer": {"callbacks": [{"class_path": "SWAD"}, {"class_path": "DeviceStatsMonitor"}]}})
+    [{'class_path': 'SWAD', 'init_args': {}}]
+    """
+    given = (config.get("trainer") or {}).get("callbacks") or []
+    found = []
+    for one in given if isinstance(given, list) else [given]:
+        path, arguments = (one.get("class_path"), one.get("init_args")) if isinstance(one, dict) else (one, None)
+        home, _, name = str(path).rpartition(".")
+        if name in CALLBACKS and home.split(".")[0] in ("", "dafw"):
+            found.append({"class_path": path, "init_args": arguments or {}})
+    return found
 
 
 def within_run(checkpoint: str) -> str:

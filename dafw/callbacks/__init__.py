@@ -4,5 +4,6 @@ from dafw.callbacks.checkpointing import Checkpointing
 from dafw.callbacks.looks import Looks
 from dafw.callbacks.progress import progress_callback
 from dafw.callbacks.stopping import Stopped, Stopping
+from dafw.callbacks.swad import SWAD
 
-__all__ = ["Checkpointing", "Looks", "Stopped", "Stopping", "progress_callback"]
+__all__ = ["SWAD", "Checkpointing", "Looks", "Stopped", "Stopping", "progress_callback"]

@@ -142,6 +142,10 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         rows.num_source = previous
         return outputs
 
+    def statistics_pass(self, batch: Batch) -> None:
+        """Runs what a training step passes through the network, for its batch statistics alone."""
+        self.run(batch.x, batch.num_source)
+
     def forward(self, x: Any) -> Outputs:
         """What serves the target: images (N, C, H, W) -> outputs."""
         return self.run(x, None, self.served)

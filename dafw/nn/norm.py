@@ -283,6 +283,40 @@ def _normalise_over_ranks(
     return y, mean, var * (total / (total - 1))
 
 
+@contextmanager
+def averaged_statistics(module: nn.Module) -> Iterator[int]:
+    """Within, running statistics are estimated anew: the mean over the passes in training mode that are made there.
+
+    Those of a branch that no pass reaches stay as they were, and so do those of ``frozen`` layers.
+
+    Args:
+        module: a converted network, see :func:`convert_norm`.
+
+    Yields:
+        The number of layers that are estimated anew.
+    """
+    found = [layer for layer in module.modules() if isinstance(layer, DomainBatchNorm) and layer.mode != "frozen"]
+    layers = {layer: layer.momentum for layer in found if layer.running_mean is not None}
+    branches = [
+        (mean, var, batches, (mean.clone(), var.clone(), batches.clone()))
+        for layer in layers
+        for source in ((False, True) if layer.mode == "domain_specific" else (False,))
+        for _, _, mean, var, batches in [layer._branch(source)]
+        if mean is not None and var is not None and batches is not None
+    ]
+    for layer in layers:
+        layer.momentum = None
+    for mean, var, batches, _ in branches:
+        mean.zero_(), var.fill_(1.0), batches.zero_()
+    yield len(layers)
+    for layer, momentum in layers.items():
+        layer.momentum = momentum
+    for *tensors, kept in branches:
+        if not tensors[-1].any():
+            for tensor, before in zip(tensors, kept, strict=True):
+                tensor.copy_(before)
+
+
 def convert_norm(module: nn.Module, mode: NormMode) -> Rows:
     """Put every batch normalisation inside ``module`` into ``mode``; parameters and buffers remain the same objects.
 

@@ -53,6 +53,7 @@ class Case:
         data: arguments of :class:`~dafw.testing.toys.ToyData` beside the task.
         network: arguments of :func:`~dafw.testing.toys.toy_network`.
         label: what to call it, if not by the method's name.
+        callbacks: what is trained with, each as its class path and arguments.
     """
 
     class_path: str
@@ -60,6 +61,7 @@ class Case:
     data: dict[str, Any] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
     label: str = ""
+    callbacks: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def owner(self) -> type[Method]:
@@ -109,6 +111,7 @@ class Case:
     ) -> tuple[Method, pl.Trainer]:
         """Trains on toy data; ``options`` go to the trainer."""
         method, data = method or self.make(), data or self.make_data()
+        options["callbacks"] = [*build(self.callbacks), *options.get("callbacks", ())]
         trainer = toy_trainer(folder, **{"epochs": EPOCHS, **options})
         trainer.fit(method, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         return method, trainer

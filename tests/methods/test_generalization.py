@@ -67,7 +67,9 @@ def test_a_validation_passes_no_sample_through_the_network_that_it_need_not(tmp_
         for name in ("a", "c"):
             (batch,) = data.evaluation_loader(data.load(name, "train"))
             with torch.no_grad():
-                scores.append(float((method.eval().evaluate(batch, source=True).logits.argmax(1) == batch.y).float().mean()))
+                scores.append(
+                    float((method.eval().evaluate(batch, source=True).logits.argmax(1) == batch.y).float().mean())
+                )
         assert validators["source_train_accuracy"] == pytest.approx(sum(scores) / 2)
 
 

@@ -1,6 +1,7 @@
 """Source only: the baseline that ignores the target."""
 
 import torch
+from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError
@@ -44,14 +45,21 @@ class SourceOnly(AdaptationMethod):
 
     def losses(self, batch: Batch) -> Losses:
         """The supervised loss, of a forward of the source rows (or of all rows)."""
-        if self.views:
-            views = [batch.views[name][batch.num_source :] for name in self.views]
-            joint = self.run(torch.cat([batch.x, *views]), batch.num_source)
-            return {"supervised": self.problem.loss(joint[: batch.num_source], batch.y)}
-        if self.forward_target:
+        if self.forward_target and not self.views:
             return super().losses(batch)
-        source = self.run(batch.x[: batch.num_source], batch.num_source)
-        return {"supervised": self.problem.loss(source, batch.y)}
+        joint = self.run(self._passed(batch), batch.num_source)
+        return {"supervised": self.problem.loss(joint[: batch.num_source], batch.y)}
+
+    def statistics_pass(self, batch: Batch) -> None:
+        """The source rows, or all rows that a training step passes."""
+        self.run(self._passed(batch), batch.num_source)
+
+    def _passed(self, batch: Batch) -> Tensor:
+        """The rows that pass through the network."""
+        if self.views:
+            return torch.cat([batch.x, *(batch.views[name][batch.num_source :] for name in self.views)])
+        rows: Tensor = batch.x if self.forward_target else batch.x[: batch.num_source]
+        return rows
 
     def adapt(self, source: Outputs, target: Outputs, joint: Outputs) -> Losses:
         """Nothing."""
