@@ -28,6 +28,8 @@ TINY: dict[str, dict[str, Any]] = {
     "GroupDRO": {"rate": 0.5},
     "IRM": {"weight": 10.0, "anneal_steps": 6},
     "GDCAN": {"width": 8, "block_lr": 0.5, "mode": "authors"},
+    "DomainBedCDANN": {"width": 8, "depth": 1, "penalty": 0.3},
+    "DomainBedDANN": {"width": 8, "depth": 1, "penalty": 0.3, "critic_lr": 2.0},
     "MDD": {"ramp_steps": 4},
     "FixMatch": {"threshold": 0.5},
     "SHOT": {"refresh_every": 3},

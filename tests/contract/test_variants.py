@@ -69,6 +69,8 @@ CASES += [
 ]
 DRM = "dafw.methods.generalization.drm.DRM"
 CASES.append(Case(DRM, {"ema_decay": 0.8, "weight": 0.3, "mode": "authors"}, label="drm_moving_average"))
+CDANN = {"width": 8, "depth": 1, "critic_steps": 2, "optimizer": "adam", "lr": 0.003, "ema_decay": 0.8}
+CASES.append(Case("dafw.methods.generalization.domain_adversarial.DomainBedCDANN", CDANN, label="cdann_two_steps"))
 LOCAL = Case(ERM, {"sharpness": rule("SAM", rho=0.5, local=True), "norm": "frozen"}, label="local_sam")
 CASES.append(LOCAL)
 every_variant = pytest.mark.parametrize("item", CASES, ids=lambda item: item.name)

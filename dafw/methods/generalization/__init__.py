@@ -2,6 +2,7 @@
 
 from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.methods.generalization.coral import CORAL
+from dafw.methods.generalization.domain_adversarial import DomainBedCDANN, DomainBedDANN
 from dafw.methods.generalization.drm import DRM
 from dafw.methods.generalization.erm import ERM
 from dafw.methods.generalization.fish import Fish
@@ -12,4 +13,18 @@ from dafw.methods.generalization.mmd import MMD
 from dafw.methods.generalization.rsc import RSC
 from dafw.methods.generalization.vrex import VREx
 
-__all__ = ["CORAL", "DRM", "ERM", "IRM", "MMD", "RSC", "Fish", "GeneralizationMethod", "GroupDRO", "Mixup", "VREx"]
+__all__ = [
+    "CORAL",
+    "DRM",
+    "ERM",
+    "IRM",
+    "MMD",
+    "RSC",
+    "DomainBedCDANN",
+    "DomainBedDANN",
+    "Fish",
+    "GeneralizationMethod",
+    "GroupDRO",
+    "Mixup",
+    "VREx",
+]
