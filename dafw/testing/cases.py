@@ -38,6 +38,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ParetoCDAN": {"width": 8, "depth": 1, "class_width": 4, "entropy": True},
     "ParetoDA": {"width": 8, "depth": 1, "critic_norm": True, "class_width": 4},
     "ParetoMDD": {"ramp_steps": 4, "class_width": 4},
+    "UDIM": {"warmup": 0.0, "sharpness": {"class_path": "dafw.optim.sharpness.SAM", "init_args": {"rho": 0.05}}},
     "SDAT": {"width": 8, "depth": 1, "critic_norm": True},
     "VREx": {"anneal_steps": 3},
 }

@@ -71,6 +71,12 @@ DRM = "dafw.methods.generalization.drm.DRM"
 CASES.append(Case(DRM, {"ema_decay": 0.8, "weight": 0.3, "mode": "authors"}, label="drm_moving_average"))
 CDANN = {"width": 8, "depth": 1, "critic_steps": 2, "optimizer": "adam", "lr": 0.003, "ema_decay": 0.8}
 CASES.append(Case("dafw.methods.generalization.domain_adversarial.DomainBedCDANN", CDANN, label="cdann_two_steps"))
+UDIM = "dafw.methods.generalization.udim.UDIM"
+CASES += [
+    Case(UDIM, {"warmup": 0.75, "mode": "authors", "ema_decay": 0.8}, label="udim_after_the_resumed_step"),
+    Case(UDIM, {"warmup": 0.0, "perturb": "style", "pooled": True, "radius": 5.0}, label="udim_style"),
+    Case(UDIM, {"warmup": 0.0, "mode": "authors", "sharpness": rule("GAM", rho=0.1)}, label="udim_gam"),
+]
 LOCAL = Case(ERM, {"sharpness": rule("SAM", rho=0.5, local=True), "norm": "frozen"}, label="local_sam")
 CASES.append(LOCAL)
 every_variant = pytest.mark.parametrize("item", CASES, ids=lambda item: item.name)

@@ -11,6 +11,7 @@ from dafw.methods.generalization.irm import IRM
 from dafw.methods.generalization.mixup import Mixup
 from dafw.methods.generalization.mmd import MMD
 from dafw.methods.generalization.rsc import RSC
+from dafw.methods.generalization.udim import UDIM
 from dafw.methods.generalization.vrex import VREx
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "IRM",
     "MMD",
     "RSC",
+    "UDIM",
     "DomainBedCDANN",
     "DomainBedDANN",
     "Fish",

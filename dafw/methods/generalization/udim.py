@@ -1,0 +1,270 @@
+"""UDIM: unknown domain inconsistency minimisation."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from dafw.data.batch import Batch
+from dafw.errors import UserError, choose
+from dafw.losses.inconsistency import last_layer_moments, mean_square, split_style, uphill_step, variance_mismatch
+from dafw.methods.base import Losses
+from dafw.methods.generalization.base import GeneralizationMethod
+from dafw.methods.manual import ManualSteps
+from dafw.nn.distributed import mean_over_ranks, sum_over_ranks, world_size
+from dafw.nn.network import Network
+from dafw.optim.sharpness import SAM, Sharpness
+from dafw.problems import Classification
+
+
+class Climb(NamedTuple):
+    """What the first pass finds.
+
+    Attributes:
+        supervised: CE of this rank's rows.
+        objective: J of all rows, but for CE, which is this rank's; the ranks' mean is J.
+        trained: the parameters that the loss depends on.
+        gradient: of the whole batch's CE, one for each of them; of this rank's rows for a rule that is ``local``.
+        images: x, as floating point images.
+        crafted: x~, likewise.
+        slopes: of J, by the normalised images, or by the means and deviations of their channels.
+    """
+
+    supervised: Tensor
+    objective: Tensor
+    trained: list[nn.Parameter]
+    gradient: list[Tensor]
+    images: Tensor
+    crafted: Tensor
+    slopes: tuple[Tensor, ...]
+
+
+class UDIM(ManualSteps, GeneralizationMethod):
+    """Weights in a flat region of the sources whose loss looks the same over domains made by perturbing them.
+
+    Loss: S + weight * I(x, x~). S is the cross-entropy as a rule of sharpness descends it, at images x (n, C, H, W).
+    The unknown domain is x~ = x + delta, uphill of J(x) = CE(x) + rho ||dCE/dtheta||, whose gradient with respect to x
+    takes a second derivative; no gradient flows through x~. I compares the gradients g_i of the rows' cross-entropies
+    with respect to the last linear layer, (K, d) and (K,): I = mean_j (var g_j(x) - var g_j(x~))^2 / 4
+    + mean g(x~)^2 of the weights + mean g(x~)^2 of the bias, means and variances over rows and entries j, summed over
+    the sources or of all rows together. Both branches of I reach every weight of the network.
+
+    Shin et al., Unknown Domain Inconsistency Minimization for Domain Generalization, ICLR 2024,
+    https://arxiv.org/abs/2403.07329 and https://openreview.net/forum?id=eNoiRal5xi. The authors' code was read, the
+    paper recalled: ``weight``, ``rho``, ``warmup`` and the form of I are the code's, and the paper's radius is unsure.
+    Read there too: Adam with rate 3e-5 and weight decay 1e-4, dropout 0.5, batches of 16 rows a source on PACS and 32
+    elsewhere, 5001 steps (DomainNet: 15001).
+
+    ``mode: authors`` does what their code does where it departs:
+
+    - delta has length ``radius`` for each pixel over the batch's rows, instead of for each image;
+    - the variance over x~ is taken about the mean over x;
+    - ``perturb: style`` moves means and deviations but does not rebuild the image, so that x~ = x up to rounding and
+      the variances agree. Their script for single sources runs this. ``mode: paper`` rebuilds it.
+
+    Theirs, and left out in both modes: after the warm-up they go back to the checkpoint that validated best, with its
+    optimiser (a selection within a run; here training goes on from the last step); evaluation by the test batch's own
+    statistics, which their optimiser turns on for good (see ``test_statistics``); one forward for each source in I
+    (here one for all rows, so batch normalisation sees x and x~ of all sources together); a script for several sources
+    that asks for the single-source protocol.
+
+    There are ``1 + passes`` backbone passes for a rule of ``passes``, three for SAM, the last over x and x~ together,
+    and ``passes`` in the warm-up and for weight 0, which is ERM with the same rule. Running statistics follow the first
+    pass alone. Memory holds the graph of the first pass's gradient, and a few matrices (K, d + 1) for each group of
+    rows in I, no gradient of a single row. On several ranks J, x~ and I are those of one process, by sums over the
+    ranks of the first gradient, of the squared slopes (``mode: authors``) and of those matrices.
+
+    Args:
+        network: images (N, C, H, W) to features (N, d) and logits (N, K). Its label head must end in a linear layer, of
+            whose effective weight the gradients are. ``compile`` is refused, as compiled code has no second derivative.
+        weight: weight of I (authors' code: 1).
+        radius: length of delta, in units of the network's normalised images: as the authors' 10, which mean this in
+            ``mode: authors``. x~ may leave the range of images. Of ``perturb: style``: rate of the ascent.
+        rho: weight of the gradient's norm in J; the rule's own ``rho`` if null, as in the authors' code (0.05).
+        perturb: what is moved: all ``pixels``, or each image's ``style``, the mean and deviation of its channels.
+        mode: ``paper`` or ``authors``, see above.
+        pooled: whether I is of all rows together, instead of a sum over the sources; only for one source if null.
+        warmup: share of the training that the rule of sharpness does alone (authors' code: 1/5).
+        sharpness: the rule; ``SAM(0.05)`` if null. SAGM and GAM are the paper's other two.
+        base: see :class:`~dafw.methods.generalization.base.GeneralizationMethod`.
+
+    Raises:
+        UserError: for a negative ``weight``, ``radius``, ``rho`` or ``warmup``, a problem that is not classification,
+            or a network that is compiled or has no linear layer at its end.
+    """
+
+    control: ClassVar[dict[str, Any]] = {"weight": 0.0}
+    search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 10.0), "radius": (0.1, 30.0), "lr": (1e-5, 1e-2)}
+    backbone_passes: ClassVar[int] = 3
+    takes_sharpness: ClassVar[bool] = True
+
+    def __init__(  # type: ignore[no-untyped-def]
+        self,
+        network: Network,
+        *,
+        weight: float = 1.0,
+        radius: float = 10.0,
+        rho: float | None = None,
+        perturb: Literal["pixels", "style"] = "pixels",
+        mode: Literal["paper", "authors"] = "paper",
+        pooled: bool | None = None,
+        warmup: float = 0.2,
+        sharpness: Sharpness | None = None,
+        **base,
+    ) -> None:
+        rule = sharpness or SAM(0.05)
+        super().__init__(network, sharpness=rule, **base)
+        self.rule = rule
+        self.rho = float(getattr(self.rule, "rho", 0.05)) if rho is None else rho
+        for name, value in (("weight", weight), ("radius", radius), ("rho", self.rho), ("warmup", warmup)):
+            if not value >= 0:
+                raise UserError(f"model.{name} must be 0 or more, not {value}")
+        self.weight, self.radius, self.pooled, self.warmup = weight, radius, pooled, warmup
+        self.perturb = choose("perturb", perturb, ("pixels", "style"))
+        self.authors = choose("mode", mode, ("paper", "authors")) == "authors"
+        if not isinstance(self.problem, Classification):
+            raise UserError(f"UDIM compares gradients of classes, which {type(self.problem).__name__} has not")
+        if network.backbone._compiled_call_impl is not None:
+            raise UserError("UDIM differentiates the network twice: it needs network.compile: false")
+        last_linear(network)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The rule's passes; once the warm-up is over the first makes the unknown domain, and another compares."""
+        climb = self.climb(batch) if self.weight and self.progress >= self.warmup else None
+        guarded = {} if climb is None else {"objective": climb.objective}
+        if climb is None:
+            images, supervised = batch.x, self.supervised(batch.x, batch)
+            trained, gradient = self.reached(supervised)
+            here = gradient if self.rule.local else mean_over_ranks(gradient)
+        else:
+            images, supervised, trained, here = climb.images, climb.supervised, climb.trained, climb.gradient
+        passes = iter(range(1, self.rule.passes))
+
+        def evaluate() -> list[Tensor]:
+            with self.sharpness_pass(next(passes)):
+                aside = self.supervised(images, batch)
+                guarded["supervised_aside"] = aside
+                return self.gradients(aside, trained)
+
+        found = self.rule.gradient(trained, here, evaluate)
+        terms = {"supervised": supervised}
+        if climb is not None:
+            terms["inconsistency"] = self.weight * self.inconsistency(images, climb.crafted, batch)
+            found = list(torch._foreach_add(found, self.gradients(terms["inconsistency"], trained)))
+        self.descend((trained, found))
+        self.keep(batch, terms, guarded)
+        return supervised.detach()
+
+    def losses(self, batch: Batch) -> Losses:
+        """Both terms at the weights as they are."""
+        climb = self.climb(batch)
+        inconsistency = self.inconsistency(climb.images, climb.crafted, batch)
+        return {"supervised": climb.supervised, "inconsistency": self.weight * inconsistency}
+
+    def supervised(self, images: Tensor, batch: Batch) -> Tensor:
+        """CE of a pass."""
+        return self.problem.loss(self.run(images, batch.num_source), batch.y)
+
+    def reached(self, loss: Tensor, *, again: bool = False) -> tuple[list[nn.Parameter], list[Tensor]]:
+        """The parameters that ``loss`` depends on, and this rank's gradients, to differentiate ``again`` if asked."""
+        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        found = torch.autograd.grad(loss, parameters, create_graph=again, allow_unused=True)
+        pairs = [(p, g) for p, g in zip(parameters, found, strict=True) if g is not None]
+        return [p for p, _ in pairs], [g for _, g in pairs]
+
+    # ---- the unknown domain
+
+    def climb(self, batch: Batch) -> Climb:
+        """A pass at x: the rule's first gradient, and x~ by a second derivative.
+
+        On R ranks each has J_r = CE_r + rho ||g|| with the one g of all rows. What reaches a rank's images is the
+        gradient of sum_r J_r, which is R J: its R-th part is that of one process.
+        """
+        start = self.network.normalise(batch.x).detach()
+        style = self.perturb == "style"
+        if style and start.ndim != 4:
+            raise UserError("model.perturb: style needs images (N, C, H, W)")
+        mean, deviation, normed = split_style(start) if style else (start, start, start)
+        moved = [part.detach().requires_grad_() for part in ((mean, deviation) if style else (start,))]
+
+        def rebuilt(mean: Tensor, deviation: Tensor | None = None) -> Tensor:
+            return self.images(mean if deviation is None else normed * deviation + mean)
+
+        images = rebuilt(*moved)
+        with sdpa_kernel(SDPBackend.MATH):  # attention's other kernels have no second derivative
+            supervised = self.supervised(images, batch)
+            trained, own = self.reached(supervised, again=True)
+            flat = sum_over_ranks(torch.cat([gradient.flatten() for gradient in own])) / world_size()
+            objective = supervised + self.rho * torch.linalg.vector_norm(flat)
+            slopes = torch.autograd.grad(objective, moved)
+        slopes = tuple(slope / world_size() for slope in slopes)
+        with torch.no_grad():
+            if not style:
+                per: Literal["image", "pixel"] = "pixel" if self.authors else "image"
+                crafted = rebuilt(start + uphill_step(slopes[0], self.radius, per))
+            else:  # the authors move the style and leave the image
+                radius = 0.0 if self.authors else self.radius
+                crafted = rebuilt(*(part + radius * slope for part, slope in zip(moved, slopes, strict=True)))
+        if not self.rule.local:
+            parts = torch.split(flat.detach(), [gradient.numel() for gradient in own])
+            own = [part.view_as(gradient) for part, gradient in zip(parts, own, strict=True)]
+        gradient = [part.detach() for part in own]
+        return Climb(supervised.detach(), objective.detach(), trained, gradient, images.detach(), crafted, slopes)
+
+    def images(self, normalised: Tensor) -> Tensor:
+        """What the network normalises to ``normalised``: images whose range is [0, 1], but for what moved them out."""
+        if normalised.ndim != 4:
+            return normalised
+        return (normalised - self.network.shift) / self.network.scale
+
+    # ---- the inconsistency
+
+    def inconsistency(self, images: Tensor, crafted: Tensor, batch: Batch) -> Tensor:
+        """I of x and x~, in one pass; the same on every rank."""
+        n, layer, domain = batch.num_source, last_linear(self.network), self.rows.domain
+        with inputs_of(layer) as seen, self.rows.untracked():
+            self.rows.domain = None if domain is None else domain[:n].repeat(2)
+            logits = self.run(torch.cat([images, crafted]), 2 * n).logits
+            self.rows.domain = domain
+        count = self.num_domains(batch)
+        pooled = count == 1 if self.pooled is None else self.pooled
+        size, bias = n if pooled else n // count, layer.bias is not None
+        smoothing = self.problem.label_smoothing  # type: ignore[attr-defined]
+        centre: Literal["own", "clean"] = "clean" if self.authors else "own"
+        parts = []
+        for start in range(0, n, size):
+            rows, moments = slice(start, start + size), []
+            for at in (rows, slice(n + start, n + start + size)):
+                one = last_layer_moments(seen[0][at], logits[at], batch.y[rows], bias=bias, label_smoothing=smoothing)
+                moments.append(one)
+            here, there = moments
+            parts.append(variance_mismatch(here, there, centre) + mean_square(there, bias=bias))
+        return torch.stack(parts).sum()
+
+
+@contextmanager
+def inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Within, what ``layer`` is called with is added to the list."""
+    seen: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def last_linear(network: Network) -> nn.Linear:
+    """The layer of the label head that returns the logits.
+
+    Raises:
+        UserError: if the head does not end in a linear layer.
+    """
+    assert network.head is not None
+    last = list(network.head.modules())[-1]
+    linear = [layer for layer in network.head.modules() if isinstance(layer, nn.Linear)]
+    if not linear or linear[-1].out_features != network.num_classes:
+        raise UserError(f"UDIM needs a label head that ends in a linear layer, not in {type(last).__name__}")
+    return linear[-1]
