@@ -20,7 +20,7 @@ from dafw.optim.sharpness import SAM, Sharpness
 from dafw.problems import Classification
 
 
-class Climb(NamedTuple):
+class _Climb(NamedTuple):
     """What the first pass finds.
 
     Attributes:
@@ -177,7 +177,7 @@ class UDIM(ManualSteps, GeneralizationMethod):
 
     # ---- the unknown domain
 
-    def climb(self, batch: Batch) -> Climb:
+    def climb(self, batch: Batch) -> _Climb:
         """A pass at x: the rule's first gradient, and x~ by a second derivative.
 
         On R ranks each has J_r = CE_r + rho ||g|| with the one g of all rows. What reaches a rank's images is the
@@ -212,7 +212,7 @@ class UDIM(ManualSteps, GeneralizationMethod):
             parts = torch.split(flat.detach(), [gradient.numel() for gradient in own])
             own = [part.view_as(gradient) for part, gradient in zip(parts, own, strict=True)]
         gradient = [part.detach() for part in own]
-        return Climb(supervised.detach(), objective.detach(), trained, gradient, images.detach(), crafted, slopes)
+        return _Climb(supervised.detach(), objective.detach(), trained, gradient, images.detach(), crafted, slopes)
 
     def images(self, normalised: Tensor) -> Tensor:
         """What the network normalises to ``normalised``: images whose range is [0, 1], but for what moved them out."""
