@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from dafw.tables.fields import target_columns
+from dafw.tables.grid import LEFT_OUT
 from dafw.tables.overlay import merge
 from dafw.tables.published import MARKS, MEANINGS
 from dafw.tables.store import Store
@@ -34,18 +36,24 @@ def _numbers(store: Store) -> list[str]:
     oracles, monitoring = [row.name for row in table.rows if row.name in known], table.monitoring
     unseen = not oracles and not monitoring and "oracle" not in table.select
     several = len(table.tasks) > 1
+    targets = bool(target_columns(table.tasks))
+    lowest = f"the {'target' if targets else 'task'} with the lowest mean"
     return [
         f"Target test {table.metric.replace('_', ' ')} in %, {over}; {odd}",
         "Checkpoint: last, the final weights." if table.select == ("last",) else "",
-        "average: over the tasks at each seed, then over seeds; worst: the task with the lowest mean."
-        if several
-        else "",
+        "A task of several targets has a column for each, then one for their mean." if targets else "",
+        f"average: over the tasks at each seed, then over seeds; worst: {lowest}." if several else "",
+        f"worst: {lowest}." if targets and not several else "",
         f"Rows marked (oracle) use target labels in training: {', '.join(oracles)}." if oracles else "",
         "The criterion oracle chooses the checkpoint with target validation labels."
         if "oracle" in table.select
         else "",
         f"A callback was allowed to monitor target labels in: {', '.join(monitoring)}." if monitoring else "",
         "No target label was used to train or to select a checkpoint." if unseen else "",
+        *_left_out(store),
+        *_settings(store),
+        *_transductive(store),
+        *_averaged(store),
         *table.notes,
         *_starts(store),
         f"This is a part of the table: {table.narrowed}." if table.narrowed else "",
@@ -60,10 +68,62 @@ def _starts(store: Store) -> list[str]:
         if row.start is not None:
             sentences.append(f"{row.name} starts from the models of {row.start}, of the same task and seed.")
         results = [result for (name, _, _), result in store.results.items() if name == row.name]
-        absent = [one for one in store.table.select if any(result.is_without(one) for result in results)]
+        absent = [
+            one for one in store.table.select if one != LEFT_OUT and any(result.is_without(one) for result in results)
+        ]
         if absent:
-            sentences.append(f"{row.name} is source-free: there is no {', '.join(absent)}, which reads source samples.")
+            is_free = any(result.setting == "source-free" for result in results)
+            why = ("source-free", "source") if is_free else ("a generalization method", "target")
+            reads = f"which read{'s' if len(absent) == 1 else ''} {why[1]} samples"
+            sentences.append(f"{row.name} is {why[0]}: there is no {', '.join(absent)}, {reads}.")
     return sentences
+
+
+def _left_out(store: Store) -> list[str]:
+    """What chooses by left-out sources, and for which rows it does not exist."""
+    table = store.table
+    if LEFT_OUT not in table.select:
+        return []
+    task = table.tasks[0]
+    left, helper = next(reversed(table.without_each_source(task).items()))
+    others = [row.name for row in table.rows if row.name in store.oracles]
+    return [
+        f"{LEFT_OUT}: for {task} the validation step at which the runs without one of the sources score best on it, on "
+        f"average over the sources; the run {helper} is scored on the test split of {left}, and what it scores on the "
+        f"targets of {task} has no part in the choice. These are {len(table.helpers())} further runs.",
+        f"There is no {LEFT_OUT} for what trains on target labels: {', '.join(others)}." if others else "",
+    ]
+
+
+def _settings(store: Store) -> list[str]:
+    """What the methods may see, where not all are of the adaptation setting."""
+    settings: dict[str, list[str]] = {}
+    for row in store.table.rows:
+        for setting in {result.setting for (name, _, _), result in store.results.items() if name == row.name}:
+            settings.setdefault(setting, []).append(row.name)
+    if set(settings) == {"generalization"}:
+        return ["Setting: generalization, where no image of the target is seen in training."]
+    said = "; ".join(f"{name}: {', '.join(rows)}" for name, rows in settings.items() if name)
+    return [f"The table mixes settings. {said}."] if len(settings) > 1 else []
+
+
+def _transductive(store: Store) -> list[str]:
+    """Which rows need other test samples for a prediction, and why."""
+    reasons: dict[str, list[str]] = {}
+    for row, reason in store.transductive.items():
+        reasons.setdefault(reason.rstrip("."), []).append(row)
+    said = "; ".join(f"{', '.join(rows)} ({reason})" for reason, rows in reasons.items())
+    return [f"Rows marked (transductive) use other test samples to predict one: {said}."] if said else []
+
+
+def _averaged(store: Store) -> list[str]:
+    """Which rows have one set of weights alone, whatever the criterion."""
+    averaged = store.averaged
+    if not averaged or store.table.select == ("last",):
+        return []
+    by = ", ".join(sorted(set(averaged.values())))
+    rows = ", ".join(averaged)
+    return [f"{rows}: an average of the weights over training ({by}), hence the same number under every criterion."]
 
 
 def _flat(overlay: dict[str, object], prefix: str = "") -> str:
@@ -91,7 +151,7 @@ def _lines(store: Store, kinds: set[str], marks: set[str]) -> list[str]:
 
 def _runs(store: Store) -> list[str]:
     results = list(store.results.values())
-    cells = store.table.cells()
+    cells = store.table.runs()
     sentences = [f"{len(results)} of {len(cells)} runs are done."]
     if results:
         steps = sorted({result.steps for result in results})

@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="laid over every cell"
         )
     for one in (run, show):
-        one.add_argument("--select", nargs="+", default=[], metavar="CRITERION", help="last, a validator, or oracle")
+        criteria = "last, a validator, leave_one_domain_out, or oracle"
+        one.add_argument("--select", nargs="+", default=[], metavar="CRITERION", help=criteria)
         one.add_argument("--allow-oracle", action="store_true", help="allow checkpoints chosen with target labels")
     formats = ("terminal", *TEXT, "html")
     show.add_argument("--format", choices=formats, default="terminal", help="what to print; html: the page's path")
@@ -104,7 +105,7 @@ def _run(table: Table, args: argparse.Namespace) -> int:
     store = load(table, args.root)
     if args.dry_run:
         found = states(store)
-        for cell in table.cells():
+        for cell in table.runs():
             print(f"{found[cell.label]:<12} {cell.label:<50} {store.directories[cell.row, cell.task, cell.seed]}")
         return 0
     make_sheet(store)  # a criterion that the runs made so far do not know fails now, not after the others

@@ -22,6 +22,22 @@ def split_task(task: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return sides[0], sides[1]
 
 
+def target_columns(tasks: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """The columns of single targets, by name: the task and the target, for every task of several targets.
+
+    >>> list(target_columns(["photo->cartoon,sketch"]))
+    ['photo->cartoon', 'photo->sketch']
+    >>> list(target_columns(["a->b", "a->b,c"]))
+    ['a->b,c on b', 'a->c']
+    """
+    found = []
+    for task in tasks:
+        sources, targets = split_task(task)
+        found += [(f"{','.join(sources)}->{name}", task, name) for name in targets if len(targets) > 1]
+    names = [*tasks, *(name for name, _, _ in found)]
+    return {name if names.count(name) == 1 else f"{task} on {target}": (task, target) for name, task, target in found}
+
+
 def mapping(where: str, given: Any, keys: Iterable[str]) -> dict[str, Any]:
     """The given, if it is a mapping of some of the keys."""
     if not isinstance(given, dict):

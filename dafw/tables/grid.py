@@ -10,7 +10,7 @@
     # tasks: {pairs: [amazon, webcam, dslr]}       # every ordered pair
     # tasks: {leave_one_out: [art, cartoon, photo, sketch]}   # each is the target once, the others are its sources
     seeds: [0, 1, 2]
-    select: [last]                        # what chooses the checkpoint: last, a validator, oracle; a block each
+    select: [last]    # what chooses the checkpoint: last, a validator, leave_one_domain_out, oracle; a block each
     allow_oracle: false                   # oracle in select needs true; it is printed in the caption
     published: digits.csv                 # beside this file, see dafw.tables.published
     base:                                 # what every cell shares, laid out like the configuration of `dafw fit`
@@ -43,9 +43,19 @@ from typing import Any
 import yaml
 
 from dafw.errors import UserError, choose
-from dafw.runs import run_directory
+from dafw.runs import changing_callbacks, run_directory
 from dafw.tables.controls import control_arguments
-from dafw.tables.fields import check_parts, mapping, read_notes, read_parts, read_seeds, read_tasks, split_task, strings
+from dafw.tables.fields import (
+    check_parts,
+    mapping,
+    read_notes,
+    read_parts,
+    read_seeds,
+    read_tasks,
+    split_task,
+    strings,
+    target_columns,
+)
 from dafw.tables.labels import may_monitor_target_labels, trains_on_target_labels
 from dafw.tables.overlay import SECTIONS, merge
 from dafw.tables.published import Published, read_published
@@ -55,6 +65,8 @@ KEYS = (
     *("base", "per_task", "rows"),
 )
 ROW_KEYS = ("name", "control", "published", "from", *SECTIONS)
+LEFT_OUT = "leave_one_domain_out"
+"""The criterion that chooses by runs without one of the sources, see :meth:`Table.without_each_source`."""
 FOLDERS = (
     Path(__file__).resolve().parents[2] / "experiments" / "tables",
     Path(__file__).resolve().parents[1] / "experiments" / "tables",
@@ -135,6 +147,47 @@ class Table:
         """Every run, all of the first seed before the second: half a table is then a whole one with fewer seeds."""
         return [self._cell(row, task, seed) for seed in self.seeds for row in self.rows for task in self.tasks]
 
+    def helpers(self) -> list[Cell]:
+        """The further runs by which :data:`LEFT_OUT` chooses, if it is asked for; each serves two tasks or more."""
+        if LEFT_OUT not in self.select:
+            return []
+        shown = {(cell.row, cell.task, cell.seed) for cell in self.cells()}
+        found: dict[tuple[str, str, int], Cell] = {}
+        for seed in self.seeds:
+            for row in (row for row in self.rows if row.name in self.chosen_by_left_out):
+                for task in self.tasks:
+                    for helper in self.without_each_source(task).values():
+                        cell: Cell | None = self._cell(row, helper, seed, task)
+                        while cell is not None:  # and what it starts from
+                            found.setdefault((cell.row, cell.task, cell.seed), cell)
+                            cell = cell.start
+        return [cell for key, cell in found.items() if key not in shown]
+
+    def runs(self) -> list[Cell]:
+        """Every run there is to make: the cells, and those by which their checkpoints are chosen."""
+        return [*self.cells(), *self.helpers()]
+
+    @staticmethod
+    def without_each_source(task: str) -> dict[str, str]:
+        """For each source the task that leaves it out and has it as a further target; targets are sorted.
+
+        >>> Table.without_each_source("a,b,c->d")
+        {'a': 'b,c->a,d', 'b': 'a,c->b,d', 'c': 'a,b->c,d'}
+        """
+        sources, targets = split_task(task)
+        return {
+            left: f"{','.join(name for name in sources if name != left)}->{','.join(sorted([left, *targets]))}"
+            for left in sources
+        }
+
+    @property
+    def chosen_by_left_out(self) -> frozenset[str]:
+        """The rows whose checkpoints :data:`LEFT_OUT` chooses: not those that train on the target's labels, which are
+        then the left-out domain's too, nor those that average their weights, which have one checkpoint alone.
+        """
+        averaged = {row.name for row in self.rows if any(map(changing_callbacks, self._configs(row)))}
+        return frozenset(row.name for row in self.rows) - self.oracles - averaged
+
     @property
     def oracles(self) -> frozenset[str]:
         """The rows with a run that trains on target labels, wherever that was set, or starts from such a run."""
@@ -154,16 +207,17 @@ class Table:
         """The configuration of its run on each task; over seeds they differ in nothing else."""
         return (self._config(row, task, self.seeds[0]) for task in self.tasks)
 
-    def _cell(self, row: Row, task: str, seed: int) -> Cell:
-        starts = [self._cell(other, task, seed) for other in self.rows if other.name == row.start]
-        config = self._config(row, task, seed)
+    def _cell(self, row: Row, task: str, seed: int, settings_of: str | None = None) -> Cell:
+        """The run of a row on a task, with the settings that ``per_task`` has for it, or for another task."""
+        starts = [self._cell(other, task, seed, settings_of) for other in self.rows if other.name == row.start]
+        config = self._config(row, task, seed, settings_of)
         return Cell(row.name, task, seed, config, *starts).placed(Path())
 
-    def _config(self, row: Row, task: str, seed: int) -> dict[str, Any]:
+    def _config(self, row: Row, task: str, seed: int, settings_of: str | None = None) -> dict[str, Any]:
         sources, targets = split_task(task)
         ours = {"seed_everything": seed, "data": {"init_args": {"source": list(sources), "target": list(targets)}}}
         project = {"run": {"project": self.name}}
-        own = dict(self.per_task).get(task, {})
+        own = dict(self.per_task).get(settings_of or task, {})
         return merge(project, row.config, own, dict(self.settings), row.control or {}, ours)
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Table":
@@ -179,14 +233,31 @@ class Table:
         """The table with other selection criteria (none given: its own).
 
         Raises:
-            UserError: if one is ``oracle`` and that is not allowed.
+            UserError: if one is ``oracle`` and that is not allowed, or :data:`LEFT_OUT` and a task has but one source,
+                or one run would need the settings of two tasks.
         """
         table = replace(self, select=tuple(select) or self.select, allow_oracle=self.allow_oracle or allow_oracle)
         if "oracle" in table.select and not table.allow_oracle:
             raise UserError(
                 'selecting by "oracle" reads target labels: say allow_oracle: true in the table, or --allow-oracle'
             )
+        if LEFT_OUT in table.select:
+            table._check_left_out()
         return table
+
+    def _check_left_out(self) -> None:
+        own = dict(self.per_task)
+        served: dict[str, str] = {task: task for task in self.tasks}
+        for task in self.tasks:
+            if len(split_task(task)[0]) < 2:
+                raise UserError(f'selecting by "{LEFT_OUT}" trains without each source in turn: {task} has but one')
+            for helper in self.without_each_source(task).values():
+                other = served.setdefault(helper, task)
+                if own.get(other, {}) != own.get(task, {}):
+                    raise UserError(
+                        f'selecting by "{LEFT_OUT}" needs the run {helper} for {other} and for {task}, '
+                        "but per_task gives the two different settings"
+                    )
 
     def only(self, rows: Sequence[str], tasks: Sequence[str], seeds: Sequence[int]) -> "Table":
         """The part of the table with these rows, tasks and seeds; none given means all.
@@ -272,7 +343,7 @@ def load_table(path: Path) -> Table:
         allow_oracle=allow_oracle,
         rows=_rows(path.name, given["rows"], read_parts(f"base of {path.name}", given.get("base") or {}, SECTIONS)),
         notes=read_notes(path.name, given["note"]) if given.get("note") is not None else (),
-        published=read_published(path.parent / str(published), set(tasks)) if published else (),
+        published=read_published(path.parent / str(published), {*tasks, *target_columns(tasks)}) if published else (),
         per_task=tuple(
             (task, read_parts(f"{task} in per_task of {path.name}", parts, SECTIONS))
             for task, parts in mapping(f"per_task of {path.name}", given.get("per_task") or {}, tasks).items()

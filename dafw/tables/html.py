@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from dafw.tables.caption import duration
-from dafw.tables.render import NONE, blocks, label
+from dafw.tables.render import NONE, blocks, marks_of
 from dafw.tables.sheet import Line, Sheet, Value
 from dafw.tables.store import Store
 
@@ -102,7 +102,7 @@ def _summary(store: Store) -> str:
     methods = len([row for row in table.rows if row.control_of is None])
     sizes = ((methods, "methods"), (len(table.tasks), "tasks"), (len(table.seeds), "seeds"))
     grid = " \u00d7 ".join(f"{size} {name if size != 1 else name[:-1]}" for size, name in sizes)
-    return f"{grid} · {len(store.results)} of {len(table.cells())} runs done"
+    return f"{grid} · {len(store.results)} of {len(table.runs())} runs done"
 
 
 def _table(columns: tuple[str, ...], lines: tuple[Line, ...]) -> str:
@@ -111,8 +111,8 @@ def _table(columns: tuple[str, ...], lines: tuple[Line, ...]) -> str:
     head = "".join(f"<th{mark}>{_arrow(name)}</th>" for name, mark in zip(columns, marks, strict=True))
     rows = []
     for line in lines:
-        tag = ' <span class="tag">oracle</span>' if line.oracle and line.kind == "method" else ""
-        name = escape(label(line).strip().removesuffix(" (oracle)"))
+        tag = "".join(f' <span class="tag">{mark}</span>' for mark in marks_of(line))
+        name = escape(line.label)
         cells = "".join(_cell(line, value, one) for value, one in zip(line.values, sums, strict=True))
         rows.append(f'<tr class="{CLASSES[line.kind]}"><th scope="row">{name}{tag}</th>{cells}</tr>')
     return (
@@ -151,7 +151,7 @@ def _runs(store: Store, folder: Path) -> str:
     criteria = store.table.select
     head = "".join(f"<th>{escape(name)}, %</th>" for name in criteria)
     rows = []
-    for cell in store.table.cells():
+    for cell in store.table.runs():
         directory = store.directories[cell.row, cell.task, cell.seed]
         result = store.get(cell.row, cell.task, cell.seed)
         links = []

@@ -129,7 +129,7 @@ class Slot:
 def make_jobs(table: Table, root: Path) -> list[Job]:
     """A job for every run directory of the table, in the table's order."""
     jobs: dict[Path, Job] = {}
-    for cell in table.cells():
+    for cell in table.runs():
         directory = run_directory(cell.config, root)
         jobs.setdefault(directory, Job(cell.placed(root), directory))
     for job in jobs.values():

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from dafw.tables.grid import LEFT_OUT
 from dafw.tables.sheet import Line, Sheet, Value, describe_criterion
 from dafw.tables.store import Store
 
@@ -16,9 +17,15 @@ STYLES = {"method": "bold", "published": "cyan", "minus published": "dim cyan", 
 
 
 def label(line: Line) -> str:
-    """A line's first field: belongings are indented, lines that use target labels say so."""
+    """A line's first field: belongings are indented, lines that use target labels or other test samples say so."""
     indent = "" if line.kind == "method" else "  "
-    return f"{indent}{line.label}{' (oracle)' if line.oracle and line.kind == 'method' else ''}"
+    return "".join([indent, line.label, *(f" ({mark})" for mark in marks_of(line))])
+
+
+def marks_of(line: Line) -> list[str]:
+    """What is said behind a method's name: that its runs use target labels, or other test samples to predict one."""
+    marks = (("oracle", line.oracle), ("transductive", line.transductive))
+    return [name for name, holds in marks if holds and line.kind == "method"]
 
 
 def blocks(sheet: Sheet) -> list[tuple[str, tuple[str, ...], tuple[Line, ...]]]:
@@ -27,7 +34,7 @@ def blocks(sheet: Sheet) -> list[tuple[str, tuple[str, ...], tuple[Line, ...]]]:
         (f"Checkpoint: {describe_criterion(part.criterion)}", sheet.columns, part.lines) for part in sheet.sections
     ]
     if sheet.by_criterion:
-        over = "Average over tasks by checkpoint" if len(sheet.columns) > 1 else "By checkpoint"
+        over = "Average over tasks by checkpoint" if "average" in sheet.columns else "By checkpoint"
         found.append((over, sheet.criteria, sheet.by_criterion))
     return found
 
@@ -195,10 +202,10 @@ def render_cells(store: Store) -> str:
     rows: list[list[object]] = [
         ["row", "task", "seed", "criterion", "domain", "percent", "oracle", "steps", "seconds", "directory"]
     ]
-    for cell in store.table.cells():
+    for cell in store.table.runs():
         result = store.get(cell.row, cell.task, cell.seed)
-        for criterion in result.criteria if result is not None else ():
-            for domain, score in ((result.scores(criterion) if result else None) or {}).items():
+        for criterion in (*result.criteria, LEFT_OUT) if result is not None else ():
+            for domain, score in (store.scores(cell.row, cell.task, cell.seed, criterion) or {}).items():
                 assert result is not None
                 oracle = result.oracle or cell.row in oracles
                 numbers = [round(100 * score, 4), oracle, result.steps, result.seconds, result.directory.name]

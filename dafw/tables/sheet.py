@@ -4,15 +4,15 @@ One section per selection criterion. In a section every method has its line, fol
 numbers, the difference to them, its control, and the difference to its control, paired over seeds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
 from dafw.errors import choose
 from dafw.tables.caption import caption
-from dafw.tables.fields import split_task
-from dafw.tables.grid import Table
+from dafw.tables.fields import split_task, target_columns
+from dafw.tables.grid import LEFT_OUT, Table
 from dafw.tables.published import MARKS, Published
 from dafw.tables.statistics import Statistic, average, differences, summarise, worst
 from dafw.tables.store import Store
@@ -67,6 +67,7 @@ class Line:
     label: str
     values: tuple[Value | None, ...]
     oracle: bool = False
+    transductive: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,14 @@ def make_sheet(store: Store) -> Sheet:
     table = store.table
     known = {name for result in store.results.values() for name in result.criteria}
     for criterion in table.select:
-        if known:
+        if known and criterion != LEFT_OUT:
             choose("selection criterion", criterion, known)
     sections = tuple(Section(criterion, tuple(_section(store, criterion))) for criterion in table.select)
     shown = [line for section in sections for line in section.lines]
     return Sheet(
         name=table.name,
         title=table.title,
-        columns=(*table.tasks, *_summaries(table)),
+        columns=_columns(table),
         sections=sections,
         by_criterion=tuple(_by_criterion(store)) if len(table.select) > 1 else (),
         caption=tuple(caption(store, {line.kind for line in shown}, _marks(shown))),
@@ -121,12 +122,25 @@ def make_sheet(store: Store) -> Sheet:
 
 def describe_criterion(criterion: str) -> str:
     """What a checkpoint chosen so is called."""
-    said = {"last": "last (the final weights)", "oracle": "oracle (chosen with target labels)"}
+    said = {
+        "last": "last (the final weights)",
+        "oracle": "oracle (chosen with target labels)",
+        LEFT_OUT: f"best {LEFT_OUT} (chosen by runs without one of the sources)",
+    }
     return said.get(criterion, f"best {criterion} (needs no target label)")
 
 
 def _marks(lines: Sequence[Line]) -> set[str]:
     return {value.mark for line in lines for value in line.values if value is not None}
+
+
+def _columns(table: Table) -> tuple[str, ...]:
+    """The targets of a task that has several, then the task; the summaries last."""
+    targets = target_columns(table.tasks)
+    found: list[str] = []
+    for task in table.tasks:
+        found += [*(name for name, (of, _) in targets.items() if of == task), task]
+    return (*found, *_summaries(table))
 
 
 def _summaries(table: Table) -> tuple[str, ...]:
@@ -143,17 +157,31 @@ def _missing(store: Store) -> list[str]:
         lost = [
             criterion
             for criterion in table.select
-            if result is not None and result.scores(criterion) is None and not result.is_without(criterion)
+            if result is not None and store.scores(*key, criterion) is None and not store.is_without(*key, criterion)
         ]
         if result is None or lost:
             reason = f" (no {', '.join(lost)})" if lost else " (broken result)" if key in store.broken else ""
             missing.append(cell.label + reason)
-    return missing
+    helpers = [cell for cell in table.helpers() if store.get(cell.row, cell.task, cell.seed) is None]
+    return missing + [f"{cell.label} (by which {LEFT_OUT} chooses)" for cell in helpers]
 
 
 def _percents(store: Store, row: str, criterion: str) -> list[dict[int, float]]:
     """Percent by seed for each task."""
     return [store.percents(row, task, criterion) for task in store.table.tasks]
+
+
+def _fields(store: Store, row: str, criterion: str) -> list[dict[int, float]]:
+    """Percent by seed for each column but the summaries."""
+    targets = target_columns(store.table.tasks)
+    fields = []
+    for column in _columns(store.table):
+        if column in targets:
+            task, target = targets[column]
+            fields.append(store.domain_percents(row, task, criterion)[target])
+        elif column in store.table.tasks:
+            fields.append(store.percents(row, column, criterion))
+    return fields
 
 
 def _value(table: Table, percents: dict[int, float], *, signed: bool = False, note: str = "") -> Value | None:
@@ -177,11 +205,10 @@ def _worst(store: Store, row: str, criterion: str) -> tuple[str, dict[int, float
 
 def _own(store: Store, row: str, criterion: str) -> tuple[Value | None, ...]:
     table = store.table
-    tasks = _percents(store, row, criterion)
-    values = [_value(table, percents) for percents in tasks]
+    values = [_value(table, percents) for percents in _fields(store, row, criterion)]
     summaries = _summaries(table)
     if "average" in summaries:
-        values.append(_value(table, average(tasks)))
+        values.append(_value(table, average(_percents(store, row, criterion))))
     if "worst" in summaries:
         name, percents = _worst(store, row, criterion)
         values.append(_value(table, percents, note=name))
@@ -189,12 +216,14 @@ def _own(store: Store, row: str, criterion: str) -> tuple[Value | None, ...]:
 
 
 def _against_control(store: Store, method: str, control: str, criterion: str) -> tuple[Value | None, ...]:
-    ours, theirs = (_percents(store, name, criterion) for name in (method, control))
-    gains = [differences(a, b) for a, b in zip(ours, theirs, strict=True)]
-    values = [_value(store.table, gain, signed=True) for gain in gains]
+    def gains(numbers: Callable[[Store, str, str], list[dict[int, float]]]) -> list[dict[int, float]]:
+        ours, theirs = (numbers(store, name, criterion) for name in (method, control))
+        return [differences(a, b) for a, b in zip(ours, theirs, strict=True)]
+
+    values = [_value(store.table, gain, signed=True) for gain in gains(_fields)]
     summaries = _summaries(store.table)
     if "average" in summaries:
-        values.append(_value(store.table, average(gains), signed=True))
+        values.append(_value(store.table, average(gains(_percents)), signed=True))
     if "worst" in summaries:
         values.append(_worst_gain(store, method, control, criterion))
     return tuple(values)
@@ -213,7 +242,7 @@ def _worst_gain(store: Store, method: str, control: str, criterion: str) -> Valu
 def _published(store: Store, name: str, row: str, own: tuple[Value | None, ...]) -> list[Line]:
     """A line per source that printed numbers for the method, each followed by ours minus theirs (if we have any)."""
     table = store.table
-    columns = (*table.tasks, *_summaries(table))
+    columns = _columns(table)
     ours: list[Published] = [one for one in table.published if one.method == name and one.metric == table.metric]
     lines = []
     sources = list(dict.fromkeys(one.source for one in ours))
@@ -247,7 +276,7 @@ def _published(store: Store, name: str, row: str, own: tuple[Value | None, ...])
 
 
 def _section(store: Store, criterion: str) -> list[Line]:
-    table, oracles = store.table, store.oracles
+    table, oracles, transductive = store.table, store.oracles, store.transductive
     lines: list[Line] = []
     for row in table.rows:
         values = _own(store, row.name, criterion)
@@ -256,14 +285,15 @@ def _section(store: Store, criterion: str) -> list[Line]:
             gain = _against_control(store, row.control_of, row.name, criterion)
             lines.append(Line("minus control", row.control_of, "minus control", gain))
         else:
-            lines.append(Line("method", row.name, row.name, values, row.name in oracles))
+            marks = row.name in oracles, row.name in transductive
+            lines.append(Line("method", row.name, row.name, values, *marks))
             if row.controlled_by is not None:
                 gain = _against_control(store, row.name, row.controlled_by, criterion)
                 lines.append(Line("minus control", row.name, f"minus {row.controlled_by}", gain))
             lines += _published(store, row.published, row.name, values)
     for method in dict.fromkeys(one.method for one in table.published):
         if method not in {row.published for row in table.rows} and not table.narrowed:
-            nothing = (None,) * len((*table.tasks, *_summaries(table)))
+            nothing = (None,) * len(_columns(table))
             for line in _published(store, method, method, nothing):
                 lines.append(Line("method", method, f"{method} (not run)", nothing))
                 lines.append(line)
@@ -272,10 +302,11 @@ def _section(store: Store, criterion: str) -> list[Line]:
 
 def _by_criterion(store: Store) -> list[Line]:
     """The average over tasks of every method under each criterion, to compare criteria side by side."""
-    lines, oracles = [], store.oracles
+    lines, oracles, transductive = [], store.oracles, store.transductive
     for row in store.table.rows:
         values = [_value(store.table, average(_percents(store, row.name, name))) for name in store.table.select]
         kind: Kind = "control" if row.control_of else "method"
         said = "control" if row.control_of else row.name
-        lines.append(Line(kind, row.control_of or row.name, said, tuple(values), row.name in oracles))
+        marks = row.name in oracles, row.name in transductive
+        lines.append(Line(kind, row.control_of or row.name, said, tuple(values), *marks))
     return lines

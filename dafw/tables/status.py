@@ -29,7 +29,7 @@ def states(store: Store) -> dict[str, State]:
     last checkpoint, ``missing`` one that never began.
     """
     found: dict[str, State] = {}
-    for cell in store.table.cells():
+    for cell in store.table.runs():
         directory = store.directories[cell.row, cell.task, cell.seed]
         if store.get(cell.row, cell.task, cell.seed) is not None:
             found[cell.label] = "done"

@@ -2,14 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from dafw.tables.fields import split_task
-from dafw.tables.grid import Cell, Table
+from dafw.tables.grid import LEFT_OUT, Cell, Table
 
 SCHEMA_VERSION = 1
 Metrics = Mapping[str, Mapping[str, float]]
@@ -52,6 +52,8 @@ class Result:
     seconds: float
     oracle: bool
     setting: str
+    transductive: str
+    averaged: str
     machine: str
     versions: Mapping[str, str]
     git_revision: str
@@ -70,10 +72,11 @@ class Result:
     def scores(self, criterion: str) -> dict[str, float] | None:
         """The test metric of each target domain at the checkpoint the criterion chooses, as a fraction.
 
-        ``last`` is the final weights. A validator chooses the validation at which it was best, the earliest of equals;
+        ``last`` is the final weights, and so is every other criterion where these are an average over training, which
+        no validation is of. A validator chooses the validation at which it was best, the earliest of equals;
         scores that are not finite are never chosen. None if the run does not have what the criterion needs.
         """
-        if criterion == "last":
+        if criterion == "last" or self.averaged:
             return self._targets(self.test)
         scored: list[tuple[float, Record]] = []
         for record in self.history:
@@ -83,7 +86,29 @@ class Result:
             if score is not None and math.isfinite(score):
                 up = criterion == "oracle" or self.higher_is_better.get(criterion, True)
                 scored.append((score if up else -score, record))
+        return self.best(scored)
+
+    def best(self, scored: Sequence[tuple[float, Record]]) -> dict[str, float] | None:
+        """The test metric of each target at the validation of the highest score, the earliest of equals."""
         return self._targets(max(scored, key=lambda pair: pair[0])[1].test) if scored else None
+
+    def left_out_scores(self, helpers: Mapping[str, "Result"]) -> list[tuple[float, Record]]:
+        """Each validation at which all helpers were validated too, with their mean score on the source each left out.
+
+        Args:
+            helpers: by source, the run that trained without it and has it among its targets.
+        """
+        scored = []
+        for record in self.history:
+            found = [helper.score_at(record.step, name) for name, helper in helpers.items()]
+            if found and all(map(math.isfinite, found)):
+                scored.append((fmean(found), record))
+        return scored
+
+    def score_at(self, step: int, domain: str) -> float:
+        """The metric on a domain's test split at the validation after so many steps; nan if there is none."""
+        tests = [record.test for record in self.history if record.step == step]
+        return tests[-1].get(domain, {}).get(self.metric, math.nan) if tests else math.nan
 
     def _targets(self, test: Metrics) -> dict[str, float] | None:
         scores = {name: test.get(name, {}).get(self.metric, math.nan) for name in self.target}
@@ -106,6 +131,39 @@ class Store:
             self.table.oracles
         )
 
+    @property
+    def transductive(self) -> dict[str, str]:
+        """By row, why its predictions depend on other test samples."""
+        return {name: result.transductive for (name, _, _), result in self.results.items() if result.transductive}
+
+    @property
+    def averaged(self) -> dict[str, str]:
+        """By row, what averages its weights over training."""
+        return {name: result.averaged for (name, _, _), result in self.results.items() if result.averaged}
+
+    def is_without(self, row: str, task: str, seed: int, criterion: str) -> bool:
+        """Whether the criterion cannot choose for this run, whose setting or labels do not allow it."""
+        result = self.get(row, task, seed)
+        if result is None or result.averaged:
+            return False
+        return row not in self.table.chosen_by_left_out if criterion == LEFT_OUT else result.is_without(criterion)
+
+    def scores(self, row: str, task: str, seed: int, criterion: str) -> dict[str, float] | None:
+        """The test metric of each target domain of a cell, as a fraction; see :meth:`Result.scores`.
+
+        :data:`LEFT_OUT` chooses the validation at which the runs that each left out another source are best on it, on
+        average. What a run that left out a source scores on this task's target has no part in it.
+        """
+        result = self.get(row, task, seed)
+        if result is None or criterion != LEFT_OUT or result.averaged:
+            return result.scores(criterion) if result is not None else None
+        if row not in self.table.chosen_by_left_out:
+            return None
+        tasks = self.table.without_each_source(task)
+        helpers = {left: self.get(row, helper, seed) for left, helper in tasks.items()}
+        present = {left: helper for left, helper in helpers.items() if helper is not None}
+        return result.best(result.left_out_scores(present)) if len(present) == len(helpers) else None
+
     def get(self, row: str, task: str, seed: int) -> Result | None:
         """The result of one cell, None if it is missing or broken."""
         return self.results.get((row, task, seed))
@@ -115,8 +173,7 @@ class Store:
         _, targets = split_task(task)
         percents: dict[str, dict[int, float]] = {target: {} for target in targets}
         for seed in self.table.seeds:
-            result = self.get(row, task, seed)
-            for target, score in ((result.scores(criterion) if result else None) or {}).items():
+            for target, score in (self.scores(row, task, seed, criterion) or {}).items():
                 percents[target][seed] = 100 * score
         return percents
 
@@ -178,6 +235,8 @@ def _parse(directory: Path, given: Any, metric: str) -> Result:
         seconds=float(given["seconds"]["total"]),
         oracle=bool(given["oracle"]),
         setting=str(given.get("setting") or ""),
+        transductive=str(given.get("transductive") or ""),
+        averaged=str(given.get("averaged") or ""),
         machine=str(given.get("machine") or ""),
         versions={name: str(version) for name, version in given["versions"].items()},
         git_revision=str(given.get("git_revision") or ""),
@@ -195,7 +254,7 @@ def load(table: Table, root: Path) -> Store:
     directories: dict[tuple[str, str, int], Path] = {}
     results: dict[tuple[str, str, int], Result] = {}
     broken: dict[tuple[str, str, int], str] = {}
-    for cell in table.cells():
+    for cell in table.runs():
         key = cell.row, cell.task, cell.seed
         directories[key] = run_directory(cell.config, root)
         try:

@@ -173,9 +173,11 @@ def test_a_result_says_whether_labels_of_its_target_trained_it(
     tmp_path: Path, oracle: bool, method: dict[str, Any], expected: bool
 ) -> None:
     stands: dict[str, Any] = {"setting": "source-free", "norm": "joint", "steps_done": 3, "history": []}
+    stands |= {"transductive": "the batch's statistics"}
     model: Any = SimpleNamespace(**stands, problem=SimpleNamespace(primary="accuracy"), **method)
     data: Any = SimpleNamespace(task="a->b,d", source=["a"], target=["b", "d"], oracle=oracle, load=lambda *_: [0])
-    trainer: Any = SimpleNamespace(callback_metrics={})
+    trainer: Any = SimpleNamespace(callback_metrics={}, callbacks=[SimpleNamespace(averages_weights=True)])
     written = write_result(trainer, model, data, {"seed_everything": 0}, tmp_path, Clock())
     assert written["oracle"] is expected
+    assert (written["transductive"], written["averaged"]) == ("the batch's statistics", "SimpleNamespace")
     assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["oracle"] is expected
