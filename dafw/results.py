@@ -97,6 +97,9 @@ def write_result(
             for callback in trainer.callbacks  # type: ignore[attr-defined]
             if getattr(callback, "averages_weights", False)
         ),
+        "monitors": sorted(
+            {monitor for each in trainer.callbacks if isinstance(monitor := getattr(each, "monitor", None), str)}  # type: ignore[attr-defined]
+        ),
         "norm": method.norm,
         "config_hash": identity(config),
         "steps": method.steps_done,

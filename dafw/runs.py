@@ -25,8 +25,12 @@ INCIDENTAL: dict[str, set[str]] = {
     | {"enable_progress_bar", "enable_model_summary", "enable_checkpointing", "profiler", "log_every_n_steps"},
     "data": {"num_workers", "cache"},
 }
-#: Callbacks that change a run's numbers, so that they are part of what it is; others only look on.
-CALLBACKS = {"SWAD"}
+#: Lightning's callbacks that only look on. Any other may change a run's numbers, so that it is part of what the run is.
+ONLOOKERS = {"ProgressBar", "RichProgressBar", "TQDMProgressBar", "ModelSummary", "RichModelSummary"}
+ONLOOKERS |= {"DeviceStatsMonitor", "LearningRateMonitor", "ThroughputMonitor", "ModelCheckpoint"}
+LIGHTNING = ("", "pytorch_lightning", "lightning")
+#: What a monitored value begins with that target labels decide.
+ORACLE = "oracle/"
 
 
 class Busy(UserError):
@@ -57,19 +61,34 @@ def identity(config: dict[str, Any]) -> str:
 
 
 def changing_callbacks(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The callbacks of a configuration that change its run's numbers, as class paths and arguments.
+    """The callbacks of a configuration that may change its run's numbers, as class paths and arguments.
+
+    These are all but :data:`ONLOOKERS`, and of those the ones that monitor what target labels say: a run that kept
+    checkpoints by them must not pass for one that did not.
 
     >>> changing_callbacks({"trainer": {"callbacks": [{"class_path": "SWAD"}, {"class_path": "DeviceStatsMonitor"}]}})
     [{'class_path': 'SWAD', 'init_args': {}}]
     """
     given = (config.get("trainer") or {}).get("callbacks") or []
-    found = []
+    found: list[dict[str, Any]] = []
     for one in given if isinstance(given, list) else [given]:
-        path, arguments = (one.get("class_path"), one.get("init_args")) if isinstance(one, dict) else (one, None)
-        home, _, name = str(path).rpartition(".")
-        if name in CALLBACKS and home.split(".")[0] in ("", "dafw"):
-            found.append({"class_path": path, "init_args": arguments or {}})
+        entry: dict[str, Any] = one if isinstance(one, dict) else {"class_path": str(one)}
+        home, _, name = str(entry.get("class_path")).rpartition(".")
+        of_lightning = home.split(".")[0] in LIGHTNING
+        arguments = {key: entry[key] for key in ("init_args", "dict_kwargs") if isinstance(entry.get(key), dict)}
+        onlooker = of_lightning and name in ONLOOKERS
+        if not onlooker or any(str(part.get("monitor")).startswith(ORACLE) for part in arguments.values()):
+            path = name if of_lightning else entry.get("class_path")
+            found.append(
+                {"class_path": path, "init_args": {}, **{key: part for key, part in arguments.items() if part}}
+            )
     return found
+
+
+def averages_weights(config: dict[str, Any]) -> bool:
+    """Whether a callback replaces the final weights by an average over training, which no validation is of."""
+    paths = [str(callback["class_path"]).split(".") for callback in changing_callbacks(config)]
+    return any(path[-1] == "SWAD" and path[0] in ("SWAD", "dafw") for path in paths)
 
 
 def within_run(checkpoint: str) -> str:

@@ -33,7 +33,7 @@ def _numbers(store: Store) -> list[str]:
     )
     odd = "a field over another number of seeds says its n." if n > 1 else "hence no std."
     known = store.oracles
-    oracles, monitoring = [row.name for row in table.rows if row.name in known], table.monitoring
+    oracles, monitoring = [row.name for row in table.rows if row.name in known], store.monitoring
     unseen = not oracles and not monitoring and "oracle" not in table.select
     several = len(table.tasks) > 1
     targets = bool(target_columns(table.tasks))

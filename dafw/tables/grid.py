@@ -43,7 +43,7 @@ from typing import Any
 import yaml
 
 from dafw.errors import UserError, choose
-from dafw.runs import changing_callbacks, run_directory
+from dafw.runs import averages_weights, run_directory
 from dafw.tables.controls import control_arguments
 from dafw.tables.fields import (
     check_parts,
@@ -185,7 +185,7 @@ class Table:
         """The rows whose checkpoints :data:`LEFT_OUT` chooses: not those that train on the target's labels, which are
         then the left-out domain's too, nor those that average their weights, which have one checkpoint alone.
         """
-        averaged = {row.name for row in self.rows if any(map(changing_callbacks, self._configs(row)))}
+        averaged = {row.name for row in self.rows if any(map(averages_weights, self._configs(row)))}
         return frozenset(row.name for row in self.rows) - self.oracles - averaged
 
     @property

@@ -17,7 +17,8 @@ def trains_on_target_labels(config: Mapping[str, Any]) -> bool:
 def may_monitor_target_labels(config: Mapping[str, Any]) -> bool:
     """Whether a callback was allowed to monitor an ``oracle/`` value, or is told to: then some run was allowed to.
 
-    The allowance is no part of a run's identity, so a table can find the run although it does not give it itself.
+    The allowance is no part of a run's identity, so a table can find the run although it does not give it itself; what
+    a run did monitor is in its result.
     """
     allowed = _is_on((config.get("run") or {}).get("allow_oracle"))
     return allowed or '"oracle/' in json.dumps(config.get("trainer"), default=str)

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from dafw.runs import ORACLE
 from dafw.tables.fields import split_task
 from dafw.tables.grid import LEFT_OUT, Cell, Table
 
@@ -54,6 +55,7 @@ class Result:
     setting: str
     transductive: str
     averaged: str
+    monitors: tuple[str, ...]
     machine: str
     versions: Mapping[str, str]
     git_revision: str
@@ -130,6 +132,16 @@ class Store:
         return self.table.descended({name for (name, _, _), result in self.results.items() if result.oracle}).union(
             self.table.oracles
         )
+
+    @property
+    def monitoring(self) -> tuple[str, ...]:
+        """The rows with a run in which a callback may monitor what target labels say, or by its result did."""
+        did = {
+            row
+            for (row, _, _), result in self.results.items()
+            if any(name.startswith(ORACLE) for name in result.monitors)
+        }
+        return tuple(row.name for row in self.table.rows if row.name in did.union(self.table.monitoring))
 
     @property
     def transductive(self) -> dict[str, str]:
@@ -237,6 +249,7 @@ def _parse(directory: Path, given: Any, metric: str) -> Result:
         setting=str(given.get("setting") or ""),
         transductive=str(given.get("transductive") or ""),
         averaged=str(given.get("averaged") or ""),
+        monitors=tuple(map(str, given.get("monitors") or ())),
         machine=str(given.get("machine") or ""),
         versions={name: str(version) for name, version in given["versions"].items()},
         git_revision=str(given.get("git_revision") or ""),

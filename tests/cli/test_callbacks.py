@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -51,3 +52,53 @@ def test_an_average_of_weights_in_a_file() -> None:
     folder = execute(config, Path("runs"))
     assert folder.name.endswith(identity(config))
     assert json.loads((folder / "result.json").read_text())["averaged"] == "SWAD"
+
+
+def with_callbacks(*callbacks: Any) -> str:
+    """The hash of a run with these callbacks."""
+    trainer: dict[str, Any] = {"max_epochs": 1, **({"callbacks": list(callbacks)} if callbacks else {})}
+    return identity({"seed_everything": 0, "model": {"class_path": "ERM"}, "trainer": trainer})
+
+
+def test_hashes_of_runs_that_were_made_before_other_callbacks_counted() -> None:
+    assert with_callbacks() == "43d1d406"
+    assert with_callbacks({"class_path": "dafw.callbacks.swad.SWAD", "init_args": {"ratio": 0.2}}) == "506a3d1e"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "LearningRateMonitor",
+        "pytorch_lightning.callbacks.DeviceStatsMonitor",
+        "lightning.pytorch.callbacks.RichProgressBar",
+        "ModelSummary",
+        "ModelCheckpoint",
+    ],
+)
+def test_a_callback_that_only_looks_on_is_no_part_of_a_run(path: str) -> None:
+    plain = with_callbacks()
+    assert with_callbacks({"class_path": path, "init_args": {"monitor": "val/im"}}) == with_callbacks(path) == plain
+    assert with_callbacks({"class_path": path, "init_args": {"monitor": "oracle/accuracy"}}) != plain
+    assert with_callbacks({"class_path": f"mine.{path.rpartition('.')[2]}"}) != plain, "another's may do anything"
+
+
+@pytest.mark.parametrize("name", ["EarlyStopping", "StochasticWeightAveraging", "Timer", "EMAWeightAveraging"])
+def test_any_other_callback_is_part_of_a_run(name: str) -> None:
+    short = with_callbacks({"class_path": name})
+    assert short != with_callbacks()
+    assert short == with_callbacks(name) == with_callbacks({"class_path": f"pytorch_lightning.callbacks.{name}"})
+    assert short != with_callbacks({"class_path": name, "init_args": {"patience": 9}})
+    assert short != with_callbacks({"class_path": name, "dict_kwargs": {"patience": 9}})
+
+
+def test_a_run_that_target_labels_stopped_is_not_taken_for_one_without(capsys: pytest.CaptureFixture[str]) -> None:
+    stopping = ("--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "oracle/accuracy")
+    done = call(capsys, "fit", *ERM, *stopping, "--run.allow_oracle", "true")
+    assert done.code == 0, done.err
+    (stopped,) = Path("runs").glob("*/result.json")
+    done = call(capsys, "fit", *ERM)
+    assert done.code == 0, done.err
+    assert "done already" not in done.out
+    (plain,) = set(Path("runs").glob("*/result.json")) - {stopped}
+    assert json.loads(stopped.read_text())["monitors"] == ["oracle/accuracy"]
+    assert json.loads(plain.read_text())["monitors"] == []

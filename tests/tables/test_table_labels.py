@@ -126,6 +126,24 @@ def test_a_callback_that_may_monitor_target_labels_is_said(
     )
 
 
+def test_a_result_that_monitored_target_labels_is_said(make_table: Make, fill: Fill) -> None:
+    table = make_table(rows=[SOURCE, DANN], seeds=[0])
+    root = fill(table, lambda *_: 0.5, monitors=["val/im"])
+    assert UNSEEN in said(table, root)
+    (cell,) = [one for one in table.cells() if (one.row, one.task) == ("DANN", FIRST)]
+    fake_runs.write_result(run_directory(cell.config, root), cell.config, 0.5, monitors=["oracle/accuracy"])
+    assert table.monitoring == ()
+    assert UNSEEN not in said(table, root)
+    assert "A callback was allowed to monitor target labels in: DANN." in said(table, root)
+
+
+def test_a_run_that_was_stopped_by_target_labels_is_no_cell_of_a_table_without(make_table: Make) -> None:
+    (plain, *_), (stopped, *_) = (
+        make_table(rows=[SOURCE | {"trainer": {"callbacks": given}}]).cells() for given in ([], [STOPPING])
+    )
+    assert run_directory(plain.config, Path()) != run_directory(stopped.config, Path())
+
+
 def test_a_note_is_printed_in_every_format_that_has_a_caption(make_table: Make, fill: Fill, tmp_path: Path) -> None:
     table = make_table(note=["Chosen by the target's\n  accuracy.", "Half_done."])
     store = load(table, fill(table, lambda *_: 0.5))
@@ -177,7 +195,9 @@ def test_a_result_says_whether_labels_of_its_target_trained_it(
     model: Any = SimpleNamespace(**stands, problem=SimpleNamespace(primary="accuracy"), **method)
     data: Any = SimpleNamespace(task="a->b,d", source=["a"], target=["b", "d"], oracle=oracle, load=lambda *_: [0])
     trainer: Any = SimpleNamespace(callback_metrics={}, callbacks=[SimpleNamespace(averages_weights=True)])
+    trainer.callbacks += [SimpleNamespace(monitor=one) for one in ("val/im", "oracle/accuracy", "val/im", None)]
     written = write_result(trainer, model, data, {"seed_everything": 0}, tmp_path, Clock())
     assert written["oracle"] is expected
     assert (written["transductive"], written["averaged"]) == ("the batch's statistics", "SimpleNamespace")
+    assert written["monitors"] == ["oracle/accuracy", "val/im"]
     assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["oracle"] is expected
