@@ -69,7 +69,13 @@ class Result:
 
     def is_without(self, criterion: str) -> bool:
         """Whether the criterion reads what a run of this setting never sees: the source, or the target."""
-        return self.setting in ("source-free", "generalization") and criterion not in self.criteria
+        if self.setting not in ("source-free", "generalization") or criterion in self.criteria:
+            return False
+        from dafw.selection import VALIDATORS  # which needs torch
+
+        if self.setting == "generalization":
+            return criterion in VALIDATORS
+        return criterion.startswith("source_") or (criterion in VALIDATORS and VALIDATORS[criterion].needs_source)
 
     def scores(self, criterion: str) -> dict[str, float] | None:
         """The test metric of each target domain at the checkpoint the criterion chooses, as a fraction.

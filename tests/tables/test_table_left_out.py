@@ -168,6 +168,21 @@ def test_a_criterion_that_needs_the_target_is_not_called_source_free(make_table:
     assert "The table mixes settings. generalization: ERM; adaptation: DANN." in caption
 
 
+def test_what_a_generalization_run_could_have_is_missing(make_table: Make, tmp_path: Path) -> None:
+    """Its sources' training images are scored only where that was asked for; the target has no part in it."""
+    rows = [ERM, {"name": "DANN", "model": {"class_path": "DANN"}}]
+    table = make_table(**{**PARTS, "rows": rows, "select": ["last", "source_train_accuracy", "dev"]})
+    root = fill(table.only(["ERM"], [], []), tmp_path)
+    scores = {"dev": 0.5, "source_train_accuracy": 0.9}
+    fill(table.only(["DANN"], [], []), root, setting="adaptation", history=[
+        {"step": 1, "validators": scores, "oracle": {}, "test": {name: {"accuracy": 0.3} for name in DOMAINS}}
+    ])  # fmt: skip
+    sheet = make_sheet(load(table, root))
+    assert "ERM is a generalization method: there is no dev, which reads target samples." in sheet.caption
+    expected = [f"{cell.label} (no source_train_accuracy)" for cell in table.cells() if cell.row == "ERM"]
+    assert list(sheet.missing) == expected != []
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

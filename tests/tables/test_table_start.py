@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +170,10 @@ def test_through_submitit_they_are_a_second_array(
 
 def test_a_criterion_that_needs_source_samples_is_not_there(make_table: Make, tmp_path: Path) -> None:
     table = make_table(rows=[SOURCE, SHOT], select=["last", "source_accuracy"], **ONE)
+    scores = {"source_accuracy": 0.9, "source_train_accuracy": 0.9, "dev": 0.1, "snd": 0.2}
     for cell in table.cells():
         free = cell.row == "SHOT"
-        validators = {"im": 0.5} | ({} if free else {"source_accuracy": 0.9})
+        validators = {"im": 0.5} | ({} if free else scores)
         record = {"step": 1, "validators": validators, "oracle": {}, "test": {"mnistm": {"accuracy": 0.6}}}
         setting = "source-free" if free else "adaptation"
         directory = run_directory(cell.config, tmp_path)
@@ -183,3 +185,8 @@ def test_a_criterion_that_needs_source_samples_is_not_there(make_table: Make, tm
     assert sheet.missing == ()
     assert "SHOT is source-free: there is no source_accuracy, which reads source samples." in sheet.caption
     assert make_sheet(load(table.with_settings(parse_settings(["trainer.max_epochs=9"])), tmp_path)).missing
+    others = replace(table, select=("last", "dev", "source_train_accuracy", "snd"))
+    sheet = make_sheet(load(others, tmp_path))
+    reads = "there is no dev, source_train_accuracy, which read source samples."
+    assert f"SHOT is source-free: {reads}" in sheet.caption
+    assert [one for one in sheet.missing if "SHOT" in one] == ["SHOT mnist->mnistm seed 0 (no snd)"]
