@@ -53,7 +53,7 @@ class Dimension:
 
 def written(value: Any) -> str:
     """A value as in YAML, on one line: ``0.1``, ``true``, ``joint``."""
-    return str(yaml.safe_dump(value, default_flow_style=True)).removesuffix("\n").removesuffix("\n...")
+    return str(yaml.safe_dump(value, default_flow_style=True, width=10**6)).removesuffix("\n").removesuffix("\n...")
 
 
 def make_range(key: str, low: Any, high: Any, scale: str = "") -> Dimension:

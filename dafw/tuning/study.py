@@ -75,7 +75,7 @@ class Plan:
 
     def description(self) -> dict[str, Any]:
         """What makes it another study if it is another: of a configuration, all that determines a run's numbers."""
-        from dafw.runs import INCIDENTAL
+        from dafw.runs import INCIDENTAL, changing_callbacks
 
         kept = {key: value for key, value in self.config.items() if key in ("model", "data", "trainer")}
         fixed = {".".join(key): value for key, value in _leaves(kept)}
@@ -92,6 +92,8 @@ class Plan:
             "sampler seed": self.sampler_seed,
             "labels": self.labels,
         }
+        if callbacks := changing_callbacks(self.config):
+            parts["callbacks"] = callbacks
         return parts | {key.replace(".init_args", ""): v for key, v in fixed.items() if key not in dropped}
 
 
