@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dafw.lightning_cli import DafwCLI
 
 SHOWN = 5
+UNSEARCHED = ("data.oracle", "data.source", "data.target", "model.checkpoint", "trainer.callbacks")
+"""What a study is about: its trials must not differ in it, nor in whether target labels take part."""
 SPACE_HELP = "KEY=LOW:HIGH[:log|:linear], KEY=A,B,C or a YAML file of these: added to the method's search space"
 
 
@@ -174,7 +176,12 @@ def _check_space(cli: "DafwCLI", config: Mapping[str, Any], space: Sequence[Dime
     from dafw.parse_errors import explain
 
     for dimension in space:
-        if locate(config, dimension.key)[-1] in ("seed", "num_classes"):
+        located = locate(config, dimension.key)
+        if ".".join(word for word in located if word != "init_args") in UNSEARCHED:
+            raise UserError(
+                f"{dimension.key} cannot be searched: it decides what a study is of, or whose labels it uses"
+            )
+        if located[-1] in ("seed", "num_classes"):
             raise UserError(f"{dimension.key} cannot be searched: it comes from elsewhere (seeds from --seeds)")
         for value in dimension.ends:
             try:
@@ -192,6 +199,9 @@ def _check_run(cli: "DafwCLI") -> None:
         raise UserError("a trial trains on one device: leave trainer.devices out, and give --workers for several")
     options["devices"] = 1
     trainer = cli.make_trainer([], [], Path())
+    averaging = [type(each).__name__ for each in trainer.callbacks if getattr(each, "averages_weights", False)]  # type: ignore[attr-defined]
+    if averaging:
+        raise UserError(f"no validation is of the weights that {averaging[0]} averages: leave it out of dafw tune")
     check_trainer(trainer, cli.model, cli.config_init["run"].allow_oracle)
     trainer.strategy.connect(cli.model)  # whose setting says what the data loads
     cli.datamodule.trainer = trainer

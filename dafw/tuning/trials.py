@@ -16,7 +16,7 @@ from typing import Any
 
 from dafw.devices import visible_gpus, worker_environment
 from dafw.errors import UserError
-from dafw.runs import execute, read_result, run_directory
+from dafw.runs import ORACLE, execute, read_result, run_directory
 from dafw.tuning.space import place, written
 from dafw.tuning.study import Plan, Study, Taken
 from dafw.worker import Order, Outcome, attempt, become_worker, limit_threads, signals
@@ -74,7 +74,9 @@ def run_trial(plan: Plan, study: Study, taken: Taken) -> None:
         try:
             if outcome.status == "failed":
                 raise UserError(outcome.error)
-            scores[str(seed)] = objective(read_result(folder) or {}, plan)
+            result = read_result(folder) or {}
+            refuse_labels(result, plan)
+            scores[str(seed)] = objective(result, plan)
         except UserError as error:
             study.tell(taken, None, runs=folders, error=str(error))
             print(f"trial {taken.number} failed: {brief(str(error))}  ({folder})", flush=True)
@@ -132,6 +134,17 @@ def make_run(config: dict[str, Any], folder: Path, root: Path) -> Outcome:
     if signums:
         raise Interrupted(signums[0])
     return outcome
+
+
+def refuse_labels(result: Mapping[str, Any], plan: Plan) -> None:
+    """A study in which target labels have no part has no run in which they have.
+
+    Raises:
+        UserError: if they trained the run or a callback monitored what they say, and the plan has no such labels.
+    """
+    monitors = [name for name in result.get("monitors") or [] if name.startswith(ORACLE)]
+    if not plan.labels and (result.get("oracle") or monitors):
+        raise UserError("target labels took part in its run, and the study is one without")
 
 
 def objective(result: Mapping[str, Any], plan: Plan) -> float:

@@ -5,16 +5,18 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 from commands import QUICK, TOY, call, fork, one_run, refused, until
 
+from dafw.errors import UserError
 from dafw.methods.record import NonFiniteLoss
 from dafw.runs import run_directory
 from dafw.tuning import trials
-from dafw.tuning.commands import add_arguments, make_plan
+from dafw.tuning.commands import _check_space, add_arguments, make_plan
+from dafw.tuning.space import make_choices
 from dafw.tuning.study import Plan, Study
 
 STUDY = Path("studies/dann.db")
@@ -191,6 +193,23 @@ def test_target_labels_in_the_runs(capfd: pytest.CaptureFixture[str], fake: None
     assert "is the study of labels" in call(capfd, *IM, "--trials", 2).err
 
 
+@pytest.mark.parametrize(("part", "failed"), [({"oracle": True}, 1), ({"monitors": ["oracle/accuracy"]}, 1), ({}, 0)])
+def test_target_labels_in_a_result(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fake: None, part: dict[str, Any], failed: int
+) -> None:
+    def labelled(config: dict[str, Any], root: Path) -> Path:
+        path = fake_run(config, root) / "result.json"
+        path.write_text(json.dumps({"oracle": False, "monitors": ["val/im"], **json.loads(path.read_text()), **part}))
+        return path.parent
+
+    monkeypatch.setattr(trials, "execute", labelled)
+    made = call(capfd, *IM, "--trials", 1)
+    assert made.code == failed
+    assert ("target labels took part in its run, and the study is one without" in made.out) == bool(failed)
+    allowed = (*TUNE[:-1], "studies/allowed.db", "--objective", "im", "--run.allow_oracle", "true", "--allow-oracle")
+    assert call(capfd, *allowed, "--trials", 1).code == 0
+
+
 def test_the_validation_that_counts(capfd: pytest.CaptureFixture[str], fake: None) -> None:
     call(capfd, *IM, "--trials", 1, "--seeds", 0)
     ((_, params, value),) = found()
@@ -339,6 +358,34 @@ def test_another_study(capfd: pytest.CaptureFixture[str], fake: None, changed: l
     assert found() == before
 
 
+def test_other_callbacks_make_another_study(capfd: pytest.CaptureFixture[str], fake: None) -> None:
+    stopping = ("--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/im")
+    there = (*IM, "--root", "there")
+    call(capfd, *there, "--trials", 1, *stopping)
+    assert call(capfd, *there, "--trials", 2, *stopping).code == 0
+    assert len(found()) == 2
+    for changed in ((), (*stopping, "--trainer.callbacks.patience", 9)):
+        assert f"{STUDY} is the study of callbacks [" in refused(capfd, *there, "--trials", 3, *changed)
+    assert len(found()) == 2
+
+
+def test_looking_on_makes_no_other_study(capfd: pytest.CaptureFixture[str], fake: None) -> None:
+    call(capfd, *IM, "--trials", 1)
+    assert (
+        call(
+            capfd,
+            *IM,
+            "--trials",
+            2,
+            "--trainer.callbacks",
+            "DeviceStatsMonitor",
+            "--trainer.callbacks.cpu_stats",
+            "true",
+        ).code
+        == 0
+    )
+
+
 def test_where_it_trains_makes_no_other_study(capfd: pytest.CaptureFixture[str], fake: None) -> None:
     call(capfd, *IM, "--trials", 1)
     assert call(capfd, *IM, "--trials", 2, "--data.num_workers", 1, "--root", "elsewhere").code == 0
@@ -360,6 +407,13 @@ def test_where_it_trains_makes_no_other_study(capfd: pytest.CaptureFixture[str],
         (["--objective", "im", "--space", "depth=1.5:2.5"], "model.depth: expected int"),
         (["--objective", "im", "--space", "norm=joint,frozn"], 'unknown value "frozn": did you mean "frozen"?'),
         (["--objective", "im", "--space", "data.seed=1,2"], "data.seed cannot be searched"),
+        (["--objective", "im", "--space", "data.oracle=true,false"], "data.oracle cannot be searched: it decides"),
+        (["--objective", "im", "--space", "data.init_args.oracle=true,false"], "oracle"),
+        (["--objective", "im", "--space", "trainer.callbacks=null,SWAD"], "trainer.callbacks cannot be searched"),
+        (
+            ["--objective", "im", "--trainer.callbacks", "SWAD", "--trainer.callbacks.ratio", "1"],
+            "the weights that SWAD averages: leave it out",
+        ),
         (["--objective", "im", "--space", "lr=1:2", "--model.lr", "1"], "model.lr has a value and a --space"),
         (["--objective", "im", "--run.dir", "x"], "run.dir cannot be given"),
         (["--objective", "im", "--trainer.devices", "2"], "a trial trains on one device"),
@@ -373,6 +427,14 @@ def test_wrong_input(capfd: pytest.CaptureFixture[str], options: list[str], said
     command = ("tune", *QUICK, "--study", STUDY) if "SourceOnly" in options else TUNE
     assert said in refused(capfd, *command, *options)
     assert not STUDY.exists()
+
+
+@pytest.mark.parametrize("key", ["model.checkpoint", "data.source", "data.target", "data.oracle"])
+def test_what_all_trials_share(key: str) -> None:
+    data = {"class_path": "Digits", "init_args": {"source": ["a"], "target": ["b"], "oracle": False}}
+    config = {"model": {"class_path": "SHOT", "init_args": {"checkpoint": "a"}}, "data": data}
+    with pytest.raises(UserError, match=f"{key} cannot be searched"):
+        _check_space(cast(Any, None), config, [make_choices(key, ["a", "b"])])
 
 
 def test_what_the_command_line_fixes_is_not_searched(capfd: pytest.CaptureFixture[str], fake: None) -> None:
