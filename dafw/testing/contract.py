@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from dafw.methods import ERM, GeneralizationMethod, Method, SourceFreeMethod, So
 from dafw.testing.cases import BATCH, EPOCHS, STEPS_PER_EPOCH, Case, case, differences
 from dafw.testing.processes import Marks, run_ranks, run_second_process
 from dafw.testing.steps import StepWatch
+from dafw.testing.toys import ToyData
 
 
 def check_label_blind(item: Case, folder: Path) -> None:
@@ -24,10 +26,24 @@ def check_label_blind(item: Case, folder: Path) -> None:
 
 
 def check_target_unread(item: Case, folder: Path) -> None:
-    """A generalization method trains although no training split of a target can be read."""
+    """A generalization method trains without validations although nothing of a target can be read.
+
+    Before the first step alone a target's test split can be, which the datamodule compares the classes of.
+    """
     data = item.make_data()
-    data.forbidden = [(name, "train") for name in data.target]
-    item.train(folder, data=data)
+    data.forbidden = [(name, split) for name in data.target for split in ("train", "val")]
+    item.train(folder, data=data, callbacks=[_ForbidTest(data)], limit_val_batches=0)
+
+
+class _ForbidTest(pl.Callback):
+    """From the start of training on, no test split of a target can be read."""
+
+    def __init__(self, data: ToyData) -> None:
+        self.data = data
+
+    def on_train_start(self, *_: Any) -> None:
+        """Every callback's hook comes before the method's."""
+        self.data.forbidden += [(name, "test") for name in self.data.target]
 
 
 def check_no_stall(item: Case, folder: Path) -> StepWatch:

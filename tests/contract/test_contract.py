@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from dafw import listing
-from dafw.methods import GeneralizationMethod
-from dafw.testing import Case, cases, contract
+from dafw.data.batch import Batch
+from dafw.methods import ERM, GeneralizationMethod
+from dafw.methods.base import Losses
+from dafw.testing import Case, case, cases, contract
 
 CASES = cases()
 every_method = pytest.mark.parametrize("item", CASES, ids=lambda item: item.name)
@@ -43,6 +45,40 @@ def test_ranks(item: Case, ranked: dict[str, float]) -> None:
 @pytest.mark.parametrize("item", generalizing, ids=lambda item: item.name)
 def test_target_unread(item: Case, tmp_path: Path) -> None:
     contract.check_target_unread(item, tmp_path)
+
+
+class Reads(ERM):
+    """Reads the target at a moment of training."""
+
+    moment, split = "", ""
+
+    def _read(self, moment: str) -> None:
+        if moment == self.moment:
+            self._datamodule.load("b", self.split)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self._read("setup")
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self._read("start")
+
+    def losses(self, batch: Batch) -> Losses:
+        self._read("step")
+        return super().losses(batch)
+
+
+@pytest.mark.parametrize(
+    ("moment", "split"), [("setup", "train"), ("setup", "val"), ("step", "val"), ("start", "test"), ("step", "test")]
+)
+def test_a_target_that_is_read_is_found(
+    moment: str, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Reads, "moment", moment)
+    monkeypatch.setattr(Reads, "split", split)
+    with pytest.raises(PermissionError, match=f"b's {split} split"):
+        contract.check_target_unread(case(Reads), tmp_path)
 
 
 @every_method
