@@ -76,16 +76,8 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
 
     def pass_forward(self, batch: Batch) -> Forward:
         """Passes the domains and the held-out rows through the network, and takes all losses."""
-        n, last = batch.num_source, len(batch) - batch.num_held_out
-        if self.norm == "joint":
-            joint = self.run(batch.x[:last], n)
-            source, target = joint[:n], joint[n:]
-        else:
-            source, target = self.run(batch.x[:n], n), self.run(batch.x[n:last], None)
-            joint = Outputs(*(torch.cat(both) for both in zip(_tensors(source), _tensors(target), strict=True)))
-        parts = [source, target]
-        if batch.num_held_out:
-            parts.append(self.run(batch.x[last:], None))
+        joint, parts = self.pass_network(batch)
+        source, target = parts[:2]
         scores = self.score_classes([part.features.detach() for part in parts])
         refined = [refine(part.logits, v, mode=self.mode) for part, v in zip(parts[1:], scores[1:], strict=True)]
         terms = {
@@ -95,6 +87,22 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
             "class_critics": class_domain_loss(scores[0], scores[1], batch.y, refined[0], mode=self.mode),
         }
         return Forward(terms, mimicking_loss(refined[1], mode=self.mode) if refined[1:] else None)
+
+    def pass_network(self, batch: Batch) -> tuple[Outputs, list[Outputs]]:
+        """Outputs of source and target together, and of source, target and, if there are any, held-out rows."""
+        n, last = batch.num_source, len(batch) - batch.num_held_out
+        if self.norm == "joint":
+            joint = self.run(batch.x[:last], n)
+            source, target = joint[:n], joint[n:]
+        else:
+            source, target = self.run(batch.x[:n], n), self.run(batch.x[n:last], None)
+            joint = Outputs(*(torch.cat(both) for both in zip(_tensors(source), _tensors(target), strict=True)))
+        held_out = [self.run(batch.x[last:], None)] if batch.num_held_out else []
+        return joint, [source, target, *held_out]
+
+    def statistics_pass(self, batch: Batch) -> None:
+        """The passes of the domains and of the held-out rows."""
+        self.pass_network(batch)
 
     def score_classes(self, parts: list[Tensor]) -> list[Tensor]:
         """Scores (n, K, 2) of the class-wise critics for each of the parts' features (n, d)."""

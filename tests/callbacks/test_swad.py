@@ -12,7 +12,7 @@ from golden_vectors import golden
 from dafw.callbacks import SWAD, Checkpointing
 from dafw.callbacks.swad import LossValley
 from dafw.errors import UserError
-from dafw.methods import ERM, SHOT, FixMatch, Method, SourceOnly
+from dafw.methods import ADDA, ERM, SHOT, Fish, FixMatch, Method, Mixup, ParetoDA, SourceOnly
 from dafw.nn.norm import DomainBatchNorm
 from dafw.runs import identity
 from dafw.testing import Case, case, contract
@@ -155,6 +155,54 @@ def test_source_only_passes_no_target_row_for_its_statistics(tmp_path: Path) -> 
     assert not differences(*weights)
 
 
+@pytest.mark.parametrize(
+    ("item", "passes"),
+    [
+        (case(FixMatch), 1),
+        (case(Mixup, alpha=1.0), 1),
+        (case(Mixup, alpha=0.0), 1),
+        (case(Fish), 2),
+        (case(Fish, mixed=True), 2),
+        (case(ParetoDA, norm="joint", width=8, class_width=4), 2),
+        (case(ParetoDA, width=8, class_width=4), 3),
+    ],
+    ids=lambda item: f"{item.name}-{item.arguments}" if isinstance(item, Case) else "",
+)
+def test_statistics_are_of_what_a_step_passes(item: Case, passes: int, tmp_path: Path) -> None:
+    method, seen, stepped = item.make(), [], []
+
+    def note(_: Any, given: tuple[torch.Tensor]) -> None:
+        if method.training:
+            seen.append((method.rows.num_source, given[0].clone()))
+
+    def compare(batch: Any) -> None:
+        seen.clear()
+        method.seed_step()
+        original(batch)
+        estimated = list(seen)
+        seen.clear()
+        method.seed_step()
+        with torch.enable_grad():
+            method.losses(batch) if method.automatic_optimization else method.training_step(batch, 0)
+        assert len(estimated) == len(seen) == passes
+        for (rows, one), (others, other) in zip(estimated, seen, strict=True):
+            assert rows == others
+            assert torch.equal(one, other)
+        stepped.append(batch)
+
+    original = method.statistics_pass
+    method.statistics_pass = compare  # type: ignore[method-assign]
+    method.network.register_forward_pre_hook(note)
+    item.train(tmp_path, method=method, callbacks=[swad()])
+    assert len(stepped) == 3
+
+
+def test_fixmatch_without_its_loss_and_its_control_keep_the_same_statistics(tmp_path: Path) -> None:
+    control, _ = case(FixMatch, weight=0.0).train(tmp_path, callbacks=[swad()])
+    plain, _ = case(SourceOnly, forward_target=True, forward_views=["strong"]).train(tmp_path, callbacks=[swad()])
+    assert not differences(control.network.state_dict(), plain.network.state_dict())
+
+
 def test_a_step_waits_for_nothing(tmp_path: Path) -> None:
     watch = StepWatch()
     case(ERM).train(tmp_path, callbacks=[swad(), watch])
@@ -183,6 +231,7 @@ def test_a_finished_run_is_not_averaged_again(tmp_path: Path) -> None:
     [
         (lambda: case(ERM, ema_decay=0.9), {}, "leave out model.ema_decay"),
         (lambda: case(SHOT), {}, "a source-free run never sees"),
+        (lambda: case(ADDA), {}, "whose weights SWAD cannot average"),
         (lambda: case(ERM), {"limit_val_batches": 0}, "limit_val_batches must not be 0"),
     ],
 )

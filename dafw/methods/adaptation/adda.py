@@ -93,6 +93,17 @@ class ADDA(ManualSteps, AdaptationMethod):
 
     # ---- the two parts of training
 
+    def setup(self, stage: str) -> None:
+        """Refuses an average of weights over both parts.
+
+        Raises:
+            UserError: if a callback averages the weights.
+        """
+        super().setup(stage)
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if stage == "fit" and any(getattr(callback, "averages_weights", False) for callback in callbacks):
+            raise UserError("ADDA trains the source's and then the target's encoder, whose weights SWAD cannot average")
+
     def train(self, mode: bool = True) -> "ADDA":
         """The frozen encoder remains in evaluation mode."""
         super().train(mode)

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.losses.pseudo_labels import confident_cross_entropy, confident_labels
@@ -44,8 +45,7 @@ class FixMatch(AdaptationMethod):
 
     def losses(self, batch: Batch) -> Losses:
         """The supervised loss and that of the strong views, from one pass over source, weak and strong rows."""
-        images = torch.cat([batch.x, batch.views["strong"][batch.num_source :]])
-        joint = self.run(images, batch.num_source)
+        joint = self.run(self._passed(batch), batch.num_source)
         source, weak, strong = joint[: batch.num_source], joint[batch.num_source : len(batch)], joint[len(batch) :]
         consistency = confident_cross_entropy(strong.logits, weak.logits, self.threshold)
         terms = {"supervised": self.problem.loss(source, batch.y), "consistency": self.weight * consistency}
@@ -54,3 +54,10 @@ class FixMatch(AdaptationMethod):
             self.diagnose("confident_share", sure.float().mean())
             self.compare_gradients(terms, joint.features)
         return terms
+
+    def statistics_pass(self, batch: Batch) -> None:
+        """The pass over source, weak and strong rows."""
+        self.run(self._passed(batch), batch.num_source)
+
+    def _passed(self, batch: Batch) -> Tensor:
+        return torch.cat([batch.x, batch.views["strong"][batch.num_source :]])

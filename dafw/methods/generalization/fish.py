@@ -1,5 +1,6 @@
 """Fish: steps on one source after the other, and part of the way to where they lead."""
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -60,11 +61,9 @@ class Fish(ManualSteps, GeneralizationMethod):
         start = [value.detach().clone() for value in values]
         moved = [p for p in self.network.parameters() if p.requires_grad]
         found = []
-        for part in self.parts(len(batch), self.num_domains(batch)):
-            self.rows.domain, labels = take(batch.domain, part), take(batch.y, part)
-            found.append(self.problem.loss(self.run(take(batch.x, part), len(labels)), labels))
+        for labels, outputs in self.passes(batch):
+            found.append(self.problem.loss(outputs, labels))
             self.descend((moved, self.gradients(found[-1], moved)), average=False)
-        self.rows.domain = batch.domain
         with torch.no_grad():
             torch._foreach_lerp_(values, start, 1 - self.meta_lr)
         if self.ema is not None:
@@ -72,6 +71,18 @@ class Fish(ManualSteps, GeneralizationMethod):
         terms = {"supervised": torch.stack(found).detach().mean()}
         self.keep(batch, terms)
         return terms["supervised"]
+
+    def passes(self, batch: Batch) -> Iterator[tuple[Tensor, Outputs]]:
+        """The labels and the outputs of each part of the batch, by the weights there are when it is asked for."""
+        for part in self.parts(len(batch), self.num_domains(batch)):
+            self.rows.domain, labels = take(batch.domain, part), take(batch.y, part)
+            yield labels, self.run(take(batch.x, part), len(labels))
+        self.rows.domain = batch.domain
+
+    def statistics_pass(self, batch: Batch) -> None:
+        """A pass of each part of the batch."""
+        for _ in self.passes(batch):
+            pass
 
     def parts(self, rows: int, count: int) -> list[list[slice]]:
         """The rows of each update: one source's, or, if mixed, a share of each source's.

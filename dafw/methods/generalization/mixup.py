@@ -54,9 +54,8 @@ class Mixup(GeneralizationMethod):
         if not self.alpha:
             return {"supervised": self.problem.loss(self.run(batch.x, batch.num_source), batch.y)}
         partners, shares = self.draw(count)
-        images = as_floats(batch.x, self.network.shift.dtype).chunk(count)
-        mixed = [images[j].lerp(images[i], share) for i, (j, share) in enumerate(zip(partners, shares, strict=True))]
-        domains, labels = split_domains(self.run(torch.cat(mixed), batch.num_source), batch.y, count)
+        mixed = self.mix(batch.x, partners, shares)
+        domains, labels = split_domains(self.run(mixed, batch.num_source), batch.y, count)
         found = [
             share * self.problem.loss(outputs, labels[i]) + (1 - share) * self.problem.loss(outputs, labels[j])
             for i, (outputs, j, share) in enumerate(zip(domains, partners, shares, strict=True))
@@ -66,6 +65,17 @@ class Mixup(GeneralizationMethod):
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
         """Nothing: the supervised loss is what changes."""
         return {}
+
+    def statistics_pass(self, batch: Batch) -> None:
+        """The pass of all mixed images."""
+        mixed = self.mix(batch.x, *self.draw(self.num_domains(batch))) if self.alpha else batch.x
+        self.run(mixed, batch.num_source)
+
+    def mix(self, x: Any, partners: list[int], shares: list[float]) -> Tensor:
+        """Each source's images (n, ...), as much of them as its share says, and the rest of its partner's."""
+        images = as_floats(x, self.network.shift.dtype).chunk(len(partners))
+        mixed = [images[j].lerp(images[i], share) for i, (j, share) in enumerate(zip(partners, shares, strict=True))]
+        return torch.cat(mixed)
 
     def draw(self, count: int) -> tuple[list[int], list[float]]:
         """Of each of ``count`` sources, which one it is mixed with in this step, and its own share of the mixture."""
