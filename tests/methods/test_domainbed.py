@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError
-from dafw.methods import CORAL, ERM, IRM, MMD, RSC, Fish, GroupDRO, Method, Mixup, VREx
+from dafw.methods import CORAL, ERM, IRM, MMD, RSC, DeepCORAL, Fish, GroupDRO, Method, Mixup, VREx
 from dafw.methods.generalization.fish import take
 from dafw.methods.generalization.mixup import as_floats
 from dafw.optim.schedules import Constant
@@ -273,6 +273,24 @@ def test_fish_mixed_parts_hold_every_row_once_and_all_sources() -> None:
         method.parts(6, 3)
     with pytest.raises(UserError, match="meta_lr"):
         make(Fish, 3, meta_lr=0.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "sizes", "named"),
+    [
+        (IRM, {"batch_size": 1}, "batch_size"),
+        (CORAL, {"batch_size": 1}, "batch_size"),
+        (DeepCORAL, {"batch_size": 1}, "batch_size"),
+        (DeepCORAL, {"target_batch_size": 1}, "target_batch_size"),
+    ],
+)
+def test_one_row_of_a_domain_is_too_few(
+    method: type[Method], sizes: dict[str, int], named: str, tmp_path: Path
+) -> None:
+    item = case(method)
+    with pytest.raises(UserError, match=rf"data\.{named} must be at least 2"):
+        item.train(tmp_path, data=item.make_data(**sizes))
+    item.train(tmp_path, data=item.make_data(**{name: 2 for name in sizes}))
 
 
 def test_fish_needs_epochs(tmp_path: Path) -> None:

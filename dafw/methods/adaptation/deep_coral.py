@@ -2,8 +2,10 @@
 
 from typing import Any, ClassVar, Literal
 
+from dafw.errors import UserError
 from dafw.losses.coral import coral, mean_and_covariance
 from dafw.methods.base import AdaptationMethod, Losses
+from dafw.nn.distributed import world_size
 from dafw.nn.network import Network
 from dafw.problems import Outputs
 
@@ -22,6 +24,9 @@ class DeepCORAL(AdaptationMethod):
         layer: what is aligned: ``logits`` (paper) or ``features`` (tllib, DomainBed).
         moments: ``covariance`` (paper) or ``mean_and_covariance``, mean squared differences of both (tllib, DomainBed).
         base: see :class:`~dafw.methods.base.Method`.
+
+    Raises:
+        UserError: in training if a batch holds a single row of all sources, or of all targets.
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
@@ -42,5 +47,8 @@ class DeepCORAL(AdaptationMethod):
 
     def adapt(self, source: Outputs, target: Outputs, joint: Outputs) -> Losses:
         """The alignment loss over the rows of all ranks."""
+        for name, rows in (("batch_size", source), ("target_batch_size", target)):
+            if len(rows.features) * world_size() < 2:
+                raise UserError(f"DeepCORAL needs the covariance of a batch: data.{name} must be at least 2")
         distance = self.distance(getattr(source, self.layer), getattr(target, self.layer))
         return {"coral": self.weight * distance}

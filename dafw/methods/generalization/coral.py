@@ -4,9 +4,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from dafw.errors import UserError
 from dafw.losses.coral import pairwise_mean_and_covariance
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod
+from dafw.nn.distributed import world_size
 from dafw.nn.network import Network
 from dafw.problems import Outputs
 
@@ -26,6 +28,9 @@ class CORAL(GeneralizationMethod):
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         weight: weight of the difference (DomainBed: 1).
         base: see :class:`~dafw.methods.base.Method`.
+
+    Raises:
+        UserError: in training if a batch holds a single row of a source.
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
@@ -37,4 +42,6 @@ class CORAL(GeneralizationMethod):
 
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
         """The weighted difference."""
+        if len(labels[0]) * world_size() < 2:
+            raise UserError("CORAL needs the covariance of each source's rows: data.batch_size must be at least 2")
         return {"coral": self.weight * pairwise_mean_and_covariance([one.features for one in domains])}

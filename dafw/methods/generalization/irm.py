@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dafw.errors import UserError
 from dafw.losses.invariance import invariance_penalty
 from dafw.methods.annealed import AnnealedPenalty
 from dafw.methods.base import Losses
@@ -31,6 +32,9 @@ class IRM(AnnealedPenalty):
         anneal_steps: step, counted from 0, at which the weight jumps (DomainBed: 500).
         reset_optimizer: whether the optimiser's state is emptied there (DomainBed: yes).
         base: see :class:`~dafw.methods.base.Method`.
+
+    Raises:
+        UserError: in training if a batch holds a single row of a source.
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "early_weight": 0.0, "reset_optimizer": False}
@@ -57,5 +61,8 @@ class IRM(AnnealedPenalty):
 
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
         """The weighted penalty, over all ranks' rows."""
-        found = [invariance_penalty(one.logits, y) for one, y in zip(*gather_domains(domains, labels), strict=True)]
+        gathered = gather_domains(domains, labels)
+        if len(gathered[1][0]) < 2:
+            raise UserError("IRM halves the rows of each source: data.batch_size must be at least 2")
+        found = [invariance_penalty(one.logits, y) for one, y in zip(*gathered, strict=True)]
         return {"invariance": self.penalty_weight * torch.stack(found).mean()}
