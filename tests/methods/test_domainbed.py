@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from pytorch_lightning.callbacks import LambdaCallback
 from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError
-from dafw.methods import CORAL, ERM, IRM, MMD, RSC, DeepCORAL, Fish, GroupDRO, Method, Mixup, VREx
+from dafw.methods import CORAL, DRM, ERM, IRM, MMD, RSC, UDIM, DeepCORAL, Fish, GroupDRO, Method, Mixup, VREx
 from dafw.methods.generalization.fish import take
 from dafw.methods.generalization.mixup import as_floats
 from dafw.optim.schedules import Constant
@@ -273,6 +274,16 @@ def test_fish_mixed_parts_hold_every_row_once_and_all_sources() -> None:
         method.parts(6, 3)
     with pytest.raises(UserError, match="meta_lr"):
         make(Fish, 3, meta_lr=0.0)
+
+
+def test_what_is_searched_fits_the_shipped_recipe() -> None:
+    recipe = yaml.safe_load((Path(__file__).parents[2] / "experiments/domainbed/erm.yaml").read_text(encoding="utf-8"))
+    steps = recipe["data"]["init_args"]["steps_per_epoch"] * recipe["trainer"]["max_epochs"]
+    for method in (ERM, DRM, UDIM):
+        low, high = method.search_space["lr"]
+        assert low <= recipe["model"]["init_args"]["lr"] <= high
+    for annealed in (IRM, VREx):
+        assert annealed.search_space["anneal_steps"][1] <= steps / 2
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class DRM(GeneralizationMethod):
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "retrain": "none"}
-    search_space: ClassVar[dict[str, Any]] = {"gamma": [0.0, 0.5, 1.0, 5.0], "weight": (0.1, 0.9), "lr": (1e-3, 1e-1)}
+    search_space: ClassVar[dict[str, Any]] = {"gamma": [0.0, 0.5, 1.0, 5.0], "weight": (0.1, 0.9), "lr": (1e-5, 1e-1)}
 
     def __init__(  # type: ignore[no-untyped-def]
         self,

@@ -26,7 +26,7 @@ class ERM(GeneralizationMethod):
         base: see :class:`~dafw.methods.base.Method`. The benchmark's recipe is in ``experiments/domainbed``.
     """
 
-    search_space: ClassVar[dict[str, Any]] = {"lr": (1e-3, 1e-1), "weight_decay": (1e-6, 1e-2)}
+    search_space: ClassVar[dict[str, Any]] = {"lr": (1e-5, 1e-1), "weight_decay": (1e-6, 1e-2)}
 
     def __init__(self, network: Network, **base) -> None:  # type: ignore[no-untyped-def]
         super().__init__(network, **base)

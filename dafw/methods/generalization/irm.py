@@ -38,7 +38,7 @@ class IRM(AnnealedPenalty):
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "early_weight": 0.0, "reset_optimizer": False}
-    search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 1e5), "anneal_steps": (1, 10_000)}
+    search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 1e5), "anneal_steps": (1, 2_500)}
 
     def __init__(  # type: ignore[no-untyped-def]
         self,
