@@ -49,7 +49,8 @@ class DomainDataModule(pl.LightningDataModule):
 
     To a source-free method it serves the targets alone: no split of a source is loaded, whose names only name the task.
     To a generalization method it serves labelled sources alone, ``batch_size`` samples of each in every batch: no
-    training split of a target is loaded, not even without its labels.
+    sample of a target enters training, not even without its label. What ``prepare_data`` makes beforehand, such as a
+    cache of decoded images, is of all domains.
 
     A method with a ``held_out`` share gets that share of each target's training samples as a stream of its own, as many
     a step as of the rest.

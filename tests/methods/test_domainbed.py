@@ -223,6 +223,19 @@ def test_rsc_raises_the_loss_of_a_linear_head() -> None:
     assert (method.challenge(outputs, y).logits.gather(1, y[:, None]) <= score).all()
 
 
+@pytest.mark.parametrize("width", [64, None])
+def test_rsc_draws_another_mask_of_a_hidden_layer_alone(width: int | None) -> None:
+    torch.manual_seed(3)
+    method = RSC(toy_network(head_width=width, dropout=0.5), num_classes=3).train()
+    (layer,) = [module for module in method.network.modules() if isinstance(module, torch.nn.Dropout)]
+    masks: list[Tensor] = []
+    layer.register_forward_pre_hook(lambda _, given: (1 + 0 * given[0],))  # what comes out is the mask
+    layer.register_forward_hook(lambda _, given, out: masks.append(out))
+    method.losses(batch_of(2))
+    assert len(masks) == (2 if width else 1)
+    assert not width or not torch.equal(*masks)
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.5])
 def test_rsc_drops_shares(share: float) -> None:
     with pytest.raises(UserError, match="drop_batch"):
@@ -301,7 +314,7 @@ def test_one_row_of_a_domain_is_too_few(
     item = case(method)
     with pytest.raises(UserError, match=rf"data\.{named} must be at least 2"):
         item.train(tmp_path, data=item.make_data(**sizes))
-    item.train(tmp_path, data=item.make_data(**{name: 2 for name in sizes}))
+    item.train(tmp_path, data=item.make_data(**dict.fromkeys(sizes, 2)))
 
 
 def test_fish_needs_epochs(tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ class RSC(GeneralizationMethod):
     Huang et al., Self-Challenging Improves Cross-Domain Generalization, ECCV 2020, https://arxiv.org/abs/2007.02454,
     on pooled features alone (the paper also mutes places of the map). Quantiles and defaults are those of DomainBed
     (Gulrajani and Lopez-Paz, ICLR 2021, https://arxiv.org/abs/2007.01434, read in its code). On several ranks the
-    quantile of the fall is of all rows. The muted logits take a second pass of the label head, none of the backbone.
+    quantile of the fall is of all rows. The muted logits take a second pass of the label head, none of the backbone;
+    where the head has a hidden layer with dropout, that pass draws another mask, which is then part of the fall
+    (DomainBed's head has no dropout).
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
