@@ -65,7 +65,9 @@ class _BenchmarkFolders(ImageFolderDomains):
         return next(benchmarks()[kind.__name__] for kind in type(self).__mro__ if kind.__name__ in benchmarks())
 
     def _key(self, entry: Entry) -> str:
-        return entry.path if self.manifest is not None else canonical(entry)
+        if self.manifest is not None:
+            return entry.path
+        return canonical(entry, with_class=not self._facts().annotations)
 
 
 class PACS(_BenchmarkFolders):
@@ -105,7 +107,7 @@ class TerraIncognita(_BenchmarkFolders):
 
     Read are ``location_<number>/<class>/``, which DomainBed's script makes, and the archive as it comes: the folder
     ``eccv_18_all_images_sm`` and beside it the annotations (``*.json``). An image of two categories is in both, as
-    there. See https://arxiv.org/abs/1807.04975; the arguments are those of
+    there, but in the same split. See https://arxiv.org/abs/1807.04975; the arguments are those of
     :class:`datamodules.folder.ImageFolderDomains`.
     """
 

@@ -131,14 +131,18 @@ def list_domain(facts: Benchmark, home: Path, name: str) -> list[Entry]:
     return entries
 
 
-def canonical(entry: Entry) -> str:
+def canonical(entry: Entry, *, with_class: bool = True) -> str:
     """An image's name in every layout: ``domain/class/file``, with what lies between a domain and its classes.
+
+    Args:
+        entry: the image.
+        with_class: without it, an image that is in two classes has one name.
 
     >>> canonical(Entry("SUN/full/1/imgs_2.jpg", "car", "SUN09"))
     'SUN09/car/full/imgs_2.jpg'
     """
     *folders, name = entry.path.split("/")
-    return "/".join([entry.domain, entry.label, *folders[1:-1], name])
+    return "/".join([entry.domain, *([entry.label] if with_class else []), *folders[1:-1], name])
 
 
 def list_checksum(entries: list[Entry]) -> str:

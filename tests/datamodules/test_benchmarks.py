@@ -180,16 +180,16 @@ def test_office_home_s_real_world(tmp_path: Path, folder: str) -> None:
     assert {canonical(entry).split("/")[0] for entry in data._entries["Real World"]} == {"Real World"}
 
 
-def annotate(root: Path) -> None:
+def annotate(root: Path, count: int = 20) -> None:
     """Camera traps as the archive has them: one folder, and annotations in COCO's format."""
-    fill(root / "eccv_18_all_images_sm", 20)
+    fill(root / "eccv_18_all_images_sm", count)
     places = {0: "38", 1: "43", 2: "7"}
     images = [
-        {"id": f"i{index}", "file_name": f"pic_{index:03}.jpg", "location": places[index % 3]} for index in range(20)
+        {"id": f"i{index}", "file_name": f"pic_{index:03}.jpg", "location": places[index % 3]} for index in range(count)
     ]
     images[1]["location"] = 43
     categories = [{"id": 3, "name": "cat"}, {"id": 8, "name": "deer"}, {"id": 1, "name": "dog"}]
-    seen = [{"image_id": f"i{index}", "category_id": (3, 1, 8)[index // 3 % 3]} for index in range(20)]
+    seen = [{"image_id": f"i{index}", "category_id": (3, 1, 8)[index // 3 % 3]} for index in range(count)]
     seen += [{"image_id": "i0", "category_id": 3}, {"image_id": "i0", "category_id": 1}]
     content = {"images": images, "categories": categories, "annotations": seen}
     (root / "caltech_images.json").write_text(json.dumps(content))
@@ -214,6 +214,33 @@ def test_terra_incognita_in_both_forms(tmp_path: Path) -> None:
     data.setup("fit")
     assert next(iter(data.train_dataloader())).x.shape == (2, 3, 8, 8)
     assert ids(data, "location_38", "train")
+
+
+@pytest.mark.parametrize("protocol", ["domainbed", "shares"])
+def test_terra_incognita_s_images_of_two_categories_are_in_one_split(tmp_path: Path, protocol: str) -> None:
+    home = tmp_path / "archive"
+    annotate(home, 120)
+    file = home / "caltech_images.json"
+    content = json.loads(file.read_text())
+    every = [image["id"] for image in content["images"]]
+    content["annotations"] = [{"image_id": image, "category_id": label} for image in every for label in (3, 1)]
+    file.write_text(json.dumps(content))
+    found = {}
+    for name in ("archive", "folders"):
+        data = make("TerraIncognita", tmp_path / name, "location_38", "location_43", batch_size=1, protocol=protocol)
+        for domain in ("location_38", "location_43"):
+            if name == "archive":
+                for entry in data._entries[domain]:
+                    copy = tmp_path / "folders" / domain / entry.label / Path(entry.path).name
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    copy.write_bytes((home / entry.path).read_bytes())
+            splits = [[Path(one).name for one in data.load(domain, split).ids] for split in ("train", "val")]
+            assert all(images.count(image) == 2 for images in splits for image in images)
+            assert all(splits)
+            assert not set(splits[0]) & set(splits[1])
+            found[name, domain] = [set(images) for images in splits]
+    for domain in ("location_38", "location_43"):
+        assert found["archive", domain] == found["folders", domain]
 
 
 def test_terra_incognita_s_annotations_are_checked(tmp_path: Path) -> None:
