@@ -278,6 +278,9 @@ class DomainDataModule(pl.LightningDataModule):
     def evaluation_loader(self, domain: Domain, *, shard: bool = True) -> DataLoader[Any]:
         """Every sample of ``domain`` once, in order, without augmentation.
 
+        For a transductive method, whose predictions depend on what else is in a batch, they come in a random order,
+        always the same one: in a folder the domain's own order is that of the classes.
+
         Args:
             domain: what to serve.
             shard: each rank serves its share; otherwise each serves all of it.
@@ -285,7 +288,9 @@ class DomainDataModule(pl.LightningDataModule):
         rank, world_size = self._rank() if shard else (0, 1)
         if len(domain) < world_size:
             raise UserError(f"{world_size} ranks cannot share the {len(domain)} samples of {domain.name} to evaluate")
-        sampler = ShardSampler(len(domain), self.eval_batch_size, rank=rank, world_size=world_size)
+        method = self.trainer.lightning_module if self.trainer is not None else None
+        mixed = bool(getattr(method, "transductive", ""))
+        sampler = ShardSampler(len(domain), self.eval_batch_size, mixed=mixed, rank=rank, world_size=world_size)
         return self._loader(JointDataset([domain]), sampler, collate)
 
     def _loader(self, data: JointDataset, sampler: Any, collate: Any, **options: Any) -> DataLoader[Any]:

@@ -112,12 +112,16 @@ class ShardSampler(Sampler[list[Draw]]):
         length: samples of the domain.
         batch_size: samples a batch.
         domain: the domain's position in the dataset.
+        mixed: in a random order that depends on ``length`` alone, instead of the domain's own, which may be by class.
         rank: this process.
         world_size: number of processes.
     """
 
-    def __init__(self, length: int, batch_size: int, *, domain: int = 0, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = range(rank, length, world_size)
+    def __init__(
+        self, length: int, batch_size: int, *, domain: int = 0, mixed: bool = False, rank: int = 0, world_size: int = 1
+    ) -> None:
+        order: Sequence[int] = np.random.default_rng(length).permutation(length).tolist() if mixed else range(length)
+        self.indices = order[rank::world_size]
         self.batch_size, self.domain = batch_size, domain
 
     def __iter__(self) -> Iterator[list[Draw]]:

@@ -269,6 +269,8 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
                 raise UserError(f"{type(self).__name__} makes its own updates, which follow no model.sharpness")
             if self.trainer.precision == "16-mixed":
                 raise UserError("model.sharpness needs unscaled gradients: use trainer.precision bf16-mixed or 32-true")
+            if self.trainer.gradient_clip_val is not None:
+                raise UserError("model.sharpness compares gradients of several passes: no trainer.gradient_clip_val")
             if self.trainer.accumulate_grad_batches > 1:
                 raise UserError("model.sharpness looks at one batch several times: no trainer.accumulate_grad_batches")
         several = not self.automatic_optimization and self.updates_per_batch != 1

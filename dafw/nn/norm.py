@@ -67,11 +67,11 @@ class Rows:
     @contextmanager
     def untracked(self) -> Iterator[None]:
         """Within, running statistics stay as they are: for a further pass of a batch that has been counted."""
-        self.track = False
+        previous, self.track = self.track, False
         try:
             yield
         finally:
-            self.track = True
+            self.track = previous
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self

@@ -1,5 +1,6 @@
 """DRM: its authors' values, the mixture it serves, and what it learns, and leaves alone, while it is tested."""
 
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -326,7 +327,10 @@ def test_of_several_steps_the_paper_serves_before_the_first_and_the_authors_befo
 def test_validations_retrain_nothing(tmp_path: Path) -> None:
     plain, _ = case(DRM).train(tmp_path)
     retrained, _ = case(DRM, retrain="network", **RETRAINED).train(tmp_path)
-    assert plain.history == retrained.history
+    one, other = (
+        json.loads(json.dumps(m.history), parse_float=lambda t: round(float(t), 5)) for m in (plain, retrained)
+    )
+    assert one == other
     assert not differences(plain.state_dict(), retrained.state_dict())
 
 
@@ -342,7 +346,8 @@ def test_a_prediction_is_of_the_same_stream(checkpoint: str, tmp_path: Path) -> 
     method, found = load_and_test(checkpoint, tmp_path, data, retrain="heads", retrain_labels="shared", **RETRAINED)
     batches: Any = toy_trainer(tmp_path, inference_mode=False).predict(method, datamodule=data)
     predicted = torch.cat([batch["prediction"] for batch in batches])
-    right = (predicted == torch.as_tensor(data.load("b", "test").labels)).float().mean()
+    index = torch.cat([batch["index"] for batch in batches])
+    right = (predicted == torch.as_tensor(data.load("b", "test").labels)[index]).float().mean()
     assert float(right) == pytest.approx(found["test/b/accuracy"])
 
 

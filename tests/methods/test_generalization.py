@@ -107,6 +107,7 @@ def test_sam_makes_two_passes_and_counts_statistics_once(tmp_path: Path) -> None
     ("method", "options", "said"),
     [
         (MCD, {}, "MCD makes its own updates, which follow no model.sharpness"),
+        (ERM, {"gradient_clip_val": 1.0}, "no trainer.gradient_clip_val"),
         (ERM, {"accumulate_grad_batches": 2}, "no trainer.accumulate_grad_batches"),
     ],
 )
@@ -151,3 +152,20 @@ def test_the_test_batchs_statistics_of_a_network_that_has_none() -> None:
     network = toy_network("dafw.nn.digits.MNISTNet", backbone_args={"input_size": 28})
     with pytest.raises(UserError, match="needs a network with batch normalisation"):
         ERM(network, num_classes=3, test_statistics="batch")
+
+
+def test_batch_norms_that_only_the_target_would_train() -> None:
+    with pytest.raises(UserError, match="norm is domain_specific, but no target image"):
+        case(ERM).make(norm="domain_specific")
+
+
+def test_a_transductive_method_is_evaluated_in_an_order_that_is_not_by_class(tmp_path: Path) -> None:
+    item = case(ERM)
+    orders = {}
+    for statistics in ("running", "batch"):
+        data = item.make_data()
+        item.train(tmp_path, method=item.make(test_statistics=statistics), data=data)
+        loader = data.evaluation_loader(data.load("b", "test"))
+        orders[statistics] = torch.cat([batch.index for batch in loader]).tolist()
+    assert orders["running"] == sorted(orders["batch"])
+    assert orders["batch"] != orders["running"]

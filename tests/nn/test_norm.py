@@ -321,3 +321,12 @@ def test_one_value_per_channel_is_normalised_by_the_running_statistics() -> None
     plain = ours(x)
     ours.rows.test_batch = True
     assert torch.equal(ours(x), plain)
+
+
+def test_passes_that_are_not_tracked_may_lie_within_each_other() -> None:
+    rows = Rows()
+    with rows.untracked():
+        with rows.untracked():
+            pass
+        assert not rows.track
+    assert rows.track

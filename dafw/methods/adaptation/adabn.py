@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ class AdaBN(SourceOnly):
     Raises:
         UserError: if the network has no batch normalisation.
     """
+
+    search_space: ClassVar[dict[str, Any]] = {"lr": (1e-3, 1e-1), "weight_decay": (1e-6, 1e-2)}
 
     def __init__(self, network: Network, **base) -> None:  # type: ignore[no-untyped-def]
         super().__init__(network, **base)

@@ -1,5 +1,7 @@
 """Source only: the baseline that ignores the target."""
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,8 @@ class SourceOnly(AdaptationMethod):
     Raises:
         UserError: if ``norm`` is ``domain_specific`` and no target image passes through the network.
     """
+
+    search_space: ClassVar[dict[str, Any]] = {"lr": (1e-3, 1e-1), "weight_decay": (1e-6, 1e-2)}
 
     def __init__(  # type: ignore[no-untyped-def]
         self, network: Network, *, forward_target: bool = False, forward_views: list[str] | None = None, **base

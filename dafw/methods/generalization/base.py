@@ -27,13 +27,15 @@ class GeneralizationMethod(Method):
         test_statistics: what batch normalisation normalises an evaluation batch by, the ``running`` statistics or those
             of the ``batch`` itself. The latter is transductive, for a prediction depends on the other rows of its
             batch, and the result says so; some published numbers were measured that way (UDIM's authors' code). A batch
-            is ``data.eval_batch_size`` samples that follow each other in the split, on several ranks a rank's own
-            share of them. Training does not depend on it: a checkpoint can be evaluated both ways, with
-            ``dafw test --ckpt_path FILE --model.test_statistics batch`` or ``load(path, test_statistics="batch")``.
+            is ``data.eval_batch_size`` samples of the split in a random order, which is always the same one; on several
+            ranks a rank's own share of them. Training does not depend on it: a checkpoint can be evaluated both ways,
+            with ``dafw test --ckpt_path FILE --model.test_statistics batch`` or
+            ``load(path, test_statistics="batch")``.
         base: see :class:`~dafw.methods.base.Method`.
 
     Raises:
-        UserError: if ``test_statistics`` is ``batch`` and the network has no batch normalisation.
+        UserError: if ``test_statistics`` is ``batch`` and the network has no batch normalisation, or if ``norm`` is
+            ``domain_specific``.
     """
 
     setting = "generalization"
@@ -42,6 +44,11 @@ class GeneralizationMethod(Method):
         self, network: Network, *, test_statistics: Literal["running", "batch"] = "running", **base
     ) -> None:
         super().__init__(network, **base)
+        if self.norm == "domain_specific":
+            raise UserError(
+                "model.norm is domain_specific, but no target image passes through the network in training, so that the"
+                " target's batch norms would never be trained: take joint"
+            )
         self.test_statistics = choose("test_statistics", test_statistics, ("running", "batch"))
         if test_statistics == "batch":
             if not any(isinstance(layer, DomainBatchNorm) for layer in network.modules()):

@@ -43,7 +43,7 @@ class DRM(GeneralizationMethod):
     never touched. Normalisation is that of evaluation. The test metrics are then those with retraining,
     and as many named ``..._without_retraining`` say what the trained weights do without. Validations, hence every
     criterion of selection but ``last``, and pictures are without. A batch is ``data.eval_batch_size`` (authors: 32)
-    samples in the split's order, and one process follows it: several ranks are refused.
+    samples in a fixed random order, and one process follows it: several ranks are refused.
 
     Zhang et al., Domain-Specific Risk Minimization for Domain Generalization, KDD 2023,
     https://arxiv.org/abs/2208.08661. The authors' program (repository yfzhang114/AdaNPC) searches gamma over 0, 0.5, 1,

@@ -1,0 +1,85 @@
+"""The tables of domain generalisation: a small one is made whole, and every row of the others makes a few steps."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dafw import cli
+from dafw.runs import execute, read_result
+from dafw.tables.grid import find_table, load_table
+from dafw.tables.overlay import parse_settings
+from datamodules.layouts import benchmarks
+
+QUICK = ["trainer.accelerator=cpu", "trainer.devices=1", "run.wandb=disabled"]
+SMALL = {
+    "rotated_mnist": ["data.steps_per_epoch=2", "trainer.max_epochs=1"],
+    "colored_mnist": ["data.steps_per_epoch=2", "trainer.max_epochs=1"],
+    "pacs": [
+        *("data.size=32", "data.resize=32", "data.batch_size=2", "data.steps_per_epoch=2", "data.cache=false"),
+        *("trainer.max_epochs=1", "model.network.init_args.backbone=small_bn_net"),
+        *("model.network.init_args.weights=null", "model.network.init_args.input_size=32"),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of PACS, with few small images in each."""
+    root = tmp_path_factory.mktemp("pacs")
+    facts = benchmarks()["PACS"]
+    rng = np.random.default_rng(1)
+    for domain in facts.domains:
+        for name in facts.classes:
+            (root / domain / name).mkdir(parents=True)
+            for index in range(10):
+                pixels = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / domain / name / f"{index}.png")
+    return root
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_published_methods_have_rows(name: str) -> None:
+    table = load_table(find_table(name))
+    rows = {row.published for row in table.rows}
+    assert len({one.method for one in table.published} & rows) >= 3
+    assert all(row.controlled_by for row in table.rows[1:]), "only the first row is nobody's method"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_every_row_runs(name: str, pacs: Path, tmp_path: Path) -> None:
+    root = [f"data.root={pacs}"] if name == "pacs" else []
+    table = load_table(find_table(name)).with_settings(parse_settings([*QUICK, *SMALL[name], *root]))
+    cells = table.only([], [table.tasks[-1]], [table.seeds[0]]).cells()
+    assert len(cells) == len(table.rows)
+    for cell in cells:
+        result = read_result(execute(cell.config, tmp_path / "runs"))
+        assert result is not None
+        assert result["setting"] == "generalization", cell.label
+        assert set(result["test"]) >= set(result["target"]), cell.label
+
+
+@pytest.mark.slow
+def test_three_methods_on_turned_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole way of a user: the command, three tasks, a number in each cell that is far above chance."""
+    tasks = ["15,30,45,60,75->0", "0,15,45,60,75->30", "0,15,30,45,60->75"]
+    arguments = ["rotated_mnist", "--root", str(tmp_path), "--rows", "ERM", "CORAL", "GroupDRO", "--seeds", "1"]
+    arguments += ["--tasks", *tasks]
+    code = cli.main(["table", "run", *arguments, "--workers", "1", "--set", "trainer.max_epochs=2", *QUICK])
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("*/result.json")]
+    assert len(results) == 3 * len(tasks)
+    accuracies = [
+        metrics["accuracy"]
+        for result in results
+        for name, metrics in result["test"].items()
+        if name in result["target"]
+    ]
+    assert min(accuracies) > 0.3
+    assert np.mean(accuracies) > 0.7
+    assert "minus ERM" in printed
+    assert "worst" in printed
