@@ -132,17 +132,11 @@ class RotatedMNIST(_MNISTVariant):
         source: Names,
         target: Names,
         *,
-        scale: Literal["small", "full"] = "small",
-        size: int = 28,
-        root: str | None = None,
-        protocol: Protocol = "domainbed",
-        split_seed: int = 0,
         interpolation: Literal["bilinear", "bicubic"] = "bilinear",
-        **base: Any,
+        **options: Any,
     ) -> None:
         self.interpolation = choose("interpolation", interpolation, ("bilinear", "bicubic"))
-        options: dict[str, Any] = {"protocol": protocol, "split_seed": split_seed}
-        super().__init__(source, target, scale=scale, size=size, root=root, **options, **base)
+        super().__init__(source, target, **options)
 
     def make(self, name: str, dealt: Dealt) -> tuple[Images, NDArray[np.int64]]:
         """The digits turned by the angle that names the domain."""

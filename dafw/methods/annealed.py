@@ -18,9 +18,9 @@ class AnnealedPenalty(GeneralizationMethod):
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         weight: weight of the penalty from the jump on.
-        early_weight: weight of the penalty before it.
-        anneal_steps: step, counted from 0, at which the weight jumps.
-        reset_optimizer: whether the optimiser's state is emptied there.
+        early_weight: weight of the penalty before it (DomainBed: 1).
+        anneal_steps: step, counted from 0, at which the weight jumps (DomainBed: 500).
+        reset_optimizer: whether the optimiser's state is emptied there (DomainBed: yes).
         base: see :class:`~dafw.methods.base.Method`.
 
     Raises:
@@ -32,9 +32,9 @@ class AnnealedPenalty(GeneralizationMethod):
         network: Network,
         *,
         weight: float,
-        early_weight: float,
-        anneal_steps: int,
-        reset_optimizer: bool,
+        early_weight: float = 1.0,
+        anneal_steps: int = 500,
+        reset_optimizer: bool = True,
         **base,
     ) -> None:
         super().__init__(network, **base)

@@ -10,8 +10,6 @@ import yaml
 from commands import CHECKOUT, call, one_run
 from PIL import Image
 
-from datamodules.layouts import benchmarks
-
 ROOT = CHECKOUT / "experiments"
 FILES = sorted(path for path in ROOT.rglob("*.yaml") if path.relative_to(ROOT).parts[0] not in ("tables", "benchmarks"))
 #: What makes an experiment on a folder of images small: its own backbone, on few small images.
@@ -32,21 +30,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("cup", "mug"):
             (root / domain / name).mkdir(parents=True)
             for index in range(25):
-                pixels = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / domain / name / f"{index}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def pacs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folders of PACS, with few small images in each."""
-    root = tmp_path_factory.mktemp("pacs")
-    facts = benchmarks()["PACS"]
-    rng = np.random.default_rng(1)
-    for domain in facts.domains:
-        for name in facts.classes:
-            (root / domain / name).mkdir(parents=True)
-            for index in range(10):
                 pixels = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / domain / name / f"{index}.png")
     return root

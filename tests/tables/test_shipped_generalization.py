@@ -5,13 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dafw import cli
 from dafw.runs import execute, read_result
 from dafw.tables.grid import find_table, load_table
 from dafw.tables.overlay import parse_settings
-from datamodules.layouts import benchmarks
 
 QUICK = ["trainer.accelerator=cpu", "trainer.devices=1", "run.wandb=disabled"]
 SMALL = {
@@ -23,21 +21,6 @@ SMALL = {
         *("model.network.init_args.weights=null", "model.network.init_args.input_size=32"),
     ],
 }
-
-
-@pytest.fixture(scope="module")
-def pacs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folders of PACS, with few small images in each."""
-    root = tmp_path_factory.mktemp("pacs")
-    facts = benchmarks()["PACS"]
-    rng = np.random.default_rng(1)
-    for domain in facts.domains:
-        for name in facts.classes:
-            (root / domain / name).mkdir(parents=True)
-            for index in range(10):
-                pixels = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / domain / name / f"{index}.png")
-    return root
 
 
 @pytest.mark.parametrize("name", SMALL)

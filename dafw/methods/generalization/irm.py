@@ -28,10 +28,7 @@ class IRM(AnnealedPenalty):
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         weight: weight of the penalty from the jump on (DomainBed: 100).
-        early_weight: weight of the penalty before it (DomainBed: 1).
-        anneal_steps: step, counted from 0, at which the weight jumps (DomainBed: 500).
-        reset_optimizer: whether the optimiser's state is emptied there (DomainBed: yes).
-        base: see :class:`~dafw.methods.base.Method`.
+        annealed: see :class:`~dafw.methods.annealed.AnnealedPenalty`, whose defaults are DomainBed's.
 
     Raises:
         UserError: in training if a batch holds a single row of a source.
@@ -40,24 +37,8 @@ class IRM(AnnealedPenalty):
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "early_weight": 0.0, "reset_optimizer": False}
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 1e5), "anneal_steps": (1, 2_500)}
 
-    def __init__(  # type: ignore[no-untyped-def]
-        self,
-        network: Network,
-        *,
-        weight: float = 100.0,
-        early_weight: float = 1.0,
-        anneal_steps: int = 500,
-        reset_optimizer: bool = True,
-        **base,
-    ) -> None:
-        super().__init__(
-            network,
-            weight=weight,
-            early_weight=early_weight,
-            anneal_steps=anneal_steps,
-            reset_optimizer=reset_optimizer,
-            **base,
-        )
+    def __init__(self, network: Network, *, weight: float = 100.0, **annealed) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(network, weight=weight, **annealed)
 
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
         """The weighted penalty, over all ranks' rows."""

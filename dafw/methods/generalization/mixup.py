@@ -12,7 +12,6 @@ from dafw.errors import UserError
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod, split_domains
 from dafw.nn.network import Network
-from dafw.problems import Outputs
 
 
 class Mixup(GeneralizationMethod):
@@ -61,10 +60,6 @@ class Mixup(GeneralizationMethod):
             for i, (outputs, j, share) in enumerate(zip(domains, partners, shares, strict=True))
         ]
         return {"supervised": torch.stack(found).mean()}
-
-    def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
-        """Nothing: the supervised loss is what changes."""
-        return {}
 
     def statistics_pass(self, batch: Batch) -> None:
         """The pass of all mixed images."""

@@ -59,10 +59,6 @@ class RSC(GeneralizationMethod):
             joint = self.challenge(joint, batch.y)
         return {"supervised": self.problem.loss(joint, batch.y)}
 
-    def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
-        """Nothing: the supervised loss is what changes."""
-        return {}
-
     def challenge(self, joint: Outputs, labels: Tensor) -> Outputs:
         """The outputs of all rows (N, d) and (N, K), the logits of some of them muted; labels are (N,)."""
         head, own = self.network.head, labels[:, None]
