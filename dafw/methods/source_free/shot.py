@@ -5,13 +5,13 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.entropy import information_maximisation
 from dafw.methods.base import Losses
 from dafw.methods.source_free.base import SourceFreeMethod
+from dafw.methods.targets import target_outputs
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.problems import Outputs
@@ -114,28 +114,12 @@ class SHOT(SourceFreeMethod):
         if self.steps_done < self.steps_planned:
             self.refresh()
 
-    @torch.no_grad()
     def refresh(self) -> None:
         """Makes new pseudo-labels every :attr:`interval` steps. The ranks share the forward; each has all labels."""
         if not self.pseudo_weight or self.steps_done % self.interval:
             return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        training, found = self.network.training, []
-        self.network.eval()
-        for domain in data.train_domains:
-            parts = []
-            for batch in data.evaluation_loader(domain):
-                with self.trainer.precision_plugin.forward_context():
-                    outputs = self.run(batch.to(self.device).x, 0)
-                parts.append((batch.index.to(self.device), outputs.features, outputs.logits))
-            columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-            if self.trainer.world_size > 1:
-                columns = [torch.cat(gather_all_tensors(column)) for column in columns]
-            order = columns[0].argsort()
-            found.append((columns[1][order], columns[2][order]))
-        self.network.train(training)
-        features, logits = (torch.cat(column) for column in zip(*found, strict=True))
-        self.pseudo = pseudo_labels(features, logits, self.threshold)
+        outputs = target_outputs(self)
+        self.pseudo = pseudo_labels(outputs.features, outputs.logits, self.threshold)
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         if (held := state.get(f"{prefix}pseudo")) is not None:  # the buffer is as long as there are samples

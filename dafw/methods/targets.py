@@ -1,0 +1,42 @@
+"""What a method makes, in training, of all the targets' training samples at once."""
+
+from typing import Any
+
+import torch
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from dafw.methods.base import Method
+from dafw.problems import Outputs
+
+
+@torch.no_grad()
+def target_outputs(method: Method) -> Outputs:
+    """Outputs of every training sample of the targets, as the network in training gives them in evaluation mode.
+
+    No label is read, no sample is augmented or left out but what is held out, and no running statistic moves. The ranks
+    share the forward, and each gets all of it. It takes a pass over the split: call it between steps.
+
+    Args:
+        method: in training, with a datamodule.
+
+    Returns:
+        features (n, d) and logits (n, K): targets in the datamodule's order, each one's samples in its own.
+    """
+    data: Any = method.trainer.datamodule  # type: ignore[attr-defined]
+    first = len(data.labelled)
+    training, found = method.network.training, []
+    method.network.eval()
+    for domain in data.train_domains[first : first + len(data.training_targets)]:
+        parts = []
+        for batch in data.evaluation_loader(domain):
+            with method.trainer.precision_plugin.forward_context():
+                outputs = method.run(batch.to(method.device).x, 0)
+            parts.append((batch.index.to(method.device), outputs.features, outputs.logits))
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        if method.trainer.world_size > 1:
+            columns = [torch.cat(gather_all_tensors(column)) for column in columns]
+        order = columns[0].argsort()
+        found.append((columns[1][order], columns[2][order]))
+    method.network.train(training)
+    features, logits = (torch.cat(column) for column in zip(*found, strict=True))
+    return Outputs(features, logits)
