@@ -1,0 +1,162 @@
+"""A learnable memory whose items each hold several sub-prototypes, read by sparse attention."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dafw.errors import UserError, choose
+from dafw.nn.precision import full_precision
+
+Reading = Literal["per_item", "global"]
+
+
+class Read(NamedTuple):
+    """What a memory of N items with S sub-prototypes each gave for n rows.
+
+    Attributes:
+        embedding: (n, D), sum of the sub-prototypes by their weights.
+        weights: (n, N, S), the sparse weights; those of a row sum to 1 (to 0 where a fixed threshold let none pass).
+        winners: (n, N) int64, each item's most similar sub-prototype.
+    """
+
+    embedding: Tensor
+    weights: Tensor
+    winners: Tensor
+
+    def strongest(self) -> tuple[Tensor, Tensor]:
+        """Item and sub-prototype with the largest weight of each row, (n,) int64 both; the first of equal ones."""
+        found, count = self.weights.flatten(1).argmax(1), self.weights.shape[2]
+        return found // count, found % count
+
+
+class SubPrototypeMemory(nn.Module):
+    """Replaces an embedding by a convex combination of the few learnt vectors that are most similar to it.
+
+    With similarities z . m_is: ``per_item`` takes each item's most similar sub-prototype s_i and a softmax over the N
+    items; ``global`` takes one softmax over all N S sub-prototypes. Weights at or below a threshold become 0, the
+    others are scaled to sum to 1 and weigh their sub-prototypes.
+
+    Lai et al., Memory-Assisted Sub-Prototype Mining for Universal Domain Adaptation, ICLR 2024,
+    https://arxiv.org/abs/2310.05453 (recalled). The initial values and the shrinkage are those of MemAE, Gong et al.,
+    ICCV 2019, https://arxiv.org/abs/1904.02639, which is ``sub_prototypes=1`` with a fixed threshold.
+
+    Args:
+        items: N.
+        sub_prototypes: S of each item.
+        dim: D, the width of an embedding.
+        top_k: how many weights survive the adaptive threshold, which is the (K + 1)-th largest of a row. With the K-th
+            itself as threshold K - 1 would be left. Those equal to the threshold go, so where weights tie fewer are
+            left; where none is left, as in a memory of equal vectors, the row keeps all its weights as they were.
+        reading: see above; which of the two the paper has is unsure.
+        threshold: ``adaptive``, or a fixed number for all rows as in MemAE, by whose rule the embedding of a row of
+            which no weight passes is 0.
+        normalise: take cosine similarities, of vectors scaled to length 1. Whether the paper does is unsure; MemAE does
+            not. The vectors that are summed keep their length.
+        temperature: divides the similarities (MemAE: 1). Cosines need a small one: N weights would be nearly equal.
+        epsilon: of the shrinkage w max(w - t, 0) / (|w - t| + epsilon). MemAE has 1e-12, which changes nothing but
+            weights within some 1e-9 of the threshold t, where it makes gradients as large as w / epsilon; 0 is its
+            limit: a weight above the threshold stays, with its gradient, and the threshold has none.
+
+    Attributes:
+        memory: (N, S, D), at first uniform in +-1 / sqrt(D).
+
+    Raises:
+        UserError: sizes below 1, more survivors than there are weights, a threshold that no weight could exceed, a
+            temperature of 0 or less.
+    """
+
+    def __init__(
+        self,
+        items: int,
+        sub_prototypes: int,
+        dim: int,
+        top_k: int,
+        *,
+        reading: Reading = "per_item",
+        threshold: Literal["adaptive"] | float = "adaptive",
+        normalise: bool = False,
+        temperature: float = 1.0,
+        epsilon: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if min(items, sub_prototypes, dim) < 1:
+            raise UserError(
+                f"a memory needs items, sub_prototypes and dim of 1 or more: {items}, {sub_prototypes}, {dim}"
+            )
+        choose("reading", reading, ("per_item", "global"))
+        weights = items if reading == "per_item" else items * sub_prototypes
+        if not 1 <= top_k <= weights:
+            raise UserError(
+                f"top_k is at least 1 and at most the {weights} weights of a {reading} reading, not {top_k}"
+            )
+        if isinstance(threshold, str):
+            choose("threshold", threshold, ("adaptive",))
+        elif not 0 <= threshold < 1:
+            raise UserError(f"threshold is adaptive, or a number at least 0 and below 1, not {threshold}")
+        if temperature <= 0 or epsilon < 0:
+            raise UserError(f"temperature is positive and epsilon not negative, not {temperature} and {epsilon}")
+        self.top_k, self.reading, self.threshold = top_k, reading, threshold
+        self.normalise, self.temperature, self.epsilon = normalise, temperature, epsilon
+        self.memory = nn.Parameter(torch.empty(items, sub_prototypes, dim).uniform_(-(dim**-0.5), dim**-0.5))
+
+    def read(self, z: Tensor) -> Read:
+        """Reads for embeddings (n, D), in at least float32 whatever the autocast."""
+        with torch.autocast(z.device.type, enabled=False):
+            memory, z = full_precision(self.memory), full_precision(z)
+            attention, winners = self.attend(z, memory)
+            adaptive = isinstance(self.threshold, str)
+            limit = adaptive_threshold(attention, self.top_k) if adaptive else attention.new_tensor(self.threshold)
+            kept = hard_shrink(attention, limit, self.epsilon)
+            if adaptive:
+                kept = torch.where((kept > 0).any(1, keepdim=True), kept, attention)
+            sparse = F.normalize(kept, p=1, dim=1)
+            if self.reading == "global":
+                weights = sparse.view(len(z), *memory.shape[:2])
+            else:  # zeros for all but the winners
+                weights = sparse.new_zeros(len(z), *memory.shape[:2]).scatter(2, winners[..., None], sparse[..., None])
+            return Read(weights.flatten(1) @ memory.flatten(0, 1), weights, winners)
+
+    def attend(self, z: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights before the threshold, (n, N) or (n, N S), and the winners (n, N)."""
+        keys = memory.flatten(0, 1)
+        if self.normalise:
+            z, keys = F.normalize(z, dim=1), F.normalize(keys, dim=1)
+        similarities = (z @ keys.t() / self.temperature).view(len(z), *memory.shape[:2])
+        best, winners = similarities.max(2)
+        logits = best if self.reading == "per_item" else similarities.flatten(1)
+        return logits.softmax(1), winners
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The embeddings read for (n, D), of the same shape."""
+        return self.read(z).embedding
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows between the parentheses."""
+        items, sub_prototypes, dim = self.memory.shape
+        sizes = f"items={items}, sub_prototypes={sub_prototypes}, dim={dim}"
+        return f"{sizes}, top_k={self.top_k}, reading={self.reading}, threshold={self.threshold}"
+
+
+def adaptive_threshold(weights: Tensor, top_k: int) -> Tensor:
+    """The (K + 1)-th largest weight of each row, (n, m) -> (n, 1); 0 where there are only K."""
+    if top_k == weights.shape[1]:
+        return weights.new_zeros(len(weights), 1)
+    return weights.topk(top_k + 1, dim=1).values[:, -1:]
+
+
+def hard_shrink(weights: Tensor, threshold: Tensor, epsilon: float = 0.0) -> Tensor:
+    """Non-negative weights above the threshold stay, others become 0: w max(w - t, 0) / (|w - t| + epsilon).
+
+    Args:
+        weights: (n, m).
+        threshold: (n, 1) or a scalar.
+        epsilon: with 0 the limit of small ones, see :class:`SubPrototypeMemory`.
+    """
+    excess = weights - threshold
+    if epsilon == 0:
+        return torch.where(excess > 0, weights, 0)
+    return weights * (
+        1 - epsilon / (excess.relu() + epsilon)
+    )  # the same, without the difference of two large gradients
