@@ -1,0 +1,276 @@
+"""Metrics for targets with samples of classes that the source lacks: the unknown class.
+
+Labels and predictions are 0 to K - 1 for the K known classes and K for unknown. A metric whose samples are not there is
+nan, not 0 or 1. All are exact on several ranks, and an update never waits for the device.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.utilities.data import dim_zero_cat
+
+from dafw.errors import UserError, choose
+
+Average = Literal["sample", "class"]
+
+
+class OpenSetMetric(Metric):
+    """Base of what follows from how many samples of each class were predicted as each class.
+
+    Args:
+        num_classes: number K of known classes.
+        options: of :class:`torchmetrics.Metric`.
+
+    Attributes:
+        confusion: (K + 1, K + 1) int64 counts; a row is a true class, a column a predicted one, the last is unknown.
+
+    Raises:
+        UserError: without a known class.
+    """
+
+    is_differentiable: bool = False
+    higher_is_better: bool = True
+    full_state_update: bool = False
+    confusion: Tensor
+
+    def __init__(self, num_classes: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.num_classes = _known(num_classes)
+        counts = torch.zeros(num_classes + 1, num_classes + 1, dtype=torch.int64)
+        self.add_state("confusion", counts, dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Counts a batch.
+
+        Args:
+            prediction: (N,) integers from 0 to K.
+            target: (N,) integers from 0 to K.
+
+        Raises:
+            RuntimeError: if one is outside; on an accelerator the device says so, later.
+        """
+        classes = self.num_classes + 1
+        cell = target.long() * classes + prediction.long()
+        outside = (torch.minimum(target, prediction) < 0) | (torch.maximum(target, prediction) >= classes)
+        cell = torch.where(outside, classes * classes, cell)  # no such cell, so that it cannot be counted elsewhere
+        counts = torch.zeros_like(self.confusion).flatten().scatter_add_(0, cell, torch.ones_like(cell))
+        self.confusion = self.confusion + counts.view_as(self.confusion)
+
+    def recalls(self) -> Tensor:
+        """(K + 1,) share of each class's samples that were predicted as that class; nan without a sample."""
+        return _share(self.confusion.diagonal(), self.confusion.sum(1))
+
+    def common_accuracy(self, average: Average) -> Tensor:
+        """See :class:`CommonAccuracy`."""
+        if average == "class":
+            return self.recalls()[:-1].nanmean()
+        return _share(self.confusion.diagonal()[:-1].sum(), self.confusion[:-1].sum())
+
+
+class CommonAccuracy(OpenSetMetric):
+    """Accuracy on samples of known classes; such a sample that is predicted unknown is wrong.
+
+    Args:
+        num_classes: number K of known classes.
+        average: over ``sample``s, or over each ``class`` first and then over the known classes that have samples.
+        options: of :class:`torchmetrics.Metric`.
+    """
+
+    def __init__(self, num_classes: int, average: Average = "sample", **options: Any) -> None:
+        super().__init__(num_classes, **options)
+        self.average: Average = average
+        choose("average", average, ("sample", "class"))
+
+    def compute(self) -> Tensor:
+        """A scalar; nan without a sample of a known class."""
+        return self.common_accuracy(self.average)
+
+
+class UnknownAccuracy(OpenSetMetric):
+    """Share of the samples of unknown classes that are predicted unknown, often called UNK."""
+
+    def compute(self) -> Tensor:
+        """A scalar; nan without an unknown sample."""
+        return self.recalls()[-1]
+
+
+class HScore(OpenSetMetric):
+    """Harmonic mean 2 a u / (a + u) of the accuracies on known classes, a, and on unknown samples, u.
+
+    Fu et al., Learning to Detect Open Classes for Universal Domain Adaptation, ECCV 2020, introduced it:
+    https://www.ecva.net/papers/eccv_2020/papers_ECCV/html/2396_ECCV_2020_paper.php.
+    Papers differ in a: over samples in the code of DCC, over classes in that of ROS and of the
+    Transfer-Learning-Library (where it is called HOS); the two are not comparable where classes differ in size.
+
+    Args:
+        num_classes: number K of known classes.
+        average: what a is, see :class:`CommonAccuracy`.
+        options: of :class:`torchmetrics.Metric`.
+    """
+
+    def __init__(self, num_classes: int, average: Average = "sample", **options: Any) -> None:
+        super().__init__(num_classes, **options)
+        self.average: Average = average
+        choose("average", average, ("sample", "class"))
+
+    def compute(self) -> Tensor:
+        """A scalar, 0 if either accuracy is 0; nan if there is no known or no unknown sample."""
+        common, unknown = self.common_accuracy(self.average), self.recalls()[-1]
+        total = common + unknown
+        return torch.where(total == 0, total, 2 * common * unknown / total)
+
+
+class OS(OpenSetMetric):
+    """Mean of the accuracies of the known classes and of unknown as one class more: those of them with samples.
+
+    Unknown weighs one in K + 1, so a model that rejects nothing can score high; see :class:`HScore`.
+    """
+
+    def compute(self) -> Tensor:
+        """A scalar; nan without a sample."""
+        return self.recalls().nanmean()
+
+
+class OSStar(OpenSetMetric):
+    """OS*: the mean of the accuracies of the known classes that have samples, unknown left out."""
+
+    def compute(self) -> Tensor:
+        """A scalar; nan without a sample of a known class."""
+        return self.common_accuracy("class")
+
+
+class _Detection(Metric):
+    """Base of what follows from the scores of all samples, which are kept.
+
+    Args:
+        num_classes: number K of known classes; the label K is unknown.
+        options: of :class:`torchmetrics.Metric`.
+    """
+
+    is_differentiable: bool = False
+    full_state_update: bool = False
+    scores: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self, num_classes: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.num_classes = _known(num_classes)
+        self.add_state("scores", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
+        self.set_dtype(torch.float64)  # that of what a rank without a sample sends: it must be what the others send
+
+    def update(self, unknown: Tensor, target: Tensor) -> None:
+        """Keeps a batch.
+
+        Args:
+            unknown: (N,) floating point scores, higher for what is rather unknown.
+            target: (N,) integers from 0 to K.
+        """
+        dtype = _real(unknown)
+        self.scores.append(unknown.detach().to(dtype))
+        self.labels.append((target == self.num_classes).to(dtype))
+
+    def compute(self) -> Tensor:
+        """A scalar; nan without a known or without an unknown sample, or where a score is nan."""
+        if not len(self.scores):
+            return torch.tensor(torch.nan, device=self.device)
+        scores, unknown = dim_zero_cat(self.scores), dim_zero_cat(self.labels) > 0
+        inside, outside = scores[~unknown].sort().values, scores[unknown].sort().values
+        if not len(inside) or not len(outside) or scores.isnan().any():
+            return scores.new_tensor(torch.nan)
+        return self.compare(inside, outside)
+
+    def compare(self, inside: Tensor, outside: Tensor) -> Tensor:
+        """The metric.
+
+        Args:
+            inside: (n,) scores of the known samples, in ascending order.
+            outside: (m,) scores of the unknown samples, in ascending order.
+        """
+        raise NotImplementedError
+
+
+class UnknownAUROC(_Detection):
+    """Probability that an unknown sample has a higher score than a known one, a tie counting one half.
+
+    The area under the ROC curve of unknown against known, Hendrycks and Gimpel, ICLR 2017,
+    https://arxiv.org/abs/1610.02136; it is the same whichever of the two is called positive. Pairs are counted in
+    integers, so scores may be of any range.
+
+    Args:
+        num_classes: number K of known classes; the label K is unknown.
+        options: of :class:`torchmetrics.Metric`.
+    """
+
+    higher_is_better: bool = True
+
+    def compare(self, inside: Tensor, outside: Tensor) -> Tensor:
+        """See :class:`_Detection`."""
+        wins = sum(torch.searchsorted(inside, outside, right=right).sum() for right in (False, True))
+        return _share(torch.as_tensor(wins), inside.new_tensor(2 * len(inside) * len(outside)))
+
+
+class UnknownFPR95(_Detection):
+    """Share of the known samples that are flagged as unknown at the threshold that flags 95 % of the unknown ones.
+
+    Unknown is the positive class, as in the code of Outlier Exposure, Hendrycks et al., ICLR 2019,
+    https://arxiv.org/abs/1812.04606. Others, the code of energy-based detection (Liu et al., NeurIPS 2020) by default,
+    call the known positive: the share of unknown samples that pass where 95 % of the known do. That is another number
+    under the same name. A sample is flagged if its score is at least the threshold, and the threshold is the highest
+    that flags 95 % or more; that of Outlier Exposure's code is the one whose share is nearest to 95 %, which differs
+    where there are few unknown samples or ties.
+
+    Args:
+        num_classes: number K of known classes; the label K is unknown.
+        options: of :class:`torchmetrics.Metric`.
+    """
+
+    higher_is_better: bool = False
+
+    def compare(self, inside: Tensor, outside: Tensor) -> Tensor:
+        """See :class:`_Detection`."""
+        flagged = (95 * len(outside) + 99) // 100  # the least number that is 95 % or more
+        below = torch.searchsorted(inside, outside[len(outside) - flagged])
+        return _share(len(inside) - below, torch.full_like(below, len(inside)))
+
+
+def open_set_metrics(num_classes: int) -> MetricCollection:
+    """All of them; update with ``update(prediction=..., unknown=..., target=...)``.
+
+    Args:
+        num_classes: number K of known classes.
+
+    Returns:
+        ``h_score`` (of sample accuracy), ``h_score_class_mean``, ``common_accuracy`` (over samples),
+        ``mean_class_accuracy`` (over the known classes; ``os_star`` is the same number by the name open-set papers give
+        it), ``os``, ``os_star``, ``unknown_accuracy``, ``auroc`` and ``fpr95``.
+    """
+    return MetricCollection(
+        {
+            "h_score": HScore(num_classes),
+            "h_score_class_mean": HScore(num_classes, average="class"),
+            "common_accuracy": CommonAccuracy(num_classes),
+            "mean_class_accuracy": CommonAccuracy(num_classes, average="class"),
+            "os": OS(num_classes),
+            "os_star": OSStar(num_classes),
+            "unknown_accuracy": UnknownAccuracy(num_classes),
+            "auroc": UnknownAUROC(num_classes),
+            "fpr95": UnknownFPR95(num_classes),
+        }
+    )
+
+
+def _known(num_classes: int) -> int:
+    if num_classes < 1:
+        raise UserError(f"open-set metrics need one known class or more, not {num_classes}")
+    return num_classes
+
+
+def _real(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def _share(count: Tensor, of: Tensor) -> Tensor:
+    return count.to(_real(count)) / of.to(_real(of))
