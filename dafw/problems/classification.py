@@ -28,6 +28,10 @@ class Classification(Problem):
         """Cross-entropy: logits (n, K), y (n,) int64 -> scalar."""
         return F.cross_entropy(outputs.logits, y, label_smoothing=self.label_smoothing)
 
+    def row_losses(self, outputs: Outputs, y: Tensor) -> Tensor:
+        """Cross-entropy of each row, whose mean is :meth:`loss`: logits (n, K), y (n,) int64 -> (n,)."""
+        return F.cross_entropy(outputs.logits, y, label_smoothing=self.label_smoothing, reduction="none")
+
     def metrics(self, num_classes: int) -> MetricCollection:
         """``accuracy`` (over samples) and ``mean_class_accuracy`` (classes without a sample left out)."""
         return MetricCollection(

@@ -35,6 +35,7 @@ TINY: dict[str, dict[str, Any]] = {
     "SHOT": {"refresh_every": 3},
     "MCD": {"head_widths": [6], "head_dropout": 0.0, "balance": 0.1},
     "ADDA": {"width": 8, "depth": 1, "critic_norm": True},
+    "PADA": {"width": 8, "depth": 1, "critic_norm": True, "refresh_every": 3},
     "ParetoCDAN": {"width": 8, "depth": 1, "class_width": 4, "entropy": True},
     "ParetoDA": {"width": 8, "depth": 1, "critic_norm": True, "class_width": 4},
     "ParetoMDD": {"ramp_steps": 4, "class_width": 4},

@@ -30,6 +30,16 @@ MCD = {"norm": "separate", "ema_decay": 0.8, "feature_momentum": 0.0, "weight_de
 CASES.append(Case("dafw.methods.adaptation.mcd.MCD", MCD, label="mcd_own_momentum"))
 SDAT = {**TINY, "domain_at": "perturbed", "rho": 0.5, "norm": "domain_specific", "ema_decay": 0.8}
 CASES.append(Case("dafw.methods.adaptation.sdat.SDAT", SDAT, label="sdat_of_its_authors"))
+PADA = {**TINY, "ema_decay": 0.8, "norm": "domain_specific"}
+CASES += [
+    Case("dafw.methods.adaptation.pada.PADA", {**PADA, **arguments}, label=label)
+    for label, arguments in {
+        "pada_refreshed_at_the_resumed_step": {"refresh_every": 5, "mode": "authors"},
+        "pada_tllib": {"refresh_every": 2, "mode": "tllib", "temperature": 0.1},
+    }.items()
+]
+OSBP = {"gamma": 1.0, "boundary": 0.3, "ema_decay": 0.8, "norm": "domain_specific"}
+CASES.append(Case("dafw.methods.adaptation.osbp.OSBP", OSBP, network={"head_width": 6}, label="osbp_hidden_head"))
 SHOT = "dafw.methods.source_free.shot.SHOT"
 PAPER = {"bottleneck": 8, "bottleneck_relu": False, "head": "weight_norm", "backbone_lr": 0.1}
 CASES += [

@@ -15,6 +15,8 @@ from dafw.methods.adaptation.jan import JAN
 from dafw.methods.adaptation.mcc import MCC
 from dafw.methods.adaptation.mcd import MCD
 from dafw.methods.adaptation.mdd import MDD
+from dafw.methods.adaptation.osbp import OSBP
+from dafw.methods.adaptation.pada import PADA
 from dafw.methods.adaptation.pareto_da import ParetoCDAN, ParetoDA, ParetoMDD
 from dafw.methods.adaptation.sdat import SDAT
 from dafw.methods.adaptation.source_only import SourceOnly
@@ -32,6 +34,8 @@ __all__ = [
     "MCC",
     "MCD",
     "MDD",
+    "OSBP",
+    "PADA",
     "SDAT",
     "AdaBN",
     "DeepCORAL",

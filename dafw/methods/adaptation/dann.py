@@ -53,7 +53,11 @@ class DANN(AdversarialMethod):
 
     def domain_loss(self, outputs: Outputs, num_source: int) -> Tensor:
         """Binary cross-entropy of the critic, features (N, d) of both domains -> scalar."""
-        scores = self.critic(reverse_gradient(outputs.features, self.ramp)).squeeze(1)
+        return domain_bce(self.judge(outputs, num_source), num_source)
+
+    def judge(self, outputs: Outputs, num_source: int) -> Tensor:
+        """The critic's scores (N,), high for the source, of features (N, d) whose gradient is reversed."""
+        scores: Tensor = self.critic(reverse_gradient(outputs.features, self.ramp)).squeeze(1)
         if self.looks:
             self.diagnose_critic(scores > 0, num_source)
-        return domain_bce(scores, num_source)
+        return scores

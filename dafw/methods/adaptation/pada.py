@@ -1,0 +1,129 @@
+"""PADA: partial adversarial domain adaptation."""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from dafw.data.batch import Batch
+from dafw.errors import UserError
+from dafw.losses.adversarial import domain_bce
+from dafw.methods.adaptation.dann import DANN
+from dafw.methods.base import Losses
+from dafw.methods.targets import target_outputs
+from dafw.nn.distributed import gather_rows
+from dafw.nn.network import Network
+from dafw.nn.precision import full_precision
+from dafw.problems import Classification
+
+
+class PADA(DANN):
+    """A DANN for targets that lack some of the source's classes, whose source rows it gives little weight.
+
+    Loss: mean_s g[y_i] CE_i + weight * (mean_s g[y_i] BCE(D(f_i), 1) + mean_t BCE(D(f_i), 0)) / 2, D the critic on
+    features (n_s + n_t, d), whose reversed gradient is scaled as DANN's. The weight of class k is
+    g_k = m_k / max_j m_j, m = mean softmax(logits / temperature), (K,), over all training samples of the targets: the
+    network in evaluation mode, without labels or augmentation. All g_k are 1 until ``refresh_every`` steps are done,
+    and are computed anew after each so many; they are a buffer, and no gradient flows through them.
+
+    Cao et al., Partial Adversarial Domain Adaptation, ECCV 2018, https://arxiv.org/abs/1808.04205; its objective is
+    recalled. Read in the authors' code and in the Transfer-Learning-Library, where a batch is weighed otherwise
+    (``mode``): both divide the cross-entropy by the batch's sum of g[y_i] instead of its number of rows. For the critic
+    the authors divide g[y_i] by its maximum in the batch; tllib gives each target row the mean of the batch's g[y_i].
+    The authors' predictions are of ten crops each, their ramp is over 10,000 steps, and both libraries' critics drop
+    half of their hidden units.
+
+    Args:
+        network: images (N, C, H, W) to features (N, d) and logits (N, K).
+        refresh_every: steps between two computations of the class weights (authors' code and tllib: 500); with null
+            they remain 1, which is DANN.
+        temperature: divides the logits of the predictions that class weights are made of (tllib: 0.1).
+        mode: how the rows of a batch are weighed: as in the paper, ``authors`` or ``tllib``.
+        dann: see :class:`~dafw.methods.adaptation.dann.DANN`. The authors' code trains with Nesterov momentum 0.9 and
+            weight decay 0.0005 at 0.001 (1 + 0.001 i)^-0.75 in step i, new layers at ten times that.
+
+    Raises:
+        UserError: if ``refresh_every`` or ``temperature`` is not positive, or ``problem`` is no classification.
+    """
+
+    control: ClassVar[dict[str, Any]] = {"weight": 0.0, "refresh_every": None}
+    search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 2.0), "temperature": (0.1, 1.0), "lr": (1e-3, 1e-1)}
+
+    class_weights: Tensor
+    problem: Classification
+
+    def __init__(  # type: ignore[no-untyped-def]
+        self,
+        network: Network,
+        *,
+        refresh_every: int | None = 500,
+        temperature: float = 1.0,
+        mode: Literal["paper", "authors", "tllib"] = "paper",
+        **dann,
+    ) -> None:
+        super().__init__(network, **dann)
+        if refresh_every is not None and refresh_every < 1:
+            raise UserError(f"model.refresh_every must be at least 1, or null, not {refresh_every}")
+        if not temperature > 0:
+            raise UserError(f"model.temperature must be positive, not {temperature}")
+        if not isinstance(self.problem, Classification):
+            raise UserError("PADA weighs classes: model.problem must be a Classification")
+        self.refresh_every, self.temperature, self.mode = refresh_every, temperature, mode
+        self.register_buffer("class_weights", torch.ones(self.num_classes))
+
+    def losses(self, batch: Batch) -> Losses:
+        """The supervised and the domain loss, both with the weights of the rows' classes."""
+        joint, n = self.run(batch.x, batch.num_source), batch.num_source
+        scores = self.judge(joint, n)
+        if self.refresh_every is None:
+            terms = {"supervised": self.problem.loss(joint[:n], batch.y), "domain": domain_bce(scores, n)}
+        else:
+            divisor, for_critic = self.row_weights(weights := self.class_weights[batch.y], len(joint) - n)
+            supervised = (weights * self.problem.row_losses(joint[:n], batch.y)).mean() / divisor
+            terms = {"supervised": supervised, "domain": domain_bce(scores, n, for_critic)}
+        if self.weight != 1:
+            terms["domain"] = self.weight * terms["domain"]
+        if self.looks:
+            self.diagnose("smallest_class_weight", self.class_weights.min())
+            self.compare_gradients(terms, joint.features)
+        return terms
+
+    def row_weights(self, weights: Tensor, num_target: int) -> tuple[float | Tensor, Tensor]:
+        """How ``mode`` weighs a batch, whose rows on all ranks count.
+
+        Args:
+            weights: (n_s,) those of the source rows' classes.
+            num_target: number n_t of target rows.
+
+        Returns:
+            What the weighted mean of the supervised loss is divided by, and the critic's weights, (n_s + n_t,).
+        """
+        if self.mode == "paper":
+            return 1.0, torch.cat([weights, weights.new_ones(num_target)])
+        everyone = gather_rows(weights).clamp_min(torch.finfo(weights.dtype).tiny)
+        mean = everyone.mean()
+        if self.mode == "authors":
+            return mean, torch.cat([weights / everyone.max(), weights.new_ones(num_target)])
+        return mean, torch.cat([weights, mean.expand(num_target)])
+
+    # ---- class weights
+
+    def on_train_start(self) -> None:
+        """Computes the class weights if training goes on from a step after which it is time."""
+        self.refresh()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Computes the class weights if it is time, and a step follows."""
+        if self.steps_done < self.steps_planned:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """New class weights after each ``refresh_every`` steps, the same on every rank."""
+        if self.refresh_every is not None and self.steps_done and self.steps_done % self.refresh_every == 0:
+            self.class_weights.copy_(class_weights(target_outputs(self).logits, self.temperature))
+
+
+def class_weights(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """The mean of softmax(logits / temperature) over rows, divided by its largest entry: (n, K) -> (K,)."""
+    shares = (full_precision(logits) / temperature).softmax(1).mean(0)
+    return shares / shares.max()
