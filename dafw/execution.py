@@ -158,7 +158,8 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any) -> N
         if tracker is not None:
             track_result(tracker, folder, result, pictures)
         for name in data.target:
-            print(f"{name}: {method.problem.primary} {result['test'][name][method.problem.primary]:.4f}")
+            reason = f" ({result['undefined'][name]})" if name in result["undefined"] else ""
+            print(f"{name}: {result['metric']} {result['test'][name][result['metric']]:.4f}{reason}")
         print(f"{folder / 'result.json'}")
 
 

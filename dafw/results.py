@@ -11,6 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dafw import plots
 from dafw.data.domain import Domain
@@ -104,8 +105,10 @@ def write_result(
         "config_hash": identity(config),
         "steps": method.steps_done,
         "seconds": {name: round(value, 3) for name, value in clock.now().items()},
-        "num_target_test": sum(len(data.load(name, "test")) for name in data.target),
-        "metric": method.problem.primary,
+        "num_target_test": sum(len(data.domain(name, "test")) for name in data.target),
+        "metric": method.problem.open_primary if data.has_unknown else method.problem.primary,
+        "label_sets": {"kind": data.class_sets.kind, **data.class_sets.counts},
+        "undefined": undefined(data),
         "test": metrics,
         "history": method.history,
         "higher_is_better": {
@@ -120,17 +123,30 @@ def write_result(
     return result
 
 
+def undefined(data: DomainDataModule) -> dict[str, str]:
+    """Targets whose metrics of unknown classes do not exist, and why."""
+    found = {}
+    for name in data.target if data.has_unknown else []:
+        labels = np.asarray(data.domain(name, "test").labels)
+        unknown = labels == data.num_classes
+        if unknown.all() or not unknown.any():
+            lacking = "known" if unknown.all() else "target-private"
+            found[name] = f"the test split of {name} has no sample of a {lacking} class"
+    return found
+
+
 @torch.no_grad()
 def _outputs(
     method: Method, data: DomainDataModule, domain: Domain, source: bool
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    features, logits, labels = [], [], []
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in data.evaluation_loader(domain, shard=False):
         outputs = method.evaluate(batch.to(method.device), source)
-        features.append(outputs.features.float().cpu())
-        logits.append(outputs.logits.float().cpu())
-        labels.append(batch.y)
-    return torch.cat(features).numpy(), torch.cat(logits).numpy(), torch.cat(labels).numpy()
+        unknown = None if source else method.unknown_scores(outputs)
+        predicted = method.problem.predictions(outputs, unknown)["prediction"]
+        found.append((outputs.features.float().cpu(), predicted.cpu(), batch.y))
+    features, predictions, labels = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    return features, predictions, labels
 
 
 def write_plots(method: Method, data: DomainDataModule, folder: Path, most: int = 500) -> list[Path]:
@@ -140,18 +156,19 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path, most: int 
     if method.problem.has_evidence:
         method.eval()
         features, domains, classes = [], [], []
-        matrix = np.zeros((data.num_classes, data.num_classes), np.int64)
+        names = (*data.known_names, *(["unknown"] if data.has_unknown or method.rejects else []))
+        matrix = np.zeros((len(names), len(names)), np.int64)
         for name in (*data.sources, *data.target):
-            domain = data.load(name, "test")
+            domain = data.domain(name, "test")
             part = domain.subset(range(0, len(domain), max(1, -(-len(domain) // most))))
-            found, logits, labels = _outputs(method, data, part, name in data.sources)
+            found, predictions, labels = _outputs(method, data, part, name in data.sources)
             features.append(found)
             domains += [name] * len(part)
             classes += labels.tolist()
             if name in data.target:
-                np.add.at(matrix, (labels, logits.argmax(1)), 1)
-        figures["embedding"] = plots.embedding(np.concatenate(features), domains, classes, class_names=data.class_names)
-        figures["confusion"] = plots.confusion(matrix, data.class_names)
+                np.add.at(matrix, (labels, predictions), 1)
+        figures["embedding"] = plots.embedding(np.concatenate(features), domains, classes, class_names=names)
+        figures["confusion"] = plots.confusion(matrix, names)
     paths = []
     for name, figure in figures.items():
         paths.append(folder / "plots" / f"{name}.png")
@@ -180,19 +197,23 @@ def gather_predictions(predicted: list[Any], data: DomainDataModule) -> Predicti
 def write_predictions(predicted: Predictions, data: DomainDataModule, path: Path) -> None:
     """A CSV file with one line per target test sample: domain, sample, prediction, one probability per class.
 
+    Of a method that rejects samples also ``unknown``, the margin by which it does, and ``unknown`` is a prediction.
+
     Args:
         predicted: batches of each target.
         data: whose targets were predicted.
         path: the file; its folder is made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    names = (*data.known_names, "unknown")
+    margins = ["unknown"] if any("unknown" in batch for batches in predicted for batch in batches) else []
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["domain", "sample", "prediction", *(f"p_{name}" for name in data.class_names)])
+        writer.writerow(["domain", "sample", "prediction", *margins, *(f"p_{name}" for name in data.known_names)])
         for name, batches in zip(data.target, predicted, strict=True):
-            domain = data.load(name, "test")
-            columns = [[batch[key].tolist() for batch in batches] for key in ("index", "prediction", "probabilities")]
-            rows = zip(*(chain.from_iterable(column) for column in columns), strict=True)
-            for index, prediction, shares in sorted(rows):
-                chances = [f"{share:.6f}" for share in shares]
-                writer.writerow([name, domain.id(index), data.class_names[prediction], *chances])
+            domain = data.domain(name, "test")
+            keys = ["index", "prediction", *margins, "probabilities"]
+            columns = [chain.from_iterable([batch[key].tolist() for batch in batches]) for key in keys]
+            for index, prediction, *margin, shares in sorted(zip(*columns, strict=True)):
+                numbers = [f"{number:.6f}" for number in (*margin, *shares)]
+                writer.writerow([name, domain.id(index), names[prediction], *numbers])

@@ -16,6 +16,7 @@ from dafw.data.domain import Domain
 from dafw.data.joint import JointDataset
 from dafw.data.sampler import JointBatchSampler, ShardSampler, Stream
 from dafw.errors import UserError, choose
+from datamodules.label_sets import ClassSets, LabelSets, find_label_sets
 
 Split = Literal["train", "val", "test"]
 Role = Literal["source_train", "source_train_labelled", "source_val", "target_val", "source_test", "target_test"]
@@ -55,7 +56,8 @@ class DomainDataModule(pl.LightningDataModule):
     A method with a ``held_out`` share gets that share of each target's training samples as a stream of its own, as many
     a step as of the rest.
 
-    A subclass sets ``domain_names`` and ``class_names`` and writes :meth:`load`.
+    A subclass sets ``domain_names`` and ``class_names``, all classes of its data, and writes :meth:`load`. What is
+    served is :meth:`domain`: the classes of a side's label sets, numbered as a model predicts them.
 
     Args:
         source: labelled domain or domains.
@@ -68,7 +70,9 @@ class DomainDataModule(pl.LightningDataModule):
         augment: random transform of one training input; see ``dafw.data.transforms``.
         seed: seed of the sample order and of the augmentation.
         oracle: train on the *target's* labels instead of the source's: an upper bound, not adaptation.
-        label_sets: ``closed`` (source and target share all classes) or ``partial`` (the target lacks some).
+        label_sets: which classes source and target share: ``closed`` (all), numbers or lists of ``common``,
+            ``source_private`` and ``target_private`` classes, or one of the literature's splits by name; see
+            :mod:`datamodules.label_sets`. Samples of other classes are left out.
         evidence_samples: source training samples that the density-ratio validators look at.
         evaluate_train: score the sources' training splits at each validation too, which may cost more than training.
     """
@@ -89,7 +93,7 @@ class DomainDataModule(pl.LightningDataModule):
         augment: Callable[[Any], Any] | None = None,
         seed: int = 0,
         oracle: bool = False,
-        label_sets: Literal["closed", "partial"] = "closed",
+        label_sets: LabelSets | str = "closed",
         evidence_samples: int = 2000,
         evaluate_train: bool = False,
     ) -> None:
@@ -100,7 +104,7 @@ class DomainDataModule(pl.LightningDataModule):
         self.target_batch_size = batch_size if target_batch_size is None else target_batch_size
         self.steps_per_epoch, self.eval_batch_size = steps_per_epoch, eval_batch_size
         self.num_workers, self.augment, self.seed, self.oracle = num_workers, augment, seed, oracle
-        self.label_sets, self.evidence_samples = label_sets, evidence_samples
+        self.label_sets, self.evidence_samples = find_label_sets(label_sets), evidence_samples
         self.evaluate_train = evaluate_train
         for name in (*self.source, *self.target):
             choose("domain", name, self.domain_names)
@@ -127,10 +131,50 @@ class DomainDataModule(pl.LightningDataModule):
         """
         raise UserError(f'{type(self).__name__} has no augmentation "{name}", which the method asks for')
 
+    def domain(self, name: str, split: Split) -> Domain:
+        """The samples of one domain's split that its label sets have, with the labels of :attr:`known_names`.
+
+        A class of the target alone has the label ``num_classes``, which stands for unknown.
+        """
+        domain = self.load(name, split)
+        if self.label_sets is None or domain.labels is None:
+            return domain
+        sets = self.class_sets
+        known = {one: code for code, one in enumerate(sets.source)}
+        served = sets.target if name in self.target else sets.source
+        codes = {self.class_names.index(one): known.get(one, len(known)) for one in served}
+        labels = np.asarray(domain.labels, dtype=np.int64)
+        kept = np.flatnonzero(np.isin(labels, list(codes)))
+        if not len(kept):
+            raise UserError(f"the {split} split of {name} has no sample of the classes of data.label_sets")
+        coded = np.asarray([codes[label] for label in labels[kept].tolist()], dtype=np.int64)
+        return replace(domain.subset(kept), labels=coded)
+
+    @property
+    def class_sets(self) -> ClassSets:
+        """The classes of source and target by name.
+
+        Raises:
+            UserError: if ``label_sets`` does not fit the data's classes.
+        """
+        if self.label_sets is None:
+            return ClassSets(tuple(self.class_names), (), ())
+        return self.label_sets.resolve(self.class_names)
+
+    @property
+    def known_names(self) -> tuple[str, ...]:
+        """The classes of the source, which are those that a model predicts, in their order."""
+        return self.class_sets.source
+
     @property
     def num_classes(self) -> int:
-        """Number of classes of the source, which are those a model predicts."""
-        return len(self.class_names)
+        """Number of classes of the source."""
+        return len(self.known_names)
+
+    @property
+    def has_unknown(self) -> bool:
+        """Whether the target has classes of its own, which are unknown to a model."""
+        return bool(self.class_sets.target_private)
 
     @property
     def task(self) -> str:
@@ -170,33 +214,45 @@ class DomainDataModule(pl.LightningDataModule):
         """
         if self.oracle and not self.sources:
             raise UserError("data.oracle trains on the target's labels, and a source-free method learns from none")
+        if self.oracle and self.has_unknown:
+            raise UserError("data.oracle trains on the target's labels, of which data.label_sets leaves some unknown")
         if stage in (None, "fit"):
             if self.sources:
                 self.check_label_sets()
-            targets = [self.load(name, "train").unlabelled() for name in self.training_targets]
+            targets = [self.domain(name, "train").unlabelled() for name in self.training_targets]
             held_out: list[Domain] = []
             if share := self._held_out():
                 if self.oracle:
                     raise UserError("data.oracle trains on all of the target, of which the method holds samples out")
                 targets, held_out = map(list, zip(*(hold_out(target, share) for target in targets), strict=True))
-            self.train_domains = [*(self.load(name, "train") for name in self.labelled), *targets, *held_out]
+            self.train_domains = [*(self.domain(name, "train") for name in self.labelled), *targets, *held_out]
 
     def check_label_sets(self) -> None:
-        """Compares the classes of each target with those of the sources.
+        """Compares the classes of the data with what ``label_sets`` says.
 
         Raises:
             UserError: naming a class that one side lacks although ``label_sets`` says it has it.
         """
         present = {name: set(np.unique(self._labels(name)).tolist()) for name in (*self.source, *self.target)}
-        source = set().union(*(present[name] for name in self.source))
+        found = {name: {self.class_names[index] for index in indices} for name, indices in present.items()}
+        sources = set().union(*(found[name] for name in self.source))
+        sets, named = self.class_sets, self.label_sets is not None
+        expected = set(sets.source) if named else sources
+        self._refuse_lacking(sorted(expected - sources), ", ".join(self.source), self.target)
         for name in self.target:
-            lacking = source - present[name] if self.label_sets == "closed" else set()
-            for index in sorted(present[name] - source | lacking):
-                where, other = (name, self.source) if index in present[name] else (self.source[0], [name])
-                raise UserError(
-                    f'class "{self.class_names[index]}" is in {where} but not in {", ".join(other)}, '
-                    f"although data.label_sets is {self.label_sets}"
-                )
+            self._refuse_lacking(sorted((set(sets.target) if named else sources) - found[name]), name, self.source)
+            if not named:
+                self._refuse_lacking(sorted(found[name] - sources), ", ".join(self.source), [name])
+
+    def _refuse_lacking(self, classes: list[str], where: str, others: list[str]) -> None:
+        if not classes:
+            return
+        if self.label_sets is None:
+            raise UserError(
+                f'class "{classes[0]}" is in {", ".join(others)} but not in {where}, although data.label_sets is '
+                "closed: say there which classes are common, source_private and target_private"
+            )
+        raise UserError(f'{where} has no sample of class "{classes[0]}", which data.label_sets says it has')
 
     def _labels(self, name: str) -> Any:
         seen = name in self.source or name in self.training_targets
@@ -248,19 +304,19 @@ class DomainDataModule(pl.LightningDataModule):
     def evaluations(self, stage: Literal["validate", "test"]) -> list[Evaluation]:
         """What the evaluation loaders of ``stage`` hold, in their order."""
         if stage == "test":
-            return [Evaluation("source_test", self.load(name, "test")) for name in self.sources] + [
-                Evaluation("target_test", self.load(name, "test")) for name in self.target
+            return [Evaluation("source_test", self.domain(name, "test")) for name in self.sources] + [
+                Evaluation("target_test", self.domain(name, "test")) for name in self.target
             ]
         shown = self.sources if self.training_targets else []  # to the density ratio of source and target
-        train = [self.load(name, "train").unlabelled() for name in shown]
+        train = [self.domain(name, "train").unlabelled() for name in shown]
         share = max(1, -(-sum(map(len, train)) // self.evidence_samples))
         scored = self.sources if self.evaluate_train else []
         return [
-            *(Evaluation("source_train_labelled", self.load(name, "train")) for name in scored),
+            *(Evaluation("source_train_labelled", self.domain(name, "train")) for name in scored),
             *(Evaluation("source_train", domain.subset(range(0, len(domain), share))) for domain in train),
-            *(Evaluation("source_val", self.load(name, "val")) for name in self.sources),
-            *(Evaluation("target_val", self.load(name, "val")) for name in self.target),
-            *(Evaluation("target_test", self.load(name, "test")) for name in self.target),
+            *(Evaluation("source_val", self.domain(name, "val")) for name in self.sources),
+            *(Evaluation("target_val", self.domain(name, "val")) for name in self.target),
+            *(Evaluation("target_test", self.domain(name, "test")) for name in self.target),
         ]
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
@@ -273,7 +329,7 @@ class DomainDataModule(pl.LightningDataModule):
 
     def predict_dataloader(self) -> list[DataLoader[Any]]:
         """The targets' test splits, without labels."""
-        return [self.evaluation_loader(self.load(name, "test").unlabelled()) for name in self.target]
+        return [self.evaluation_loader(self.domain(name, "test").unlabelled()) for name in self.target]
 
     def evaluation_loader(self, domain: Domain, *, shard: bool = True) -> DataLoader[Any]:
         """Every sample of ``domain`` once, in order, without augmentation.

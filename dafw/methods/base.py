@@ -22,6 +22,7 @@ from dafw.methods.record import StepRecord
 from dafw.nn.distributed import sum_over_ranks
 from dafw.nn.network import Network
 from dafw.nn.norm import Rows, convert_norm
+from dafw.nn.rejection import Rejection
 from dafw.nn.weights import without_weights
 from dafw.optim.schedules import InverseDecay, Schedule
 from dafw.optim.sharpness import Sharpness, SharpnessAware
@@ -49,6 +50,8 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         ema_decay: decay of an exponential moving average of the network (timm's), which is then what is evaluated.
         sharpness: rule of sharpness-aware minimisation for the optimiser, such as ``SAM``, which makes several passes a
             step, all with the same random numbers; see :mod:`dafw.optim.sharpness`. It moves all that is trained.
+        rejection: which samples of a target are held to be of no known class, for a method that does not say so itself;
+            see :mod:`dafw.nn.rejection`.
     """
 
     default_norm: ClassVar[Norm] = "joint"
@@ -87,6 +90,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         schedule: Schedule | None = None,
         ema_decay: float | None = None,
         sharpness: Sharpness | None = None,
+        rejection: Rejection | None = None,
     ) -> None:
         super().__init__()
         if not (math.isfinite(lr) and lr > 0):
@@ -101,7 +105,9 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         self.num_classes = num_classes
         self.optimizer, self.lr, self.momentum, self.weight_decay = optimizer, lr, momentum, weight_decay
         self.schedule = schedule or InverseDecay()
-        self.sharpness = sharpness
+        self.sharpness, self.rejection = sharpness, rejection
+        if rejection is not None and self.rejects_itself:
+            raise UserError(f"{type(self).__name__} itself says what is unknown, and takes no model.rejection")
         network.set_classes(num_classes)
         self.network = network
         self.norm: Norm = norm or self.default_norm
@@ -261,9 +267,11 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         """Makes batch norms outside the network exact across ranks.
 
         Raises:
-            UserError: if ``max_steps`` is given to a method with several updates a batch, all of which it would count;
+            UserError: if the target has classes of its own and nothing would be rejected;
+                if ``max_steps`` is given to a method with several updates a batch, all of which it would count;
                 if ``sharpness`` is given where it cannot be followed.
         """
+        self.check_label_sets()
         if stage == "fit" and self.sharpness is not None:
             if not (self.automatic_optimization or self.takes_sharpness):
                 raise UserError(f"{type(self).__name__} makes its own updates, which follow no model.sharpness")

@@ -9,6 +9,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError
+from dafw.methods.unknown import UnknownClasses
 from dafw.problems import Outputs, Problem
 from dafw.selection import VALIDATORS, Evidence
 
@@ -22,7 +23,7 @@ else:
     Base = object
 
 
-class EvaluationSteps(Base):
+class EvaluationSteps(UnknownClasses, Base):
     """Lightning's evaluation hooks. ``evaluations`` says what each loader holds; target labels stay in here."""
 
     #: What the method may see: adaptation, generalization, source-free, test-time.
@@ -60,11 +61,11 @@ class EvaluationSteps(Base):
         """New metrics and empty evidence for each loader of ``stage``."""
         self.look()
         self.evaluations = self.trainer.datamodule.evaluations(stage)  # type: ignore[attr-defined]
-        self.scores = nn.ModuleList(self.problem.metrics(self.num_classes) for _ in self.evaluations).to(self.device)
+        self.scores = nn.ModuleList(map(self.new_metrics, self.evaluations)).to(self.device)
         validated = [str(i) for i, evaluation in enumerate(self.evaluations) if evaluation.role == "source_val"]
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         self.source_losses = nn.ModuleDict({key: MeanLoss(dtype) for key in validated}).to(self.device)
-        self.collected = [[] for _ in self.evaluations]
+        self.collected, self.known_logits = [[] for _ in self.evaluations], []
 
     def on_validation_start(self) -> None:
         """See :meth:`start_evaluation`."""
@@ -93,7 +94,7 @@ class EvaluationSteps(Base):
         role = self.evaluations[dataloader_idx].role
         outputs = self.evaluate(batch, role.startswith("source"))
         if batch.num_source:
-            self.scores[dataloader_idx].update(outputs.logits, batch.y)  # type: ignore[operator]
+            self.score(self.scores[dataloader_idx], role, outputs, batch.y)  # type: ignore[arg-type]
         if role == "source_val":
             self.source_losses[str(dataloader_idx)].update(self.problem.loss(outputs, batch.y), len(batch))  # type: ignore[operator]
         if self.has_evidence and role in ("source_train", "source_val", "target_val"):
@@ -133,7 +134,8 @@ class EvaluationSteps(Base):
             validators[f"source_train_{primary}"] = _mean(found["source_train_labelled"], primary)
         if self.has_evidence:
             validators |= self.validate_without_labels()
-        oracle = {primary: _mean(found["target_val"], primary)}
+        shown = self.problem.open_primary if self.trainer.datamodule.has_unknown else primary  # type: ignore[attr-defined]
+        oracle = {shown: _mean(found["target_val"], shown)}
         values = {f"val/{name}": value for name, value in validators.items()}
         values |= {f"oracle/{name}": value for name, value in oracle.items()}
         values |= {f"oracle/test/{n}/{k}": v for n, m in found["target_test"].items() for k, v in m.items()}
@@ -189,7 +191,8 @@ class EvaluationSteps(Base):
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Columns of the prediction file for one batch of a target."""
-        return {"index": batch.index, **self.problem.predictions(self.evaluate(batch, source=False))}
+        outputs = self.evaluate(batch, source=False)
+        return {"index": batch.index, **self.problem.predictions(outputs, self.unknown_scores(outputs))}
 
 
 class MeanLoss(Metric):

@@ -17,6 +17,8 @@ class Problem(Recorded):
 
     #: The metric that tables print.
     primary: ClassVar[str] = ""
+    #: The metric that tables print where the target has classes of its own.
+    open_primary: ClassVar[str] = ""
     #: Whether the label-free validators apply (they need one feature vector and one class score a sample).
     has_evidence: ClassVar[bool] = False
 
@@ -24,10 +26,32 @@ class Problem(Recorded):
         """Supervised loss of labelled rows: outputs (n, ...), their labels -> scalar."""
         raise NotImplementedError
 
-    def metrics(self, num_classes: int) -> MetricCollection:
-        """New metrics, updated with ``(outputs.logits, y)``; one is named :attr:`primary`."""
+    def metrics(self, num_classes: int, *, rejects: bool = False, has_unknown: bool = False) -> MetricCollection:
+        """New metrics; one is named :attr:`primary`, or :attr:`open_primary` if ``has_unknown``.
+
+        Args:
+            num_classes: classes that the model predicts.
+            rejects: whether the method holds some samples to be of no known class.
+            has_unknown: whether there may be such samples, labelled ``num_classes``.
+        """
         raise NotImplementedError
 
-    def predictions(self, outputs: Outputs) -> dict[str, Any]:
-        """One entry per column of a prediction file, each with one value (or one row) per sample."""
+    def score(self, metrics: MetricCollection, outputs: Outputs, y: Any, unknown: Tensor | None = None) -> None:
+        """Updates :meth:`metrics`.
+
+        Args:
+            metrics: what to update.
+            outputs: of n samples.
+            y: their labels.
+            unknown: (n,) margins by which the method holds them to be of no known class; ``None`` if it rejects none.
+        """
+        metrics.update(outputs.logits, y)
+
+    def predictions(self, outputs: Outputs, unknown: Tensor | None = None) -> dict[str, Any]:
+        """One entry per column of a prediction file, each with one value (or one row) per sample.
+
+        Args:
+            outputs: of n samples.
+            unknown: as in :meth:`score`.
+        """
         raise NotImplementedError

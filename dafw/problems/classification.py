@@ -1,12 +1,13 @@
 """Single-label classification."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from dafw.metrics import CommonAccuracy, open_set_metrics
 from dafw.problems.base import Problem
 from dafw.problems.outputs import Outputs
 
@@ -19,6 +20,7 @@ class Classification(Problem):
     """
 
     primary: ClassVar[str] = "accuracy"
+    open_primary: ClassVar[str] = "h_score"
     has_evidence: ClassVar[bool] = True
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
@@ -32,8 +34,17 @@ class Classification(Problem):
         """Cross-entropy of each row, whose mean is :meth:`loss`: logits (n, K), y (n,) int64 -> (n,)."""
         return F.cross_entropy(outputs.logits, y, label_smoothing=self.label_smoothing, reduction="none")
 
-    def metrics(self, num_classes: int) -> MetricCollection:
-        """``accuracy`` (over samples) and ``mean_class_accuracy`` (classes without a sample left out)."""
+    def metrics(self, num_classes: int, *, rejects: bool = False, has_unknown: bool = False) -> MetricCollection:
+        """``accuracy`` (over samples) and ``mean_class_accuracy`` (classes without a sample left out).
+
+        Where the target has classes of its own, :func:`dafw.metrics.open_set_metrics` instead. Where it has none, a
+        sample that is rejected counts as a mistake.
+        """
+        if has_unknown:
+            return open_set_metrics(num_classes)
+        if rejects:
+            kinds: dict[str, Literal["sample", "class"]] = {"accuracy": "sample", "mean_class_accuracy": "class"}
+            return MetricCollection({name: CommonAccuracy(num_classes, average=kind) for name, kind in kinds.items()})
         return MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
@@ -41,7 +52,21 @@ class Classification(Problem):
             }
         )
 
-    def predictions(self, outputs: Outputs) -> dict[str, Any]:
-        """``prediction`` (n,) class positions and ``probabilities`` (n, K)."""
+    def score(self, metrics: MetricCollection, outputs: Outputs, y: Tensor, unknown: Tensor | None = None) -> None:
+        """Updates :meth:`metrics`: logits (n, K), y (n,), ``unknown`` (n,), of which what is positive is rejected."""
+        if unknown is None:
+            metrics.update(outputs.logits, y)
+        else:
+            metrics.update(prediction=_rejecting(outputs.logits, unknown), unknown=unknown, target=y)
+
+    def predictions(self, outputs: Outputs, unknown: Tensor | None = None) -> dict[str, Any]:
+        """``prediction`` (n,) positions, K for unknown, and ``probabilities`` (n, K); ``unknown`` (n,) if given."""
         probabilities = outputs.logits.float().softmax(1)
-        return {"prediction": probabilities.argmax(1), "probabilities": probabilities}
+        if unknown is None:
+            return {"prediction": probabilities.argmax(1), "probabilities": probabilities}
+        prediction = _rejecting(outputs.logits, unknown)
+        return {"prediction": prediction, "probabilities": probabilities, "unknown": unknown.float()}
+
+
+def _rejecting(logits: Tensor, unknown: Tensor) -> Tensor:
+    return logits.argmax(1).masked_fill(unknown > 0, logits.shape[1])

@@ -47,9 +47,6 @@ def test_label_sets() -> None:
         Partial("a", "b").setup("fit")
     with pytest.raises(UserError, match=r'class "two" is in a but not in b, although data\.label_sets is closed'):
         Partial("b", "a").setup("fit")
-    Partial("a", "b", label_sets="partial").setup("fit")
-    with pytest.raises(UserError, match=r"although data\.label_sets is partial"):
-        Partial("b", "a", label_sets="partial").setup("fit")
 
 
 def test_several_sources_and_targets() -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from dafw.data.manifest import Entry, write_manifest
 from dafw.errors import UserError
 from datamodules.folder import ImageFolderDomains
+from datamodules.label_sets import LabelSets
 from datamodules.splits import hashed_split
 
 COUNTS = {"art": {"cup": 30, "mug": 24, "pen": 20}, "photo": {"cup": 20, "mug": 26, "pen": 30}}
@@ -227,9 +228,10 @@ def test_a_class_on_one_side_only(root: Path) -> None:
     assert "pen" not in data.class_counts()["photo"]
     with pytest.raises(UserError, match=r'class "pen" is in art but not in photo'):
         data.setup("fit")
-    make(root, label_sets="partial").setup("fit")
-    with pytest.raises(UserError, match=r'class "pen" is in art but not in photo'):
-        make(root, source="photo", target="art", label_sets="partial").setup("fit")
+    sets = LabelSets(["cup", "mug"], ["pen"])
+    make(root, label_sets=sets).setup("fit")
+    with pytest.raises(UserError, match=r'photo has no sample of class "pen", which data.label_sets says it has'):
+        make(root, source="photo", target="art", label_sets=sets).setup("fit")
 
 
 def test_a_class_whose_images_are_all_for_testing_is_not_missing(root: Path) -> None:

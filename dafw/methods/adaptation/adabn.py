@@ -92,7 +92,7 @@ class AdaBN(SourceOnly):
                 layer.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=self.device)
                 layer.train()
             for name in data.target:
-                for batch in data.evaluation_loader(data.load(name, "train").unlabelled(), shard=False):
+                for batch in data.evaluation_loader(data.domain(name, "train").unlabelled(), shard=False):
                     self.run(batch.to(self.device).x, 0, self.served)
         for layer, (momentum, batches) in zip(layers, kept, strict=True):
             layer.momentum, layer.num_batches_tracked = momentum, batches

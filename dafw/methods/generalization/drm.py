@@ -191,17 +191,18 @@ class DRM(GeneralizationMethod):
         super().start_evaluation(stage)
         self.stream = None
         scored = self.evaluations if stage == "test" and self.adapts_in_test else []
-        self.scores_without = nn.ModuleList(self.problem.metrics(self.num_classes) for _ in scored).to(self.device)
+        self.scores_without = nn.ModuleList(map(self.new_metrics, scored)).to(self.device)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Scores one batch, and learns from it if the model is retrained; the first batch of a split starts anew."""
         if batch_idx == 0:
             self.stream = self.start_stream()
         super().test_step(batch, batch_idx, dataloader_idx)
+        role = self.evaluations[dataloader_idx].role
         if self.scores_without and batch.num_source:
             assert self.stream is not None
             assert self.stream.without is not None
-            self.scores_without[dataloader_idx].update(self.stream.without.logits, batch.y)  # type: ignore[operator]
+            self.score(self.scores_without[dataloader_idx], role, self.stream.without, batch.y)  # type: ignore[arg-type]
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """As a test."""

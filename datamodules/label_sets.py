@@ -1,0 +1,144 @@
+"""Which classes the source and the target share: closed, partial, open and universal tasks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dafw.errors import UserError, choose
+
+Chosen = int | list[str | int]
+ROLES = ("common", "source_private", "target_private")
+
+
+@dataclass(frozen=True)
+class LabelSets:
+    """Classes that source and target share, and those that only one of them has.
+
+    Numbers take classes in the order of the data's class names, which for a folder is the alphabet, as the literature
+    does: first the common ones, then the source's own; the target's own are the *last* ones. Classes in neither are
+    left out. Lists name classes.
+
+    Args:
+        common: classes of both, at least one.
+        source_private: classes of the source alone.
+        target_private: classes of the target alone, ``unknown`` to a model.
+    """
+
+    common: Chosen
+    source_private: Chosen = 0
+    target_private: Chosen = 0
+
+    def resolve(self, class_names: Sequence[str]) -> "ClassSets":
+        """The classes by name.
+
+        Args:
+            class_names: all classes of the data.
+
+        Raises:
+            UserError: for more classes than there are, an unknown one, or one that is named twice.
+        """
+        given = {role: getattr(self, role) for role in ROLES}
+        numbers = {role: chosen for role, chosen in given.items() if isinstance(chosen, int)}
+        for role, number in numbers.items():
+            if number < 0:
+                raise UserError(f"data.label_sets.{role} must be 0 or more, or a list of classes, not {number}")
+        named = {role: [str(name) for name in chosen] for role, chosen in given.items() if not isinstance(chosen, int)}
+        seen: dict[str, str] = {}
+        for role, names in named.items():
+            for name in names:
+                choose(f"data.label_sets.{role}", name, class_names)
+                if name in seen:
+                    where = f"twice in data.label_sets.{role}" if seen[name] == role else _both(seen[name], role)
+                    raise UserError(f'class "{name}" is {where}')
+                seen[name] = role
+        free = [name for name in class_names if name not in seen]
+        if sum(numbers.values()) > len(free):
+            asked = " + ".join(f"{number} {role.replace('_', '-')}" for role, number in numbers.items())
+            left = f", of which {len(seen)} are named" if seen else ""
+            raise UserError(
+                f"data.label_sets asks for {asked} classes, and the data has {len(class_names)}{left}: "
+                f"{', '.join(class_names[:10])}{', ...' if len(class_names) > 10 else ''}"
+            )
+        own = numbers.get("target_private", 0)
+        last = free[len(free) - own :]
+        chosen = {"target_private": last} | {role: set(names) for role, names in named.items()}
+        start = 0
+        for role in ("common", "source_private"):
+            if role in numbers:
+                chosen[role] = free[start : start + numbers[role]]
+                start += numbers[role]
+        sets = ClassSets(*(tuple(name for name in class_names if name in chosen[role]) for role in ROLES))
+        if not sets.common:
+            raise UserError("data.label_sets.common must have at least one class")
+        return sets
+
+
+def _both(one: str, other: str) -> str:
+    return f"both in data.label_sets.{one} and in data.label_sets.{other}"
+
+
+@dataclass(frozen=True)
+class ClassSets:
+    """Label sets of one data set, each in the order of its classes.
+
+    Attributes:
+        common: names of the classes of both.
+        source_private: names of the classes of the source alone.
+        target_private: names of the classes of the target alone.
+    """
+
+    common: tuple[str, ...]
+    source_private: tuple[str, ...]
+    target_private: tuple[str, ...]
+
+    @property
+    def source(self) -> tuple[str, ...]:
+        """Classes of the source, which are those that a model predicts: the common ones first."""
+        return self.common + self.source_private
+
+    @property
+    def target(self) -> tuple[str, ...]:
+        """Classes of the target."""
+        return self.common + self.target_private
+
+    @property
+    def kind(self) -> str:
+        """``closed``, ``partial``, ``open`` or ``universal``."""
+        if self.target_private:
+            return "universal" if self.source_private else "open"
+        return "partial" if self.source_private else "closed"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many classes each set has."""
+        return {role: len(getattr(self, role)) for role in ROLES}
+
+
+#: Splits of the literature: numbers of common, source-private and target-private classes in the alphabet's order.
+#: Those of Office-31 and Office-Home are in DCC's code (Li et al., CVPR 2021); PADA's and UAN's ten common classes of
+#: Office-31 are those of Caltech-256 instead (recalled), which a list can name. The digits' are our own.
+PRESETS: dict[str, LabelSets] = {
+    "office31-partial": LabelSets(10, 21, 0),
+    "office31-open": LabelSets(10, 0, 11),
+    "office31-universal": LabelSets(10, 10, 11),
+    "office-home-partial": LabelSets(25, 40, 0),
+    "office-home-open": LabelSets(25, 0, 40),
+    "office-home-universal": LabelSets(10, 5, 50),
+    "visda-partial": LabelSets(6, 6, 0),
+    "visda-open": LabelSets(6, 0, 6),
+    "visda-universal": LabelSets(6, 3, 3),
+    "domainnet-universal": LabelSets(150, 50, 145),
+    "digits-partial": LabelSets(5, 5, 0),
+    "digits-open": LabelSets(5, 0, 5),
+    "digits-universal": LabelSets(4, 3, 3),
+}
+
+
+def find_label_sets(given: LabelSets | str) -> LabelSets | None:
+    """The label sets of that name; ``None`` for ``closed``, which takes the classes as they are.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    if isinstance(given, LabelSets):
+        return given
+    return PRESETS.get(choose("data.label_sets", given, ("closed", *PRESETS)))
