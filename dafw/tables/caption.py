@@ -10,6 +10,16 @@ from dafw.tables.published import MARKS, MEANINGS
 from dafw.tables.store import Store
 
 
+#: What a metric is, where a paper's word for it has two meanings.
+MEANINGS = {
+    "h_score": "The h score is the harmonic mean of two accuracies, over the samples of common classes, all together, "
+    "and over those of unknown classes; h_score_class_mean, with the mean over common classes, is another number.",
+    "h_score_class_mean": "The h score class mean is the harmonic mean of two accuracies, the mean over the common "
+    "classes and that over samples of unknown classes; h_score, over all common samples together, is another number.",
+    "fpr95": "fpr95: share of known samples rejected where 95 % of the unknown ones are; lower is better.",
+}
+
+
 def caption(store: Store, kinds: Iterable[str], marks: Iterable[str]) -> list[str]:
     """The sentences under a table.
 
@@ -40,6 +50,8 @@ def _numbers(store: Store) -> list[str]:
     lowest = f"the {'target' if targets else 'task'} with the lowest mean"
     return [
         f"Target test {table.metric.replace('_', ' ')} in %, {over}; {odd}",
+        MEANINGS.get(table.metric, ""),
+        *_label_sets(store),
         "Checkpoint: last, the final weights." if table.select == ("last",) else "",
         "A task of several targets has a column for each, then one for their mean." if targets else "",
         f"average: over the tasks at each seed, then over seeds; worst: {lowest}." if several else "",
@@ -58,6 +70,17 @@ def _numbers(store: Store) -> list[str]:
         *_starts(store),
         f"This is a part of the table: {table.narrowed}." if table.narrowed else "",
         f"Every cell was overlaid with {_flat(merge({}, dict(table.settings)))}." if table.settings else "",
+    ]
+
+
+def _label_sets(store: Store) -> list[str]:
+    """How many classes source and target share, where that is not all."""
+    found = {tuple(result.label_sets.items()): result.label_sets for result in store.results.values()}
+    return [
+        f"Label sets: {sets['kind']}, {sets['common']} classes common, {sets['source_private']} of the source alone, "
+        f"{sets['target_private']} of the target alone."
+        for sets in found.values()
+        if sets.get("kind", "closed") != "closed"
     ]
 
 

@@ -56,6 +56,7 @@ class Result:
     transductive: str
     averaged: str
     monitors: tuple[str, ...]
+    label_sets: Mapping[str, Any]
     machine: str
     versions: Mapping[str, str]
     git_revision: str
@@ -228,7 +229,10 @@ def read_result(directory: Path, cell: Cell, metric: str) -> Result | None:
             f"{path} is of {given.get('task')} seed {given['seed']}, not of {cell.task} seed {cell.seed}"
         )
     if result.scores("last") is None:
-        raise BrokenResult(f'{path} has no finite test "{metric}" for {", ".join(targets)}')
+        reasons = "".join(f", since {reason}" for reason in (given.get("undefined") or {}).values())
+        known = {name for found in result.test.values() for name in found}
+        others = "" if metric in known or not known else f": there are {', '.join(sorted(known))}"
+        raise BrokenResult(f'{path} has no finite test "{metric}" for {", ".join(targets)}{reasons}{others}')
     return result
 
 
@@ -256,6 +260,7 @@ def _parse(directory: Path, given: Any, metric: str) -> Result:
         transductive=str(given.get("transductive") or ""),
         averaged=str(given.get("averaged") or ""),
         monitors=tuple(map(str, given.get("monitors") or ())),
+        label_sets=dict(given.get("label_sets") or {}),
         machine=str(given.get("machine") or ""),
         versions={name: str(version) for name, version in given["versions"].items()},
         git_revision=str(given.get("git_revision") or ""),
