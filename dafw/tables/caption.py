@@ -9,9 +9,8 @@ from dafw.tables.overlay import merge
 from dafw.tables.published import MARKS, MEANINGS
 from dafw.tables.store import Store
 
-
 #: What a metric is, where a paper's word for it has two meanings.
-MEANINGS = {
+METRICS = {
     "h_score": "The h score is the harmonic mean of two accuracies, over the samples of common classes, all together, "
     "and over those of unknown classes; h_score_class_mean, with the mean over common classes, is another number.",
     "h_score_class_mean": "The h score class mean is the harmonic mean of two accuracies, the mean over the common "
@@ -50,7 +49,7 @@ def _numbers(store: Store) -> list[str]:
     lowest = f"the {'target' if targets else 'task'} with the lowest mean"
     return [
         f"Target test {table.metric.replace('_', ' ')} in %, {over}; {odd}",
-        MEANINGS.get(table.metric, ""),
+        METRICS.get(table.metric, ""),
         *_label_sets(store),
         "Checkpoint: last, the final weights." if table.select == ("last",) else "",
         "A task of several targets has a column for each, then one for their mean." if targets else "",

@@ -147,3 +147,17 @@ def test_nothing_imports_torch_before_a_run(grid_file: Callable[..., Path], fill
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_another_metric_of_the_same_runs(
+    grid_file: Callable[..., Path], root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = grid_file(seeds=[0])
+    assert run("run", grid, "--root", root, "--workers", 2) == 0
+    made = fake_runs.calls(root)
+    capsys.readouterr()
+    assert run("show", grid, "--root", root, "--format", "csv", "--metric", "accuracy") == 0
+    assert "60.0" in capsys.readouterr().out
+    assert run("show", grid, "--root", root, "--format", "csv", "--metric", "h_score") == 0
+    assert "60.0" not in capsys.readouterr().out
+    assert fake_runs.calls(root) == made

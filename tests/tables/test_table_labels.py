@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from dafw.tables.overlay import parse_settings
 from dafw.tables.render import render_cells, render_latex, render_markdown, render_terminal
 from dafw.tables.sheet import make_sheet
 from dafw.tables.store import load
+from datamodules.label_sets import ClassSets
 
 Make = Callable[..., Table]
 Fill = Callable[..., Path]
@@ -193,7 +195,10 @@ def test_a_result_says_whether_labels_of_its_target_trained_it(
     stands: dict[str, Any] = {"setting": "source-free", "norm": "joint", "steps_done": 3, "history": []}
     stands |= {"transductive": "the batch's statistics"}
     model: Any = SimpleNamespace(**stands, problem=SimpleNamespace(primary="accuracy"), **method)
-    data: Any = SimpleNamespace(task="a->b,d", source=["a"], target=["b", "d"], oracle=oracle, load=lambda *_: [0])
+    data: Any = SimpleNamespace(
+        **{"task": "a->b,d", "source": ["a"], "target": ["b", "d"], "oracle": oracle, "domain": lambda *_: [0]},
+        **{"has_unknown": False, "class_sets": ClassSets(("one",), (), ())},
+    )
     trainer: Any = SimpleNamespace(callback_metrics={}, callbacks=[SimpleNamespace(averages_weights=True)])
     trainer.callbacks += [SimpleNamespace(monitor=one) for one in ("val/im", "oracle/accuracy", "val/im", None)]
     written = write_result(trainer, model, data, {"seed_everything": 0}, tmp_path, Clock())
@@ -201,3 +206,28 @@ def test_a_result_says_whether_labels_of_its_target_trained_it(
     assert (written["transductive"], written["averaged"]) == ("the batch's statistics", "SimpleNamespace")
     assert written["monitors"] == ["oracle/accuracy", "val/im"]
     assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["oracle"] is expected
+
+
+UNIVERSAL = {"kind": "universal", "common": 4, "source_private": 3, "target_private": 3}
+H_SCORES = {"h_score": 0.25, "h_score_class_mean": 0.5}
+
+
+def test_label_sets_and_the_meaning_of_the_h_score_are_said(make_table: Make, fill: Fill) -> None:
+    table = make_table(rows=[SOURCE], seeds=[0], metric="h_score")
+    scores = {name: H_SCORES for task in table.tasks for name in task.replace("->", ",").split(",")}
+    root = fill(table, lambda *_: 0.5, label_sets=UNIVERSAL, test=scores)
+    caption = said(table, root)
+    assert "Label sets: universal, 4 classes common, 3 of the source alone, 3 of the target alone." in caption
+    assert any("over the samples of common classes, all together" in sentence for sentence in caption)
+    assert not any("h score" in sentence or "Label sets" in sentence for sentence in said(make_table(rows=[SOURCE])))
+
+
+def test_a_score_that_does_not_exist_says_why(make_table: Make, fill: Fill) -> None:
+    table = make_table(rows=[SOURCE], seeds=[0], tasks=[FIRST], metric="h_score")
+    target = FIRST.split("->")[1]
+    undefined = {target: f"the test split of {target} has no sample of a target-private class"}
+    root = fill(table, lambda *_: 0.5, test={target: {"h_score": float("nan")}}, undefined=undefined)
+    (reason,) = load(table, root).broken.values()
+    assert reason.endswith(f'has no finite test "h_score" for {target}, since {undefined[target]}')
+    (reason,) = load(replace(table, metric="hscore"), root).broken.values()
+    assert reason.endswith(f'has no finite test "hscore" for {target}, since {undefined[target]}: there are h_score')
