@@ -18,7 +18,10 @@ def entropy(logits: Tensor, *, epsilon: float = 0.0, least: float = 0.0) -> Tens
     Returns:
         (...), between 0 and log K.
     """
-    log_p = full_precision(logits).log_softmax(-1)
+    return _entropy(full_precision(logits).log_softmax(-1), epsilon, least)
+
+
+def _entropy(log_p: Tensor, epsilon: float = 0.0, least: float = 0.0) -> Tensor:
     p = log_p.exp()
     terms = p * ((p + epsilon).log() if epsilon else log_p)
     return -(torch.where(p < least, 0.0, terms) if least else terms).sum(-1)
@@ -48,8 +51,9 @@ def mutual_information(logits: Tensor, *, epsilon: float = 0.0) -> Tensor:
     Returns:
         A scalar; high where predictions are sure one by one and diverse together.
     """
-    marginal = full_precision(logits).log_softmax(-1).logsumexp(0)  # log of N mean_i p_i, which are logits too
-    return entropy(marginal, epsilon=epsilon) - mean_entropy(logits, epsilon=epsilon)
+    log_p = full_precision(logits).log_softmax(-1)
+    marginal = log_p.logsumexp(0)  # log of N mean_i p_i, which are logits too
+    return entropy(marginal, epsilon=epsilon) - _entropy(log_p, epsilon).mean()
 
 
 def information_maximisation(logits: Tensor, *, epsilon: float = 0.0) -> Tensor:

@@ -17,8 +17,8 @@ summary of the paper. That a held-out loss which is minus a mutual information i
 (see :func:`choose_weights`).
 """
 
+import math
 from collections.abc import Sequence
-from functools import cache
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
@@ -57,7 +57,7 @@ def gradient_matrix(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
     Returns:
         (k, P), at least in float32, the same on every rank.
     """
-    flat = full_precision(torch.cat([gradient.detach().reshape(-1) for row in gradients for gradient in row]))
+    flat = full_precision(torch.cat([gradient.reshape(-1) for row in gradients for gradient in row]))
     (flat,) = mean_over_ranks([flat])
     return flat.view(len(gradients), -1)
 
@@ -79,8 +79,9 @@ def combine(matrix: Tensor, weights: Sequence[float], like: Sequence[Tensor]) ->
     Returns:
         Tensors shaped like the parameters, and in their dtype: views of one vector.
     """
-    total = matrix[0] * weights[0]
-    for row, weight in zip(matrix[1:], weights[1:], strict=False):
+    first, *rows = matrix.unbind()
+    total = first * weights[0]
+    for row, weight in zip(rows, weights[1:], strict=False):
         total.add_(row, alpha=weight)
     parts = torch.split(total, [parameter.numel() for parameter in like])
     return [part.view_as(parameter).to(parameter.dtype) for part, parameter in zip(parts, like, strict=True)]
@@ -128,35 +129,36 @@ def simplex_weights(gram: ArrayLike, guidance: ArrayLike, *, guided: bool) -> ND
     Returns:
         (m,) weights on the simplex, or ``None``: no solution.
     """
-    c, q = np.asarray(gram, dtype=np.float64), np.asarray(guidance, dtype=np.float64)
+    c, q = np.asarray(gram, dtype=np.float64).tolist(), np.asarray(guidance, dtype=np.float64).tolist()
     m = len(q)
-    largest = max(float(np.abs(c).max()), float(np.abs(q).max()))
-    if not np.isfinite(largest):
+    numbers = [number for row in (*c, q) for number in row]
+    largest = max(map(abs, numbers))
+    if not all(map(math.isfinite, numbers)):
         return None
     if largest > 0:
-        c, q = c / largest, q / largest
+        c, q = [[number / largest for number in row] for row in c], [number / largest for number in q]
     if guided:
-        gain, left, right = q, c, np.zeros(m)
-        if (q > 0).any():
-            bounded = q <= 0
-            right = np.where(bounded, q, 0.0)
-            bounded[q.argmax()] = True
-            left, right = c[bounded], right[bounded]
+        gain, left, right = q, c, [0.0] * m
+        if max(q) > 0:
+            aligned = q.index(max(q))
+            left = [row for j, row in enumerate(c) if q[j] <= 0 or j == aligned]
+            right = [min(number, 0.0) for j, number in enumerate(q) if number <= 0 or j == aligned]
     else:
-        gain, left, right = c.sum(0), np.vstack([c, q]), np.append(np.zeros(m), min(q.max(), 0.0))
-    sure, weights = best_corner(gain, left, right)
+        gain, left, right = [sum(column) for column in zip(*c, strict=True)], [*c, q], [*[0.0] * m, min(max(q), 0.0)]
+    sure, corner = best_corner(gain, left, right)
     if not sure:
-        found: Any = linprog(-gain, A_ub=-left, b_ub=-right, A_eq=np.ones((1, m)), b_eq=[1.0], method="highs")
-        weights = None if found.x is None else np.asarray(found.x, dtype=np.float64)
-    if weights is None:
+        a_ub, b_ub = -np.array(left), -np.array(right)
+        found: Any = linprog(-np.array(gain), A_ub=a_ub, b_ub=b_ub, A_eq=np.ones((1, m)), b_eq=[1.0], method="highs")
+        corner = None if found.x is None else found.x.tolist()
+    if corner is None:
         return None
-    weights = weights.clip(0.0)
+    weights = np.array(corner).clip(0.0)
     return np.asarray(weights / weights.sum())
 
 
 def best_corner(
-    gain: NDArray[np.float64], left: NDArray[np.float64], right: NDArray[np.float64]
-) -> tuple[bool, NDArray[np.float64] | None]:
+    gain: Sequence[float], left: Sequence[Sequence[float]], right: Sequence[float]
+) -> tuple[bool, list[float] | None]:
     """Max gain.w such that left w >= right and w on the simplex, by trying every corner: a fraction of a solver's call.
 
     What the bounds leave of the simplex is a bounded polytope. A linear function is largest over one at a corner, and a
@@ -165,6 +167,9 @@ def best_corner(
     solved, and those kept that meet the other bounds. No corner means no solution.
 
     A solver decides within its tolerances (HiGHS: 1e-7). Nothing is decided here that could depend on them.
+
+    Plain numbers, not arrays: between two training steps NumPy's many small functions have left the processor's caches,
+    and a call of them costs five times what it does in a loop.
 
     Args:
         gain: (m,), of the order of 1.
@@ -176,29 +181,48 @@ def best_corner(
         parallel, and none is better than the others by less than 1e-6. And (m,) the best corner; ``None``: no solution.
     """
     m = len(gain)
-    bounds = np.concatenate([left - right[:, None], np.eye(m)])
-    sizes = np.sqrt((bounds * bounds).sum(1))
-    kept = sizes > 0  # 0 >= 0 bounds nothing
-    bounds, sizes = bounds[kept], sizes[kept]
-    systems = np.ones((len(chosen := _choices(len(bounds), m - 1)), m, m))
-    systems[:, :-1] = (bounds / sizes[:, None])[chosen]
-    if (np.abs(np.linalg.det(systems)) < 1e-5).any():
-        return False, None
-    corners = np.linalg.solve(systems, np.eye(m)[-1][:, None])[..., 0]
-    slack = (corners @ bounds.T).min(1)
-    inside = slack > -1e-10
-    if (slack[~inside] > -1e-6).any():
-        return False, None
-    if not inside.any():
+    bounds = [[number - b for number in row] for row, b in zip(left, right, strict=True)]
+    bounds = [row for row in bounds if any(row)]  # 0 >= 0 bounds nothing
+    units = [[number / size for number in row] for row in bounds for size in [math.hypot(*row)]]
+    units += [[float(i == j) for i in range(m)] for j in range(m)]
+    corners: list[list[float]] = []
+    for chosen in combinations(units, m - 1):
+        corner = normal(chosen)
+        total = sum(corner)  # the determinant of the m equations
+        if abs(total) < 1e-5:
+            return False, None
+        corner = [number / total for number in corner]
+        slack = min(corner)
+        if slack > -1e-6:
+            slack = min([slack, *[_dot(row, corner) for row in bounds]])
+        if slack > -1e-10:
+            corners.append(corner)
+        elif slack > -1e-6:
+            return False, None
+    if not corners:
         return True, None
-    corners = corners[inside]
-    values = corners @ gain
-    best = corners[values.argmax()]
-    others = np.abs(corners - best).max(1) > 1e-9
-    return not (others & (values > values.max() - 1e-6)).any(), best
+    values = [_dot(gain, corner) for corner in corners]
+    highest = max(values)
+    best = corners[values.index(highest)]
+    for corner, value in zip(corners, values, strict=True):
+        if value > highest - 1e-6 and max([abs(x - y) for x, y in zip(corner, best, strict=True)]) > 1e-9:
+            return False, best
+    return True, best
 
 
-@cache
-def _choices(total: int, count: int) -> NDArray[np.int64]:
-    """All choices of ``count`` of ``total`` positions, one a row."""
-    return np.array(list(combinations(range(total), count)), dtype=np.int64).reshape(-1, count)
+def normal(rows: Sequence[Sequence[float]]) -> list[float]:
+    """The cross product of m - 1 rows of m numbers: orthogonal to them all, zero if they are dependent.
+
+    Its inner product with a further row is the determinant of that row above the others.
+    """
+    if not rows:
+        return [1.0]
+    if len(rows) == 2:  # ParetoDA's own case
+        (a, b, c), (d, e, f) = rows
+        return [b * f - c * e, c * d - a * f, a * e - b * d]
+    minors = [[[*row[:j], *row[j + 1 :]] for row in rows] for j in range(len(rows) + 1)]
+    return [(-1) ** j * _dot(first, normal(rest)) for j, (first, *rest) in enumerate(minors)]
+
+
+def _dot(x: Sequence[float], y: Sequence[float]) -> float:
+    return sum([a * b for a, b in zip(x, y, strict=True)])

@@ -196,9 +196,10 @@ def unlike(kind: str, rng: np.random.Generator) -> tuple[Array, Array]:
 )
 def test_corners_find_what_highs_finds(kind: str, least_sure: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """In both programmes, and whether they have a solution. Where the corners leave a doubt, HiGHS has the word."""
-    by_corners, answers = pareto.best_corner, []
+    by_corners = pareto.best_corner
+    answers: list[tuple[bool, list[float] | None]] = []
 
-    def recorded(*arguments: Array) -> tuple[bool, Array | None]:
+    def recorded(*arguments: Any) -> tuple[bool, list[float] | None]:
         answers.append(by_corners(*arguments))
         return answers[-1]
 
@@ -228,12 +229,26 @@ def test_corners_find_what_highs_finds(kind: str, least_sure: float, monkeypatch
     ],
 )
 def test_corners_in_doubt_are_left_to_highs(gain: list[float], left: list[list[float]], right: list[float]) -> None:
-    sure, _ = pareto.best_corner(np.array(gain), np.array(left), np.array(right))
+    sure, _ = pareto.best_corner(gain, left, right)
     assert not sure
-    sure, corner = pareto.best_corner(np.array([1.0, 0.5, 0.0]), np.array([[-1.0, 1.0, 0.5]]), np.zeros(1))
+    sure, corner = pareto.best_corner([1.0, 0.5, 0.0], [[-1.0, 1.0, 0.5]], [0.0])
     assert sure
     assert corner is not None
     np.testing.assert_allclose(corner, [0.5, 0.5, 0.0], atol=1e-12)
+
+
+def test_one_objective_has_all_the_weight() -> None:
+    for excess in (0.0, 1.0):
+        assert choose_weights([[2.0, -1.0], [-1.0, 3.0]], excess).weights == (1.0,)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5])
+def test_a_normal_gives_the_determinant(m: int) -> None:
+    system = np.random.default_rng(5).normal(size=(m, m))
+    first, *rest = system.tolist()
+    found = np.array(pareto.normal(rest))
+    np.testing.assert_allclose(found @ first, np.linalg.det(system), rtol=1e-12)
+    np.testing.assert_allclose(system[1:] @ found, 0, atol=1e-12)
 
 
 # ---- lists of gradients
