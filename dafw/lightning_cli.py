@@ -120,7 +120,9 @@ class DafwCLI(LightningCLI):
             config["inference_mode"] = False
         progress = [] if config["enable_progress_bar"] is False else [progress_callback()]
         config["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in progress)
-        config["callbacks"] = [*(config["callbacks"] or []), *callbacks, *progress]
+        given = config["callbacks"] or []
+        given = given if isinstance(given, list) else [given]  # a class path alone is no list
+        config["callbacks"] = [*given, *callbacks, *progress]
         try:
             trainer = pl.Trainer(**config)
         except (MisconfigurationException, ValueError, TypeError) as error:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dafw import plots
+from dafw.callbacks import averaging
 from dafw.data.domain import Domain
 from dafw.methods import Method
 from dafw.runs import RESULT, SCHEMA_VERSION, identity, provenance, write_atomically
@@ -93,11 +94,7 @@ def write_result(
         "seed": config.get("seed_everything", 0),
         "oracle": data.oracle or not set(data.target).isdisjoint(getattr(method, "trained_on", ())),
         "transductive": method.transductive,
-        "averaged": " and ".join(
-            type(callback).__name__
-            for callback in trainer.callbacks  # type: ignore[attr-defined]
-            if getattr(callback, "averages_weights", False)
-        ),
+        "averaged": " and ".join(averaging(trainer.callbacks)),  # type: ignore[attr-defined]
         "monitors": sorted(
             {monitor for each in trainer.callbacks if isinstance(monitor := getattr(each, "monitor", None), str)}  # type: ignore[attr-defined]
         ),

@@ -86,9 +86,14 @@ def changing_callbacks(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def averages_weights(config: dict[str, Any]) -> bool:
-    """Whether a callback replaces the final weights by an average over training, which no validation is of."""
+    """Whether a callback replaces the final weights by an average over training, which no validation is of.
+
+    Which ones do is what :func:`dafw.callbacks.averaging.averaging` finds when they are there.
+    """
     paths = [str(callback["class_path"]).split(".") for callback in changing_callbacks(config)]
-    return any(path[-1] == "SWAD" and path[0] in ("SWAD", "dafw") for path in paths)
+    return any(
+        path == ["StochasticWeightAveraging"] or (path[-1] == "SWAD" and path[0] in ("SWAD", "dafw")) for path in paths
+    )
 
 
 def within_run(checkpoint: str) -> str:

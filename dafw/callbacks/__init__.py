@@ -1,9 +1,10 @@
 """What happens around the steps of a run."""
 
+from dafw.callbacks.averaging import averaging
 from dafw.callbacks.checkpointing import Checkpointing
 from dafw.callbacks.looks import Looks
 from dafw.callbacks.progress import progress_callback
 from dafw.callbacks.stopping import Stopped, Stopping
 from dafw.callbacks.swad import SWAD
 
-__all__ = ["SWAD", "Checkpointing", "Looks", "Stopped", "Stopping", "progress_callback"]
+__all__ = ["SWAD", "Checkpointing", "Looks", "Stopped", "Stopping", "averaging", "progress_callback"]

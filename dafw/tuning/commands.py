@@ -192,6 +192,7 @@ def _check_space(cli: "DafwCLI", config: Mapping[str, Any], space: Sequence[Dime
 
 def _check_run(cli: "DafwCLI") -> None:
     """What a run would refuse before its first step."""
+    from dafw.callbacks import averaging
     from dafw.execution import check_trainer
 
     options = cli.config_init["trainer"]
@@ -199,9 +200,8 @@ def _check_run(cli: "DafwCLI") -> None:
         raise UserError("a trial trains on one device: leave trainer.devices out, and give --workers for several")
     options["devices"] = 1
     trainer = cli.make_trainer([], [], Path())
-    averaging = [type(each).__name__ for each in trainer.callbacks if getattr(each, "averages_weights", False)]  # type: ignore[attr-defined]
-    if averaging:
-        raise UserError(f"no validation is of the weights that {averaging[0]} averages: leave it out of dafw tune")
+    if names := averaging(trainer.callbacks):  # type: ignore[attr-defined]
+        raise UserError(f"no validation is of the weights that {names[0]} averages: leave it out of dafw tune")
     check_trainer(trainer, cli.model, cli.config_init["run"].allow_oracle)
     trainer.strategy.connect(cli.model)  # whose setting says what the data loads
     cli.datamodule.trainer = trainer

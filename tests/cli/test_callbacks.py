@@ -5,10 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
+import torch
 import yaml
 from commands import QUICK, call
 
-from dafw.runs import execute, identity
+from dafw.methods import ERM as ERMMethod
+from dafw.nn.network import Network
+from dafw.results import Clock, write_result
+from dafw.runs import averages_weights, execute, identity
+from dafw.testing.toys import ToyData
 
 ERM = ("--model", "ERM", *QUICK)
 
@@ -102,3 +108,66 @@ def test_a_run_that_target_labels_stopped_is_not_taken_for_one_without(capsys: p
     (plain,) = set(Path("runs").glob("*/result.json")) - {stopped}
     assert json.loads(stopped.read_text())["monitors"] == ["oracle/accuracy"]
     assert json.loads(plain.read_text())["monitors"] == []
+
+
+@pytest.mark.parametrize("name", ["EMAWeightAveraging", "tests_of_callbacks.Idle"])
+def test_a_callback_by_its_class_path_alone(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tests_of_callbacks.py").write_text(
+        "from pytorch_lightning import Callback\nclass Idle(Callback):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for command in (("fit",), ("tune", "--objective", "source_loss", "--study", "s.db", "--trials", "1")):
+        space = ("--space", "lr=0.01,0.1") if command[0] == "tune" else ()
+        done = call(capsys, *command, *ERM, *space, "--trainer.callbacks", name)
+        assert done.code == 0, done.err
+
+
+class Looking(pl.Callback):
+    """Notes the first weights of the network whenever they are evaluated."""
+
+    def __init__(self) -> None:
+        self.validated: list[torch.Tensor] = []
+        self.tested: list[torch.Tensor] = []
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        self.validated.append(next(pl_module.network.parameters()).detach().clone())
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        self.tested.append(next(pl_module.network.parameters()).detach().clone())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "averaged"),
+    [
+        ("StochasticWeightAveraging", {"swa_lrs": 0.1, "swa_epoch_start": 1}, "StochasticWeightAveraging"),
+        ("WeightAveraging", {}, ""),
+        ("EMAWeightAveraging", {"decay": 0.5}, ""),
+    ],
+)
+def test_lightnings_averages_of_weights(name: str, arguments: dict[str, Any], averaged: str) -> None:
+    """A run is marked if its tested weights are those of no validation."""
+    torch.manual_seed(0)
+    method = ERMMethod(Network("dafw.testing.toys.ToyNet"), num_classes=3, lr=0.1)
+    data = ToyData(source=["a", "c"], target="b", batch_size=8, steps_per_epoch=3)
+    looking = Looking()
+    trainer = pl.Trainer(
+        max_epochs=4,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        callbacks=[getattr(pl.callbacks, name)(**arguments), looking],
+    )
+    trainer.fit(method, datamodule=data)
+    trainer.test(method, datamodule=data, verbose=False)
+    written = write_result(trainer, method, data, {"seed_everything": 0}, Path(), Clock())
+    seen = any(torch.equal(weights, looking.tested[-1]) for weights in looking.validated)
+    assert (written["averaged"], seen) == (averaged, not averaged)
+    assert averages_weights(
+        {"trainer": {"callbacks": [{"class_path": f"pytorch_lightning.callbacks.{name}"}]}}
+    ) == bool(averaged)

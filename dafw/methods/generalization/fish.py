@@ -8,7 +8,6 @@ from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError
-from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.methods.manual import ManualSteps
 from dafw.nn.network import Network
@@ -101,10 +100,6 @@ class Fish(ManualSteps, GeneralizationMethod):
             raise UserError(f"model.mixed splits the {n} rows of a source into {count}: raise data.batch_size")
         edges = [k * n // count for k in range(count + 1)]
         return [[slice(d * n + edges[k], d * n + edges[k + 1]) for d in range(count)] for k in range(count)]
-
-    def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
-        """Nothing: the updates are what changes."""
-        return {}
 
 
 def take(values: Any, part: list[slice]) -> Any:
