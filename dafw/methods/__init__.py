@@ -23,6 +23,7 @@ from dafw.methods.adaptation import (
     ParetoDA,
     ParetoMDD,
     SourceOnly,
+    UniOT,
 )
 from dafw.methods.base import AdaptationMethod, Losses, Method
 from dafw.methods.generalization import (
@@ -84,5 +85,6 @@ __all__ = [
     "ParetoMDD",
     "SourceFreeMethod",
     "SourceOnly",
+    "UniOT",
     "VREx",
 ]

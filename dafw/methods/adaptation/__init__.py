@@ -20,6 +20,7 @@ from dafw.methods.adaptation.pada import PADA
 from dafw.methods.adaptation.pareto_da import ParetoCDAN, ParetoDA, ParetoMDD
 from dafw.methods.adaptation.sdat import SDAT
 from dafw.methods.adaptation.source_only import SourceOnly
+from dafw.methods.adaptation.uniot import UniOT
 
 __all__ = [
     "ADDA",
@@ -44,4 +45,5 @@ __all__ = [
     "ParetoDA",
     "ParetoMDD",
     "SourceOnly",
+    "UniOT",
 ]
