@@ -26,6 +26,10 @@ def universal(common: int, private: int, seed: int = 0) -> tuple[Tensor, Tensor,
     return F.normalize(directions[labels] + 0.12 * noise, dim=1), directions[:CLASSES], labels
 
 
+def draws_of(count: int, seed: int = 1) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed))
+
+
 def uniform() -> Tensor:
     return torch.full((CLASSES,), 1 / CLASSES, dtype=torch.float64)
 
@@ -39,7 +43,7 @@ def test_private_classes_of_both_sides_are_found(common: int, private: int) -> N
     rows, prototypes, labels = universal(common, private)
     cosines = rows @ prototypes.T
     first = detect_common(cosines, ones(cosines), uniform(), **SETTINGS)
-    made_up, present = fill_up(rows, prototypes, first.selected, torch.rand(len(rows)), 0.6)
+    made_up, present = fill_up(rows, prototypes, first.selected, draws_of(len(rows)), 0.6)
     everything, present = torch.cat([made_up, cosines]), torch.cat([present.double(), ones(cosines)])
     found = detect_common(everything, present, uniform(), **SETTINGS)
     chosen, classes = found.selected[len(rows) :], found.labels[len(rows) :]
@@ -100,7 +104,7 @@ def with_masks(
 @pytest.mark.parametrize("seed", [1, 2])
 def test_against_masks_and_pot(common: int, private: int, seed: int) -> None:
     rows, prototypes, _ = universal(common, private, seed)
-    draws = torch.rand(len(rows), generator=torch.Generator().manual_seed(seed))
+    draws = draws_of(len(rows), seed)
     beta = uniform() + torch.linspace(-0.05, 0.05, CLASSES, dtype=torch.float64)
     expected = with_masks(rows, prototypes, beta, draws, 0.8)
     cosines = rows @ prototypes.T
@@ -116,16 +120,16 @@ def test_against_masks_and_pot(common: int, private: int, seed: int) -> None:
 def test_nothing_sure_is_not_repeated() -> None:
     rows, prototypes, _ = universal(5, 15)
     nothing = torch.zeros(20, dtype=torch.bool)
-    assert not fill_up(rows, prototypes, nothing, torch.rand(20), 0.6)[1].any()
+    assert not fill_up(rows, prototypes, nothing, draws_of(20), 0.6)[1].any()
     one = nothing.index_fill(0, torch.tensor([3]), True)
-    made_up, present = fill_up(rows, prototypes, one, torch.rand(20), 0.6)
+    made_up, present = fill_up(rows, prototypes, one, draws_of(20), 0.6)
     assert present.sum() == 10
     torch.testing.assert_close(made_up, (rows[3] @ prototypes.T).expand(20, -1))
 
 
 def test_made_up_private_rows_are_far_from_every_prototype() -> None:
     rows, prototypes, _ = universal(20, 4)
-    made_up, present = fill_up(rows, prototypes, torch.ones(24, dtype=torch.bool), torch.rand(24), 0.6)
+    made_up, present = fill_up(rows, prototypes, torch.ones(24, dtype=torch.bool), draws_of(24), 0.6)
     assert present.sum() == 16
     assert made_up[present].amax() < (rows[:20] @ prototypes.T).amax(1).mean() - 0.05
 

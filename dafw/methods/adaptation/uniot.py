@@ -43,8 +43,9 @@ class UniOT(AdaptationMethod):
 
     - The authors classify and reject by one transport of the whole test set. Here a prediction depends on its sample
       alone: :meth:`unknown_scores` asks what the plan of the last training step, whose column potentials and masses
-      are buffers, would give that sample as one more row. Both rules reject alike 98 of 100 digits (MNIST to Optdigits
-      with 4 common and 3 private classes each). Which class it is say the logits, not the plan.
+      are buffers, would give that sample as one more row. On digits (MNIST to Optdigits, 4 common and 3 private classes
+      each, four settings) both rules decided 85 to 98 of 100 alike, with 98 at these defaults' ``inertia`` and weights.
+      Which class it is say the logits, not the plan.
     - The queue starts empty, not with features of the untrained network; until it is full, that much less is drawn.
     - A row's own past features are no neighbours of that row; in the authors' code none of the batch's samples' are.
     - Sinkhorn's iterations are counted, for nothing is read from the device: theirs, POT's, stop at a relative change
