@@ -77,7 +77,8 @@ def write_result(
 
     ``oracle`` in it: labels of a target trained this run, or the model that a source-free one started from.
     ``transductive``: why a prediction depends on other test samples. ``averaged``: what averaged the weights over
-    training, so that none of the validations is of the weights that are tested.
+    training, so that none of the validations is of the weights that are tested. ``ranks``: how many made the last part
+    of it, which is no part of what the run is, although some methods make another one on several.
     """
     metrics: dict[str, dict[str, float]] = {}
     for key, value in trainer.callback_metrics.items():
@@ -99,6 +100,7 @@ def write_result(
             {monitor for each in trainer.callbacks if isinstance(monitor := getattr(each, "monitor", None), str)}  # type: ignore[attr-defined]
         ),
         "norm": method.norm,
+        "ranks": trainer.world_size,
         "config_hash": identity(config),
         "steps": method.steps_done,
         "seconds": {name: round(value, 3) for name, value in clock.now().items()},

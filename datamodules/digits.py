@@ -2,19 +2,20 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dafw.data.domain import ArrayImages, Domain
+from dafw.data.domain import Domain
 from dafw.data.files import Arrays, cached_arrays, digest
 from dafw.errors import UserError, choose
 from datamodules import digit_files, digit_images
-from datamodules.base import DomainDataModule, Split
+from datamodules.base import Split
+from datamodules.digit_domains import DigitDomains, make_domain
 from datamodules.digit_images import Images
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Part(NamedTuple):
     ids: list[str]
 
 
-class Digits(DomainDataModule):
+class Digits(DigitDomains):
     """Digit domains; every image is uint8 RGB (3, size, size).
 
     ``scale: small`` needs no download:
@@ -75,12 +76,9 @@ class Digits(DomainDataModule):
         root: str | None = None,
         **base: Any,
     ) -> None:
-        if choose("scale", scale, ("small", "full")) == "full":
+        if scale == "full":
             self.domain_names = FULL
-        super().__init__(source, target, **base)
-        if size < 8:
-            raise UserError(f"data.size must be at least 8 pixels, not {size}")
-        self.scale, self.size, self.root = scale, size, root
+        super().__init__(source, target, scale=scale, size=size, root=root, **base)
 
     def prepare_data(self) -> None:
         """Makes or downloads what is not there yet, in one process of each machine."""
@@ -97,24 +95,11 @@ class Digits(DomainDataModule):
         choose("split", split, ("train", "val", "test"))
         return _domains(name, self.scale, self.size, self.root)[split]
 
-    def view(self, name: str) -> Callable[[Any], Any]:
-        """A named augmentation, without the flips that turn one digit into another."""
-        from dafw.data.transforms import named_view
-
-        return named_view(name, self.size, flip=False)
-
 
 @lru_cache(maxsize=16)
 def _domains(name: str, scale: str, size: int, root: str | None) -> dict[Split, Domain]:
     parts = _small(name) if scale == "small" or name in ("optdigits", "synthetic") else _full(name, root)
-    return {split: _domain(name, part, size) for split, part in parts.items()}
-
-
-def _domain(name: str, part: Part, size: int) -> Domain:
-    images = digit_images.resize(part.images, size)
-    if images.ndim == 3:
-        images = np.broadcast_to(images[..., None], (*images.shape, 3))
-    return Domain(name, ArrayImages(images), cast(Sequence[Any], part.labels), part.ids)
+    return {split: make_domain(name, *part, size) for split, part in parts.items()}
 
 
 def stratified(

@@ -1,19 +1,19 @@
 """MNIST dealt to domains that rotate or colour it: DomainBed's two small benchmarks."""
 
-from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dafw.data.domain import ArrayImages, Domain
+from dafw.data.domain import Domain
 from dafw.errors import UserError, choose
 from datamodules import digit_files, digit_images
-from datamodules.base import DomainDataModule, Split
+from datamodules.base import Split
+from datamodules.digit_domains import DigitDomains, make_domain
 from datamodules.digit_images import Images
 from datamodules.splits import SHARES, Protocol, check_protocol, hashed_split, in_domainbed_split
 
@@ -39,7 +39,7 @@ class Dealt(NamedTuple):
     keys: list[str]
 
 
-class _MNISTVariant(DomainDataModule):
+class _MNISTVariant(DigitDomains):
     def __init__(
         self,
         source: Names,
@@ -52,12 +52,8 @@ class _MNISTVariant(DomainDataModule):
         split_seed: int = 0,
         **base: Any,
     ) -> None:
-        super().__init__(_names(source), _names(target), **base)
+        super().__init__(_names(source), _names(target), scale=scale, size=size, root=root, **base)
         self._made: dict[str, tuple[Domain, list[str]]] = {}
-        choose("scale", scale, ("small", "full"))
-        if size < 8:
-            raise UserError(f"data.size must be at least 8 pixels, not {size}")
-        self.scale, self.size, self.root = scale, size, root
         self.protocol, self.split_seed = check_protocol(protocol, split_seed), split_seed
 
     def make(self, name: str, dealt: Dealt) -> tuple[Images, NDArray[np.int64]]:
@@ -89,18 +85,9 @@ class _MNISTVariant(DomainDataModule):
         if name not in self._made:
             dealt = _deal(self.scale, self.root, len(self.domain_names))[self.domain_names.index(name)]
             images, labels = self.make(name, dealt)
-            images = digit_images.resize(images, self.size)
-            if images.ndim == 3:
-                images = np.broadcast_to(images[..., None], (*images.shape, 3))
             ids = [f"{name}/{position}" for position in dealt.positions]
-            self._made[name] = Domain(name, ArrayImages(images), cast(Sequence[Any], labels), ids), dealt.keys
+            self._made[name] = make_domain(name, images, labels, ids, self.size), dealt.keys
         return self._made[name]
-
-    def view(self, name: str) -> Callable[[Any], Any]:
-        """A named augmentation, without the flips that turn one digit into another."""
-        from dafw.data.transforms import named_view
-
-        return named_view(name, self.size, flip=False)
 
 
 class RotatedMNIST(_MNISTVariant):

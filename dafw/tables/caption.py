@@ -62,6 +62,8 @@ def _numbers(store: Store) -> list[str]:
         f"A callback was allowed to monitor target labels in: {', '.join(monitoring)}." if monitoring else "",
         "No target label was used to train or to select a checkpoint." if unseen else "",
         *_left_out(store),
+        *_test_splits(store),
+        *_ranks(store),
         *_settings(store),
         *_transductive(store),
         *_averaged(store),
@@ -115,6 +117,35 @@ def _left_out(store: Store) -> list[str]:
         f"targets of {task} has no part in the choice. These are {len(table.helpers())} further runs.",
         f"There is no {LEFT_OUT} for what trains on target labels: {', '.join(others)}." if others else "",
     ]
+
+
+def _test_splits(store: Store) -> list[str]:
+    """Which rows are tested on another number of target samples than the others: the first task where some are."""
+    for task in store.table.tasks:
+        counts: dict[int, list[str]] = {}
+        for row in store.table.rows:
+            found = {result.num_target_test for key, result in store.results.items() if key[:2] == (row.name, task)}
+            for count in sorted(found - {0}):
+                counts.setdefault(count, []).append(row.name)
+        if len(counts) > 1:
+            said = "; ".join(f"{count:,} for {', '.join(rows)}" for count, rows in sorted(counts.items(), reverse=True))
+            learnt = any(row in store.oracles for rows in counts.values() for row in rows)
+            why = " (what trains on target labels is not tested on the samples that it learnt)" if learnt else ""
+            return [f"Not all rows are tested on the same target samples. In {task} there are {said}{why}."]
+    return []
+
+
+def _ranks(store: Store) -> list[str]:
+    """How many ranks trained each row, where that is not the same everywhere."""
+    counts: dict[tuple[int, ...], list[str]] = {}
+    for row in store.table.rows:
+        found = {result.ranks for (name, _, _), result in store.results.items() if name == row.name} - {0}
+        if found:
+            counts.setdefault(tuple(sorted(found)), []).append(row.name)
+    if len({number for numbers in counts for number in numbers}) < 2:
+        return []
+    said = "; ".join(f"{' and '.join(map(str, numbers))} for {', '.join(rows)}" for numbers, rows in counts.items())
+    return [f"Ranks a run, by which a run is not told from another: {said}."]
 
 
 def _settings(store: Store) -> list[str]:

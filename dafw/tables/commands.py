@@ -8,10 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dafw.tables.grid import Table, find_table, load_table, table_files
+from dafw.tables.grid import Table
 from dafw.tables.overlay import parse_settings
 from dafw.tables.pages import write_pages
 from dafw.tables.progress import make_reporter
+from dafw.tables.reading import find_table, load_table, table_files
 from dafw.tables.render import render_csv, render_latex, render_markdown, render_terminal
 from dafw.tables.sheet import Sheet, make_sheet
 from dafw.tables.status import describe, states

@@ -41,7 +41,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Result:
-    """One finished run. Metrics are fractions."""
+    """One finished run. Metrics are fractions; ``ranks`` and ``num_target_test`` are 0 where the file does not say."""
 
     directory: Path
     target: tuple[str, ...]
@@ -56,6 +56,8 @@ class Result:
     transductive: str
     averaged: str
     monitors: tuple[str, ...]
+    ranks: int
+    num_target_test: int
     label_sets: Mapping[str, Any]
     machine: str
     versions: Mapping[str, str]
@@ -261,6 +263,8 @@ def _parse(directory: Path, given: Any, metric: str) -> Result:
         averaged=str(given.get("averaged") or ""),
         monitors=tuple(map(str, given.get("monitors") or ())),
         label_sets=dict(given.get("label_sets") or {}),
+        ranks=int(given.get("ranks") or 0),
+        num_target_test=int(given.get("num_target_test") or 0),
         machine=str(given.get("machine") or ""),
         versions={name: str(version) for name, version in given["versions"].items()},
         git_revision=str(given.get("git_revision") or ""),

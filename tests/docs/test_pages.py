@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dafw.tables.grid import KEYS
+from dafw.tables.reading import KEYS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # spawned workers inherit it, so
 import fake_runs
 
 from dafw.runs import run_directory
-from dafw.tables.grid import Table, load_table
+from dafw.tables.grid import Table
+from dafw.tables.reading import load_table
 
 GRID: dict[str, Any] = {
     "tasks": ["mnist->mnistm", "optdigits->mnist"],

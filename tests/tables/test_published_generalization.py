@@ -5,8 +5,8 @@ from statistics import fmean
 import pytest
 
 from dafw.tables.fields import read_tasks
-from dafw.tables.grid import FOLDERS
 from dafw.tables.published import read_published
+from dafw.tables.reading import FOLDERS
 from datamodules import PACS, ColoredMNIST, RotatedMNIST
 
 BENCHMARKS = {"rotated_mnist": RotatedMNIST, "colored_mnist": ColoredMNIST, "pacs": PACS}

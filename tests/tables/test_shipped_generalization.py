@@ -8,8 +8,8 @@ import pytest
 
 from dafw import cli
 from dafw.runs import execute, read_result
-from dafw.tables.grid import find_table, load_table
 from dafw.tables.overlay import parse_settings
+from dafw.tables.reading import find_table, load_table
 
 QUICK = ["trainer.accelerator=cpu", "trainer.devices=1", "run.wandb=disabled"]
 SMALL = {

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from dafw.runs import execute, read_result
-from dafw.tables.grid import find_table, load_table
 from dafw.tables.overlay import parse_settings
+from dafw.tables.reading import find_table, load_table
 
 TABLES = {"office31": ["amazon", "dslr", "webcam"], "office_home": ["Art", "Clipart", "Product", "Real World"]}
 every_table = pytest.mark.parametrize("name", TABLES)

@@ -12,7 +12,8 @@ import pytest
 
 from dafw.errors import UserError
 from dafw.tables import commands
-from dafw.tables.grid import Table, load_table
+from dafw.tables.grid import Table
+from dafw.tables.reading import load_table
 
 
 def run(*words: object, function: str = "fake_runs:execute") -> int:

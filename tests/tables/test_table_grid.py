@@ -8,8 +8,9 @@ import pytest
 
 from dafw.errors import UserError
 from dafw.tables.controls import control_arguments
-from dafw.tables.grid import Table, find_table, load_table, table_files
+from dafw.tables.grid import Table
 from dafw.tables.overlay import merge, parse_settings
+from dafw.tables.reading import find_table, load_table, table_files
 
 
 def test_cells_are_ordered_by_seed_first_and_carry_a_whole_configuration(make_table: Callable[..., Table]) -> None:

@@ -15,9 +15,10 @@ from rich.console import Console
 
 from dafw.results import Clock, write_result
 from dafw.runs import run_directory
-from dafw.tables.grid import Table, find_table, load_table
+from dafw.tables.grid import Table
 from dafw.tables.html import render_html
 from dafw.tables.overlay import parse_settings
+from dafw.tables.reading import find_table, load_table
 from dafw.tables.render import render_cells, render_latex, render_markdown, render_terminal
 from dafw.tables.sheet import make_sheet
 from dafw.tables.store import load
@@ -29,6 +30,7 @@ UNSEEN = "No target label was used to train or to select a checkpoint."
 ORACLE = {"data": {"init_args": {"oracle": True}}}
 SOURCE: dict[str, Any] = {"name": "source only", "model": {"class_path": "SourceOnly"}}
 DANN: dict[str, Any] = {"name": "DANN", "model": {"class_path": "DANN"}, "control": True}
+PLAIN = DANN | {"control": False}
 SHOT: dict[str, Any] = {"name": "SHOT", "model": {"class_path": "SHOT"}, "from": "source only"}
 AGAIN: dict[str, Any] = {"name": "again", "model": {"class_path": "SHOT"}, "from": "SHOT"}
 ROWS = [AGAIN, SHOT, SOURCE, DANN]
@@ -199,11 +201,14 @@ def test_a_result_says_whether_labels_of_its_target_trained_it(
         **{"task": "a->b,d", "source": ["a"], "target": ["b", "d"], "oracle": oracle, "domain": lambda *_: [0]},
         **{"has_unknown": False, "class_sets": ClassSets(("one",), (), ())},
     )
-    trainer: Any = SimpleNamespace(callback_metrics={}, callbacks=[SimpleNamespace(averages_weights=True)])
+    trainer: Any = SimpleNamespace(
+        callback_metrics={}, world_size=2, callbacks=[SimpleNamespace(averages_weights=True)]
+    )
     trainer.callbacks += [SimpleNamespace(monitor=one) for one in ("val/im", "oracle/accuracy", "val/im", None)]
     written = write_result(trainer, model, data, {"seed_everything": 0}, tmp_path, Clock())
     assert written["oracle"] is expected
     assert (written["transductive"], written["averaged"]) == ("the batch's statistics", "SimpleNamespace")
+    assert written["ranks"] == 2
     assert written["monitors"] == ["oracle/accuracy", "val/im"]
     assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["oracle"] is expected
 
@@ -231,3 +236,32 @@ def test_a_score_that_does_not_exist_says_why(make_table: Make, fill: Fill) -> N
     assert reason.endswith(f'has no finite test "h_score" for {target}, since {undefined[target]}')
     (reason,) = load(replace(table, metric="hscore"), root).broken.values()
     assert reason.endswith(f'has no finite test "hscore" for {target}, since {undefined[target]}: there are h_score')
+
+
+def rewrite(table: Table, root: Path, row: str, seed: int, **parts: Any) -> None:
+    """Replaces keys in the results of one row and seed."""
+    for cell in table.cells():
+        if (cell.row, cell.seed) == (row, seed):
+            path = run_directory(cell.config, root) / "result.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | parts))
+
+
+def test_rows_that_are_tested_on_other_samples_are_named(make_table: Make, fill: Fill) -> None:
+    table = make_table(rows=[SOURCE, PLAIN, {**SOURCE, "name": "upper bound"} | ORACLE])
+    root = fill(table, lambda *_: 0.5, num_target_test=800)
+    assert not [one for one in said(table, root) if "same target samples" in one]
+    for seed in table.seeds:
+        rewrite(table, root, "upper bound", seed, num_target_test=200)
+    (sentence,) = [one for one in said(table, root) if "same target samples" in one]
+    assert f"In {FIRST} there are 800 for source only, DANN; 200 for upper bound" in sentence
+    assert "is not tested on the samples that it learnt" in sentence
+
+
+def test_numbers_of_ranks_that_differ_are_said(make_table: Make, fill: Fill) -> None:
+    table = make_table(rows=[SOURCE, PLAIN])
+    for ranks in ({}, {"ranks": 2}):
+        assert not [one for one in said(table, fill(table, lambda *_: 0.5, **ranks)) if "Ranks" in one]
+    root = fill(table, lambda *_: 0.5, ranks=1)
+    rewrite(table, root, "DANN", table.seeds[0], ranks=2)
+    (sentence,) = [one for one in said(table, root) if "Ranks" in one]
+    assert sentence.endswith("1 for source only; 1 and 2 for DANN.")

@@ -16,10 +16,11 @@ from rich.console import Console
 
 from dafw.devices import default_workers, parse_listing, visible_gpus, worker_environment
 from dafw.runs import lock, run_directory
-from dafw.tables.grid import Table, load_table
+from dafw.tables.grid import Table
 from dafw.tables.launch import Report, make_jobs, run_table
 from dafw.tables.overlay import parse_settings
 from dafw.tables.progress import Lines, Live
+from dafw.tables.reading import load_table
 from dafw.tables.status import states
 from dafw.tables.store import load
 from dafw.worker import last_line
@@ -202,7 +203,7 @@ LAUNCH = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from dafw.tables.grid import load_table
+from dafw.tables.reading import load_table
 from dafw.tables.launch import run_table
 from dafw.tables.overlay import parse_settings
 from dafw.tables.progress import Lines

@@ -1,0 +1,67 @@
+"""What datamodules of digits share: a scale, a size in pixels, a folder, and views that keep a digit what it is."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dafw.data.domain import ArrayImages, Domain
+from dafw.errors import UserError, choose
+from datamodules import digit_images
+from datamodules.base import DomainDataModule
+from datamodules.digit_images import Images
+
+
+class DigitDomains(DomainDataModule):
+    """Domains of digits as uint8 RGB images (3, size, size).
+
+    Args:
+        source: labelled domain or domains.
+        target: domain or domains to serve.
+        scale: ``small`` (no files needed) or ``full``.
+        size: height and width of the images, in pixels.
+        root: folder with the files of ``full``.
+        base: see :class:`datamodules.base.DomainDataModule`.
+
+    Raises:
+        UserError: for another scale, or a size below 8.
+    """
+
+    def __init__(
+        self,
+        source: str | list[str],
+        target: str | list[str],
+        *,
+        scale: Literal["small", "full"] = "small",
+        size: int = 28,
+        root: str | None = None,
+        **base: Any,
+    ) -> None:
+        super().__init__(source, target, **base)
+        choose("scale", scale, ("small", "full"))
+        if size < 8:
+            raise UserError(f"data.size must be at least 8 pixels, not {size}")
+        self.scale, self.size, self.root = scale, size, root
+
+    def view(self, name: str) -> Callable[[Any], Any]:
+        """A named augmentation, without the flips that turn one digit into another."""
+        from dafw.data.transforms import named_view
+
+        return named_view(name, self.size, flip=False)
+
+
+def make_domain(name: str, images: Images, labels: NDArray[np.int64], ids: Sequence[str], size: int) -> Domain:
+    """A domain of RGB images (3, size, size).
+
+    Args:
+        name: the domain's.
+        images: uint8 (n, H, W), grey, or (n, H, W, 3).
+        labels: (n,).
+        ids: a name for each.
+        size: height and width to scale them to, in pixels.
+    """
+    images = digit_images.resize(images, size)
+    if images.ndim == 3:
+        images = np.broadcast_to(images[..., None], (*images.shape, 3))
+    return Domain(name, ArrayImages(images), cast(Sequence[Any], labels), ids)
