@@ -32,6 +32,16 @@ def inverse_decay(progress: float, alpha: float = 10.0, power: float = 0.75) -> 
     return float((1.0 + alpha * progress) ** -power)
 
 
+def exponential_ramp(progress: float, gamma: float = 3.0) -> float:
+    """exp(-gamma (1 - p)), up to 1 at p = 1 and from there on: DCC's weight of a regulariser (read in its code).
+
+    Args:
+        progress: p, the share of training, or of another number of steps, that is done.
+        gamma: steepness.
+    """
+    return math.exp(-gamma * (1 - min(1.0, progress)))
+
+
 def constant(progress: float) -> float:
     """1, whatever the progress."""
     return 1.0
