@@ -10,11 +10,12 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from dafw.data.balanced import Pools, draw_balanced
 from dafw.data.batch import Batch, collate
 from dafw.data.carrier import Carrier
 from dafw.data.domain import Domain
 from dafw.data.joint import JointDataset
-from dafw.data.sampler import JointBatchSampler, ShardSampler, Stream
+from dafw.data.sampler import Further, JointBatchSampler, ShardSampler, Stream
 from dafw.errors import UserError, choose
 from datamodules.label_sets import ClassSets, LabelSets, find_label_sets
 
@@ -54,7 +55,8 @@ class DomainDataModule(pl.LightningDataModule):
     cache of decoded images, is of all domains.
 
     A method with a ``held_out`` share gets that share of each target's training samples as a stream of its own, as many
-    a step as of the rest.
+    a step as of the rest. One with ``balanced`` rows gets them behind the random rows of each side: the source's by
+    their labels, the target's by what the method takes for their labels.
 
     A subclass sets ``domain_names`` and ``class_names``, all classes of its data, and writes :meth:`load`. What is
     served is :meth:`domain`: the classes of a side's label sets, numbered as a model predicts them.
@@ -262,6 +264,9 @@ class DomainDataModule(pl.LightningDataModule):
     def _held_out(self) -> float:
         return float(getattr(self.trainer.lightning_module, "held_out", 0.0)) if self.trainer is not None else 0.0
 
+    def _balanced(self) -> tuple[int, int] | None:
+        return getattr(self.trainer.lightning_module, "balanced", None) if self.trainer is not None else None
+
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
@@ -288,6 +293,9 @@ class DomainDataModule(pl.LightningDataModule):
                 raise UserError(f"{domain.name} has {len(domain)} training samples, fewer than a batch of {count}")
             if count % world_size:
                 raise UserError(f"{world_size} ranks cannot share a batch of {count} equally")
+        balanced = self._balanced()
+        if balanced is not None and balanced[0] * balanced[1] % world_size:
+            raise UserError(f"{world_size} ranks cannot share {balanced[0]} classes of {balanced[1]} rows equally")
         sampler = JointBatchSampler(
             [Stream(d.name, len(d), count) for d, count in zip(self.train_domains, counts, strict=True)],
             seed=self.seed,
@@ -295,11 +303,24 @@ class DomainDataModule(pl.LightningDataModule):
             steps_done=self._steps_done,
             rank=rank,
             world_size=world_size,
+            further=None if balanced is None else self.balanced_rows,
+            places=(len(self.labelled), len(self.labelled) + targets),
         )
         options: dict[str, Any] = {"augment": self.augment, "views": self.views(), "seed": self.seed}
         data = JointDataset(self.train_domains, **options, num_held_out=num_held_out)
         collate = Carrier(self.num_workers)
         return self._loader(data, sampler, collate, persistent_workers=self.num_workers > 0)
+
+    def balanced_rows(self) -> Further:
+        """What draws a batch's class-balanced rows, by the pseudo-labels that the method has now."""
+        method: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+        first, (classes, per_class) = len(self.labelled), method.balanced
+        targets = [np.asarray(labels) for labels in method.target_labels()]
+        sizes = [len(domain) for domain in self.train_domains[first : first + len(self.training_targets)]]
+        if [len(labels) for labels in targets] != sizes:
+            raise ValueError(f"the targets have {sizes} training samples, not {[len(labels) for labels in targets]}")
+        pools = Pools.of([np.asarray(domain.labels) for domain in self.train_domains[:first]], targets)
+        return lambda step: draw_balanced(pools, self.seed, step, classes, per_class)
 
     def evaluations(self, stage: Literal["validate", "test"]) -> list[Evaluation]:
         """What the evaluation loaders of ``stage`` hold, in their order."""

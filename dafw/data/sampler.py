@@ -35,6 +35,10 @@ def draw(seed: int, domain: str, position: int, length: int) -> tuple[int, int]:
     return int(_permutation(seed, domain, cycle, length)[offset]), cycle
 
 
+#: Of a batch's number: draws of labelled and of unlabelled domains that the batch holds beside its streams'.
+Further = Callable[[int], tuple[Sequence[Draw], Sequence[Draw]]]
+
+
 @dataclass(frozen=True)
 class Stream:
     """One domain's part of every batch.
@@ -64,6 +68,8 @@ class JointBatchSampler(Sampler[list[Draw]]):
         steps_done: called at each ``iter``; the number of batches trained so far.
         rank: this process.
         world_size: number of processes; divides every stream's count.
+        further: called at each ``iter``; what draws further rows of a global batch, which the ranks share likewise.
+        places: numbers of streams after which the further labelled and the further unlabelled draws come.
 
     Raises:
         ValueError: if ``world_size`` does not divide a stream's count.
@@ -78,6 +84,8 @@ class JointBatchSampler(Sampler[list[Draw]]):
         steps_done: Callable[[], int] = lambda: 0,
         rank: int = 0,
         world_size: int = 1,
+        further: Callable[[], Further] | None = None,
+        places: tuple[int, int] = (0, 0),
     ) -> None:
         for stream in streams:
             if stream.count % world_size:
@@ -85,21 +93,25 @@ class JointBatchSampler(Sampler[list[Draw]]):
         self.streams = list(streams)
         self.seed, self.steps_per_epoch, self.steps_done = seed, steps_per_epoch, steps_done
         self.rank, self.world_size = rank, world_size
+        self.further, self.places = further, places
 
-    def batch(self, step: int) -> list[Draw]:
+    def batch(self, step: int, further: Further | None = None) -> list[Draw]:
         """The part of global batch ``step`` that this rank trains on."""
-        draws = []
+        draws: list[Draw] = []
+        rows = dict(zip(self.places, further(step), strict=True)) if further else {}
         for domain, stream in enumerate(self.streams):
             first = step * stream.count + self.rank
             for position in range(first, (step + 1) * stream.count, self.world_size):
                 draws.append(Draw(domain, *draw(self.seed, stream.name, position, stream.length)))
+            draws += rows.get(domain + 1, ())[self.rank :: self.world_size]
         return draws
 
     def __iter__(self) -> Iterator[list[Draw]]:
         start = self.steps_done()
+        further = self.further() if self.further else None
         end = (start // self.steps_per_epoch + 1) * self.steps_per_epoch
         for step in range(start, end):
-            yield self.batch(step)
+            yield self.batch(step, further)
 
     def __len__(self) -> int:
         return self.steps_per_epoch

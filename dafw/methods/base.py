@@ -339,6 +339,18 @@ class AdaptationMethod(Method):
     """Labelled source, unlabelled target: one forward of both, the supervised loss, and the method's own terms."""
 
     setting = "adaptation"
+    #: Numbers C and P of classes a batch and rows of each, if it shall hold C * P rows of the source by label, behind
+    #: its random ones, and C * P of the target by pseudo-label, behind its random ones; class by class, over all ranks.
+    balanced: tuple[int, int] | None = None
+
+    def target_labels(self) -> list[Tensor]:
+        """Of each target, what the method takes for the classes of its training samples, -1 for none; on the host.
+
+        Asked for, on all ranks alike, each time that batches of an epoch start to be drawn, which may be before the
+        first epoch's hooks. All steps until the next time follow the answer: it must be a function of the method's
+        state. While there are no classes the rows are any of either side's.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define target_labels() to have balanced rows")
 
     def adapt(self, source: Outputs, target: Outputs, joint: Outputs) -> Losses:
         """Already weighted terms to add to the supervised loss.

@@ -9,28 +9,36 @@ from dafw.methods.base import Method
 from dafw.problems import Outputs
 
 
-@torch.no_grad()
 def target_outputs(method: Method) -> Outputs:
-    """Outputs of every training sample of the targets, as the network in training gives them in evaluation mode.
+    """Outputs of every training sample of the targets, see :func:`training_outputs`."""
+    data: Any = method.trainer.datamodule  # type: ignore[attr-defined]
+    first = len(data.labelled)
+    return training_outputs(method, first, first + len(data.training_targets))
 
-    No label is read, no sample is augmented or left out but what is held out, and no running statistic moves. The ranks
+
+@torch.no_grad()
+def training_outputs(method: Method, first: int, last: int) -> Outputs:
+    """Outputs of every training sample of some domains, as the network in training gives them in evaluation mode.
+
+    No label is used, no sample is augmented or left out but what is held out, and no running statistic moves. The ranks
     share the forward, and each gets all of it. It takes a pass over the split: call it between steps.
 
     Args:
         method: in training, with a datamodule.
+        first: of the domains in the datamodule's order, labelled ones before targets.
+        last: the one after the last of them.
 
     Returns:
-        features (n, d) and logits (n, K): targets in the datamodule's order, each one's samples in its own.
+        features (n, d) and logits (n, K): domains in the datamodule's order, each one's samples in its own.
     """
     data: Any = method.trainer.datamodule  # type: ignore[attr-defined]
-    first = len(data.labelled)
     training, found = method.network.training, []
     method.network.eval()
-    for domain in data.train_domains[first : first + len(data.training_targets)]:
-        parts = []
+    for position, domain in enumerate(data.train_domains[first:last], first):
+        parts, labelled = [], position < len(data.labelled)
         for batch in data.evaluation_loader(domain):
             with method.trainer.precision_plugin.forward_context():
-                outputs = method.run(batch.to(method.device).x, 0)
+                outputs = method.run(batch.to(method.device).x, len(batch) if labelled else 0)
             parts.append((batch.index.to(method.device), outputs.features, outputs.logits))
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
         if method.trainer.world_size > 1:
