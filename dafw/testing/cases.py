@@ -25,6 +25,7 @@ TINY: dict[str, dict[str, Any]] = {
     "CDAN": {"width": 8, "depth": 1, "critic_norm": True, "entropy": True},
     "DANN": {"width": 8, "depth": 1, "critic_norm": True},
     "DCAN": {"width": 8, "block_lr": 0.5},
+    "DCC": {"classes": 2, "per_class": 2, "kmeans_trials": 2, "ramp_steps": 8},
     "GroupDRO": {"rate": 0.5},
     "IRM": {"weight": 10.0, "anneal_steps": 6},
     "GDCAN": {"width": 8, "block_lr": 0.5, "mode": "authors"},

@@ -40,6 +40,13 @@ CASES += [
 ]
 OSBP = {"gamma": 1.0, "boundary": 0.3, "ema_decay": 0.8, "norm": "domain_specific"}
 CASES.append(Case("dafw.methods.adaptation.osbp.OSBP", OSBP, network={"head_width": 6}, label="osbp_hidden_head"))
+DCC = "dafw.methods.adaptation.dcc.DCC"
+BALANCED: dict[str, Any] = {"classes": 4, "per_class": 3, "kmeans_trials": 1, "ramp_steps": None}
+CASES += [
+    Case(DCC, {**BALANCED, "warmup_steps": 4, "ema_decay": 0.8, "cdd_normaliser": "matched"}, label="dcc_warm_up"),
+    Case(DCC, {**BALANCED, "per_class": 20, "norm": "joint"}, label="dcc_unmatched"),
+    Case(DCC, {**BALANCED, "sharpness": {"class_path": "dafw.optim.sharpness.SAM", "init_args": {}}}, label="dcc_sam"),
+]
 SHOT = "dafw.methods.source_free.shot.SHOT"
 PAPER = {"bottleneck": 8, "bottleneck_relu": False, "head": "weight_norm", "backbone_lr": 0.1}
 CASES += [

@@ -8,6 +8,7 @@ from dafw.methods.adaptation.cdan import CDAN
 from dafw.methods.adaptation.dan import DAN
 from dafw.methods.adaptation.dann import DANN
 from dafw.methods.adaptation.dcan import DCAN
+from dafw.methods.adaptation.dcc import DCC
 from dafw.methods.adaptation.deep_coral import DeepCORAL
 from dafw.methods.adaptation.fixmatch import FixMatch
 from dafw.methods.adaptation.gdcan import GDCAN
@@ -30,6 +31,7 @@ __all__ = [
     "DAN",
     "DANN",
     "DCAN",
+    "DCC",
     "GDCAN",
     "JAN",
     "MCC",
