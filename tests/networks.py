@@ -68,3 +68,9 @@ class OneBatch(pl.LightningDataModule):
     def train_dataloader(self) -> Any:
         """Endless repetition is the trainer's: one batch an epoch."""
         return DataLoader([self.batch], batch_size=None)  # type: ignore[arg-type]
+
+
+def measure(trainer: pl.Trainer, method: Any, data: pl.LightningDataModule) -> dict[str, float]:
+    """What a test says of a method, by the names of its metrics."""
+    trainer.test(method, datamodule=data, verbose=False)
+    return {name.partition("/dataloader")[0]: float(value) for name, value in trainer.callback_metrics.items()}

@@ -18,3 +18,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     yield tmp_path
     for name in set(os.environ) - set(before):
         del os.environ[name]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that end at once."""
+    from tuned import fake_run
+
+    monkeypatch.setattr("dafw.tuning.trials.execute", fake_run)
+    monkeypatch.setattr("dafw.worker._clean", lambda: None)  # a quarter of a second, for nothing here
