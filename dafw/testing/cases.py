@@ -40,6 +40,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ParetoCDAN": {"width": 8, "depth": 1, "class_width": 4, "entropy": True},
     "ParetoDA": {"width": 8, "depth": 1, "critic_norm": True, "class_width": 4},
     "ParetoMDD": {"ramp_steps": 4, "class_width": 4},
+    "UAN": {"width": 8, "depth": 1, "dropout": 0.0},
     "UDIM": {"warmup": 0.0, "sharpness": {"class_path": "dafw.optim.sharpness.SAM", "init_args": {"rho": 0.05}}},
     "SDAT": {"width": 8, "depth": 1, "critic_norm": True},
     "UniOT": {"hidden": 16, "width": 8, "clusters": 5, "queue_size": 20, "warmup_steps": 1, "iterations": 20},

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dafw.loggers import CsvLog
-from dafw.methods import CDAN, DANN, MDD
+from dafw.methods import CDAN, DANN, MDD, UAN
 from dafw.methods.adversarial import AdversarialMethod
 from dafw.problems import Outputs
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
@@ -17,6 +17,7 @@ METHODS: list[tuple[type[AdversarialMethod], dict[str, Any]]] = [
     (DANN, {"width": 8}),
     (CDAN, {"width": 8, "entropy": True}),
     (MDD, {"ramp_steps": 2}),
+    (UAN, {"width": 8, "dropout": 0.0}),
 ]
 every_method = pytest.mark.parametrize(("owner", "options"), METHODS, ids=lambda x: getattr(x, "__name__", ""))
 

@@ -18,6 +18,7 @@ from dafw.losses.entropy import certainty_weights, information_maximisation
 from dafw.losses.mmd import cyclic_mmd, joint_mk_mmd, mk_mmd
 from dafw.losses.norms import norm_to_radius, stepwise_norm
 from dafw.losses.nuclear import negative_nuclear_norm
+from dafw.losses.transferability import mean_one
 from dafw.nn.attention import domain_gap
 from dafw.nn.distributed import from_first_rank, gather_rows, mean_over_ranks, sum_over_ranks
 from dafw.nn.ibn import IBN
@@ -42,6 +43,7 @@ LOSSES: Losses = {
     "norms": lambda s, t: norm_to_radius(t, 2.0) + stepwise_norm(s, 0.5),
     "information": lambda s, t: information_maximisation(t) + information_maximisation(s),
     "certainty_weights": lambda s, t: (certainty_weights(s.detach()) * t.square().sum(1)).mean() + s.mean(),
+    "mean_one": lambda s, t: (mean_one(t[:, 0]) * t.square().sum(1)).mean() + s.mean(),
     # a rank's own rows against all: differs between ranks, and its mean over them is a mean over all rows
     "own_rows_against_all": lambda s, t: (s @ gather_rows(t).t()).tanh().mean(),
 }

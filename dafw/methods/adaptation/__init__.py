@@ -17,10 +17,12 @@ from dafw.methods.adaptation.mcc import MCC
 from dafw.methods.adaptation.mcd import MCD
 from dafw.methods.adaptation.mdd import MDD
 from dafw.methods.adaptation.osbp import OSBP
+from dafw.methods.adaptation.ovanet import OVANet
 from dafw.methods.adaptation.pada import PADA
 from dafw.methods.adaptation.pareto_da import ParetoCDAN, ParetoDA, ParetoMDD
 from dafw.methods.adaptation.sdat import SDAT
 from dafw.methods.adaptation.source_only import SourceOnly
+from dafw.methods.adaptation.uan import UAN
 from dafw.methods.adaptation.uniot import UniOT
 
 __all__ = [
@@ -40,9 +42,11 @@ __all__ = [
     "OSBP",
     "PADA",
     "SDAT",
+    "UAN",
     "AdaBN",
     "DeepCORAL",
     "FixMatch",
+    "OVANet",
     "ParetoCDAN",
     "ParetoDA",
     "ParetoMDD",
