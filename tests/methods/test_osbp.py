@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from dafw.methods import OSBP
 from dafw.nn.open_head import OpenHead
 from dafw.problems import Outputs
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
+from datamodules.label_sets import LabelSets
 
 
 class Watched(OSBP):
@@ -161,6 +163,28 @@ def test_its_head_is_made_as_the_networks(tmp_path: Path) -> None:
     assert [tuple(weight.shape) for weight in hidden.parameters()] == [(5, 8), (5,), (4, 5), (4,)]
     outputs = Outputs(torch.randn(2, 8, dtype=torch.float64), torch.zeros(2, 3))
     assert method.unknown_scores(outputs).shape == (2,)
+
+
+def test_an_open_task_is_scored_with_what_it_rejects(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    method = OSBP(toy_network(), num_classes=2, lr=0.05)
+    data = ToyData("a", "b", batch_size=8, steps_per_epoch=5, label_sets=LabelSets(2, 0, 1))
+    trainer = toy_trainer(tmp_path, epochs=1)
+    trainer.fit(method, datamodule=data)
+    domain = data.domain("b", "test")
+    labels = torch.as_tensor(np.asarray(domain.labels))
+    method.eval()
+    last: Any = head_of(method).head
+    with torch.no_grad():
+        outputs = method(torch.stack(list(domain.inputs)))
+        last.bias[2] -= method.unknown_scores(outputs).median() - 1e-4  # rejects half of them
+        said = torch.where(method.unknown_scores(outputs) > 0, 2, outputs.logits.argmax(1))
+    right = (said == labels).float()
+    assert 0 < (said == 2).sum() < len(said)
+    trainer.test(method, datamodule=data, verbose=False)
+    scores = trainer.callback_metrics
+    assert float(scores["test/b/unknown_accuracy"]) == pytest.approx(float(right[labels == 2].mean()))
+    assert float(scores["test/b/common_accuracy"]) == pytest.approx(float(right[labels < 2].mean()))
 
 
 def test_the_log_has_the_ramp_and_the_share_of_unknown(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """PADA: its class weights and its losses against loops, when the weights are computed, and what they come to."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dafw.data import Batch, Domain
+from dafw.data import Batch
 from dafw.errors import UserError
 from dafw.methods import DANN, PADA
 from dafw.methods.adaptation.pada import class_weights
 from dafw.problems import Problem
 from dafw.testing.cases import differences
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
-from datamodules.base import Split
+from datamodules.label_sets import LabelSets
 
 
 def by_loops(logits: Tensor, temperature: float) -> list[float]:
@@ -46,21 +45,6 @@ def test_class_weights_of_undecided_and_of_decided_predictions() -> None:
     found = class_weights(decided)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, torch.tensor([1.0, 0.0, 1 / 3]))
-
-
-class Partial(ToyData):
-    """The target b lacks the class "two"."""
-
-    def load(self, name: str, split: Split) -> Domain:
-        domain = super().load(name, split)
-        if name != "b":
-            return domain
-        kept = [i for i, label in enumerate(np.asarray(domain.labels)) if label != 2]
-        inputs = [domain.inputs[i] for i in kept]
-        return replace(domain, inputs=inputs, labels=np.asarray(domain.labels)[kept])
-
-    def check_label_sets(self) -> None:
-        pass
 
 
 class Watched(PADA):
@@ -126,7 +110,7 @@ def test_class_weights_are_those_of_the_network_in_evaluation(tmp_path: Path) ->
 
 
 def test_a_class_that_the_target_lacks_gets_little_weight(tmp_path: Path) -> None:
-    data = Partial("a", "b", batch_size=8, steps_per_epoch=20)
+    data = ToyData("a", "b", batch_size=8, steps_per_epoch=20, label_sets=LabelSets(2, 1))
     method = trained(tmp_path, PADA, data, epochs=3, refresh_every=20)
     assert method.class_weights[2] < 0.3
     assert method.class_weights[:2].min() > 0.6
