@@ -16,6 +16,7 @@ from dafw.methods.adaptation.jan import JAN
 from dafw.methods.adaptation.mcc import MCC
 from dafw.methods.adaptation.mcd import MCD
 from dafw.methods.adaptation.mdd import MDD
+from dafw.methods.adaptation.memspm import MemSPM
 from dafw.methods.adaptation.osbp import OSBP
 from dafw.methods.adaptation.ovanet import OVANet
 from dafw.methods.adaptation.pada import PADA
@@ -46,6 +47,7 @@ __all__ = [
     "AdaBN",
     "DeepCORAL",
     "FixMatch",
+    "MemSPM",
     "OVANet",
     "ParetoCDAN",
     "ParetoDA",

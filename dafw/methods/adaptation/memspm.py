@@ -1,0 +1,156 @@
+"""MemSPM: memory-assisted sub-prototype mining."""
+
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from dafw.data.batch import Batch
+from dafw.errors import UserError, choose
+from dafw.methods.adaptation.dcc import DCC
+from dafw.methods.base import Losses
+from dafw.nn.decoder import Decoder
+from dafw.nn.memory import Read, Reading, SubPrototypeMemory
+from dafw.nn.network import Network
+from dafw.nn.precision import full_precision
+from dafw.problems import Outputs
+
+
+class MemSPM(DCC):
+    """DCC on what a memory of sub-prototypes reads for an image, instead of on the image's own features.
+
+    z = encoder(x), (n, d), is compared with N items of S learnt sub-prototypes each. The few that are most similar,
+    weighted, are the embedding z_hat, (n, d), that is classified, clustered, aligned and decoded to the image, see
+    :class:`~dafw.nn.memory.SubPrototypeMemory`. The memory is the last layer of the network in front of its label head,
+    so that ``features`` are z_hat everywhere; the head is Linear-BatchNorm-Linear, logits (n, K), as in DCC's code.
+
+    Loss: that of :class:`~dafw.methods.adaptation.dcc.DCC` + reconstruction_weight * |x - decoder(z_hat)|^2 over all
+    rows of both domains, x being the image as the network sees it, normalised per channel.
+
+    Lai et al., Memory-Assisted Sub-Prototype Mining for Universal Domain Adaptation, ICLR 2024,
+    https://arxiv.org/abs/2310.05453. No code of the authors is known, and what is here of the paper is recalled: the
+    frozen CLIP ViT-B/16, the adaptive threshold, DCC's losses, and the reconstruction. **Unsure** are N, S, K, the
+    weights of the losses, the reading, the similarity, the decoder, and whether z_hat or the head's hidden layer is
+    clustered (DCC's code: the latter): the defaults are ours. Reviews of the paper speak of S up to 40, the result
+    still rising, and of a fixed threshold as 10 points worse: ``sub_prototypes=1`` and ``threshold=0.01`` are these
+    ablations.
+
+    The control keeps memory and head, and trains them on the source alone: it has no decoder either, as that would
+    learn from the target's images.
+
+    Args:
+        network: images (N, C, H, W) to features (N, d) and logits (N, K); a bottleneck, if it has one, is part of the
+            encoder, but learns. The paper's: ``backbone: vit_base_patch16_clip_224``, without bottleneck.
+        num_classes: classes to predict.
+        items: N of the memory (unsure).
+        sub_prototypes: S of each item (unsure; 1 leaves items without sub-prototypes).
+        top_k: K, how many weights survive the adaptive threshold (unsure).
+        reading: ``per_item``, a softmax over each item's most similar sub-prototype, or ``global``, one over all
+            (unsure).
+        threshold: ``adaptive``, or a fixed one for all samples.
+        cosine: compare by cosines instead of inner products (unsure); with it ``read_temperature`` must be small.
+        read_temperature: divides the similarities before the softmax (unsure; MemAE has none, 1).
+        freeze_encoder: leave the backbone as it is, in evaluation mode. A backbone without pretrained weights must
+            learn, at ``network.backbone_lr`` times the rate.
+        head_width: hidden width of the label head; the network's own head if ``None``.
+        reconstruction_weight: weight of the reconstruction (unsure); with 0 there is no decoder.
+        reconstruction: the squared error's ``mean`` over an image's values, or their ``sum`` (unsure).
+        decoder_widths: channels of the decoder's first map and of what each block makes of it, see
+            :class:`~dafw.nn.decoder.Decoder`; 128, 64, 32 if ``None`` (unsure).
+        base: see :class:`~dafw.methods.adaptation.dcc.DCC`. ``cdd_weight`` is 0.1 in the paper, as recalled.
+
+    Raises:
+        UserError: for an argument out of range; in training, if the inputs are no images but shall be reconstructed.
+    """
+
+    control: ClassVar[dict[str, Any]] = {
+        "balanced_weight": 0.0,
+        "cdd_weight": 0.0,
+        "prototype_weight": 0.0,
+        "reconstruction_weight": 0.0,
+    }
+    control_difference: ClassVar[str] = "its label head sees what a memory reads"
+    search_space: ClassVar[dict[str, Any]] = {
+        "sub_prototypes": [1, 5, 10, 20, 40],
+        "top_k": [1, 3, 5, 10],
+        "reconstruction_weight": (0.01, 1.0),
+        "cdd_weight": (0.01, 1.0),
+        "lr": (1e-4, 1e-1),
+    }
+
+    def __init__(  # type: ignore[no-untyped-def]
+        self,
+        network: Network,
+        *,
+        num_classes: int,
+        items: int = 100,
+        sub_prototypes: int = 40,
+        top_k: int = 5,
+        reading: Reading = "per_item",
+        threshold: Literal["adaptive"] | float = "adaptive",
+        cosine: bool = False,
+        read_temperature: float = 1.0,
+        freeze_encoder: bool = True,
+        head_width: int | None = 256,
+        reconstruction_weight: float = 0.1,
+        reconstruction: Literal["mean", "sum"] = "mean",
+        decoder_widths: list[int] | None = None,
+        **base,
+    ) -> None:
+        width = network.num_features
+        sizes = items, sub_prototypes, width, top_k
+        similarity: dict[str, Any] = {"normalise": cosine, "temperature": read_temperature}
+        memory = SubPrototypeMemory(*sizes, reading=reading, threshold=threshold, **similarity)
+        head = network.make_head(num_classes) if head_width is None else neck(width, head_width, num_classes)
+        encoder = [layer for layer in (network.bottleneck, network.feature_dropout) if layer is not None]
+        network.bottleneck = nn.Sequential(*encoder, memory).to(network.shift)
+        network.head, network.num_classes = head.to(network.shift), num_classes
+        super().__init__(network, num_classes=num_classes, **base)
+        self.freeze_encoder = freeze_encoder
+        if freeze_encoder:
+            network.backbone.requires_grad_(False).eval()
+        self.reconstruction_weight = reconstruction_weight
+        self.reconstruction = choose("reconstruction", reconstruction, ("mean", "sum"))
+        self.decoder: Decoder | None = None
+        if reconstruction_weight:
+            self.decoder = Decoder(width, len(network.mean), decoder_widths or (128, 64, 32)).to(network.shift)
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module's, but a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.freeze_encoder:
+            self.network.backbone.eval()
+        return self
+
+    def extra_terms(self, batch: Batch, joint: Outputs) -> Losses:
+        """The reconstruction of all rows' images from ``joint.features``, the embeddings that the memory gave."""
+        if self.decoder is None:
+            return {}
+        if batch.x.ndim != 4:
+            raise UserError("only images can be reconstructed: model.reconstruction_weight 0 for other inputs")
+        images = self.network.normalise(batch.x)
+        errors = (full_precision(self.decoder(joint.features, images.shape[2:])) - images).square().flatten(1)
+        of_rows = errors.mean(1) if self.reconstruction == "mean" else errors.sum(1)
+        return {"reconstruction": self.reconstruction_weight * of_rows.mean()}
+
+    # ---- pictures
+
+    @torch.no_grad()
+    def read(self, x: Tensor) -> Read:
+        """What the served network's memory reads for target images (N, C, H, W); in evaluation mode, please."""
+        network: Any = self.served
+        *encoder, memory = network.bottleneck
+        z = network.backbone(network.normalise(x))
+        for layer in encoder:
+            z = layer(z)
+        found: Read = memory.read(z)
+        return found
+
+    def retrieved(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """For target images (N, C, H, W) the item and the sub-prototype of the largest weight, (N,) int64 both."""
+        return self.read(x).strongest()
+
+
+def neck(width: int, hidden: int, num_classes: int) -> nn.Sequential:
+    """The label head of DCC's code, Linear-BatchNorm-Linear: (n, width) -> (n, num_classes)."""
+    return nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.Linear(hidden, num_classes))
