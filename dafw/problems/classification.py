@@ -5,7 +5,6 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from dafw.metrics import CommonAccuracy, open_set_metrics
 from dafw.problems.base import Problem
@@ -42,22 +41,13 @@ class Classification(Problem):
         """
         if has_unknown:
             return open_set_metrics(num_classes)
-        if rejects:
-            kinds: dict[str, Literal["sample", "class"]] = {"accuracy": "sample", "mean_class_accuracy": "class"}
-            return MetricCollection({name: CommonAccuracy(num_classes, average=kind) for name, kind in kinds.items()})
-        return MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-                "mean_class_accuracy": MulticlassAccuracy(num_classes, average="macro"),
-            }
-        )
+        kinds: dict[str, Literal["sample", "class"]] = {"accuracy": "sample", "mean_class_accuracy": "class"}
+        return MetricCollection({name: CommonAccuracy(num_classes, average=kind) for name, kind in kinds.items()})
 
     def score(self, metrics: MetricCollection, outputs: Outputs, y: Tensor, unknown: Tensor | None = None) -> None:
         """Updates :meth:`metrics`: logits (n, K), y (n,), ``unknown`` (n,), of which what is positive is rejected."""
-        if unknown is None:
-            metrics.update(outputs.logits, y)
-        else:
-            metrics.update(prediction=_rejecting(outputs.logits, unknown), unknown=unknown, target=y)
+        prediction = outputs.logits.argmax(1) if unknown is None else _rejecting(outputs.logits, unknown)
+        metrics.update(prediction=prediction, unknown=unknown, target=y)
 
     def predictions(self, outputs: Outputs, unknown: Tensor | None = None) -> dict[str, Any]:
         """``prediction`` (n,) positions, K for unknown, and ``probabilities`` (n, K); ``unknown`` (n,) if given."""
