@@ -141,8 +141,7 @@ def _outputs(
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in data.evaluation_loader(domain, shard=False):
         outputs = method.evaluate(batch.to(method.device), source)
-        unknown = None if source else method.unknown_scores(outputs)
-        predicted = method.problem.predictions(outputs, unknown)["prediction"]
+        predicted = method.problem.predictions(outputs, *(() if source else method.margins(outputs)))["prediction"]
         found.append((outputs.features.float().cpu(), predicted.cpu(), batch.y))
     features, predictions, labels = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
     return features, predictions, labels

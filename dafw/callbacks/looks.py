@@ -20,6 +20,7 @@ class Looks(pl.Callback):
             pl_module.log_window()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Looks at what is left."""
+        """Looks at what is left, and fits what rejects samples to the final weights."""
         if pl_module.window or pl_module.unlogged:
             pl_module.log_window()
+        pl_module.fit_final_rejection()

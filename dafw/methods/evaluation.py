@@ -77,8 +77,9 @@ class EvaluationSteps(UnknownClasses, Base):
         self.start_evaluation("test")
 
     def on_predict_start(self) -> None:
-        """See :meth:`check_gradients`."""
+        """See :meth:`check_gradients` and :meth:`check_threshold`."""
         self.check_gradients()
+        self.check_threshold()
 
     def check_gradients(self) -> None:
         """Asks for what a method that learns while it is tested needs; the command line sees to it.
@@ -192,7 +193,7 @@ class EvaluationSteps(UnknownClasses, Base):
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Columns of the prediction file for one batch of a target."""
         outputs = self.evaluate(batch, source=False)
-        return {"index": batch.index, **self.problem.predictions(outputs, self.unknown_scores(outputs))}
+        return {"index": batch.index, **self.problem.predictions(outputs, *self.margins(outputs))}
 
 
 class MeanLoss(Metric):

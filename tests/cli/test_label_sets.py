@@ -34,7 +34,7 @@ def served() -> tuple[SourceOnly, ToyData]:
 
 @torch.no_grad()
 def logits(method: SourceOnly, domain: Domain, source: bool) -> torch.Tensor:
-    return method.run(torch.stack(list(domain.inputs)), len(domain) if source else 0).logits
+    return method.run(torch.stack(list(domain.inputs)), len(domain) if source else 0, method.served).logits
 
 
 def test_a_method_that_rejects_nothing_is_refused(capsys: pytest.CaptureFixture[str], workplace: Path) -> None:
@@ -66,10 +66,22 @@ def test_a_run_on_a_universal_task(capsys: pytest.CaptureFixture[str], workplace
     assert result["test"]["b"]["unknown_accuracy"] == pytest.approx(right)
 
 
+SWAD = '[{"class_path": "dafw.callbacks.SWAD", "init_args": {"n_converge": 1, "n_tolerance": 1}}]'
+LATE = {
+    "the last validation": (),
+    "steps after it": ("--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2"),
+    "an average after it": ("--trainer.max_epochs", "3", "--trainer.callbacks", SWAD),
+    "no validation": ("--trainer.limit_val_batches", "0"),
+    "a moving average": ("--model.ema_decay", "0.5"),
+}
+
+
+@pytest.mark.parametrize("options", LATE.values(), ids=LATE)
 def test_the_threshold_is_a_quantile_of_the_sources_validation_samples(
-    capsys: pytest.CaptureFixture[str], workplace: Path
+    capsys: pytest.CaptureFixture[str], workplace: Path, options: tuple[str, ...]
 ) -> None:
-    fit(capsys, *ENTROPY, "--model.rejection.keep", "0.7", "--data.eval_batch_size", "3")
+    """Of the weights that are served, whichever the last validation was of."""
+    fit(capsys, *ENTROPY, "--model.lr", "0.3", "--model.rejection.keep", "0.7", "--data.eval_batch_size", "3", *options)
     method, data = served()
     domain = data.domain("a", "val")
     assert method.rejection is not None
@@ -90,9 +102,28 @@ def test_a_threshold_that_was_given_is_taken(capsys: pytest.CaptureFixture[str],
 def test_a_test_before_any_validation_needs_a_threshold(capsys: pytest.CaptureFixture[str], workplace: Path) -> None:
     fit(capsys, *ENTROPY, "--model.rejection.threshold", "0.5")
     path = str(next(one_run(Path("runs")).glob("checkpoints/*.ckpt")))
-    done = call(capsys, "test", *ENTROPY, "--ckpt_path", path)
+    for command in ("test", "predict"):
+        done = call(capsys, command, *ENTROPY, "--ckpt_path", path)
+        assert done.code == 2
+        assert "model.rejection has no threshold, and no source's validation has fitted one" in done.err
+    assert not Path("predictions.csv").exists()
+
+
+def test_a_source_free_run_must_be_given_its_threshold(capsys: pytest.CaptureFixture[str], workplace: Path) -> None:
+    fit(capsys, *ENTROPY)
+    start = ("--model", "SHOT", "--model.checkpoint", one_run(Path("runs")), *ENTROPY[2:], "--run.dir", "shot")
+    done = call(capsys, "fit", *start)
     assert done.code == 2
-    assert "model.rejection has no threshold, and no source's validation has fitted one" in done.err
+    assert "no sample of the source to fit a threshold to: give model.rejection.threshold" in done.err
+    assert not Path("shot").exists()
+    done = call(capsys, "fit", *start, "--model.rejection.threshold", "0.5")
+    assert done.code == 0, done.err
+
+
+def test_one_known_class_is_enough(capsys: pytest.CaptureFixture[str], workplace: Path) -> None:
+    sets = json.dumps({"common": 1, "source_private": 0, "target_private": 1})
+    result = fit(capsys, *ENTROPY, "--data.label_sets", sets)
+    assert result["test"]["a"] == {"accuracy": 1, "mean_class_accuracy": 1}
 
 
 def test_predictions_name_what_is_unknown(capsys: pytest.CaptureFixture[str], workplace: Path) -> None:
