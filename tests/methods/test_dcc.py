@@ -178,9 +178,10 @@ def test_k_stays_once_two_searches_agree(tmp_path: Path, monkeypatch: pytest.Mon
     assert method.found_k.tolist() == [3, 3]
 
 
-def test_the_first_search_starts_at_the_number_of_classes() -> None:
+@pytest.mark.parametrize(("k_first", "later"), [(None, [2, 4, 6, 8, 2, 4]), (5, [5, 7, 9, 5])])
+def test_the_first_search_starts_at_the_number_of_classes(k_first: int | None, later: list[int]) -> None:
     tried: list[int] = []
-    method = make(k_step=2, k_limit=3.0)
+    method = make(k_step=2, k_limit=3.0, k_first=k_first)
     data = F.normalize(torch.randn(30, 8), dim=1)
     with pytest.MonkeyPatch.context() as patch:
 
@@ -193,7 +194,7 @@ def test_the_first_search_starts_at_the_number_of_classes() -> None:
         method.found_k = torch.tensor([5])
         method.find(data, data, torch.arange(30) % 3)
         method.find(data[:5], data, torch.arange(30) % 3)
-    assert tried == [3, 5, 7, 9, 2, 4, 6, 8, 2, 4]
+    assert tried == [3, 5, 7, 9, *later]
 
 
 def test_a_sample_of_an_unmatched_cluster_is_unknown() -> None:

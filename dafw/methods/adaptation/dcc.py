@@ -30,7 +30,7 @@ class DCC(AdaptationMethod):
     At the start of each epoch (the authors' 200 steps, ``data.steps_per_epoch``) features of all training samples are
     taken in evaluation mode and normalised; k-means clusters the target's, a cluster and a class match if their centres
     are each other's nearest, and k is the one whose matched pairs agree best on their samples
-    (:mod:`dafw.nn.consensus`). k is searched from K on, later from ``k_step`` on, in steps of ``k_step`` up to
+    (:mod:`dafw.nn.consensus`). k is searched from K on, later from ``k_first`` on, in steps of ``k_step`` up to
     ``k_limit * K``; once two searches found the same k it stays, and k-means starts from the prototypes. Samples of
     matched clusters with more than ``per_class`` samples have the class for a pseudo-label. Each step adds to the
     random rows ``classes`` of the matched classes, ``per_class`` rows of each, of both domains.
@@ -67,6 +67,8 @@ class DCC(AdaptationMethod):
         warmup_steps: steps on the random source rows alone before the first clustering (Office-31: 0, Office-Home:
             400).
         k_step: step of the search for k (Office-31: 2, Office-Home: 5).
+        k_first: where the searches after the first one start; ``k_step`` if ``None``, as in the authors' code, which
+            with few classes ends at few clusters, all of them matched, so that nothing is rejected.
         k_limit: largest k as a multiple of K (Office-31: 3, Office-Home: 5).
         k_patience: how many k that are no better than the one before each end a search.
         kmeans_trials: random starts of k-means (10 was scikit-learn's default then, recalled).
@@ -107,6 +109,7 @@ class DCC(AdaptationMethod):
         ramp_steps: int | None = 5000,
         warmup_steps: int = 0,
         k_step: int = 2,
+        k_first: int | None = None,
         k_limit: float = 3.0,
         k_patience: int = 3,
         kmeans_trials: int = 10,
@@ -114,7 +117,13 @@ class DCC(AdaptationMethod):
         **base,
     ) -> None:
         super().__init__(network, **base)
-        counts = {"classes": classes, "k_step": k_step, "k_patience": k_patience, "kmeans_trials": kmeans_trials}
+        counts = {
+            "classes": classes,
+            "k_step": k_step,
+            "k_first": k_first or k_step,
+            "k_patience": k_patience,
+            "kmeans_trials": kmeans_trials,
+        }
         for name, value in {**counts, "per_class": per_class, "k_limit": k_limit}.items():
             if value < 1:
                 raise UserError(f"model.{name} must be at least 1, not {value}")
@@ -123,6 +132,7 @@ class DCC(AdaptationMethod):
         self.balanced_weight, self.cdd_weight, self.prototype_weight = balanced_weight, cdd_weight, prototype_weight
         self.classes, self.per_class, self.temperature = classes, per_class, temperature
         self.gamma, self.ramp_steps, self.warmup_steps = gamma, ramp_steps, warmup_steps
+        self.k_first = k_step if k_first is None else k_first
         self.k_step, self.k_limit, self.k_patience, self.kmeans_trials = k_step, k_limit, k_patience, kmeans_trials
         self.cdd_normaliser = cdd_normaliser
         if balanced_weight or cdd_weight or prototype_weight:
@@ -256,7 +266,7 @@ class DCC(AdaptationMethod):
             return cluster(target, source, labels, k, trials=self.kmeans_trials)
 
         last = min(int(self.k_limit * self.num_classes), len(target))
-        first = self.k_step if seen else self.num_classes
+        first = self.k_first if seen else self.num_classes
         return search(make, min(first, last), last, self.k_step, self.k_patience)
 
     # ---- serving
