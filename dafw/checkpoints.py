@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,21 @@ def _intact(path: Path) -> bool:
             return archive.testzip() is None
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError):
         return False
+
+
+def check_classes(content: dict[str, Any], path: str | Path, classes: Sequence[str]) -> None:
+    """Compares the classes that a checkpoint's outputs stand for, in their order, with those of the data.
+
+    Raises:
+        UserError: naming the first that differs: as many classes are not yet the same ones.
+    """
+    held = content["dafw"].get("classes") or classes
+    for position, (theirs, ours) in enumerate(zip(held, classes, strict=False)):
+        if theirs != ours:
+            raise UserError(
+                f'output {position} of {path} is class "{theirs}", but "{ours}" in the data: data.label_sets and '
+                "class names must be those that it was trained with"
+            )
 
 
 def check_method(path: str | Path, method: type) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dafw.callbacks import Checkpointing, Stopped, Stopping
 from dafw.callbacks.checkpointing import FULL, checkpoints
-from dafw.checkpoints import check_method
+from dafw.checkpoints import check_classes, check_method
 from dafw.errors import UserError, choose, sentence
 from dafw.lightning_cli import DafwCLI, RunOptions, complete, parse
 from dafw.loggers import CsvLog, rank, wandb_logger
@@ -229,6 +229,7 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     held = content["dafw"]["method"]["init_args"].get("num_classes", cli.model.num_classes)
     if held != cli.model.num_classes:
         raise UserError(f"{path} predicts {held} classes, but the data has {cli.model.num_classes}")
+    check_classes(content, path, cli.datamodule.known_names)
     try:
         cli.model.load_state_dict(content["state_dict"])
     except RuntimeError as error:

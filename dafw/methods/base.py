@@ -303,6 +303,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
             "history": self.history,
             "record": self.record_state(),
             "labelled": sorted({*self.trained_on, *getattr(self._datamodule, "labelled", ())}),
+            "classes": list(getattr(self._datamodule, "known_names", ())),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -120,6 +120,26 @@ def test_a_source_free_run_must_be_given_its_threshold(capsys: pytest.CaptureFix
     assert done.code == 0, done.err
 
 
+def test_as_many_classes_are_not_the_same_classes(capsys: pytest.CaptureFixture[str], workplace: Path) -> None:
+    """Outputs are numbered by the label sets, so a model of other ones would take one class for another."""
+    fit(capsys, *ENTROPY)
+    run = one_run(Path("runs"))
+    path = next(run.glob("checkpoints/*.ckpt"))
+    sets = json.dumps({"common": ["zero"], "source_private": ["one"], "target_private": ["two"]})
+    others = (*ENTROPY, "--data.label_sets", sets)
+    said = f'output 0 of {path} is class "one", but "zero" in the data'
+    for command in ("validate", "test", "predict"):
+        done = call(capsys, command, *others, "--ckpt_path", path)
+        assert done.code == 2
+        assert said in done.err
+    threshold = ("--model.rejection.threshold", "0.5")
+    shot = ("--model", "SHOT", "--model.checkpoint", run, *others[2:], *threshold, "--run.dir", "shot")
+    done = call(capsys, "fit", *shot)
+    assert done.code == 2
+    assert said in done.err
+    assert not Path("shot").exists()
+
+
 def test_one_known_class_is_enough(capsys: pytest.CaptureFixture[str], workplace: Path) -> None:
     sets = json.dumps({"common": 1, "source_private": 0, "target_private": 1})
     result = fit(capsys, *ENTROPY, "--data.label_sets", sets)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from dafw.callbacks.checkpointing import checkpoints
-from dafw.checkpoints import read_checkpoint
+from dafw.checkpoints import check_classes, read_checkpoint
 from dafw.config import describe
 from dafw.data.batch import Batch
 from dafw.errors import UserError
@@ -31,7 +31,7 @@ class SourceFreeMethod(Method):
 
     Raises:
         UserError: if the checkpoint's network or number of classes is another, or ``norm`` needs two domains; when
-            training or evaluation starts, if there is no checkpoint.
+            training or evaluation starts, if there is no checkpoint, or if it predicts other classes than the data's.
     """
 
     setting = "source-free"
@@ -41,13 +41,16 @@ class SourceFreeMethod(Method):
         if self.norm == "domain_specific":
             raise UserError("model.norm is domain_specific, but source-free training sees one domain: take joint")
         self.lacking: UserError | None = None
+        self.started_from: tuple[dict[str, Any], Path] | None = None
         if loads_weights():
             try:
                 path = find_checkpoint(checkpoint)
             except UserError as error:  # no obstacle to going on from a checkpoint of this method
                 self.lacking = error
             else:
-                self.trained_on = fill(network, path, self.num_classes)
+                content = fill(network, path, self.num_classes)
+                self.trained_on = tuple(content["labelled"])
+                self.started_from = {"dafw": {"classes": content.get("classes")}}, path
                 if self.ema is not None:
                     self.ema.module.load_state_dict(network.state_dict())
 
@@ -65,9 +68,11 @@ class SourceFreeMethod(Method):
         return self.adapt(self.run(batch.x, 0), batch)
 
     def on_fit_start(self) -> None:
-        """Refuses to work with weights that nothing filled; a checkpoint to go on from has been read by now."""
+        """Refuses weights that nothing filled, or of other classes; a checkpoint to go on from has been read by now."""
         if self.lacking is not None:
             raise self.lacking
+        if self.started_from is not None:
+            check_classes(*self.started_from, getattr(self._datamodule, "known_names", ()))
 
     def start_evaluation(self, stage: Any) -> None:
         """As :meth:`on_fit_start`, then the metrics."""
@@ -86,7 +91,7 @@ class SourceFreeMethod(Method):
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Weights from a checkpoint of this method; the source model's are not needed then."""
-        self.lacking = None
+        self.lacking = self.started_from = None
         return super().load_state_dict(*args, **kwargs)
 
 
@@ -111,11 +116,11 @@ def find_checkpoint(path: str) -> Path:
     return newest
 
 
-def fill(network: Network, path: Path, num_classes: int) -> tuple[str, ...]:
+def fill(network: Network, path: Path, num_classes: int) -> dict[str, Any]:
     """Puts the weights of a checkpoint's served network into ``network``.
 
     Returns:
-        Names of the domains whose labels trained them.
+        What the checkpoint says beside its weights, such as the domains whose labels trained them.
 
     Raises:
         UserError: if the file is none of ours, or of another number of classes or another network.
@@ -133,7 +138,8 @@ def fill(network: Network, path: Path, num_classes: int) -> tuple[str, ...]:
     if wrong:
         raise UserError(f"{path} (model.checkpoint) does not fit model.network: {len(wrong)} weights, as {wrong[0]}")
     network.load_state_dict(given)
-    return tuple(content["dafw"]["labelled"])
+    said: dict[str, Any] = content["dafw"]
+    return said
 
 
 def compare(ours: dict[str, Any], theirs: dict[str, Any], path: Path) -> None:
