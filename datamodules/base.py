@@ -141,6 +141,8 @@ class DomainDataModule(pl.LightningDataModule):
         domain = self.load(name, split)
         if self.label_sets is None or domain.labels is None:
             return domain
+        if len(domain.labels) and np.ndim(domain.labels[0]):
+            raise UserError(f"data.label_sets needs one class a sample, and those of {name} have labels of many parts")
         sets = self.class_sets
         known = {one: code for code, one in enumerate(sets.source)}
         served = sets.target if name in self.target else sets.source

@@ -141,4 +141,4 @@ def find_label_sets(given: LabelSets | str) -> LabelSets | None:
     """
     if isinstance(given, LabelSets):
         return given
-    return PRESETS.get(choose("data.label_sets", given, ("closed", *PRESETS)))
+    return PRESETS.get(choose("data.label_sets", "null" if given is None else given, ("closed", *PRESETS)))

@@ -32,6 +32,8 @@ class Rejection(Recorded, nn.Module):
 
     def __init__(self, threshold: float | None = None, keep: float = 0.95) -> None:
         super().__init__()
+        if type(self).score is Rejection.score:
+            raise UserError("model.rejection must be a class that scores samples: Entropy, Confidence or one of yours")
         if threshold is not None and not math.isfinite(threshold):
             raise UserError(f"model.rejection.threshold must be a finite number or null, not {threshold}")
         if not 0 < keep <= 1:

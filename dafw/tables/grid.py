@@ -12,7 +12,7 @@ from dafw.tables.fields import (
     check_parts,
     split_task,
 )
-from dafw.tables.labels import may_monitor_target_labels, trains_on_target_labels
+from dafw.tables.labels import has_classes_of_the_target, may_monitor_target_labels, trains_on_target_labels
 from dafw.tables.overlay import merge
 from dafw.tables.published import Published
 
@@ -180,7 +180,7 @@ class Table:
 
         Raises:
             UserError: if one is ``oracle`` and that is not allowed, or :data:`LEFT_OUT` and a task has but one source,
-                or one run would need the settings of two tasks.
+                or one run would need the settings of two tasks, or the target has classes of its own.
         """
         table = replace(self, select=tuple(select) or self.select, allow_oracle=self.allow_oracle or allow_oracle)
         if "oracle" in table.select and not table.allow_oracle:
@@ -192,6 +192,11 @@ class Table:
         return table
 
     def _check_left_out(self) -> None:
+        if any(has_classes_of_the_target(config) for row in self.rows for config in self._configs(row)):
+            raise UserError(
+                f'selecting by "{LEFT_OUT}" would score the left-out source on classes that only the target has '
+                "(data.label_sets), with their labels: take another criterion"
+            )
         own = dict(self.per_task)
         served: dict[str, str] = {task: task for task in self.tasks}
         for task in self.tasks:

@@ -24,6 +24,17 @@ def may_monitor_target_labels(config: Mapping[str, Any]) -> bool:
     return allowed or '"oracle/' in json.dumps(config.get("trainer"), default=str)
 
 
+def has_classes_of_the_target(config: Mapping[str, Any]) -> bool:
+    """Whether ``data.label_sets`` gives the target classes that the sources lack."""
+    from datamodules.label_sets import PRESETS
+
+    arguments = (config.get("data") or {}).get("init_args") or {}
+    given = arguments.get("label_sets") or {}
+    if isinstance(given, str):
+        return bool(given in PRESETS and PRESETS[given].target_private)
+    return isinstance(given, Mapping) and given.get("target_private") not in (None, 0, "0", [])
+
+
 def _is_on(given: Any) -> bool:
     """A switch, which may be a word: whatever does not say no is on."""
     return given.strip().lower() not in NO if isinstance(given, str) else bool(given)

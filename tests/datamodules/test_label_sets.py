@@ -1,5 +1,6 @@
 """Label sets: which classes each side has, what a model predicts, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ def test_what_does_not_fit_is_refused(sets: LabelSets, sentence: str) -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(UserError, match=r'unknown data\.label_sets "null"'):
+        find_label_sets(None)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r'unknown data\.label_sets "digits-univrsal": did you mean "digits-universal"'):
         find_label_sets("digits-univrsal")
 
@@ -129,6 +132,20 @@ def test_classes_that_one_side_lacks_are_named() -> None:
     Lacking("a", "b", label_sets=LabelSets(2, 1)).setup("fit")
     with pytest.raises(UserError, match='b has no sample of class "two"'):
         Lacking("b", "a", label_sets=LabelSets(2, 1)).setup("fit")
+
+
+def test_labels_of_many_parts_are_refused() -> None:
+    """Such as masks, of which no label set chooses."""
+
+    class Masks(ToyData):
+        def load(self, name: str, split: Any) -> Any:
+            domain = super().load(name, split)
+            return replace(domain, labels=np.zeros((len(domain), 4, 4), dtype=np.int64))
+
+    with pytest.raises(
+        UserError, match=r"data.label_sets needs one class a sample, and those of a have labels of many"
+    ):
+        Masks("a", "b", label_sets=LabelSets(1)).domain("a", "train")
 
 
 def test_an_oracle_run_does_not_train_on_unknown_classes() -> None:

@@ -9,6 +9,7 @@ import torch
 from private_classes import judge, train
 from torch import Tensor
 
+from dafw.errors import UserError
 from dafw.loggers import CsvLog
 from dafw.losses.transferability import transferability
 from dafw.methods import UAN
@@ -95,6 +96,11 @@ def test_what_learns_from_what(outputs: Outputs) -> None:
         for name, term in terms.items()
     }
     assert reached == {"domain": [True, False, True, False], "similarity": [False, False, False, True]}
+
+
+def test_one_class_is_no_task() -> None:
+    with pytest.raises(UserError, match="the source has one alone"):
+        UAN(toy_network(), num_classes=1)
 
 
 def test_rejected_is_what_weighs_less_than_the_threshold(outputs: Outputs) -> None:

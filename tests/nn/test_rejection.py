@@ -141,5 +141,5 @@ def test_what_cannot_be_fitted() -> None:
 
 
 def test_a_rule_without_a_score() -> None:
-    with pytest.raises(NotImplementedError, match="Rejection must define score"):
-        Rejection()(logits())
+    with pytest.raises(UserError, match=r"model\.rejection must be a class that scores samples: Entropy, Confidence"):
+        Rejection(threshold=0.3)

@@ -191,6 +191,10 @@ def test_what_a_generalization_run_could_have_is_missing(make_table: Make, tmp_p
             {"per_task": {"A,B,C->D": {"trainer": {"max_epochs": 2}}}},
             "needs the run B,C->A,D for B,C,D->A and for A,B,C->D, but per_task gives the two different settings",
         ),
+        *(
+            ({"base": {"data": {"class_path": "PACS", "init_args": {"label_sets": sets}}}}, "classes that only the tar")
+            for sets in ("visda-open", {"common": 5, "target_private": 2}, {"common": 5, "target_private": ["dog"]})
+        ),
     ],
 )
 def test_where_it_does_not_exist(make_table: Make, changes: dict[str, Any], said: str) -> None:
@@ -200,6 +204,12 @@ def test_where_it_does_not_exist(make_table: Make, changes: dict[str, Any], said
     with pytest.raises(UserError) as error:
         make_table(**{**PARTS, **changes, "select": ["last"]}).with_selection([LEFT_OUT], False)
     assert said in str(error.value)
+
+
+def test_it_exists_where_the_target_lacks_classes(make_table: Make) -> None:
+    for sets in ("closed", "visda-partial", {"common": 5, "source_private": 2}, {"common": 5, "target_private": 0}):
+        data = {"class_path": "PACS", "init_args": {"label_sets": sets}}
+        assert make_table(**PARTS, base={"data": data}).select == (LEFT_OUT,)
 
 
 def line(sheet: Sheet, row: str, kind: str = "method") -> Line:

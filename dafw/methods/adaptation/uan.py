@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dafw.errors import UserError
 from dafw.losses.adversarial import domain_bce
 from dafw.losses.transferability import mean_one, transferability
 from dafw.methods.adversarial import AdversarialMethod
@@ -52,6 +53,9 @@ class UAN(AdversarialMethod):
         weight: weight of the domain loss.
         base: see :class:`~dafw.methods.base.Method`. The authors' code passes the domains one after the other, hence
             ``norm: separate``.
+
+    Raises:
+        UserError: if there is one class alone, of which no prediction is uncertain.
     """
 
     default_norm: ClassVar[Norm] = "separate"
@@ -75,6 +79,8 @@ class UAN(AdversarialMethod):
         **base,
     ) -> None:
         super().__init__(network, weight=weight, gamma=gamma, ramp_steps=ramp_steps, **base)
+        if self.num_classes < 2:
+            raise UserError("UAN measures how uncertain the class is, and the source has one alone (data.label_sets)")
         self.source_temperature, self.target_temperature = source_temperature, target_temperature
         self.threshold = threshold
         self.critic, self.similarity = (
