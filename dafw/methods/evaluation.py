@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.methods.unknown import UnknownClasses
+from dafw.nn.distributed import gather_unequal
 from dafw.problems import Outputs, Problem
 from dafw.selection import VALIDATORS, Evidence
 
@@ -72,8 +72,9 @@ class EvaluationSteps(UnknownClasses, Base):
         self.start_evaluation("validate")
 
     def on_test_start(self) -> None:
-        """See :meth:`start_evaluation`."""
+        """See :meth:`check_gradients`, :meth:`check_threshold` and :meth:`start_evaluation`."""
         self.check_gradients()
+        self.check_threshold()
         self.start_evaluation("test")
 
     def on_predict_start(self) -> None:
@@ -171,8 +172,7 @@ class EvaluationSteps(UnknownClasses, Base):
         for evaluation, batches in zip(self.evaluations, self.collected, strict=True):
             if evaluation.role == role:
                 found = [torch.cat(values, -1 if i == 2 else 0) for i, values in enumerate(zip(*batches, strict=True))]
-                if self.trainer.world_size > 1:
-                    found = [torch.cat(gather_all_tensors(value), -1 if i == 2 else 0) for i, value in enumerate(found)]
+                found = [gather_unequal(value, -1 if i == 2 else 0) for i, value in enumerate(found)]
                 order = found[2][0].argsort()
                 parts.append((found[0][order], found[1][order], found[2][:, order]))
         if not parts:

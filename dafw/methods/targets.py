@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from dafw.methods.base import Method
+from dafw.nn.distributed import gather_unequal
 from dafw.problems import Outputs
 
 
@@ -32,7 +32,7 @@ def training_outputs(method: Method, first: int, last: int) -> Outputs:
         features (n, d) and logits (n, K): domains in the datamodule's order, each one's samples in its own.
     """
     data: Any = method.trainer.datamodule  # type: ignore[attr-defined]
-    training, found = method.network.training, []
+    modes, found = [(module, module.training) for module in method.network.modules()], []
     method.network.eval()
     for position, domain in enumerate(data.train_domains[first:last], first):
         parts, labelled = [], position < len(data.labelled)
@@ -41,10 +41,10 @@ def training_outputs(method: Method, first: int, last: int) -> Outputs:
                 outputs = method.run(batch.to(method.device).x, len(batch) if labelled else 0)
             parts.append((batch.index.to(method.device), outputs.features, outputs.logits))
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-        if method.trainer.world_size > 1:
-            columns = [torch.cat(gather_all_tensors(column)) for column in columns]
+        columns = [gather_unequal(column) for column in columns]
         order = columns[0].argsort()
         found.append((columns[1][order], columns[2][order]))
-    method.network.train(training)
+    for module, training in modes:  # of which some may be frozen
+        module.training = training
     features, logits = (torch.cat(column) for column in zip(*found, strict=True))
     return Outputs(features, logits)

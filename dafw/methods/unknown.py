@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from dafw.errors import UserError
+from dafw.nn.distributed import gather_unequal
 from dafw.nn.rejection import Rejection
 from dafw.problems import Outputs, Problem
 
@@ -90,9 +90,6 @@ class UnknownClasses(Base):
         """Updates :meth:`new_metrics`; the first target of a validation fits a threshold that was not given.
 
         It is fitted to the sources' validation samples, which come before any target's.
-
-        Raises:
-            UserError: if there is nothing to fit it to, as in a test that no training preceded.
         """
         if role.startswith("source"):
             self.problem.score(metrics, outputs, y)
@@ -102,7 +99,6 @@ class UnknownClasses(Base):
         if self.known_logits:
             found, self.known_logits = self.known_logits, []
             self.fit_rejection(found)
-        self.check_threshold()
         self.problem.score(metrics, outputs, y, *self.margins(outputs))
 
     def margins(self, outputs: Outputs) -> tuple[Tensor, ...]:
@@ -122,8 +118,7 @@ class UnknownClasses(Base):
     def fit_rejection(self, found: list[Tensor]) -> None:
         """Fits a threshold that was not given to logits (n, K) of this rank's source validation samples."""
         assert self.rejection is not None
-        own = torch.cat(found)
-        self.rejection.fit(torch.cat(gather_all_tensors(own)) if self.trainer.world_size > 1 else own)
+        self.rejection.fit(gather_unequal(torch.cat(found)))
 
     @torch.no_grad()
     def fit_final_rejection(self) -> None:

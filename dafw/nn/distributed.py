@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 def world_size() -> int:
@@ -56,6 +57,19 @@ def sum_over_ranks(x: Tensor) -> Tensor:
         return x
     total: Tensor = _SumOverRanks.apply(x)
     return total
+
+
+def gather_unequal(x: Tensor, dim: int = 0) -> Tensor:
+    """The ranks' tensors one after the other, where they may differ in size along ``dim``; not differentiable.
+
+    Args:
+        x: this rank's.
+        dim: along which they are joined.
+
+    Returns:
+        The same on every rank; ``x`` itself on one process.
+    """
+    return x if world_size() == 1 else torch.cat(gather_all_tensors(x), dim)
 
 
 def mean_over_ranks(tensors: list[Tensor]) -> list[Tensor]:

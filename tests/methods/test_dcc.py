@@ -219,38 +219,28 @@ def test_a_sample_of_an_unmatched_cluster_is_unknown() -> None:
     assert (method.unknown_scores(outputs) < 0).all()
 
 
-class Represents(DCC):
-    """Classifies, clusters and aligns a linear map of the features."""
+class Further(DCC):
+    """With a term of its own."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.map = nn.Linear(self.network.num_features, self.network.num_features)
         self.seen: list[tuple[int, int]] = []
-
-    def represent(self, features: Tensor) -> Tensor:
-        mapped: Tensor = self.map(features)
-        return mapped
 
     def extra_terms(self, batch: Batch, joint: Outputs) -> Losses:
         self.seen.append((len(batch), len(joint)))
         return {"square": 1e-3 * joint.features.square().mean()}
 
 
-def test_what_is_represented_is_used_everywhere(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    method = Represents(toy_network(), num_classes=3, lr=0.05, **TINY)
-    before = method.map.weight.detach().clone()
-    small().train(tmp_path, method=method)
-    assert not torch.equal(before, method.map.weight)
+def test_further_terms_see_all_rows_and_train(tmp_path: Path) -> None:
+    trained = []
+    for owner in (DCC, Further):
+        torch.manual_seed(0)
+        method = owner(toy_network(), num_classes=3, lr=0.05, **TINY)
+        small().train(tmp_path / owner.__name__, method=method)
+        trained.append(torch.cat([parameter.detach().flatten() for parameter in method.network.parameters()]))
+    assert isinstance(method, Further)
     assert method.seen == [(24, 24)] * STEPS
-    method.eval()
-    images = torch.rand(6, 3, 6, 6)
-    with torch.no_grad():
-        plain, served = method.network(images), method(images)
-        torch.testing.assert_close(served.features, method.map(plain.features))
-        torch.testing.assert_close(served.logits, method.network.head(served.features))  # type: ignore[operator, misc]
-        batch = Batch(images, torch.empty(0), torch.zeros(6, dtype=torch.int64), torch.arange(6), 0)
-        assert torch.equal(method.evaluate(batch, source=False).logits, served.logits)
+    assert not torch.equal(*trained)
 
 
 def test_terms_by_hand(tmp_path: Path) -> None:
@@ -286,6 +276,7 @@ def test_terms_by_hand(tmp_path: Path) -> None:
     ("changes", "sentence"),
     [
         ({"classes": 0}, "model.classes must be at least 1, not 0"),
+        ({"k_first": 0}, "model.k_first must be at least 1, not 0"),
         ({"k_limit": 0.5}, "model.k_limit must be at least 1, not 0.5"),
         ({"temperature": 0.0}, "model.temperature must be a positive number"),
     ],

@@ -59,3 +59,20 @@ def test_what_is_held_out_is_not_among_them(tmp_path: Path) -> None:
     assert len(method.found) == len(data.train_domains[1]) == 30
     oracle = asked(tmp_path, Asks, ToyData("a", "b", batch_size=4, steps_per_epoch=3, oracle=True))
     assert len(oracle.found) == 40
+
+
+class Frozen(Asks):
+    """With a backbone that stays in evaluation mode."""
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        self.network.backbone.eval()
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        assert not any(module.training for module in self.network.backbone.modules())
+
+
+def test_a_frozen_part_stays_in_evaluation_mode(tmp_path: Path) -> None:
+    method = asked(tmp_path, Frozen, ToyData("a", "b", batch_size=4, steps_per_epoch=3))
+    assert len(method.found) == 40

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError
@@ -117,14 +117,10 @@ class DCC(AdaptationMethod):
         **base,
     ) -> None:
         super().__init__(network, **base)
-        counts = {
-            "classes": classes,
-            "k_step": k_step,
-            "k_first": k_first or k_step,
-            "k_patience": k_patience,
-            "kmeans_trials": kmeans_trials,
-        }
-        for name, value in {**counts, "per_class": per_class, "k_limit": k_limit}.items():
+        self.k_first = k_step if k_first is None else k_first
+        counts = {"classes": classes, "per_class": per_class, "kmeans_trials": kmeans_trials}
+        search_counts = {"k_step": k_step, "k_first": self.k_first, "k_limit": k_limit, "k_patience": k_patience}
+        for name, value in {**counts, **search_counts}.items():
             if value < 1:
                 raise UserError(f"model.{name} must be at least 1, not {value}")
         if not temperature > 0:
@@ -132,7 +128,6 @@ class DCC(AdaptationMethod):
         self.balanced_weight, self.cdd_weight, self.prototype_weight = balanced_weight, cdd_weight, prototype_weight
         self.classes, self.per_class, self.temperature = classes, per_class, temperature
         self.gamma, self.ramp_steps, self.warmup_steps = gamma, ramp_steps, warmup_steps
-        self.k_first = k_step if k_first is None else k_first
         self.k_step, self.k_limit, self.k_patience, self.kmeans_trials = k_step, k_limit, k_patience, kmeans_trials
         self.cdd_normaliser = cdd_normaliser
         if balanced_weight or cdd_weight or prototype_weight:
@@ -144,26 +139,14 @@ class DCC(AdaptationMethod):
 
     # ---- what a method on top of this one changes
 
-    def represent(self, features: Tensor) -> Tensor:
-        """What is classified, clustered and aligned in place of the network's features: (n, d) -> (n, d)."""
-        return features
-
     def extra_terms(self, batch: Batch, joint: Outputs) -> Losses:
         """Further weighted terms of a step.
 
         Args:
             batch: all rows of the step.
-            joint: their outputs, in the same order; ``joint.features`` is what :meth:`represent` returned.
+            joint: their outputs, in the same order.
         """
         return {}
-
-    def run(self, x: Any, num_source: int | None, network: nn.Module | None = None) -> Outputs:
-        """One pass of the network, then :meth:`represent` and the head; in training, clustering, and serving alike."""
-        outputs = super().run(x, num_source, network)
-        features = self.represent(outputs.features)
-        if features is outputs.features:
-            return outputs
-        return Outputs(features, (network or self.network).head(features))  # type: ignore[operator]
 
     # ---- training
 
@@ -234,12 +217,8 @@ class DCC(AdaptationMethod):
         """Clusters the targets' training samples anew. The ranks share the forward; the first one does the rest."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         began, first = time.monotonic(), len(data.labelled)
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
         source = training_outputs(self, 0, first).features
         target = training_outputs(self, first, first + len(data.training_targets)).features
-        for module, mode in modes:
-            module.training = mode
         found: Clusters | None = None
         if self.trainer.is_global_zero:
             labels = torch.cat([torch.as_tensor(domain.labels) for domain in data.train_domains[:first]]).long()
