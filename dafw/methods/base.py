@@ -111,7 +111,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         network.set_classes(num_classes)
         self.network = network
         self.norm: Norm = norm or self.default_norm
-        self.rows: Rows = convert_norm(network, self.norm)
+        self.rows: Rows = convert_norm(network, self.norm, network.backbone if network.frozen else None)
         self.ema = None if ema_decay is None else ModelEmaV3(network, decay=ema_decay).requires_grad_(False)
         #: Updates for each batch of a method that makes them itself; 0 if it does not say.
         self.updates_per_batch = 0
@@ -374,6 +374,8 @@ class AdaptationMethod(Method):
 
     def compare_gradients(self, terms: Losses, features: Tensor) -> None:
         """Diagnoses, for each term, its gradient's norm at the features over the supervised loss's."""
+        if not features.requires_grad:  # a frozen backbone's own
+            return
         squares = {}
         for name, term in terms.items():
             if term.requires_grad:

@@ -1,7 +1,7 @@
 """The network every method trains: normalisation, a backbone, perhaps a bottleneck, and a label head."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from dafw.nn.backbones import make_backbone
 from dafw.nn.ibn import IBNForm
 from dafw.nn.mixstyle import Pairs, insert_mixstyle
 from dafw.nn.mlp import mlp
+from dafw.nn.remember import Remembered
 from dafw.problems.outputs import Outputs
 
 _NO_HEAD = "the network has no label head yet: call set_classes(num_classes) first"
@@ -47,6 +48,10 @@ class Network(Recorded, nn.Module):
         channels_last: keep images and convolutions in channels-last memory.
         compile: compile the backbone with ``torch.compile``.
         backbone_args: further arguments of the backbone's constructor.
+        frozen: keep the backbone's weights and running statistics as they are, in evaluation mode: bottleneck and head
+            alone learn.
+        remember: features of so many images are kept in memory, by what a frozen backbone makes of each, so that it is
+            passed once in all runs of a process (:mod:`dafw.nn.remember`). Images that are augmented differ each time.
         ibn: ``a`` or ``b`` makes an IBN-Net of a timm ResNet, see :func:`~dafw.nn.ibn.convert_ibn`. ``weights`` may be
             those of the plain ResNet: what batch normalisation had learnt goes to both parts, its running statistics to
             the remaining batch normalisation. Without weights every normalisation starts with scale 1, unless
@@ -90,6 +95,8 @@ class Network(Recorded, nn.Module):
         channels_last: bool = False,
         compile: bool = False,
         backbone_args: dict[str, Any] | None = None,
+        frozen: bool = False,
+        remember: int = 0,
         ibn: IBNForm | None = None,
         mixstyle: list[int] | None = None,
         mixstyle_alpha: float = 0.1,
@@ -105,6 +112,10 @@ class Network(Recorded, nn.Module):
         if head == "weight_norm" and head_width is not None:
             raise UserError("a weight-normalised head is one layer: leave out head_width, or head: weight_norm")
         self.backbone_name = backbone
+        if frozen and mixstyle:
+            raise UserError("mixstyle does nothing in a frozen backbone, which is in evaluation mode")
+        if remember < 0 or (remember and not frozen):
+            raise UserError(f"remember is a number of images, of a backbone that is frozen: not {remember} here")
         self.head_width, self.dropout = head_width, dropout
         self.backbone_lr = backbone_lr
         self.channels_last = channels_last
@@ -126,6 +137,11 @@ class Network(Recorded, nn.Module):
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
             self.backbone.compile()
+        self.frozen = frozen
+        self.remembered = Remembered(remember) if remember else None
+        if frozen:
+            self.backbone.requires_grad_(False).eval()
+            self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     def _set_normalisation(self, mean: list[float] | None, std: list[float] | None, channels: int) -> None:
         """Folds the division by 255, the mean and the standard deviation into a scale and a shift, each (C, 1, 1)."""
@@ -184,12 +200,31 @@ class Network(Recorded, nn.Module):
         Raises:
             UserError: see :meth:`forward`.
         """
-        features: Tensor = self.backbone(self.normalise(x))
+        features = self.encode(x)
         if features.ndim != 2:
             shape = tuple(features.shape)
             raise UserError(f"the backbone {self.backbone_name} returns {shape}, not (N, d): it must pool its features")
         after = self.feature_dropout if self.bottleneck is None else self.bottleneck
         return features if after is None else after(features)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """What the backbone makes of images (N, C, H, W): (N, d), of which a frozen one takes no gradient."""
+        if not self.frozen:
+            encoded: Tensor = self.backbone(self.normalise(x))
+        elif self.remembered is None:
+            with torch.no_grad():
+                encoded = self.backbone(self.normalise(x))
+        else:
+            how = f"{self.mean} {self.std} {self.shift.dtype} {self.channels_last}"
+            encoded = self.remembered(self.backbone, x, self.normalise, how)
+        return encoded
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module's, but a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
     def normalise(self, x: Tensor) -> Tensor:
         """What the backbone sees of ``x``. One operation on an image, two if it changes the memory format."""
@@ -225,6 +260,11 @@ class Network(Recorded, nn.Module):
             for part, part_lr in parts
         ]
         return [group for group in groups if group["params"]]
+
+
+def _forget(network: nn.Module, _: Any) -> None:
+    if isinstance(network, Network) and network.remembered is not None:
+        network.remembered.forget()
 
 
 def _per_channel(

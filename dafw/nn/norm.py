@@ -317,7 +317,7 @@ def averaged_statistics(module: nn.Module) -> Iterator[int]:
                 tensor.copy_(before)
 
 
-def convert_norm(module: nn.Module, mode: NormMode) -> Rows:
+def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = None) -> Rows:
     """Put every batch normalisation inside ``module`` into ``mode``; parameters and buffers remain the same objects.
 
     Replaces ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm`` and timm's layers that fuse an activation (which they keep);
@@ -326,6 +326,7 @@ def convert_norm(module: nn.Module, mode: NormMode) -> Rows:
     Args:
         module: a network, changed in place.
         mode: joint, separate, domain_specific or frozen.
+        skip: a part that is left as it is.
 
     Returns:
         The ``Rows`` that all layers read: set ``num_source`` on it before each forward pass.
@@ -340,7 +341,8 @@ def convert_norm(module: nn.Module, mode: NormMode) -> Rows:
         raise ValueError(f"a {name} cannot be replaced from within: pass the network that holds it")
     rows = Rows()
     converted: dict[nn.Module, DomainBatchNorm] = {}  # a layer may be registered in two places
-    for parent in list(module.modules()):
+    skipped = set() if skip is None else set(skip.modules())
+    for parent in [part for part in module.modules() if part not in skipped]:
         if isinstance(parent, DomainBatchNorm):
             parent._enter(mode, rows)
         elif isinstance(getattr(parent, "rows", None), Rows):

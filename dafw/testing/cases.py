@@ -36,7 +36,7 @@ TINY: dict[str, dict[str, Any]] = {
     "SHOT": {"refresh_every": 3},
     "MemSPM": {
         **{"items": 6, "sub_prototypes": 2, "top_k": 3, "head_width": 6, "decoder_widths": [4, 4]},
-        **{"freeze_encoder": False, "classes": 2, "per_class": 2, "kmeans_trials": 2, "ramp_steps": 8},
+        **{"classes": 2, "per_class": 2, "kmeans_trials": 2, "ramp_steps": 8},
     },
     "MCD": {"head_widths": [6], "head_dropout": 0.0, "balance": 0.1},
     "ADDA": {"width": 8, "depth": 1, "critic_norm": True},

@@ -1,5 +1,6 @@
 """MemSPM: what stands between its encoder and its head, its reconstruction, and what it shows of the memory."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,16 @@ def test_terms(tmp_path: Path, reduction: str) -> None:
     torch.testing.assert_close(terms["reconstruction"], expected, rtol=1e-6, atol=1e-9)
 
 
+def test_a_smaller_reconstruction_is_of_averages_over_areas() -> None:
+    method = made(reconstruction_size=2)
+    _, _, decoder = parts(method)
+    batch = one_batch(method)
+    joint = method.run(batch.x, batch.num_source)
+    blocks = method.network.normalise(batch.x).unfold(2, 3, 3).unfold(3, 3, 3).mean((-2, -1))  # of 6 x 6 pixels
+    expected = method.reconstruction_weight * (decoder(joint.features, (2, 2)) - blocks).square().mean()
+    torch.testing.assert_close(method.extra_terms(batch, joint)["reconstruction"], expected)
+
+
 def test_all_terms_of_dcc_and_one_more_are_trained(tmp_path: Path) -> None:
     method, dcc = train(tmp_path), case(DCC).train(tmp_path, precision="64-true")[0]
     assert method.last_terms.keys() == dcc.last_terms.keys() | {"reconstruction"}
@@ -104,7 +115,9 @@ def test_gradients_of_the_reconstruction_reach_memory_encoder_and_decoder() -> N
 def test_a_frozen_encoder_stays_as_it_was(tmp_path: Path) -> None:
     before = {key: value.double() for key, value in made().network.state_dict().items()}
     for frozen in (True, False):
-        method = train(tmp_path, freeze_encoder=frozen)
+        item = replace(case(MemSPM, **arguments()), network={"frozen": frozen})
+        method, _ = item.train(tmp_path, precision="64-true")
+        assert isinstance(method, MemSPM)
         moved = differences(before, {key: value.double() for key, value in method.network.state_dict().items()})
         assert "bottleneck.0.memory" in moved
         assert {key for key in moved if key.startswith("head.")} >= {"head.0.weight", "head.2.weight"}
@@ -120,10 +133,10 @@ def test_a_frozen_encoder_stays_as_it_was(tmp_path: Path) -> None:
 
 
 def test_an_encoder_with_a_bottleneck_learns_that(tmp_path: Path) -> None:
-    item = case(MemSPM, **arguments(freeze_encoder=True))
+    item = case(MemSPM, **arguments())
     torch.manual_seed(5)
-    network = toy_network(bottleneck=5, dropout=0.1)
-    method = MemSPM(network, num_classes=CLASSES, **arguments(freeze_encoder=True))
+    network = toy_network(bottleneck=5, dropout=0.1, frozen=True)
+    method = MemSPM(network, num_classes=CLASSES, **arguments())
     before = {key: value.clone() for key, value in network.state_dict().items()}
     item.train(tmp_path, method=method, epochs=1)
     memory, _, _ = parts(method)
@@ -195,7 +208,12 @@ def test_only_images_can_be_reconstructed() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [({"reconstruction": "median"}, "reconstruction"), ({"top_k": 7}, "top_k"), ({"decoder_widths": [4]}, "widths")],
+    [
+        ({"reconstruction": "median"}, "reconstruction"),
+        ({"top_k": 7}, "top_k"),
+        ({"decoder_widths": [4]}, "widths"),
+        ({"reconstruction_size": 0}, "pixels"),
+    ],
 )
 def test_refusals(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
@@ -208,15 +226,15 @@ def test_clips_vit_from_a_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     given = timm.create_model(name, pretrained=False, **small).state_dict()
     torch.save(given, tmp_path / "clip.pt")
-    network = Network(name, weights=str(tmp_path / "clip.pt"), backbone_args=small)
+    network = Network(name, weights=str(tmp_path / "clip.pt"), backbone_args=small, frozen=True)
     assert (network.num_features, network.mean[0]) == (768, timm.get_pretrained_cfg(name).mean[0])  # type: ignore[union-attr]
-    item = case(MemSPM, **arguments(freeze_encoder=True))
+    item = case(MemSPM, **arguments())
     data = item.make_data(batch_size=4, steps_per_epoch=2)
     for name_of, split in (("a", "train"), ("b", "train"), ("a", "val"), ("b", "val"), ("b", "test")):
         domain = data.load(name_of, split)  # type: ignore[arg-type]
         enlarged = [nn.functional.interpolate(domain.inputs[i][None].float(), 32)[0] for i in range(len(domain))]
         data._loaded[name_of, split] = type(domain)(name_of, [x.to(torch.uint8) for x in enlarged], domain.labels)
-    method = MemSPM(network, num_classes=CLASSES, **arguments(freeze_encoder=True))
+    method = MemSPM(network, num_classes=CLASSES, **arguments())
     item.train(tmp_path, method=method, data=data, epochs=1, limit_val_batches=0)
     assert parts(method)[0].memory.shape == (6, 2, 768)
     state = network.backbone.state_dict()

@@ -1,9 +1,10 @@
 """MemSPM: memory-assisted sub-prototype mining."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError, choose
@@ -40,7 +41,7 @@ class MemSPM(DCC):
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K); a bottleneck, if it has one, is part of the
-            encoder, but learns. The paper's: ``backbone: vit_base_patch16_clip_224``, without bottleneck.
+            encoder, but learns. The paper's: ``backbone: vit_base_patch16_clip_224``, ``frozen: true``, no bottleneck.
         num_classes: classes to predict.
         items: N of the memory (unsure).
         sub_prototypes: S of each item (unsure; 1 leaves items without sub-prototypes).
@@ -50,11 +51,11 @@ class MemSPM(DCC):
         threshold: ``adaptive``, or a fixed one for all samples.
         cosine: compare by cosines instead of inner products (unsure); with it ``read_temperature`` must be small.
         read_temperature: divides the similarities before the softmax (unsure; MemAE has none, 1).
-        freeze_encoder: leave the backbone as it is, in evaluation mode. A backbone without pretrained weights must
-            learn, at ``network.backbone_lr`` times the rate.
         head_width: hidden width of the label head; the network's own head if ``None``.
         reconstruction_weight: weight of the reconstruction (unsure); with 0 there is no decoder.
         reconstruction: the squared error's ``mean`` over an image's values, or their ``sum`` (unsure).
+        reconstruction_size: height and width of what is reconstructed, the images' averages over areas; the images
+            themselves if ``None``. A small one saves most of the decoder's work.
         decoder_widths: channels of the decoder's first map and of what each block makes of it, see
             :class:`~dafw.nn.decoder.Decoder`; 128, 64, 32 if ``None`` (unsure).
         base: see :class:`~dafw.methods.adaptation.dcc.DCC`. ``cdd_weight`` is 0.1 in the paper, as recalled.
@@ -90,10 +91,10 @@ class MemSPM(DCC):
         threshold: Literal["adaptive"] | float = "adaptive",
         cosine: bool = False,
         read_temperature: float = 1.0,
-        freeze_encoder: bool = True,
         head_width: int | None = 256,
         reconstruction_weight: float = 0.1,
         reconstruction: Literal["mean", "sum"] = "mean",
+        reconstruction_size: int | None = None,
         decoder_widths: list[int] | None = None,
         **base,
     ) -> None:
@@ -106,21 +107,14 @@ class MemSPM(DCC):
         network.bottleneck = nn.Sequential(*encoder, memory).to(network.shift)
         network.head, network.num_classes = head.to(network.shift), num_classes
         super().__init__(network, num_classes=num_classes, **base)
-        self.freeze_encoder = freeze_encoder
-        if freeze_encoder:
-            network.backbone.requires_grad_(False).eval()
         self.reconstruction_weight = reconstruction_weight
         self.reconstruction = choose("reconstruction", reconstruction, ("mean", "sum"))
+        if reconstruction_size is not None and reconstruction_size < 1:
+            raise UserError(f"model.reconstruction_size is a number of pixels, not {reconstruction_size}")
+        self.reconstruction_size = reconstruction_size
         self.decoder: Decoder | None = None
         if reconstruction_weight:
             self.decoder = Decoder(width, len(network.mean), decoder_widths or (128, 64, 32)).to(network.shift)
-
-    def train(self, mode: bool = True) -> Self:
-        """As any module's, but a frozen encoder stays in evaluation mode."""
-        super().train(mode)
-        if self.freeze_encoder:
-            self.network.backbone.eval()
-        return self
 
     def extra_terms(self, batch: Batch, joint: Outputs) -> Losses:
         """The reconstruction of all rows' images from ``joint.features``, the embeddings that the memory gave."""
@@ -129,6 +123,8 @@ class MemSPM(DCC):
         if batch.x.ndim != 4:
             raise UserError("only images can be reconstructed: model.reconstruction_weight 0 for other inputs")
         images = self.network.normalise(batch.x)
+        if self.reconstruction_size is not None:
+            images = F.adaptive_avg_pool2d(images, self.reconstruction_size)
         errors = (full_precision(self.decoder(joint.features, images.shape[2:])) - images).square().flatten(1)
         of_rows = errors.mean(1) if self.reconstruction == "mean" else errors.sum(1)
         return {"reconstruction": self.reconstruction_weight * of_rows.mean()}
@@ -140,7 +136,7 @@ class MemSPM(DCC):
         """What the served network's memory reads for target images (N, C, H, W); in evaluation mode, please."""
         network: Any = self.served
         *encoder, memory = network.bottleneck
-        z = network.backbone(network.normalise(x))
+        z = network.encode(x)
         for layer in encoder:
             z = layer(z)
         found: Read = memory.read(z)
