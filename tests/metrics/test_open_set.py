@@ -1,11 +1,7 @@
 """Open-set metrics against reference vectors, scikit-learn, a count in plain Python, and on two ranks."""
 
-import importlib.util
 import math
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +12,10 @@ from golden_vectors import golden
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from two_ranks import one_and_both
 
-import dafw
 from dafw.errors import UserError
 from dafw.metrics import OS, CommonAccuracy, HScore, OpenSetMetric, UnknownAccuracy, UnknownFPR95, open_set_metrics
-
-SCRIPT = Path(__file__).with_name("two_ranks.py")
 
 
 def samples(rows: int, classes: int, seed: int = 0, ties: int = 0) -> dict[str, Tensor]:
@@ -223,35 +217,9 @@ def test_wrong_arguments() -> None:
             make(0)
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    """What rank 0 and rank 1 found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    path = os.pathsep.join([str(Path(dafw.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), str(folder)]
-    started = [
-        subprocess.Popen([*command, str(rank), "2"], env=environment, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        for process in started:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors
-    finally:
-        for process in started:
-            process.kill()
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
-
-
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_two_ranks_find_what_one_process_finds(ranks: list[dict[str, dict[str, Tensor]]]) -> None:
-    spec = importlib.util.spec_from_file_location("metrics_two_ranks", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    one = module.everything(0, 1)
+def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
+    one, *ranks = one_and_both(Path(__file__).with_name("over_ranks.py"), tmp_path)
     assert all(not value.isnan() for value in one["in turn"].values())
     for found in ranks:
         assert found.keys() == one.keys()

@@ -1,46 +1,21 @@
 """Two gloo processes with batch b against one with batch 2b, in float64."""
 
-import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from two_ranks import one_and_both
 
 import dafw.nn.distributed
 
-SCRIPT = Path(__file__).with_name("two_ranks.py")
 Results = dict[str, dict[str, Tensor]]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Results, Results]:
     """What one process, rank 0 and rank 1 found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    root = Path(dafw.nn.distributed.__file__).parents[2]
-    path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), str(folder)]
-    ranks = [
-        subprocess.Popen([*command, str(rank), "2"], env=environment, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        for rank in ranks:
-            _, errors = rank.communicate(timeout=120)
-            assert rank.returncode == 0, errors
-    finally:
-        for rank in ranks:
-            rank.kill()
-    spec = importlib.util.spec_from_file_location("two_ranks", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.everything(0, 1), torch.load(folder / "rank0.pt"), torch.load(folder / "rank1.pt")
+    return one_and_both(Path(__file__).with_name("over_ranks.py"), tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("position", [0, 1])

@@ -1,10 +1,7 @@
-"""What each rank of the distributed tests computes; run as a script, once per rank: FOLDER RANK WORLD_SIZE."""
+"""What each rank of the distributed tests computes."""
 
-import sys
 from collections.abc import Callable
-from datetime import timedelta
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -153,13 +150,3 @@ def everything(rank: int, world: int) -> dict[str, dict[str, Tensor]]:
     for mode, shape, momentum in product(NORM_MODES, ((), (2, 3)), (0.3, None)):
         found[f"norm {mode} {shape} {momentum}"] = of_norm(mode, shape, momentum, rank, world)
     return found
-
-
-if __name__ == "__main__":
-    folder, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=(folder / "meet").as_uri(), rank=rank, world_size=world, timeout=timedelta(seconds=60)
-    )
-    torch.save(everything(rank, world), folder / f"rank{rank}.pt")
-    dist.destroy_process_group()

@@ -1,11 +1,6 @@
-"""What each rank finds; run as a script, once per rank: FOLDER RANK WORLD_SIZE."""
-
-import sys
-from datetime import timedelta
-from pathlib import Path
+"""What each rank finds of the metrics."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from dafw.metrics import open_set_metrics
@@ -40,13 +35,3 @@ def everything(rank: int, world: int) -> dict[str, dict[str, Tensor]]:
             metrics.update(**batch)
         found[name] = metrics.compute()
     return found
-
-
-if __name__ == "__main__":
-    folder, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=(folder / "meet").as_uri(), rank=rank, world_size=world, timeout=timedelta(seconds=60)
-    )
-    torch.save(everything(rank, world), folder / f"rank{rank}.pt")
-    dist.destroy_process_group()
