@@ -56,9 +56,7 @@ def _numbers(store: Store) -> list[str]:
         f"average: over the tasks at each seed, then over seeds; worst: {lowest}." if several else "",
         f"worst: {lowest}." if targets and not several else "",
         f"Rows marked (oracle) use target labels in training: {', '.join(oracles)}." if oracles else "",
-        "The criterion oracle chooses the checkpoint with target validation labels."
-        if "oracle" in table.select
-        else "",
+        *_oracle(store),
         f"A callback was allowed to monitor target labels in: {', '.join(monitoring)}." if monitoring else "",
         "No target label was used to train or to select a checkpoint." if unseen else "",
         *_left_out(store),
@@ -72,6 +70,15 @@ def _numbers(store: Store) -> list[str]:
         f"This is a part of the table: {table.narrowed}." if table.narrowed else "",
         f"Every cell was overlaid with {_flat(merge({}, dict(table.settings)))}." if table.settings else "",
     ]
+
+
+def _oracle(store: Store) -> list[str]:
+    """What the criterion oracle reads, and by which metric where that is not the one that is printed."""
+    others = {result.own_metric for result in store.results.values() if "oracle" in result.criteria}
+    others -= {store.table.metric}
+    by = f", by {' or '.join(sorted(name.replace('_', ' ') for name in others))}" if others else ""
+    said = f"The criterion oracle chooses the checkpoint with target validation labels{by}."
+    return [said] if "oracle" in store.table.select else []
 
 
 def _label_sets(store: Store) -> list[str]:

@@ -41,11 +41,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Result:
-    """One finished run. Metrics are fractions; ``ranks`` and ``num_target_test`` are 0 where the file does not say."""
+    """One finished run. Metrics are fractions; ``ranks`` and ``num_target_test`` are 0 where the file does not say.
+
+    ``metric`` is what is read; ``own_metric`` is the run's own, by which target labels judge its validations.
+    """
 
     directory: Path
     target: tuple[str, ...]
     metric: str
+    own_metric: str
     test: Metrics
     history: tuple[Record, ...]
     higher_is_better: Mapping[str, bool]
@@ -67,7 +71,7 @@ class Result:
     def criteria(self) -> tuple[str, ...]:
         """The selection criteria this run can be read by."""
         validators = sorted({name for record in self.history for name in record.validators})
-        oracle = ["oracle"] if any(self.metric in record.oracle for record in self.history) else []
+        oracle = ["oracle"] if any(self.own_metric in record.oracle for record in self.history) else []
         return ("last", *validators, *oracle)
 
     def is_without(self, criterion: str) -> bool:
@@ -84,7 +88,8 @@ class Result:
         """The test metric of each target domain at the checkpoint the criterion chooses, as a fraction.
 
         ``last`` is the final weights, and so is every other criterion where these are an average over training, which
-        no validation is of. A validator chooses the validation at which it was best, the earliest of equals;
+        no validation is of. A validator chooses the validation at which it was best, the earliest of equals,
+        and ``oracle`` that of the best ``own_metric`` on the target's validation split;
         scores that are not finite are never chosen. None if the run does not have what the criterion needs.
         """
         if criterion == "last" or self.averaged:
@@ -92,7 +97,7 @@ class Result:
         scored: list[tuple[float, Record]] = []
         for record in self.history:
             score = (record.oracle if criterion == "oracle" else record.validators).get(
-                self.metric if criterion == "oracle" else criterion
+                self.own_metric if criterion == "oracle" else criterion
             )
             if score is not None and math.isfinite(score):
                 up = criterion == "oracle" or self.higher_is_better.get(criterion, True)
@@ -252,6 +257,7 @@ def _parse(directory: Path, given: Any, metric: str) -> Result:
         directory=directory,
         target=tuple(given["target"]),
         metric=metric,
+        own_metric=str(given.get("metric") or metric),
         test={name: _floats(metrics) for name, metrics in given["test"].items()},
         history=history,
         higher_is_better={name: bool(up) for name, up in given["higher_is_better"].items()},

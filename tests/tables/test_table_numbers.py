@@ -201,6 +201,19 @@ def test_criteria_side_by_side(make_table: Make, fill: Fill) -> None:
     assert any("criterion oracle" in sentence for sentence in sheet.caption)
 
 
+def test_another_metric_is_read_where_the_oracle_chose_by_the_runs_own(make_table: Make, fill: Fill) -> None:
+    table = make_table(tasks=["mnist->mnistm"], seeds=[0, 1], select=["oracle"], allow_oracle=True, metric="auroc")
+    history = [
+        {"step": step, "validators": {}, "oracle": {"h_score": score}, "test": {"mnistm": {"auroc": auroc}}}
+        for step, score, auroc in [(200, 0.2, 0.9), (400, 0.6, 0.5), (600, 0.1, 0.7)]
+    ]
+    tests = {"mnistm": {"auroc": 0.8, "h_score": 0.3}}
+    root = fill(table, lambda *_: 0.5, history=history, metric="h_score", test=tests)
+    sheet = make_sheet(load(table, root))
+    assert [value and value.mean for value in line(sheet, "DANN").values] == pytest.approx([50])
+    assert "The criterion oracle chooses the checkpoint with target validation labels, by h score." in sheet.caption
+
+
 def test_a_criterion_that_no_run_knows(make_table: Make, fill: Fill) -> None:
     table = make_table(select=["in"])
     with pytest.raises(UserError, match='unknown selection criterion "in": did you mean "im"'):
