@@ -38,9 +38,10 @@ class LabelSets:
         """
         given = {role: getattr(self, role) for role in ROLES}
         numbers = {role: chosen for role, chosen in given.items() if isinstance(chosen, int)}
-        for role, number in numbers.items():
-            if number < 0:
-                raise UserError(f"data.label_sets.{role} must be 0 or more, or a list of classes, not {number}")
+        for role, chosen in given.items():
+            if not isinstance(chosen, list | tuple) and numbers.get(role, -1) < 0:
+                said = "null" if chosen is None else chosen
+                raise UserError(f"data.label_sets.{role} must be 0 or more, or a list of classes, not {said}")
         named = {role: [str(name) for name in chosen] for role, chosen in given.items() if not isinstance(chosen, int)}
         seen: dict[str, str] = {}
         for role, names in named.items():

@@ -53,6 +53,7 @@ def test_kinds(sets: tuple[int, int, int], kind: str) -> None:
         (LabelSets(0, 2), "data.label_sets.common must have at least one class"),
         (LabelSets([], 2), "data.label_sets.common must have at least one class"),
         (LabelSets(-1), "data.label_sets.common must be 0 or more, or a list of classes, not -1"),
+        (LabelSets(2, 0, None), "data.label_sets.target_private must be 0 or more, or a list of classes, not null"),
     ],
 )
 def test_what_does_not_fit_is_refused(sets: LabelSets, sentence: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dafw.data.batch import Batch
+from dafw.errors import UserError
 from dafw.methods import OVANet, SourceOnly
 from dafw.problems import Outputs
 from dafw.testing import case
@@ -79,6 +80,12 @@ def test_rejected_is_what_the_predicted_classs_classifier_takes_for_another() ->
     torch.testing.assert_close(stricter.unknown_scores(Outputs(features, logits)), scores - 0.4)
     undecided = torch.zeros(1, 8)
     assert method.unknown_scores(Outputs(undecided, logits[:1])).tolist() == [0]  # and so not rejected
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+def test_a_threshold_that_is_no_probability_is_refused(threshold: float) -> None:
+    with pytest.raises(UserError, match=rf"model\.threshold is a probability between 0 and 1, not {threshold}"):
+        OVANet(toy_network(), num_classes=3, threshold=threshold)
 
 
 def test_without_either_term_it_is_source_only(tmp_path: Path) -> None:

@@ -98,9 +98,11 @@ def test_what_learns_from_what(outputs: Outputs) -> None:
     assert reached == {"domain": [True, False, True, False], "similarity": [False, False, False, True]}
 
 
-def test_one_class_is_no_task() -> None:
+def test_one_class_is_no_task_and_nan_no_threshold() -> None:
     with pytest.raises(UserError, match="the source has one alone"):
         UAN(toy_network(), num_classes=1)
+    with pytest.raises(UserError, match=r"model\.threshold must be a finite number, not nan"):
+        make(threshold=float("nan"))
 
 
 def test_rejected_is_what_weighs_less_than_the_threshold(outputs: Outputs) -> None:

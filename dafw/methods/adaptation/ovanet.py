@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dafw.data.batch import Batch
+from dafw.errors import UserError
 from dafw.losses.entropy import mean_entropy
 from dafw.losses.one_vs_all import another_class, one_vs_all
 from dafw.methods.base import AdaptationMethod, Losses, Norm
@@ -41,6 +42,9 @@ class OVANet(AdaptationMethod):
         threshold: probability of another class above which a sample is unknown.
         base: see :class:`~dafw.methods.base.Method`. The authors' code passes the domains one after the other, hence
             ``norm: separate``.
+
+    Raises:
+        UserError: if ``threshold`` is no probability.
     """
 
     default_norm: ClassVar[Norm] = "separate"
@@ -59,6 +63,8 @@ class OVANet(AdaptationMethod):
         **base,
     ) -> None:
         super().__init__(network, **base)
+        if not 0 <= threshold <= 1:
+            raise UserError(f"model.threshold is a probability between 0 and 1, not {threshold}")
         self.weight, self.open_weight = weight, open_weight
         self.normalise_open, self.threshold = normalise_open, threshold
         self.open = nn.Linear(network.num_features, 2 * self.num_classes, bias=False)

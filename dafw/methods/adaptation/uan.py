@@ -1,5 +1,6 @@
 """UAN: universal adaptation network."""
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -55,7 +56,7 @@ class UAN(AdversarialMethod):
             ``norm: separate``.
 
     Raises:
-        UserError: if there is one class alone, of which no prediction is uncertain.
+        UserError: if there is one class alone, of which no prediction is uncertain, or ``threshold`` is no number.
     """
 
     default_norm: ClassVar[Norm] = "separate"
@@ -81,6 +82,8 @@ class UAN(AdversarialMethod):
         super().__init__(network, weight=weight, gamma=gamma, ramp_steps=ramp_steps, **base)
         if self.num_classes < 2:
             raise UserError("UAN measures how uncertain the class is, and the source has one alone (data.label_sets)")
+        if not math.isfinite(threshold):
+            raise UserError(f"model.threshold must be a finite number, not {threshold}")
         self.source_temperature, self.target_temperature = source_temperature, target_temperature
         self.threshold = threshold
         self.critic, self.similarity = (
