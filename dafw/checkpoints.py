@@ -68,6 +68,20 @@ def check_classes(content: dict[str, Any], path: str | Path, classes: Sequence[s
             )
 
 
+def check_rule(content: dict[str, Any], path: str | Path, method: Any) -> None:
+    """Compares the rule that a checkpoint's threshold was fitted for with that of ``method``.
+
+    Raises:
+        UserError: if ``method`` would take another rule's threshold for its own.
+    """
+    held, rule = content["dafw"]["method"]["init_args"].get("rejection"), method.rejection
+    if held is None or rule is None or rule.threshold is not None:
+        return
+    name, asked = held["class_path"].rpartition(".")[2], type(rule).__name__
+    if name != asked:
+        raise UserError(f"the threshold in {path} is of {name}, not of {asked}: give model.rejection.threshold")
+
+
 def check_method(path: str | Path, method: type) -> dict[str, Any]:
     """Reads a checkpoint for ``method``.
 

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dafw.callbacks import Checkpointing, Stopped, Stopping
 from dafw.callbacks.checkpointing import FULL, checkpoints
-from dafw.checkpoints import check_classes, check_method
+from dafw.checkpoints import check_classes, check_method, check_rule
 from dafw.errors import UserError, choose, sentence
 from dafw.lightning_cli import DafwCLI, RunOptions, complete, parse
 from dafw.loggers import CsvLog, rank, wandb_logger
@@ -230,6 +230,8 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     if held != cli.model.num_classes:
         raise UserError(f"{path} predicts {held} classes, but the data has {cli.model.num_classes}")
     check_classes(content, path, cli.datamodule.known_names)
+    if command != "validate":  # which fits a threshold anew
+        check_rule(content, path, cli.model)
     try:
         cli.model.load_state_dict(content["state_dict"])
     except RuntimeError as error:

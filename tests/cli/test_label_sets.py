@@ -109,6 +109,18 @@ def test_a_test_before_any_validation_needs_a_threshold(capsys: pytest.CaptureFi
     assert not Path("predictions.csv").exists()
 
 
+def test_another_rules_threshold_is_not_taken(capsys: pytest.CaptureFixture[str], workplace: Path) -> None:
+    fit(capsys, *ENTROPY)
+    path = str(next(one_run(Path("runs")).glob("checkpoints/*.ckpt")))
+    other = (*OPEN, "--model.rejection", "Confidence", "--ckpt_path", path)
+    for command in ("test", "predict"):
+        done = call(capsys, command, *other)
+        assert done.code == 2
+        assert f"the threshold in {path} is of Entropy, not of Confidence: give model.rejection.threshold" in done.err
+    for command, *options in (("validate",), ("test", "--model.rejection.threshold", "0.5")):
+        assert call(capsys, command, *other, *options).code == 0
+
+
 def test_a_source_free_run_must_be_given_its_threshold(capsys: pytest.CaptureFixture[str], workplace: Path) -> None:
     fit(capsys, *ENTROPY)
     start = ("--model", "SHOT", "--model.checkpoint", one_run(Path("runs")), *ENTROPY[2:], "--run.dir", "shot")
