@@ -72,14 +72,18 @@ def check_rule(content: dict[str, Any], path: str | Path, method: Any) -> None:
     """Compares the rule that a checkpoint's threshold was fitted for with that of ``method``.
 
     Raises:
-        UserError: if ``method`` would take another rule's threshold for its own.
+        UserError: if ``method`` has no rule where the checkpoint has one, or would take another rule's threshold.
     """
     held, rule = content["dafw"]["method"]["init_args"].get("rejection"), method.rejection
-    if held is None or rule is None or rule.threshold is not None:
+    if held is None:
         return
-    name, asked = held["class_path"].rpartition(".")[2], type(rule).__name__
-    if name != asked:
-        raise UserError(f"the threshold in {path} is of {name}, not of {asked}: give model.rejection.threshold")
+    name = held["class_path"].rpartition(".")[2]
+    if rule is None:
+        raise UserError(f"{path} rejects by {name}: give model.rejection")
+    if rule.threshold is None and name != type(rule).__name__:
+        raise UserError(
+            f"the threshold in {path} is of {name}, not of {type(rule).__name__}: give model.rejection.threshold"
+        )
 
 
 def check_method(path: str | Path, method: type) -> dict[str, Any]:

@@ -117,6 +117,9 @@ def test_another_rules_threshold_is_not_taken(capsys: pytest.CaptureFixture[str]
         done = call(capsys, command, *other)
         assert done.code == 2
         assert f"the threshold in {path} is of Entropy, not of Confidence: give model.rejection.threshold" in done.err
+    done = call(capsys, "test", *OPEN, "--ckpt_path", path)
+    assert done.code == 2
+    assert f"{path} rejects by Entropy: give model.rejection" in done.err
     for command, *options in (("validate",), ("test", "--model.rejection.threshold", "0.5")):
         assert call(capsys, command, *other, *options).code == 0
 
