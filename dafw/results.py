@@ -78,7 +78,8 @@ def write_result(
     ``oracle`` in it: labels of a target trained this run, or the model that a source-free one started from.
     ``transductive``: why a prediction depends on other test samples. ``averaged``: what averaged the weights over
     training, so that none of the validations is of the weights that are tested. ``ranks``: how many made the last part
-    of it, which is no part of what the run is, although some methods make another one on several.
+    of it, which is no part of what the run is, although some methods make another one on several. ``by_class``: the
+    method's own numbers of the test, see :meth:`~dafw.methods.evaluation.EvaluationSteps.further_numbers`.
     """
     metrics: dict[str, dict[str, float]] = {}
     for key, value in trainer.callback_metrics.items():
@@ -109,6 +110,7 @@ def write_result(
         "label_sets": {"kind": data.class_sets.kind, **data.class_sets.counts},
         "undefined": undefined(data),
         "test": metrics,
+        "by_class": method.further.by_class,
         "history": method.history,
         "higher_is_better": {
             f"source_{method.problem.primary}": True,
@@ -148,11 +150,11 @@ def _outputs(
 
 
 def write_plots(method: Method, data: DomainDataModule, folder: Path, most: int = 500) -> list[Path]:
-    """Embedding, confusion matrix and training curves, as PNG files in ``plots/``."""
+    """Embedding, confusion matrix, training curves and the method's own pictures, as PNG files in ``plots/``."""
     logged = plots.read_metrics(folder / "metrics.csv")
     figures = {"curves": plots.curves({k: v for k, v in logged.items() if not k.startswith("test/")})}
+    method.eval()
     if method.problem.has_evidence:
-        method.eval()
         features, domains, classes = [], [], []
         names = (*data.known_names, *(["unknown"] if data.has_unknown or method.rejects else []))
         matrix = np.zeros((len(names), len(names)), np.int64)
@@ -167,6 +169,7 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path, most: int 
                 np.add.at(matrix, (labels, predictions), 1)
         figures["embedding"] = plots.embedding(np.concatenate(features), domains, classes, class_names=names)
         figures["confusion"] = plots.confusion(matrix, names)
+    figures |= method.pictures(data)
     paths = []
     for name, figure in figures.items():
         paths.append(folder / "plots" / f"{name}.png")

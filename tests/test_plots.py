@@ -9,10 +9,24 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from dafw.plots import Dot, confusion, curves, embedding, histories, read_metrics, save, table_bars
+from dafw.plots import (
+    COLOURS,
+    Dot,
+    ExampleRow,
+    Examples,
+    confusion,
+    curves,
+    embedding,
+    examples,
+    histories,
+    read_metrics,
+    save,
+    table_bars,
+)
 
 
 def legend(axis: Axes) -> list[str]:
@@ -142,6 +156,36 @@ def test_a_table_over_training() -> None:
     np.testing.assert_array_equal(np.asarray(figure.axes[0].lines[1].get_ydata()), [40, 70])
     with pytest.raises(ValueError, match="no series"):
         histories({"a->b": {}})
+
+
+def panel(name: str, *groups: str, samples: int = 9) -> Examples:
+    """A panel whose groups have an image for each letter, of that domain, as bright as its place."""
+    images = [np.stack([np.full((4, 6, 3), (i + 1) / 10) for i in range(len(group))]) for group in groups]
+    rows = [ExampleRow(f"g{i}", 3, one, list(group)) for i, (one, group) in enumerate(zip(images, groups, strict=True))]
+    return Examples(name, samples, 5, rows)
+
+
+def test_examples_have_a_panel_for_each_class() -> None:
+    figure = examples([panel("cat", "ab", "b"), panel("dog", "a")], ["a", "b"], what="kinds")
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    assert titles == ["cat: 9 samples in 5 kinds", "dog: 9 samples in 5 kinds"]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["g0\nn = 3", "g1\nn = 3"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    pixels = np.asarray(figure.axes[0].images[0].get_array())
+    assert pixels.shape == (2 * (4 + 3), 2 * (6 + 3), 3)
+    np.testing.assert_allclose(pixels[1:5, 1:7], 0.1)
+    np.testing.assert_allclose(pixels[1:5, 10:16], 0.2)
+    np.testing.assert_allclose(pixels[0, 0], to_rgb(COLOURS[0]))
+    np.testing.assert_allclose(pixels[0, 9], to_rgb(COLOURS[1]))
+    np.testing.assert_allclose(pixels[7:, 9:], 1)  # the second group has one image
+
+
+def test_examples_of_one_domain_have_no_frames() -> None:
+    figure = examples([panel("cat", "aa")], ["a"])
+    assert figure.legends == []
+    np.testing.assert_allclose(np.asarray(figure.axes[0].images[0].get_array())[0], 1)
+    with pytest.raises(ValueError, match="no image"):
+        examples([Examples("cat", 3, 0, [])], ["a"])
 
 
 @pytest.mark.parametrize(

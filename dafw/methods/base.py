@@ -17,7 +17,7 @@ from dafw.callbacks.looks import Looks
 from dafw.config import Recorded, build, describe
 from dafw.data.batch import Batch
 from dafw.errors import UserError, choose
-from dafw.methods.evaluation import EvaluationSteps
+from dafw.methods.evaluation import EvaluationSteps, Further
 from dafw.methods.record import StepRecord
 from dafw.nn.distributed import sum_over_ranks
 from dafw.nn.network import Network
@@ -123,6 +123,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         self.adapts_in_test = False
         self.steps_started = 0
         self.history: list[dict[str, Any]] = []
+        self.further = Further({}, {})
         self.start_record()
 
     def __setattr__(self, name: str, value: Any) -> None:

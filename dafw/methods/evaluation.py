@@ -1,6 +1,6 @@
 """Validation, test and prediction, the same for all methods: metrics of each domain, label-free validators, oracle."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,25 @@ from dafw.selection import VALIDATORS, Evidence
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
+    from matplotlib.figure import Figure
 
-    from datamodules.base import Evaluation
+    from datamodules.base import DomainDataModule, Evaluation
 
     Base = pl.LightningModule
 else:
     Base = object
+
+
+class Further(NamedTuple):
+    """What a method's own numbers of a test are, beside the metrics of each domain.
+
+    Attributes:
+        overall: of all targets together, by name.
+        by_class: by the name of a class, then by that of the number.
+    """
+
+    overall: dict[str, float]
+    by_class: dict[str, dict[str, float]]
 
 
 class EvaluationSteps(UnknownClasses, Base):
@@ -37,6 +50,7 @@ class EvaluationSteps(UnknownClasses, Base):
     scores: nn.ModuleList
     source_losses: nn.ModuleDict
     collected: list[list[tuple[Tensor, Tensor, Tensor]]]
+    further: Further
 
     if TYPE_CHECKING:
 
@@ -181,12 +195,16 @@ class EvaluationSteps(UnknownClasses, Base):
         return torch.cat(features), torch.cat(logits), torch.cat(keys, 1)
 
     def on_test_epoch_end(self) -> None:
-        """Logs each domain's metrics on its test split."""
+        """Logs each domain's metrics on its test split, and with each target :meth:`further_numbers` of all targets."""
         values = {
             f"test/{evaluation.domain.name}/{name}": value
             for position, evaluation in enumerate(self.evaluations)
             for name, value in self.metrics_of(position).items()
         }
+        self.further = self.further_numbers()
+        for evaluation in self.evaluations:
+            if evaluation.role == "target_test":
+                values |= {f"test/{evaluation.domain.name}/{n}": value for n, value in self.further.overall.items()}
         self.log_dict(values, logger=False)
         self.write(values)
 
@@ -194,6 +212,20 @@ class EvaluationSteps(UnknownClasses, Base):
         """Columns of the prediction file for one batch of a target."""
         outputs = self.evaluate(batch, source=False)
         return {"index": batch.index, **self.problem.predictions(outputs, *self.margins(outputs))}
+
+    # ---- what a method shows beside that
+
+    def further_numbers(self) -> Further:
+        """The method's own numbers of a test, asked for once after the last target, on all ranks alike."""
+        return Further({}, {})
+
+    def pictures(self, data: "DomainDataModule") -> "dict[str, Figure]":
+        """Further figures of a finished run by name, of the weights that are served; asked for on rank 0 alone.
+
+        Args:
+            data: whose test splits may be shown.
+        """
+        return {}
 
 
 class MeanLoss(Metric):

@@ -1,4 +1,4 @@
-"""Metrics of evaluations, as torchmetrics classes: what a target whose classes are not the source's is scored by."""
+"""Metrics of evaluations: of targets whose classes are not the source's (torchmetrics classes); of groups by style."""
 
 from dafw.metrics.open_set import (
     OS,
@@ -11,6 +11,7 @@ from dafw.metrics.open_set import (
     UnknownFPR95,
     open_set_metrics,
 )
+from dafw.metrics.styles import StyleSplit, mean_split, style_split
 
 __all__ = [
     "OS",
@@ -18,8 +19,11 @@ __all__ = [
     "HScore",
     "OSStar",
     "OpenSetMetric",
+    "StyleSplit",
     "UnknownAUROC",
     "UnknownAccuracy",
     "UnknownFPR95",
+    "mean_split",
     "open_set_metrics",
+    "style_split",
 ]

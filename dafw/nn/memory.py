@@ -19,11 +19,13 @@ class Read(NamedTuple):
         embedding: (n, D), sum of the sub-prototypes by their weights.
         weights: (n, N, S), the sparse weights; those of a row sum to 1 (to 0 where a fixed threshold let none pass).
         winners: (n, N) int64, each item's most similar sub-prototype.
+        query: (n, D), the embedding that was compared.
     """
 
     embedding: Tensor
     weights: Tensor
     winners: Tensor
+    query: Tensor
 
     def strongest(self) -> tuple[Tensor, Tensor]:
         """Item and sub-prototype with the largest weight of each row, (n,) int64 both; the first of equal ones."""
@@ -116,7 +118,7 @@ class SubPrototypeMemory(nn.Module):
                 weights = sparse.view(len(z), *memory.shape[:2])
             else:  # zeros for all but the winners
                 weights = sparse.new_zeros(len(z), *memory.shape[:2]).scatter(2, winners[..., None], sparse[..., None])
-            return Read(weights.flatten(1) @ memory.flatten(0, 1), weights, winners)
+            return Read(weights.flatten(1) @ memory.flatten(0, 1), weights, winners, z)
 
     def attend(self, z: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Weights before the threshold, (n, N) or (n, N S), and the winners (n, N)."""

@@ -15,6 +15,8 @@ METRICS = {
     "and over those of unknown classes; h_score_class_mean, with the mean over common classes, is another number.",
     "h_score_class_mean": "The h score class mean is the harmonic mean of two accuracies, the mean over the common "
     "classes and that over samples of unknown classes; h_score, over all common samples together, is another number.",
+    "sub_prototype_purity": "Sub prototype purity: share of a class's samples whose target is the most frequent one "
+    "of their sub-prototype; it grows with the number of sub-prototypes in use, sub_prototype_ami does not.",
     "fpr95": "fpr95: share of known samples rejected where 95 % of the unknown ones are; lower is better.",
 }
 

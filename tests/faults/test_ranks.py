@@ -16,6 +16,7 @@ from interrupted import FIT, at_step, same
 
 from dafw.callbacks.checkpointing import checkpoints
 from dafw.errors import UserError
+from dafw.testing.cases import TINY
 from dafw.testing.toys import ToyData
 
 DOUBLE = (*FIT, "--trainer.precision", "64-true", "--data.eval_batch_size", "4")
@@ -106,6 +107,21 @@ def test_every_sample_is_tested_once(one: Path, two: Path) -> None:
     for accuracy in (results[1]["test"][name]["accuracy"] for name in "ab"):
         assert accuracy * 21 == pytest.approx(round(accuracy * 21), abs=1e-4)
     assert [entry["step"] for entry in results[1]["history"]] == [4, 8, 12]
+
+
+def test_groups_of_all_ranks_are_compared_with_styles(tmp_path: Path) -> None:
+    """21 samples of each target on two ranks: the groups of a rank alone would be others."""
+    small = {**TINY["MemSPM"], "reconstruction_weight": 0.0}
+    options = [part for name, value in small.items() for part in (f"--model.{name}", json.dumps(value))]
+    fit = ("fit", "--model", "MemSPM", *DOUBLE[5:], "--data.target", "[b,c]", *options, "--trainer.max_epochs", "1")
+    done = fork(tmp_path / "one", *fit).wait()
+    assert done.code == 0, done.err
+    first, second = ranks(tmp_path / "two", *fit, "--trainer.devices", "2")
+    assert (first.code, second.code) == (0, 0), (first.err, second.err)
+    one, two = (json.loads((one_run(tmp_path / n / "runs") / "result.json").read_text()) for n in ("one", "two"))
+    assert sum(values["samples"] for values in two["by_class"].values()) == 42
+    assert one["by_class"] == two["by_class"]
+    assert one["test"] == two["test"]
 
 
 @pytest.mark.parametrize("signalled", [0, 1])

@@ -1,6 +1,6 @@
 """MemSPM: memory-assisted sub-prototype mining."""
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,18 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError, choose
 from dafw.methods.adaptation.dcc import DCC
 from dafw.methods.base import Losses
+from dafw.methods.evaluation import Further
+from dafw.methods.sub_prototypes import Retrieved, examples, style_numbers
 from dafw.nn.decoder import Decoder
 from dafw.nn.memory import Read, Reading, SubPrototypeMemory
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.problems import Outputs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from datamodules.base import DomainDataModule
 
 
 class MemSPM(DCC):
@@ -112,6 +119,7 @@ class MemSPM(DCC):
         if reconstruction_size is not None and reconstruction_size < 1:
             raise UserError(f"model.reconstruction_size is a number of pixels, not {reconstruction_size}")
         self.reconstruction_size = reconstruction_size
+        self.read_of: dict[int, list[Retrieved]] = {}
         self.decoder: Decoder | None = None
         if reconstruction_weight:
             self.decoder = Decoder(width, len(network.mean), decoder_widths or (128, 64, 32)).to(network.shift)
@@ -145,6 +153,43 @@ class MemSPM(DCC):
     def retrieved(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """For target images (N, C, H, W) the item and the sub-prototype of the largest weight, (N,) int64 both."""
         return self.read(x).strongest()
+
+    def on_test_start(self) -> None:
+        """Starts to keep what the memory reads for the targets, where there are several."""
+        super().on_test_start()
+        self.read_of = {}
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """As any test, and one more pass over each of several targets, for :meth:`further_numbers`."""
+        super().test_step(batch, batch_idx, dataloader_idx)
+        tested = [i for i, evaluation in enumerate(self.evaluations) if evaluation.role == "target_test"]
+        if len(tested) > 1 and dataloader_idx in tested:
+            found = Retrieved.of(self.read(batch.x), batch.y, batch.index)
+            self.read_of.setdefault(dataloader_idx, []).append(found)
+
+    def further_numbers(self) -> Further:
+        """How far sub-prototypes split a class by style, where the targets are several styles of it.
+
+        See :func:`~dafw.methods.sub_prototypes.style_numbers`; none for a single target, whose styles are not known.
+        """
+        kept, self.read_of = self.read_of, {}
+        domains = [Retrieved.joined(parts).of_all_ranks() for _, parts in sorted(kept.items())]
+        if not domains:
+            return Further({}, {})
+        return Further(*style_numbers(domains, self.trainer.datamodule.known_names))  # type: ignore[attr-defined]
+
+    def pictures(self, data: "DomainDataModule") -> "dict[str, Figure]":
+        """``sub_prototypes``: the target's test images nearest to the sub-prototypes that a class uses most.
+
+        The labels of the target's test split sort them into classes, see
+        :func:`~dafw.methods.sub_prototypes.examples`; nothing is trained or selected by it.
+        """
+        from dafw import plots
+
+        panels = examples(self.read, data, self.device)
+        if not any(panel.rows for panel in panels):
+            return {}
+        return {"sub_prototypes": plots.examples(panels, data.target, what="sub-prototypes")}
 
 
 def neck(width: int, hidden: int, num_classes: int) -> nn.Sequential:
