@@ -255,9 +255,9 @@ def examples(panels: Sequence[Examples], domains: Sequence[str], *, what: str = 
     edge = max(1, round(max(height, width) / 14))
     down, right = height + 3 * edge, width + 3 * edge
     columns = min(3, len(panels))
-    size = 0.36 * each + 0.8, 0.36 * lines * down / right + 0.36
+    size = 0.36 * each + 0.8, 0.36 * lines * down / right + 0.5
     rows = -(-len(panels) // columns)
-    figure, axes = _figure(columns * size[0], rows * size[1] + 0.3, columns, rows=rows)
+    figure, axes = _figure(columns * size[0], rows * size[1] + 0.4, columns, rows=rows)
     for axis, panel in zip(axes, panels, strict=False):
         mosaic = np.ones((lines * down, each * right, 3))
         for i, row in enumerate(panel.rows):
