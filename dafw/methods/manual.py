@@ -49,8 +49,7 @@ class ManualSteps(Base):
             retain_graph: keep the graph for another gradient.
         """
         found = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
-        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-        return mean_over_ranks(filled)
+        return mean_over_ranks(with_zeros(parameters, found))
 
     def descend(self, *parts: tuple[Iterable[nn.Parameter], Iterable[Tensor]], average: bool = True) -> None:
         """One step of the optimiser with the given gradients; parameters in none of the parts keep still.
@@ -67,3 +66,8 @@ class ManualSteps(Base):
         optimizer.step()
         if self.ema is not None and average:
             self.ema.update(self.network)
+
+
+def with_zeros(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[Tensor]:
+    """The gradients, zeros where a loss does not depend on a parameter."""
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]

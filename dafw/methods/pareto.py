@@ -1,7 +1,6 @@
 """Steps whose shared layers descend several objectives in the direction of a preference."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -11,11 +10,11 @@ from dafw.data.batch import Batch
 from dafw.losses.mimicking import class_domain_loss, mimicking_loss, refine
 from dafw.methods.adversarial import AdversarialMethod
 from dafw.methods.base import Losses, Norm
-from dafw.methods.manual import ManualSteps
+from dafw.methods.manual import ManualSteps, with_zeros
 from dafw.nn.class_critics import ClassCritics
 from dafw.nn.distributed import mean_over_ranks
 from dafw.nn.network import Network
-from dafw.optim.pareto import choose_weights, combine, gradient_matrix, inner_products
+from dafw.optim.pareto import GradientRows, choose_weights
 from dafw.problems import Outputs
 
 Mode = Literal["paper", "authors"]
@@ -123,45 +122,46 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         others = [parameter for parameter in _trained(self) if id(parameter) not in taken]
         self._shared = [parameter for parameter in others if id(parameter) in network]
         self._critic = [parameter for parameter in others if id(parameter) not in network]
+        self._gradients = GradientRows(self._shared, 4)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Gradients of the three objectives and of the held-out loss, the weights, and one step of the optimiser."""
         terms, held_out = self.pass_forward(batch)
         assert held_out is not None, "the datamodule must hold out target rows"
-        shared: list[Sequence[Tensor]] = []
-        own: list[Tensor] = []
-        for loss, parameters in (
+        objectives: list[tuple[Tensor, list[nn.Parameter]]] = [
             (terms["supervised"], self._head),
             (terms["domain"], self._critic),
             (terms["mimicking"], []),
             (held_out, []),
-        ):
-            gradients = torch.autograd.grad(
-                loss, [*self._shared, *parameters], retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            shared.append(gradients[: len(self._shared)])
-            own += gradients[len(self._shared) :]
+        ]
+        gradients, count = self._gradients, len(self._shared)
+        own: list[Tensor] = []
+        for row, (loss, parameters) in enumerate(objectives):
+            found = torch.autograd.grad(loss, [*self._shared, *parameters], retain_graph=True, allow_unused=True)
+            gradients.put(row, found[:count])
+            own += with_zeros(parameters, found[count:])
+            del found  # before the next are taken
         own += torch.autograd.grad(terms["class_critics"], self._class_critics)
-        matrix = gradient_matrix(shared)
-        weights = self.weigh(matrix, held_out)
+        gradients.average()
+        weights = self.weigh(gradients, held_out)
         self.keep(batch, terms, {"held_out": held_out})
         others = [*self._head, *self._critic, *self._class_critics]
-        self.descend((self._shared, combine(matrix, weights, self._shared)), (others, mean_over_ranks(own)))
+        self.descend((self._shared, gradients.combine(weights)), (others, mean_over_ranks(own)))
         return terms["supervised"].detach()
 
-    def weigh(self, matrix: Tensor, held_out: Tensor) -> tuple[float, ...]:
+    def weigh(self, gradients: GradientRows, held_out: Tensor) -> tuple[float, ...]:
         """Weights of the objectives in what the shared layers descend.
 
         Args:
-            matrix: (4, P) gradients of the objectives and of the held-out loss.
+            gradients: of the objectives and of the held-out loss, at P shared parameters.
             held_out: that loss.
         """
         if self.combination != "pareto":
             return (1.0, 1.0, 1.0) if self.combination == "uniform" else (1.0, 0.0, 0.0)
-        products = inner_products(matrix)
+        products = gradients.products()
         (numbers,) = mean_over_ranks([torch.cat([products.flatten(), held_out.detach().to(products).view(1)])])
         *flat, value = numbers.tolist()  # the one host read
-        rows = [flat[i : i + len(matrix)] for i in range(0, len(flat), len(matrix))]
+        rows = [flat[i : i + gradients.count] for i in range(0, len(flat), gradients.count)]
         lowest = -math.log(self.num_classes) if self.mode == "paper" else 0.0
         chosen = choose_weights(rows, value - lowest, eps=self.eps, mode=self.mode)
         extra = (1.0, 1.0, 0.0) if self.mode == "authors" else (0.0, 0.0, 0.0)

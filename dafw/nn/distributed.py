@@ -84,9 +84,20 @@ def mean_over_ranks(tensors: list[Tensor]) -> list[Tensor]:
     if world_size() == 1:
         return tensors
     flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
-    dist.all_reduce(flat)
-    parts = torch.split(flat.div_(world_size()), [tensor.numel() for tensor in tensors])
+    average_over_ranks(flat)
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def average_over_ranks(x: Tensor) -> None:
+    """Average ``x`` over the ranks in place; not differentiable.
+
+    Args:
+        x: contiguous, of a shape and dtype that are the same on every rank.
+    """
+    if world_size() > 1:
+        dist.all_reduce(x)
+        x.div_(world_size())
 
 
 def gather_rows(x: Tensor) -> Tensor:

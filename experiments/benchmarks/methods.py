@@ -1,9 +1,12 @@
-"""A training step of every method beside DANN's on the same network: time, operations, passes, host reads."""
+"""A training step of every method beside DANN's on the same network: time, operations, passes, host reads.
+
+ParetoDA and its kin on a larger network too.
+"""
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +21,7 @@ from dafw.testing.steps import StepWatch
 
 #: The network of a method that needs more than convolutions; the others share the DANN paper's.
 NETWORKS = {"AdaBN": "small_bn_net", "DCAN": "small_se_net", "GDCAN": "small_se_net"}
-#: What a method's step may take, as a multiple of DANN's.
+#: What a method's step may take on any network, as a multiple of DANN's.
 LIMITS = {"ParetoDA": 2.2}
 #: As in the paper's digit experiments, so that the critic does not outweigh the network.
 CRITICS = ("DANN", "CDAN", "ParetoDA", "ParetoCDAN", "SDAT", "ADDA")
@@ -35,6 +38,7 @@ class Setting:
         warmup: steps before them.
         rounds: rounds of two runs of each method.
         only: names of methods; all of them if empty.
+        backbone: of all of them; each method's own if empty.
     """
 
     size: int = 28
@@ -43,9 +47,13 @@ class Setting:
     warmup: int = 5
     rounds: int = 3
     only: tuple[str, ...] = ()
+    backbone: str = ""
 
 
+#: A network of many parameters, for methods that copy and combine gradients at all of them.
+LARGE = Setting(64, steps=5, warmup=2, only=("DANN", "ParetoDA", "ParetoCDAN", "ParetoMDD"), backbone="resnet18")
 QUICK = Setting(size=16, batch=4, steps=2, warmup=1, rounds=1, only=("DANN", "DeepCORAL"))
+QUICK_LARGE = replace(QUICK, only=("DANN", "ParetoDA"), backbone=LARGE.backbone)
 
 
 class Timed(pl.Callback):
@@ -99,16 +107,16 @@ def step_time(*arguments: Any) -> float:
     return 1e3 * clock.per_step
 
 
-def measure(quick: bool = False, setting: Setting | None = None) -> list[Measure]:
+def measure(quick: bool = False, settings: Sequence[Setting] = ()) -> list[Measure]:
     """Time, operations, passes and host reads of each method, DANN's on the same network being the reference."""
-    setting = setting or (QUICK if quick else Setting())
-    names = setting.only or tuple(listed())
-    networks = {name: NETWORKS.get(name, "mnist_net") for name in names}
     found: list[Measure] = []
-    for network in dict.fromkeys(networks.values()):
-        with TemporaryDirectory() as folder:
-            here = [name for name in names if networks[name] == network]
-            found += _measure(setting, ["DANN", *(name for name in here if name != "DANN")], network, Path(folder))
+    for setting in settings or ((QUICK, QUICK_LARGE) if quick else (Setting(), LARGE)):
+        names = setting.only or tuple(listed())
+        networks = {name: setting.backbone or NETWORKS.get(name, "mnist_net") for name in names}
+        for network in dict.fromkeys(networks.values()):
+            with TemporaryDirectory() as folder:
+                here = [name for name in names if networks[name] == network]
+                found += _measure(setting, ["DANN", *(name for name in here if name != "DANN")], network, Path(folder))
     return found
 
 

@@ -100,6 +100,8 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for measure in measures:
             assert measure["dafw"] >= 0
             assert (measure["holds"] is None) == (measure["limit"] is None)
+    limits = {measure["name"]: measure["limit"] for measure in found["benchmarks"]["methods"]}
+    assert limits["step time, ParetoDA, resnet18"] == 2.2
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")

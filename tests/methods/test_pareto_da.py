@@ -1,6 +1,10 @@
 """What ParetoDA's step gives to which parameters, and what its held-out rows may do."""
 
+import copy
 import math
+import pickle
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ from dafw.data.batch import Batch
 from dafw.loggers import CsvLog
 from dafw.methods import ParetoCDAN, ParetoDA, ParetoMDD
 from dafw.methods.pareto import ParetoSteps
-from dafw.optim.pareto import choose_weights
+from dafw.optim.pareto import GradientRows, choose_weights
 from dafw.testing import Case, case
 from dafw.testing.cases import BATCH, EPOCHS, STEPS_PER_EPOCH
 from dafw.testing.toys import toy_network
@@ -32,9 +36,9 @@ class Checked(ParetoSteps):
 
     steps_checked = 0
 
-    def weigh(self, matrix: Tensor, held_out: Tensor) -> tuple[float, ...]:
-        self.weights = super().weigh(matrix, held_out)
-        self.matrix = matrix
+    def weigh(self, gradients: GradientRows, held_out: Tensor) -> tuple[float, ...]:
+        self.weights = super().weigh(gradients, held_out)
+        self.matrix = gradients.matrix.clone()
         return self.weights
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -118,6 +122,53 @@ def test_each_part_descends_its_own_objective(owner: type[Checked], arguments: d
     assert sum(method.weights) == pytest.approx(5 if arguments.get("mode") == "authors" else 3)
 
 
+# ---- the gradients
+
+
+def test_gradients_of_one_objective_go_before_the_next_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a step holds five times the shared parameters' numbers, not eight."""
+    put, grad = GradientRows.put, torch.autograd.grad
+    taken: list[weakref.ref[Tensor]] = []
+    rows = []
+
+    def note(self: GradientRows, row: int, gradients: Sequence[Tensor]) -> None:
+        taken[:] = [weakref.ref(gradient) for gradient in gradients]
+        rows.append(row)
+        put(self, row, gradients)
+
+    def check(*arguments: Any, **options: Any) -> tuple[Tensor, ...]:
+        assert all(reference() is None for reference in taken)
+        return grad(*arguments, **options)
+
+    monkeypatch.setattr(GradientRows, "put", note)
+    monkeypatch.setattr(torch.autograd, "grad", check)
+    case(ParetoDA).train(tmp_path)
+    assert rows == [0, 1, 2, 3] * STEPS
+
+
+def test_the_matrix_is_kept_and_never_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = set()
+    combine = GradientRows.combine
+
+    def note(self: GradientRows, weights: Sequence[float]) -> list[Tensor]:
+        places.add(self.matrix.data_ptr())
+        return combine(self, weights)
+
+    monkeypatch.setattr(GradientRows, "combine", note)
+    trained, _ = case(ParetoDA).train(tmp_path)
+    assert isinstance(trained, ParetoDA)
+    assert len(places) == 1
+    assert trained.state_dict().keys() == case(ParetoDA).make().state_dict().keys()
+    twin = copy.deepcopy(trained)
+    assert twin._gradients.matrix.numel() == 0
+    assert all(one is other for one, other in zip(twin._gradients.parameters, twin._shared, strict=True))
+    again = pickle.loads(pickle.dumps(trained))
+    assert again._gradients.matrix.numel() == 0
+    assert trained._gradients.matrix.numel() > 0
+
+
 # ---- the weights
 
 
@@ -131,6 +182,13 @@ def method(**arguments: Any) -> Plain:
     return Plain(toy_network(), **{"num_classes": 3, **TINY, **arguments})
 
 
+def as_rows(matrix: Tensor) -> GradientRows:
+    rows = GradientRows([torch.zeros_like(matrix[0])], len(matrix))
+    for number, row in enumerate(matrix):
+        rows.put(number, [row])
+    return rows
+
+
 def random_matrix(seed: int) -> Tensor:
     return torch.randn(4, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -142,15 +200,15 @@ def test_weights_of_the_paper_and_of_the_authors() -> None:
         products = (matrix @ matrix.t()).tolist()
         above = choose_weights(products, -0.5 + math.log(3))
         assert above.guided
-        assert method().weigh(matrix, held_out) == pytest.approx(above.weights)
+        assert method().weigh(as_rows(matrix), held_out) == pytest.approx(above.weights)
         below = choose_weights(products, -0.5, mode="authors")
         assert not below.guided
         expected = [weight + extra for weight, extra in zip(below.weights, (1, 1, 0), strict=True)]
-        assert method(mode="authors").weigh(matrix, held_out) == pytest.approx(expected)
+        assert method(mode="authors").weigh(as_rows(matrix), held_out) == pytest.approx(expected)
         lowest = torch.tensor(-math.log(3), dtype=torch.float64)
         descent = choose_weights(products, 0.0)
-        assert method().weigh(matrix, lowest) == pytest.approx(descent.weights)
-        assert method(eps=0.7).weigh(matrix, held_out) == pytest.approx(descent.weights)
+        assert method().weigh(as_rows(matrix), lowest) == pytest.approx(descent.weights)
+        assert method(eps=0.7).weigh(as_rows(matrix), held_out) == pytest.approx(descent.weights)
         guided += above.weights != descent.weights
     assert guided, "the two programmes never differ"
 
@@ -158,13 +216,13 @@ def test_weights_of_the_paper_and_of_the_authors() -> None:
 def test_equal_weights_where_there_is_no_solution() -> None:
     gradients = torch.tensor([[1.0, 0.0], [-1.0, 0.1], [-1.0, 0.2], [-0.1, -10.0]])
     lowest = torch.tensor(-math.log(3))
-    assert method().weigh(gradients, lowest) == (1.0, 1.0, 1.0)
-    assert method(mode="authors").weigh(gradients, lowest) == (4.0, 4.0, 3.0)
+    assert method().weigh(as_rows(gradients), lowest) == (1.0, 1.0, 1.0)
+    assert method(mode="authors").weigh(as_rows(gradients), lowest) == (4.0, 4.0, 3.0)
 
 
 @pytest.mark.parametrize(("combination", "weights"), [("uniform", (1, 1, 1)), ("source", (1, 0, 0))])
 def test_fixed_weights(combination: str, weights: tuple[int, ...]) -> None:
-    assert method(combination=combination).weigh(random_matrix(0), torch.tensor(0.0)) == weights
+    assert method(combination=combination).weigh(as_rows(random_matrix(0)), torch.tensor(0.0)) == weights
 
 
 # ---- the held-out rows

@@ -1,5 +1,6 @@
 """The preference programme: golden vectors, and what must hold of any solution."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 import torch
 from golden_vectors import golden
 from numpy.typing import NDArray
+from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+from torch import Tensor
 
 from dafw.optim import pareto
-from dafw.optim.pareto import Preference, choose_weights, combine, gradient_matrix, inner_products, simplex_weights
+from dafw.optim.pareto import GradientRows, Preference, choose_weights, simplex_weights
 
 Array = NDArray[Any]
 
@@ -251,29 +254,114 @@ def test_a_normal_gives_the_determinant(m: int) -> None:
     np.testing.assert_allclose(system[1:] @ found, 0, atol=1e-12)
 
 
-# ---- lists of gradients
+# ---- rows of gradients
 
 
-def test_gradients_in_lists() -> None:
+def random_rows(parameters: list[Tensor], count: int = 4) -> list[list[Tensor]]:
     generator = torch.Generator().manual_seed(0)
+    return [[torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters] for _ in range(count)]
+
+
+def filled(parameters: list[Tensor], rows: Sequence[Sequence[Tensor | None]]) -> GradientRows:
+    found = GradientRows(parameters, len(rows))
+    for number, row in enumerate(rows):
+        found.put(number, row)
+    return found
+
+
+def flat(row: Sequence[Tensor]) -> Tensor:
+    return torch.cat([gradient.flatten() for gradient in row])
+
+
+@pytest.mark.parametrize("block", [pareto.BLOCK, 1, 3, 11])
+def test_products_and_the_combination(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 11 columns: fewer than a block, whole blocks, blocks and a rest."""
+    monkeypatch.setattr(pareto, "BLOCK", block)
     parameters = [torch.zeros(2, 3, dtype=torch.float64), torch.zeros((), dtype=torch.float64), torch.zeros(4).double()]
-    rows = [[torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters] for _ in range(4)]
-    matrix = gradient_matrix(rows)
-    found = inner_products(matrix)
+    rows = random_rows(parameters)
+    gradients = filled(parameters, rows)
+    found = gradients.products()
     for i in range(4):
         for j in range(4):
-            expected = sum((a * b).sum() for a, b in zip(rows[i], rows[j], strict=True))
-            torch.testing.assert_close(found[i, j], expected)
-    combined = combine(matrix, [0.5, 2.0, 0.0], parameters)
+            torch.testing.assert_close(found[i, j], flat(rows[i]) @ flat(rows[j]))
+    combined = gradients.combine([0.5, 2.0, 0.0])
     for k, parameter in enumerate(combined):
         torch.testing.assert_close(parameter, 0.5 * rows[0][k] + 2 * rows[1][k])
         assert parameter.shape == parameters[k].shape
 
 
+def test_long_rows() -> None:
+    parameters = [torch.zeros(pareto.BLOCK + 7), torch.zeros(2, pareto.BLOCK)]
+    rows = random_rows(parameters)
+    expected = torch.stack([flat(row) for row in rows]).double()
+    found = filled(parameters, rows).products().double()
+    torch.testing.assert_close(found, expected @ expected.t(), rtol=1e-5, atol=1e-2)
+
+
 def test_sums_are_taken_in_full_precision() -> None:
-    rows = [[torch.ones(3000, dtype=torch.bfloat16)] for _ in range(2)]
+    parameters = [torch.zeros(3000, dtype=torch.bfloat16)]
+    gradients = filled(parameters, [[torch.ones(3000, dtype=torch.bfloat16)] for _ in range(2)])
     with torch.autocast("cpu", torch.bfloat16):
-        found = inner_products(gradient_matrix(rows))
+        found = gradients.products()
     assert found.dtype == torch.float32
     assert found[0, 1].item() == 3000
-    assert combine(gradient_matrix(rows), [1.0, 1.0], rows[0])[0].dtype == torch.bfloat16
+    (combined,) = gradients.combine([1.0, 1.0])
+    assert combined.dtype == torch.bfloat16
+    assert combined.eq(2).all()
+
+
+def test_what_a_loss_does_not_depend_on_has_zeros() -> None:
+    parameters = [torch.zeros(2), torch.zeros(3)]
+    ones = [torch.ones(2), torch.ones(3)]
+    gradients = filled(parameters, [ones, ones])
+    gradients.put(0, [None, ones[1]])
+    gradients.put(1, [None, None])
+    assert gradients.matrix.tolist() == [[0, 0, 1, 1, 1], [0] * 5]
+
+
+def test_rows_are_in_the_order_of_the_indices_whatever_the_memory_format() -> None:
+    parameters = [torch.zeros(4, 3, 2, 2), torch.zeros(5, 2)]
+    rows = random_rows(parameters, 2)
+    strided = [[row[0].to(memory_format=torch.channels_last), row[1].t().contiguous().t()] for row in rows]
+    assert not strided[0][0].is_contiguous()
+    assert not strided[0][1].is_contiguous()
+    gradients = filled([parameters[0].to(memory_format=torch.channels_last), parameters[1]], strided)
+    assert torch.equal(gradients.matrix, torch.stack([flat(row) for row in rows]))
+    for found, one, other in zip(gradients.combine([1.0, -2.0]), *rows, strict=True):
+        assert torch.equal(found, one - 2 * other)
+
+
+def test_the_matrix_is_kept_until_the_parameters_change() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    gradients = filled([parameter], [[torch.ones(3)], [torch.ones(3)]])
+    kept = gradients.matrix
+    gradients.combine([1.0, 1.0])
+    gradients.put(0, [torch.ones(3)])
+    assert gradients.matrix is kept
+    parameter.data = parameter.data.double()
+    gradients.put(0, [torch.ones(3).double()])
+    assert gradients.matrix.dtype == torch.float64
+    gradients.parameters[0] = parameter.to("meta")
+    gradients.put(0, [torch.ones(3, dtype=torch.float64, device="meta")])
+    assert gradients.matrix.device.type == "meta"
+
+
+@pytest.mark.parametrize("name", list_optimizers(exclude_filters=["bnb*", "fused*", "adahessian"]))
+def test_no_optimiser_keeps_a_gradient_that_is_overwritten(name: str) -> None:
+    """A step's gradients are views of what the next step writes to."""
+    weights = []
+    for copied in (True, False):
+        torch.manual_seed(0)
+        layers = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+        parameters = list(layers.parameters())
+        optimizer = create_optimizer_v2(layers, opt=name, lr=0.01, weight_decay=0.1, momentum=0.9)
+        gradients = GradientRows(parameters, 2)
+        for _ in range(4):
+            for row in range(2):
+                gradients.put(row, [torch.randn_like(p) for p in parameters])
+            optimizer.zero_grad()
+            for parameter, gradient in zip(parameters, gradients.combine([1.0, 0.5]), strict=True):
+                parameter.grad = gradient.clone() if copied else gradient
+            optimizer.step()
+        weights.append([p.detach() for p in parameters])
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
