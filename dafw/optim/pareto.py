@@ -121,20 +121,20 @@ class GradientRows:
         return found
 
     def combine(self, weights: Sequence[float]) -> list[Tensor]:
-        """sum_j w_j g_j, as one gradient for each parameter. It is summed into the first row, which is spent.
+        """sum_j w_j g_j, as one gradient for each parameter.
 
         Args:
             weights: one for each of the first rows; the others are left out.
 
         Returns:
-            Tensors shaped like the parameters, and in their dtype. Those in the matrix's own dtype are views of its
-            first row: they hold until the next :meth:`put`, so an optimiser must not keep a gradient, but copy it.
+            Tensors shaped like the parameters, and in their dtype: views of one new vector, which may be kept.
         """
         first, *rows = self.matrix[: len(weights)].unbind()
-        first.mul_(weights[0])
+        total = first * weights[0]
         for row, weight in zip(rows, weights[1:], strict=True):
-            first.add_(row, alpha=weight)
-        return [view.to(parameter.dtype) for view, parameter in zip(self._views[0], self.parameters, strict=True)]
+            total.add_(row, alpha=weight)
+        parts = torch.split(total, [parameter.numel() for parameter in self.parameters])
+        return [part.view(p.shape).to(p.dtype) for part, p in zip(parts, self.parameters, strict=True)]
 
 
 def choose_weights(products: ArrayLike, excess: float, *, eps: float = 1e-3, mode: Mode = "paper") -> Preference:

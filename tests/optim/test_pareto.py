@@ -8,7 +8,6 @@ import pytest
 import torch
 from golden_vectors import golden
 from numpy.typing import NDArray
-from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
 from torch import Tensor
 
 from dafw.optim import pareto
@@ -346,22 +345,13 @@ def test_the_matrix_is_kept_until_the_parameters_change() -> None:
     assert gradients.matrix.device.type == "meta"
 
 
-@pytest.mark.parametrize("name", list_optimizers(exclude_filters=["bnb*", "fused*", "adahessian"]))
-def test_no_optimiser_keeps_a_gradient_that_is_overwritten(name: str) -> None:
-    """A step's gradients are views of what the next step writes to."""
-    weights = []
-    for copied in (True, False):
-        torch.manual_seed(0)
-        layers = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
-        parameters = list(layers.parameters())
-        optimizer = create_optimizer_v2(layers, opt=name, lr=0.01, weight_decay=0.1, momentum=0.9)
-        gradients = GradientRows(parameters, 2)
-        for _ in range(4):
-            for row in range(2):
-                gradients.put(row, [torch.randn_like(p) for p in parameters])
-            optimizer.zero_grad()
-            for parameter, gradient in zip(parameters, gradients.combine([1.0, 0.5]), strict=True):
-                parameter.grad = gradient.clone() if copied else gradient
-            optimizer.step()
-        weights.append([p.detach() for p in parameters])
-    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+def test_the_next_step_leaves_the_last_ones_gradients_alone() -> None:
+    """An optimiser may keep them."""
+    parameters = [torch.zeros(2), torch.zeros(3)]
+    first, second = random_rows(parameters, 2), random_rows(parameters, 2)
+    gradients = filled(parameters, first)
+    kept = gradients.combine([1.0, 0.5])
+    for number, row in enumerate(second):
+        gradients.put(number, row)
+    gradients.combine([1.0, 0.5])
+    torch.testing.assert_close(flat(kept), flat(first[0]) + 0.5 * flat(first[1]))
