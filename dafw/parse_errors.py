@@ -14,6 +14,7 @@ import dafw.methods
 import datamodules
 from dafw.errors import nearest
 from dafw.nn.network import Network
+from dafw.nn.rejection import Rejection
 from dafw.optim.schedules import Schedule
 from dafw.optim.sharpness import Sharpness
 from dafw.problems import Problem
@@ -39,6 +40,7 @@ KINDS: dict[str, tuple[str, type]] = {
     "model.schedule": ("schedule", Schedule),
     "model.problem": ("problem", Problem),
     "model.sharpness": ("rule of sharpness", Sharpness),
+    "model.rejection": ("rule of rejection", Rejection),
     "trainer.callbacks": ("callback", Callback),
 }
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dafw.data.batch import Batch
+from dafw.errors import UserError
 from dafw.losses.mimicking import class_domain_loss, mimicking_loss, refine
 from dafw.methods.adversarial import AdversarialMethod
 from dafw.methods.base import Losses, Norm
@@ -112,7 +113,11 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
     # ---- the step
 
     def on_fit_start(self) -> None:
-        """Notes which parameters belong to which part."""
+        """Notes which parameters belong to which part.
+
+        Raises:
+            UserError: if backbone and bottleneck learn nothing, so that no parameter has several objectives.
+        """
         super().on_fit_start()
         assert self.network.head is not None
         self._head = _trained(self.network.head)
@@ -122,6 +127,10 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         others = [parameter for parameter in _trained(self) if id(parameter) not in taken]
         self._shared = [parameter for parameter in others if id(parameter) in network]
         self._critic = [parameter for parameter in others if id(parameter) not in network]
+        if not self._shared:
+            raise UserError(
+                f"{type(self).__name__} weighs gradients at backbone and bottleneck: neither learns"
+            )
         self._gradients = GradientRows(self._shared, 4)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

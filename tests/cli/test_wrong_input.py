@@ -130,6 +130,10 @@ def test_values(capsys: pytest.CaptureFixture[str], key: str, value: str, said: 
         (["--model", "DANN", *DIGITS, "--data.target", "mnstm"], 'unknown domain "mnstm": did you mean "mnistm"?'),
         (["--model", "DANN", *DIGITS, "--data.target", "usps", "--data.scale", "full"], "needs --data.root"),
         (["--model", "DANN", *QUICK, "--model.schedule", "Invers"], 'unknown schedule "Invers": did you mean "Inv'),
+        (
+            ["--model", "DANN", *QUICK, "--model.rejection", "Entrop"],
+            'unknown rule of rejection "Entrop": did you mean',
+        ),
         (["--model", "DANN", *QUICK, "--model.network", "Net"], 'unknown network "Net": did you mean "Network"?'),
         (["--model", "DANN", *QUICK, "--model.problem", "Boxes"], 'unknown problem "Boxes": (choices: Class'),
     ],

@@ -5,6 +5,7 @@ import math
 import pickle
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dafw.data.batch import Batch
+from dafw.errors import UserError
 from dafw.loggers import CsvLog
 from dafw.methods import ParetoCDAN, ParetoDA, ParetoMDD
 from dafw.methods.pareto import ParetoSteps
@@ -123,6 +125,12 @@ def test_each_part_descends_its_own_objective(owner: type[Checked], arguments: d
 
 
 # ---- the gradients
+
+
+def test_something_must_learn_below_the_head(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither learns"):
+        replace(case(ParetoDA), network={"frozen": True}).train(tmp_path)
+    replace(case(ParetoDA), network={"frozen": True, "bottleneck": 4}).train(tmp_path, limit_train_batches=1)
 
 
 def test_gradients_of_one_objective_go_before_the_next_are_taken(
