@@ -128,9 +128,7 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         self._shared = [parameter for parameter in others if id(parameter) in network]
         self._critic = [parameter for parameter in others if id(parameter) not in network]
         if not self._shared:
-            raise UserError(
-                f"{type(self).__name__} weighs gradients at backbone and bottleneck: neither learns"
-            )
+            raise UserError(f"{type(self).__name__} weighs gradients at backbone and bottleneck: neither learns")
         self._gradients = GradientRows(self._shared, 4)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
