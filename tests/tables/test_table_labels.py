@@ -13,6 +13,7 @@ import fake_runs
 import pytest
 from rich.console import Console
 
+from dafw.methods.evaluation import Further
 from dafw.results import Clock, write_result
 from dafw.runs import run_directory
 from dafw.tables.grid import Table
@@ -195,7 +196,7 @@ def test_a_result_says_whether_labels_of_its_target_trained_it(
     tmp_path: Path, oracle: bool, method: dict[str, Any], expected: bool
 ) -> None:
     stands: dict[str, Any] = {"setting": "source-free", "norm": "joint", "steps_done": 3, "history": []}
-    stands |= {"transductive": "the batch's statistics"}
+    stands |= {"transductive": "the batch's statistics", "further": Further({}, {})}
     model: Any = SimpleNamespace(**stands, problem=SimpleNamespace(primary="accuracy"), **method)
     data: Any = SimpleNamespace(
         **{"task": "a->b,d", "source": ["a"], "target": ["b", "d"], "oracle": oracle, "domain": lambda *_: [0]},
