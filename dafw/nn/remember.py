@@ -63,8 +63,7 @@ class Remembered:
 def _keys(x: Tensor) -> list[bytes]:
     """One for each row, of its shape, type and content."""
     kind = blake2b(f"{tuple(x.shape[1:])} {x.dtype}".encode()).digest()
-    rows = x.detach().contiguous().cpu().flatten(1).view(torch.uint8).numpy()
-    return [blake2b(row, digest_size=16, key=kind).digest() for row in rows]
+    return [blake2b(_bytes(row), digest_size=16, key=kind).digest() for row in x.cpu()]
 
 
 def _digest(module: nn.Module) -> bytes:
@@ -72,8 +71,13 @@ def _digest(module: nn.Module) -> bytes:
     found = blake2b(str(module).encode(), digest_size=16)
     for name, value in module.state_dict().items():
         found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        found.update(value.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
+        found.update(_bytes(value))
     return found.digest()
+
+
+def _bytes(x: Tensor) -> Any:
+    """The content of a tensor, on the host."""
+    return x.detach().contiguous().cpu().flatten().view(torch.uint8).numpy()
 
 
 def _circumstances(x: Tensor, how: str) -> bytes:

@@ -143,11 +143,7 @@ class MemSPM(DCC):
     def read(self, x: Tensor) -> Read:
         """What the served network's memory reads for target images (N, C, H, W); in evaluation mode, please."""
         network: Any = self.served
-        *encoder, memory = network.bottleneck
-        z = network.encode(x)
-        for layer in encoder:
-            z = layer(z)
-        found: Read = memory.read(z)
+        found: Read = network.bottleneck[-1].read(network.bottleneck[:-1](network.encode(x)))
         return found
 
     def retrieved(self, x: Tensor) -> tuple[Tensor, Tensor]:
