@@ -20,6 +20,7 @@ from dafw.problems import Outputs
 
 Mode = Literal["paper", "authors"]
 Combination = Literal["pareto", "uniform", "source"]
+Weighed = Literal["shared", "last"]
 
 
 class Forward(NamedTuple):
@@ -42,6 +43,7 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         mode: the paper's form or the authors' program's.
         combination: what the shared layers descend.
+        weigh_by: the parameters whose gradients the objectives are weighed by.
         class_width: width of the class-wise critics' hidden layers.
         eps: how far above its lowest value the held-out loss guides.
         base: the adversarial method's arguments.
@@ -60,12 +62,13 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         *,
         mode: Mode = "paper",
         combination: Combination = "pareto",
+        weigh_by: Weighed = "shared",
         class_width: int = 1024,
         eps: float = 1e-3,
         **base,
     ) -> None:
         super().__init__(network, **base)
-        self.mode, self.combination, self.eps = mode, combination, eps
+        self.mode, self.combination, self.weigh_by, self.eps = mode, combination, weigh_by, eps
         self.class_critics = ClassCritics(network.num_features, self.num_classes, width=class_width)
 
     # ---- the losses
@@ -129,7 +132,9 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         self._critic = [parameter for parameter in others if id(parameter) not in network]
         if not self._shared:
             raise UserError(f"{type(self).__name__} weighs gradients at backbone and bottleneck: neither learns")
-        self._gradients = GradientRows(self._shared, 4)
+        last = [parameter for parameter in self._shared if parameter.ndim > 1][-1:]
+        self._weighed = last if self.weigh_by == "last" and last else self._shared
+        self._gradients = GradientRows(self._weighed, 4)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Gradients of the three objectives and of the held-out loss, the weights, and one step of the optimiser."""
@@ -141,10 +146,10 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
             (terms["mimicking"], []),
             (held_out, []),
         ]
-        gradients, count = self._gradients, len(self._shared)
+        gradients, count = self._gradients, len(self._weighed)
         own: list[Tensor] = []
         for row, (loss, parameters) in enumerate(objectives):
-            found = torch.autograd.grad(loss, [*self._shared, *parameters], retain_graph=True, allow_unused=True)
+            found = torch.autograd.grad(loss, [*self._weighed, *parameters], retain_graph=True, allow_unused=True)
             gradients.put(row, found[:count])
             own += with_zeros(parameters, found[count:])
             del found  # before the next are taken
@@ -152,15 +157,20 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         gradients.average()
         weights = self.weigh(gradients, held_out)
         self.keep(batch, terms, {"held_out": held_out})
+        if self._weighed is self._shared:
+            combined = gradients.combine(weights)
+        else:
+            weighed = [weight * loss for weight, (loss, _) in zip(weights, objectives[:3], strict=True) if weight]
+            combined = self.gradients(torch.stack(weighed).sum(), self._shared)
         others = [*self._head, *self._critic, *self._class_critics]
-        self.descend((self._shared, gradients.combine(weights)), (others, mean_over_ranks(own)))
+        self.descend((self._shared, combined), (others, mean_over_ranks(own)))
         return terms["supervised"].detach()
 
     def weigh(self, gradients: GradientRows, held_out: Tensor) -> tuple[float, ...]:
         """Weights of the objectives in what the shared layers descend.
 
         Args:
-            gradients: of the objectives and of the held-out loss, at P shared parameters.
+            gradients: of the objectives and of the held-out loss, at the parameters they are weighed by.
             held_out: that loss.
         """
         if self.combination != "pareto":

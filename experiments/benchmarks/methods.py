@@ -21,8 +21,10 @@ from dafw.testing.steps import StepWatch
 
 #: The network of a method that needs more than convolutions; the others share the DANN paper's.
 NETWORKS = {"AdaBN": "small_bn_net", "DCAN": "small_se_net", "GDCAN": "small_se_net"}
+#: Methods with an argument that decides what a step costs.
+VARIANTS = {"ParetoDA, last": ("ParetoDA", "--model.weigh_by last")}
 #: What a method's step may take on any network, as a multiple of DANN's.
-LIMITS = {"ParetoDA": 2.2}
+LIMITS = {"ParetoDA": 2.2, "ParetoDA, last": 2.2}
 #: As in the paper's digit experiments, so that the critic does not outweigh the network.
 CRITICS = ("DANN", "CDAN", "ParetoDA", "ParetoCDAN", "SDAT", "ADDA")
 
@@ -37,7 +39,7 @@ class Setting:
         steps: timed steps of a run.
         warmup: steps before them.
         rounds: rounds of two runs of each method.
-        only: names of methods; all of them if empty.
+        only: names of methods, or of variants; all of them if empty.
         backbone: of all of them; each method's own if empty.
     """
 
@@ -51,9 +53,10 @@ class Setting:
 
 
 #: A network of many parameters, for methods that copy and combine gradients at all of them.
-LARGE = Setting(64, steps=5, warmup=2, only=("DANN", "ParetoDA", "ParetoCDAN", "ParetoMDD"), backbone="resnet18")
+PARETO = ("DANN", "ParetoDA", "ParetoDA, last", "ParetoCDAN", "ParetoMDD")
+LARGE = Setting(64, steps=5, warmup=2, only=PARETO, backbone="resnet18")
 QUICK = Setting(size=16, batch=4, steps=2, warmup=1, rounds=1, only=("DANN", "DeepCORAL"))
-QUICK_LARGE = replace(QUICK, only=("DANN", "ParetoDA"), backbone=LARGE.backbone)
+QUICK_LARGE = replace(QUICK, only=PARETO[:3], backbone=LARGE.backbone)
 
 
 class Timed(pl.Callback):
@@ -82,9 +85,10 @@ class Timed(pl.Callback):
 
 def train(setting: Setting, method: str, backbone: str, folder: Path, checkpoint: Path, watch: pl.Callback) -> None:
     """Some steps of one method from its first ones on, without validation."""
+    method, argument = VARIANTS.get(method, (method, ""))
     data = f"--data Digits --data.source mnist --data.target mnistm --data.size {setting.size}"
     data += f" --data.batch_size {setting.batch} --data.steps_per_epoch {setting.warmup + setting.steps + 1}"
-    model = f"--model {method} --model.network.backbone {backbone} --model.network.input_size {setting.size}"
+    model = f"--model {method} {argument} --model.network.backbone {backbone} --model.network.input_size {setting.size}"
     if method in CRITICS:
         model += " --model.width 100 --model.depth 1"
     if method.startswith("Pareto"):
@@ -111,7 +115,7 @@ def measure(quick: bool = False, settings: Sequence[Setting] = ()) -> list[Measu
     """Time, operations, passes and host reads of each method, DANN's on the same network being the reference."""
     found: list[Measure] = []
     for setting in settings or ((QUICK, QUICK_LARGE) if quick else (Setting(), LARGE)):
-        names = setting.only or tuple(listed())
+        names = setting.only or (*listed(), *VARIANTS)
         networks = {name: setting.backbone or NETWORKS.get(name, "mnist_net") for name in names}
         for network in dict.fromkeys(networks.values()):
             with TemporaryDirectory() as folder:
@@ -147,7 +151,7 @@ def table(measures: list[Measure]) -> str:
     lines = ["| method | network | step | of DANN's (range) | operations | of DANN's | backbone passes | host reads |"]
     lines.append("|---|---|---:|---:|---:|---:|---:|---:|")
     for clock, operations, passes, reads in zip(*(iter(measures),) * 4, strict=True):
-        name, network = clock.name.removeprefix("step time, ").split(", ")
+        name, network = clock.name.removeprefix("step time, ").rsplit(", ", 1)
         spread = f" ({clock.lowest:.2f} to {clock.highest:.2f})" if clock.rounds > 1 else ""
         verdict = "" if clock.holds is None else f", limit {clock.limit:g}: {'holds' if clock.holds else '**missed**'}"
         ratio = "" if name == "DANN" else f"{clock.ratio:.2f}{spread}{verdict}"

@@ -74,8 +74,9 @@ class Checked(ParetoSteps):
             after = before[name] - rates[id(parameter)] * expected
             torch.testing.assert_close(parameter.detach(), after, rtol=1e-9, atol=1e-12, msg=name)
         shared = [name for name in named if name.startswith("network") and not name.startswith("network.head")]
+        weighed = shared if self.weigh_by == "shared" else ["network.bottleneck.0.weight"]
         for row, term in zip(self.matrix, ("supervised", "domain", "mimicking", "held_out"), strict=True):
-            whole = torch.cat([gradients[term][name].flatten() for name in shared])
+            whole = torch.cat([gradients[term][name].flatten() for name in weighed])
             torch.testing.assert_close(row, whole, rtol=1e-9, atol=1e-12)
         # what must not flow: into the class-wise critics from the target's surrogate, out of them into the network
         for term, value in gradients.items():
@@ -109,10 +110,12 @@ ADVERSARIAL = {"gamma": 50.0, "momentum": 0.0}  # a steep ramp: the critic's gra
         (CheckedDANN, TINY),
         (CheckedDANN, {**TINY, "mode": "authors", "norm": "joint"}),
         (CheckedDANN, {**TINY, "norm": "domain_specific", "ema_decay": 0.5}),
+        (CheckedDANN, {**TINY, "weigh_by": "last"}),
+        (CheckedDANN, {**TINY, "weigh_by": "last", "mode": "authors", "norm": "joint"}),
         (CheckedCDAN, {**TINY, "entropy": True}),
         (CheckedMDD, {"ramp_steps": None, "class_width": 4}),
     ],
-    ids=["DANN", "authors", "domain_specific", "CDAN", "MDD"],
+    ids=["DANN", "authors", "domain_specific", "last", "last_authors", "CDAN", "MDD"],
 )
 def test_each_part_descends_its_own_objective(owner: type[Checked], arguments: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(5)
@@ -125,6 +128,36 @@ def test_each_part_descends_its_own_objective(owner: type[Checked], arguments: d
 
 
 # ---- the gradients
+
+
+class WaysBack(pl.Callback):
+    """Counts the gradients that reach the first layer in each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        def count(module: Any, inputs: Any, output: Tensor) -> None:
+            if output.requires_grad:
+                output.register_hook(self.note)
+
+        next(iter(pl_module.network.backbone.children())).register_forward_hook(count)
+
+    def note(self, gradient: Tensor) -> None:
+        self.steps[-1] += 1
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+        self.steps.append(0)
+
+
+@pytest.mark.parametrize(("weigh_by", "ways"), [("shared", 5), ("last", 2)])
+def test_ways_back(tmp_path: Path, weigh_by: str, ways: int) -> None:
+    """Source, source and target, target, held out; or source and target once, after the weights are known."""
+    counted = WaysBack()
+    Case(PATH, {**TINY, "weigh_by": weigh_by}, DATA, network={"bottleneck": 6}).train(tmp_path, callbacks=[counted])
+    assert len(counted.steps) == STEPS
+    assert set(counted.steps) <= {ways, ways - (weigh_by == "last")}, "source alone where all the weight is on it"
+    assert ways in counted.steps
 
 
 def test_something_must_learn_below_the_head(tmp_path: Path) -> None:
