@@ -45,7 +45,7 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         combination: what the shared layers descend.
         weigh_by: the parameters whose gradients the objectives are weighed by.
         class_width: width of the class-wise critics' hidden layers.
-        eps: how far above its lowest value the held-out loss guides.
+        guided_above: how far above its lowest value the held-out loss guides.
         base: the adversarial method's arguments.
     """
 
@@ -64,11 +64,11 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         combination: Combination = "pareto",
         weigh_by: Weighed = "shared",
         class_width: int = 1024,
-        eps: float = 1e-3,
+        guided_above: float | None = None,
         **base,
     ) -> None:
         super().__init__(network, **base)
-        self.mode, self.combination, self.weigh_by, self.eps = mode, combination, weigh_by, eps
+        self.mode, self.combination, self.weigh_by, self.guided_above = mode, combination, weigh_by, guided_above
         self.class_critics = ClassCritics(network.num_features, self.num_classes, width=class_width)
 
     # ---- the losses
@@ -179,12 +179,12 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         (numbers,) = mean_over_ranks([torch.cat([products.flatten(), held_out.detach().to(products).view(1)])])
         *flat, value = numbers.tolist()  # the one host read
         rows = [flat[i : i + gradients.count] for i in range(0, len(flat), gradients.count)]
-        lowest = -math.log(self.num_classes) if self.mode == "paper" else 0.0
-        chosen = choose_weights(rows, value - lowest, eps=self.eps, mode=self.mode)
+        guided = self.guided_above is not None and value + math.log(self.num_classes) > self.guided_above
+        chosen = choose_weights(rows, guided=guided, mode=self.mode)
         extra = (1.0, 1.0, 0.0) if self.mode == "authors" else (0.0, 0.0, 0.0)
         if self.looks:
             self.diagnose("held_out_loss", value)
-            self.diagnose("guided", float(chosen.guided))
+            self.diagnose("guided", float(guided))
             self.diagnose("infeasible", float(not chosen.feasible))
             for i, name in enumerate(("supervised", "domain", "mimicking")):
                 self.diagnose(f"weight_{name}", chosen.weights[i])

@@ -9,12 +9,11 @@ and q = G'g_v, the direction is G w, where the weights w >= 0, sum w = 1 solve a
            C w >= 0 if it agrees with none.
 *descent*  max 1.Cw  such that C w >= 0 (no objective rises) and w.q >= min(max_j q_j, 0).
 
-Guided in a step whose held-out loss is above its lowest value, descent otherwise. All weights are then multiplied by m,
-so that they sum to the number of objectives, as in a plain sum of losses.
+Which of them runs is up to the caller. All weights are then multiplied by m, so that they sum to the number of
+objectives, as in a plain sum of losses.
 
 The paper itself was not at hand: both programmes and the factor m were read in the authors' code, the rest follows a
-summary of the paper. That a held-out loss which is minus a mutual information is compared with its lowest value is ours
-(see :func:`choose_weights`).
+summary of the paper.
 """
 
 import math
@@ -41,12 +40,10 @@ class Preference(NamedTuple):
 
     Attributes:
         weights: one per objective, not negative.
-        guided: whether the guided programme was asked for.
-        feasible: whether it has a solution; equal weights otherwise.
+        feasible: whether the programme has a solution; equal weights otherwise.
     """
 
     weights: tuple[float, ...]
-    guided: bool
     feasible: bool
 
 
@@ -137,14 +134,12 @@ class GradientRows:
         return [part.view(p.shape).to(p.dtype) for part, p in zip(parts, self.parameters, strict=True)]
 
 
-def choose_weights(products: ArrayLike, excess: float, *, eps: float = 1e-3, mode: Mode = "paper") -> Preference:
+def choose_weights(products: ArrayLike, *, guided: bool, mode: Mode = "paper") -> Preference:
     """Weights of m objectives, on the host.
 
     Args:
         products: (m + 1, m + 1) inner products of the objectives' gradients and, last, the guidance's.
-        excess: how far the held-out loss is above its lowest value. The paper and its code compare the loss itself
-            with 0 and ``eps``; minus a mutual information is never positive, so that neither ever is guided by it.
-        eps: guided above it.
+        guided: which programme.
         mode: ``paper``: equal weights that sum to m where the programme has no solution; ``authors``: that sum to m^2,
             as in their code, which multiplies (1, ..., 1) by m as well.
 
@@ -158,11 +153,10 @@ def choose_weights(products: ArrayLike, excess: float, *, eps: float = 1e-3, mod
     m = len(matrix) - 1
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or m < 1:
         raise ValueError(f"inner products of m objectives and the guidance are (m + 1, m + 1), not {matrix.shape}")
-    guided = excess > eps
     simplex = simplex_weights(matrix[:m, :m], matrix[:m, m], guided=guided)
     if simplex is None:
-        return Preference((1.0 if mode == "paper" else float(m),) * m, guided, False)
-    return Preference(tuple((m * simplex).tolist()), guided, True)
+        return Preference((1.0 if mode == "paper" else float(m),) * m, False)
+    return Preference(tuple((m * simplex).tolist()), True)
 
 
 def simplex_weights(gram: ArrayLike, guidance: ArrayLike, *, guided: bool) -> NDArray[np.float64] | None:

@@ -62,7 +62,7 @@ CASES += [
     for label, arguments in {
         "authors": {"mode": "authors", "norm": "joint", "critic_norm": True, "ema_decay": 0.8},
         "uniform": {"norm": "domain_specific", "combination": "uniform"},
-        "weighed_by_last": {"weigh_by": "last", "ema_decay": 0.8},
+        "guided_by_last": {"guided_above": 0.0, "weigh_by": "last", "ema_decay": 0.8},
     }.items()
 ]
 ERM = "dafw.methods.generalization.erm.ERM"

@@ -110,12 +110,13 @@ ADVERSARIAL = {"gamma": 50.0, "momentum": 0.0}  # a steep ramp: the critic's gra
         (CheckedDANN, TINY),
         (CheckedDANN, {**TINY, "mode": "authors", "norm": "joint"}),
         (CheckedDANN, {**TINY, "norm": "domain_specific", "ema_decay": 0.5}),
+        (CheckedDANN, {**TINY, "guided_above": 0.0}),
         (CheckedDANN, {**TINY, "weigh_by": "last"}),
         (CheckedDANN, {**TINY, "weigh_by": "last", "mode": "authors", "norm": "joint"}),
         (CheckedCDAN, {**TINY, "entropy": True}),
         (CheckedMDD, {"ramp_steps": None, "class_width": 4}),
     ],
-    ids=["DANN", "authors", "domain_specific", "last", "last_authors", "CDAN", "MDD"],
+    ids=["DANN", "authors", "domain_specific", "guided", "last", "last_authors", "CDAN", "MDD"],
 )
 def test_each_part_descends_its_own_objective(owner: type[Checked], arguments: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(5)
@@ -235,23 +236,20 @@ def random_matrix(seed: int) -> Tensor:
 
 
 def test_weights_of_the_paper_and_of_the_authors() -> None:
-    held_out, guided = torch.tensor(-0.5, dtype=torch.float64), 0
+    held_out, differ = torch.tensor(-0.5, dtype=torch.float64), 0
     for seed in range(10):
         matrix = random_matrix(seed)
         products = (matrix @ matrix.t()).tolist()
-        above = choose_weights(products, -0.5 + math.log(3))
-        assert above.guided
-        assert method().weigh(as_rows(matrix), held_out) == pytest.approx(above.weights)
-        below = choose_weights(products, -0.5, mode="authors")
-        assert not below.guided
-        expected = [weight + extra for weight, extra in zip(below.weights, (1, 1, 0), strict=True)]
-        assert method(mode="authors").weigh(as_rows(matrix), held_out) == pytest.approx(expected)
-        lowest = torch.tensor(-math.log(3), dtype=torch.float64)
-        descent = choose_weights(products, 0.0)
-        assert method().weigh(as_rows(matrix), lowest) == pytest.approx(descent.weights)
-        assert method(eps=0.7).weigh(as_rows(matrix), held_out) == pytest.approx(descent.weights)
-        guided += above.weights != descent.weights
-    assert guided, "the two programmes never differ"
+        descent = choose_weights(products, guided=False).weights
+        assert method().weigh(as_rows(matrix), held_out) == pytest.approx(descent)
+        authors = [weight + extra for weight, extra in zip(descent, (1, 1, 0), strict=True)]
+        assert method(mode="authors").weigh(as_rows(matrix), held_out) == pytest.approx(authors)
+        guided = choose_weights(products, guided=True).weights
+        excess = -0.5 + math.log(3)
+        assert method(guided_above=excess - 0.01).weigh(as_rows(matrix), held_out) == pytest.approx(guided)
+        assert method(guided_above=excess + 0.01).weigh(as_rows(matrix), held_out) == pytest.approx(descent)
+        differ += guided != descent
+    assert differ, "the two programmes never differ"
 
 
 def test_equal_weights_where_there_is_no_solution() -> None:

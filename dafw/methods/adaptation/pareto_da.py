@@ -34,13 +34,14 @@ class ParetoDA(ParetoSteps, DANN):
     back: slower. The class-wise critics normalise all three together.
 
     Lv et al., Pareto Domain Adaptation, NeurIPS 2021, https://arxiv.org/abs/2112.04137, of which a summary was read,
-    and the authors' program. That the held-out loss guides while it is ``eps`` above -log K, its lowest value, is ours:
-    the paper, as summarised, asks whether it is positive, which it never is. ``mode="authors"`` is their program: the
-    held-out loss, never positive, is compared with ``eps`` itself, so that it bounds but never guides; backbone and
-    bottleneck descend L_S + L_D once more on top; rho comes from logits times p(target | x, v_k); the class-wise
-    critics' loss is halved, divided by K and learns one source class a batch (see :mod:`dafw.losses.mimicking`), and
-    they normalise each domain by itself; equal weights sum to 9 where the programme has no solution. Their program also
-    passes source and target twice, so that running statistics move once more.
+    and the authors' program. Both have two programmes, guided while the held-out loss is positive (authors: above
+    0.001). It never is, being minus a mutual information, so that theirs is always the descent programme, in which the
+    held-out loss only bounds. So is ours; ``guided_above`` asks for the other one, which agrees most with L_T and
+    leaves the labels out where there are no good predictions to mimic yet. ``mode="authors"`` is their program:
+    backbone and bottleneck descend L_S + L_D once more on top; rho comes from logits times p(target | x, v_k); the
+    class-wise critics' loss is halved, divided by K and learns one source class a batch (see
+    :mod:`dafw.losses.mimicking`), and they normalise each domain by itself; equal weights sum to 9 where the programme
+    has no solution. Their program also passes source and target twice, so that running statistics move once more.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
@@ -50,8 +51,8 @@ class ParetoDA(ParetoSteps, DANN):
         weigh_by: at which parameters the inner products are taken: ``shared``, all of backbone and bottleneck (paper),
             or ``last``, the last weight matrix among them, see above.
         class_width: width h of the class-wise critics' hidden layers, K h (d + h) weights in all (authors: 1024).
-        eps: how far above its lowest value, -log K, the held-out loss guides (authors: 1e-3); from log K on, never.
-            From scratch the guided programme soon follows L_T alone, before there are predictions to mimic.
+        guided_above: the guided programme runs while the held-out loss is further than this above -log K, its lowest
+            value; ``null``: never (paper and authors, see above).
         base: arguments of :class:`DANN`, and of :class:`~dafw.methods.base.Method`. Authors: ``critic_norm``, ``gamma``
             1, ``ramp_steps`` 500 (their ramp of 1000 counts twice a step), lr 0.001 (1 + 0.001 step)^-0.75, Nesterov
             momentum 0.9, weight decay 0.001, batches of 32.
@@ -74,7 +75,7 @@ class ParetoCDAN(ParetoSteps, CDAN):
         combination: ``pareto``, ``uniform`` or ``source``.
         weigh_by: ``shared`` or ``last``.
         class_width: width of the class-wise critics' hidden layers.
-        eps: how far above its lowest value the held-out loss guides.
+        guided_above: how far above its lowest value the held-out loss guides; ``null``: never.
         base: arguments of :class:`CDAN`, and of :class:`~dafw.methods.base.Method`.
     """
 
@@ -95,7 +96,7 @@ class ParetoMDD(ParetoSteps, MDD):
         combination: ``pareto``, ``uniform`` or ``source``.
         weigh_by: ``shared`` or ``last``.
         class_width: width of the class-wise critics' hidden layers.
-        eps: how far above its lowest value the held-out loss guides.
+        guided_above: how far above its lowest value the held-out loss guides; ``null``: never.
         base: arguments of :class:`MDD`, and of :class:`~dafw.methods.base.Method`.
     """
 
