@@ -23,7 +23,7 @@ class ParetoDA(ParetoSteps, DANN):
     training samples, which enter no objective, batch statistics aside. It runs on the host, which reads 17 numbers in
     each step. On several ranks the gradients are averaged over the ranks before it, so that all take one direction.
 
-    Cost: three passes forward and five back of n images where DANN's are one and one of 2 n, about 2.2 times as much.
+    Cost: three passes forward and five back of n images where DANN's are one and one of 2 n, 2.2 to 2.4 times as much.
     With ``weigh_by="last"`` the inner products are those of the gradients at the last weight matrix of backbone and
     bottleneck, as GradNorm's are (Chen et al. 2018, https://arxiv.org/abs/1711.02257), and one pass back of 2 n images
     descends the weighed sum: another approximation of the preference, no longer the paper's, for large networks.
