@@ -52,8 +52,9 @@ class Setting:
     backbone: str = ""
 
 
-#: A network of many parameters, for methods that copy and combine gradients at all of them.
-PARETO = ("DANN", "ParetoDA", "ParetoDA, last", "ParetoCDAN", "ParetoMDD")
+#: DANN and what copies and combines gradients.
+PARETO = ("DANN", "ParetoDA", *VARIANTS, "ParetoCDAN", "ParetoMDD")
+#: A network of many parameters, for methods that combine gradients at all of them.
 LARGE = Setting(64, steps=5, warmup=2, only=PARETO, backbone="resnet18")
 QUICK = Setting(size=16, batch=4, steps=2, warmup=1, rounds=1, only=("DANN", "DeepCORAL"))
 QUICK_LARGE = replace(QUICK, only=PARETO[:3], backbone=LARGE.backbone)
