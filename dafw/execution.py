@@ -21,16 +21,21 @@ from dafw.lightning_cli import DafwCLI, RunOptions, complete, parse
 from dafw.loggers import CsvLog, rank, wandb_logger
 from dafw.methods import Method
 from dafw.methods.record import NonFiniteLoss
+from dafw.nn.distributed import leave_process_group
 from dafw.results import Clock, gather_predictions, write_plots, write_predictions, write_result
 from dafw.runs import identity, lock, read_result, run_directory, write_atomically
 from dafw.selection import VALIDATORS
 
 
 def main(command: str, arguments: list[str]) -> int:
-    """Runs one of the four commands; see :func:`dafw.cli.main` for the exit codes.
+    """Runs one of the four commands; see :func:`dafw.cli.main` for the exit codes."""
+    code = _main(command, arguments)
+    leave_process_group()  # not after an error, where another rank may still wait for this one
+    return code
 
-    Where all ranks end for the same reason, rank 0 alone says so: the launchers kill it if another fails first.
-    """
+
+def _main(command: str, arguments: list[str]) -> int:
+    """Where all ranks end for the same reason, rank 0 alone says so: the launchers kill it if another fails first."""
     try:
         cli = parse(arguments)
         return fit(cli) if command == "fit" else evaluate(command, cli)

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from dafw.nn.distributed import leave_process_group
 
-def find(script: Path, rank: int, world: int) -> Any:
-    """What a script finds in this process."""
+
+def load(script: Path) -> Callable[[int, int], Any]:
+    """The script's ``everything``."""
     spec = importlib.util.spec_from_file_location(script.stem, script)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.everything(rank, world)
+    everything: Callable[[int, int], Any] = module.everything
+    return everything
 
 
 def one_and_both(script: Path, folder: Path) -> tuple[Any, Any, Any]:
@@ -51,16 +55,24 @@ def one_and_both(script: Path, folder: Path) -> tuple[Any, Any, Any]:
         for rank in ranks:
             rank.kill()
     first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2))
-    return find(script, 0, 1), first, second
+    return load(script)(0, 1), first, second
 
 
 def main(script: Path, folder: Path, rank: int, world: int) -> None:
     """Takes part as one rank."""
     torch.set_num_threads(1)
+    everything = load(script)  # before there is a group: torch.distributed.nn, once imported, holds the one it finds
     meet = (folder / "meet").as_uri()
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world, timeout=timedelta(seconds=60))
-    torch.save(find(script, rank, world), folder / f"rank{rank}.pt")
-    dist.destroy_process_group()
+    torch.save(everything(rank, world), folder / f"rank{rank}.pt")
+    leave_process_group()
+    assert not gloo_threads()
+
+
+def gloo_threads() -> list[str]:
+    """Names of gloo's threads in this process."""
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return [name for name in names if "gloo" in name]
 
 
 if __name__ == "__main__":

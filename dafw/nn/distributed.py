@@ -17,6 +17,16 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def leave_process_group() -> None:
+    """Ends the process group, if one was started, while Python can still run.
+
+    Lightning leaves a gloo group to the end of the process, where one of gloo's threads that still holds a tensor
+    aborts it, after all its work is done. To be called once all ranks are done with collectives.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from dafw.callbacks import Checkpointing
 from dafw.loggers import CsvLog
+from dafw.nn.distributed import leave_process_group
 from dafw.testing.cases import STEPS_PER_EPOCH, Case, read_cases, write_cases
 
 RESUMED_AT = STEPS_PER_EPOCH + 1
@@ -98,6 +99,7 @@ def rank(folder: Path) -> None:
         method, trainer = item.train(folder, precision="64-true", devices=2, strategy=strategy, logger=log)
         if trainer.is_global_zero:
             torch.save(method.state_dict(), folder / f"{item.name}.pt")
+    leave_process_group()
 
 
 if __name__ == "__main__":

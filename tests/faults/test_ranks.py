@@ -13,7 +13,9 @@ import pytest
 import torch
 from commands import Outcome, finish, fork, one_run, rows, run, start, until
 from interrupted import FIT, at_step, same
+from two_ranks import gloo_threads
 
+import dafw.execution
 from dafw.callbacks.checkpointing import checkpoints
 from dafw.errors import UserError
 from dafw.testing.cases import TINY
@@ -216,3 +218,20 @@ def test_torchrun(tmp_path: Path, two: Path) -> None:
     assert done.code == 0, done.err
     same(one_run(tmp_path / "runs"), two)
     assert sum(line.endswith("result.json") for line in done.out.splitlines()) == 1
+
+
+def test_no_thread_of_gloo_outlives_the_command(tmp_path: Path) -> None:
+    """One that still holds a tensor when Python ends aborts the process, whose work was done."""
+    leave = dafw.execution.leave_process_group
+
+    def watched() -> None:
+        before = gloo_threads()
+        leave()
+        (tmp_path / os.environ["RANK"]).write_text(f"{bool(before)} {gloo_threads()}")
+
+    def watch() -> None:
+        dafw.execution.leave_process_group = watched
+
+    ended = ranks(tmp_path, *TWO, setups=(watch, watch))
+    assert [one.code for one in ended] == [0, 0], ended
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["True []", "True []"]
