@@ -21,6 +21,7 @@ from dafw.problems import Outputs
 Mode = Literal["paper", "authors"]
 Combination = Literal["pareto", "uniform", "source"]
 Weighed = Literal["shared", "last"]
+FIXED = {"uniform": (1.0, 1.0, 1.0), "source": (1.0, 0.0, 0.0)}
 
 
 class Forward(NamedTuple):
@@ -134,6 +135,8 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
             raise UserError(f"{type(self).__name__} weighs gradients at backbone and bottleneck: neither learns")
         last = [parameter for parameter in self._shared if parameter.ndim > 1][-1:]
         self._weighed = last if self.weigh_by == "last" and last else self._shared
+        if self.combination in FIXED:  # for which no inner products are needed
+            self._weighed = []
         self._gradients = GradientRows(self._weighed, 4)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -149,12 +152,16 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         gradients, count = self._gradients, len(self._weighed)
         own: list[Tensor] = []
         for row, (loss, parameters) in enumerate(objectives):
-            found = torch.autograd.grad(loss, [*self._weighed, *parameters], retain_graph=True, allow_unused=True)
-            gradients.put(row, found[:count])
+            if not (inputs := [*self._weighed, *parameters]):
+                continue
+            found = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+            if count:
+                gradients.put(row, found[:count])
             own += with_zeros(parameters, found[count:])
             del found  # before the next are taken
         own += torch.autograd.grad(terms["class_critics"], self._class_critics)
-        gradients.average()
+        if count:
+            gradients.average()
         weights = self.weigh(gradients, held_out)
         self.keep(batch, terms, {"held_out": held_out})
         if self._weighed is self._shared:
@@ -173,8 +180,8 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
             gradients: of the objectives and of the held-out loss, at the parameters they are weighed by.
             held_out: that loss.
         """
-        if self.combination != "pareto":
-            return (1.0, 1.0, 1.0) if self.combination == "uniform" else (1.0, 0.0, 0.0)
+        if self.combination in FIXED:
+            return FIXED[self.combination]
         products = gradients.products()
         (numbers,) = mean_over_ranks([torch.cat([products.flatten(), held_out.detach().to(products).view(1)])])
         *flat, value = numbers.tolist()  # the one host read

@@ -75,7 +75,8 @@ class Checked(ParetoSteps):
             torch.testing.assert_close(parameter.detach(), after, rtol=1e-9, atol=1e-12, msg=name)
         shared = [name for name in named if name.startswith("network") and not name.startswith("network.head")]
         weighed = shared if self.weigh_by == "shared" else ["network.bottleneck.0.weight"]
-        for row, term in zip(self.matrix, ("supervised", "domain", "mimicking", "held_out"), strict=True):
+        rows = ("supervised", "domain", "mimicking", "held_out") if self.combination == "pareto" else ()
+        for row, term in zip(self.matrix, rows, strict=True):
             whole = torch.cat([gradients[term][name].flatten() for name in weighed])
             torch.testing.assert_close(row, whole, rtol=1e-9, atol=1e-12)
         # what must not flow: into the class-wise critics from the target's surrogate, out of them into the network
@@ -113,10 +114,12 @@ ADVERSARIAL = {"gamma": 50.0, "momentum": 0.0}  # a steep ramp: the critic's gra
         (CheckedDANN, {**TINY, "guided_above": 0.0}),
         (CheckedDANN, {**TINY, "weigh_by": "last"}),
         (CheckedDANN, {**TINY, "weigh_by": "last", "mode": "authors", "norm": "joint"}),
+        (CheckedDANN, {**TINY, "combination": "uniform"}),
+        (CheckedDANN, {**TINY, "combination": "source", "weigh_by": "last"}),
         (CheckedCDAN, {**TINY, "entropy": True}),
         (CheckedMDD, {"ramp_steps": None, "class_width": 4}),
     ],
-    ids=["DANN", "authors", "domain_specific", "guided", "last", "last_authors", "CDAN", "MDD"],
+    ids=["DANN", "authors", "domain_specific", "guided", "last", "last_authors", "uniform", "source", "CDAN", "MDD"],
 )
 def test_each_part_descends_its_own_objective(owner: type[Checked], arguments: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(5)
@@ -125,7 +128,8 @@ def test_each_part_descends_its_own_objective(owner: type[Checked], arguments: d
     item.train(tmp_path, method=method, precision="64-true", log_every_n_steps=10**6)
     assert isinstance(method, Checked)
     assert method.steps_checked == STEPS
-    assert sum(method.weights) == pytest.approx(5 if arguments.get("mode") == "authors" else 3)
+    expected = 1 if arguments.get("combination") == "source" else 5 if arguments.get("mode") == "authors" else 3
+    assert sum(method.weights) == pytest.approx(expected)
 
 
 # ---- the gradients
@@ -151,13 +155,17 @@ class WaysBack(pl.Callback):
         self.steps.append(0)
 
 
-@pytest.mark.parametrize(("weigh_by", "ways"), [("shared", 5), ("last", 2)])
-def test_ways_back(tmp_path: Path, weigh_by: str, ways: int) -> None:
-    """Source, source and target, target, held out; or source and target once, after the weights are known."""
+@pytest.mark.parametrize(
+    ("arguments", "ways"),
+    [({}, 5), ({"weigh_by": "last"}, 2), ({"combination": "uniform"}, 2), ({"combination": "source"}, 1)],
+    ids=str,
+)
+def test_ways_back(tmp_path: Path, arguments: dict[str, Any], ways: int) -> None:
+    """Source, source and target, target, held out; or once what has a weight, after the weights are known."""
     counted = WaysBack()
-    Case(PATH, {**TINY, "weigh_by": weigh_by}, DATA, network={"bottleneck": 6}).train(tmp_path, callbacks=[counted])
+    Case(PATH, {**TINY, **arguments}, DATA, network={"bottleneck": 6}).train(tmp_path, callbacks=[counted])
     assert len(counted.steps) == STEPS
-    assert set(counted.steps) <= {ways, ways - (weigh_by == "last")}, "source alone where all the weight is on it"
+    assert set(counted.steps) <= {ways, ways - ("weigh_by" in arguments)}, "source alone where all the weight is on it"
     assert ways in counted.steps
 
 

@@ -26,7 +26,8 @@ class ParetoDA(ParetoSteps, DANN):
     Cost: three passes forward and five back of n images where DANN's are one and one of 2 n, 2.2 to 2.4 times as much.
     With ``weigh_by="last"`` the inner products are those of the gradients at the last weight matrix of backbone and
     bottleneck, as GradNorm's are (Chen et al. 2018, https://arxiv.org/abs/1711.02257), and one pass back of 2 n images
-    descends the weighed sum: another approximation of the preference, no longer the paper's, for large networks.
+    descends the weighed sum: another approximation of the preference, no longer the paper's, for large networks. With
+    fixed weights no inner products are taken, and that one pass is all.
 
     Batch norms: source, target and held-out rows make one pass each, normalised by their own statistics (``separate``);
     the shared running statistics move once a pass, by held-out rows last. ``domain_specific`` keeps the source's apart.
