@@ -1,6 +1,6 @@
 """Every benchmark of speed: prints its progress, writes results.json beside this file and the tables of docs/speed.md.
 
-All of it takes about half an hour on two cores; with --quick it takes seconds, and its numbers mean nothing.
+All of it takes about 40 minutes on two cores; with --quick it takes seconds, and its numbers mean nothing.
 """
 
 import argparse
