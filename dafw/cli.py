@@ -89,7 +89,7 @@ def _dispatch(command: str, rest: list[str]) -> int:
     if here not in sys.path:
         sys.path.insert(0, here)  # a user's own method or datamodule lies beside the command
     if command in RUN_COMMANDS:
-        from dafw.runs import run_command
+        from dafw.run.directory import run_command
 
         return run_command(command, rest)
     parser = Parser(prog=f"dafw {command}", description=OTHER_COMMANDS[command])
@@ -100,8 +100,8 @@ def _dispatch(command: str, rest: list[str]) -> int:
         add_arguments(parser)
         return table(parser.parse_args(rest))
     if command == "data":
-        from dafw.data_commands import add_arguments as add_data
-        from dafw.data_commands import main as data
+        from dafw.commands.data import add_arguments as add_data
+        from dafw.commands.data import main as data
 
         add_data(parser)
         return data(parser.parse_args(rest))
@@ -112,12 +112,12 @@ def _dispatch(command: str, rest: list[str]) -> int:
         add_tune(parser)
         return tune(parser, rest)
     if command == "new":
-        from dafw.scaffold import add_arguments as add_new
-        from dafw.scaffold import main as new
+        from dafw.commands.new import add_arguments as add_new
+        from dafw.commands.new import main as new
 
         add_new(parser)
         return new(parser.parse_args(rest))
-    from dafw.listing import datasets, methods
+    from dafw.commands.listing import datasets, methods
 
     parser.parse_args(rest)
     for name, text in (methods() if command == "methods" else datasets()).items():

@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from dafw.data.balanced import Pools, draw_balanced
 from dafw.data.batch import Batch, collate
-from dafw.data.carrier import Carrier
 from dafw.data.domain import Domain
 from dafw.data.joint import JointDataset
 from dafw.data.sampler import Further, JointBatchSampler, ShardSampler, Stream
+from dafw.data.shared_memory import Carrier
 from dafw.errors import UserError, choose
 from datamodules.label_sets import ClassSets, LabelSets, find_label_sets
 

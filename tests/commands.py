@@ -101,7 +101,7 @@ def fork(folder: Path, *arguments: object, setup: Callable[[], None] = lambda: N
         setup: called in the copy before the command.
         variables: environment variables of the copy.
     """
-    import dafw.execution  # noqa: F401
+    import dafw.run.commands  # noqa: F401
     from dafw.cli import main
 
     folder.mkdir(parents=True, exist_ok=True)

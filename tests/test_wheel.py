@@ -80,7 +80,13 @@ def test_its_name(wheel: Path) -> None:
 def test_its_content(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {"dafw/py.typed", "dafw/cli.py", "dafw/scaffold.py", "datamodules/base.py", "datamodules/digits.py"} <= names
+    assert {
+        "dafw/py.typed",
+        "dafw/cli.py",
+        "dafw/commands/new.py",
+        "datamodules/base.py",
+        "datamodules/digits.py",
+    } <= names
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"dafw", "datamodules"}
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc") or "test_" in name]

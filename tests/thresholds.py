@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 
 from dafw.data import Domain
+from dafw.evaluation.rejection import Entropy
 from dafw.methods import SourceOnly
-from dafw.nn.rejection import Entropy
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
 from datamodules.base import Split
 from datamodules.label_sets import LabelSets

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from commands import QUICK
 
-from dafw.runs import run_directory
+from dafw.run.directory import run_directory
 from dafw.tuning.study import Study
 
 STUDY = Path("studies/dann.db")

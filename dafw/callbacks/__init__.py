@@ -2,8 +2,8 @@
 
 from dafw.callbacks.averaging import averaging
 from dafw.callbacks.checkpointing import Checkpointing
-from dafw.callbacks.looks import Looks
 from dafw.callbacks.progress import progress_callback
+from dafw.callbacks.step_logger import Looks
 from dafw.callbacks.stopping import Stopped, Stopping
 from dafw.callbacks.swad import SWAD
 

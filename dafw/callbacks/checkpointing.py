@@ -125,7 +125,7 @@ def check_weights(method: Any) -> None:
     Raises:
         NonFiniteLoss: naming the first weight that is NaN or infinite although all terms of the loss were finite.
     """
-    from dafw.methods.record import NonFiniteLoss
+    from dafw.methods.step_log import NonFiniteLoss
 
     weights = dict(method.named_parameters())
     largest = torch._foreach_norm([weight.detach() for weight in weights.values()], torch.inf)

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.optim.swa_utils import get_swa_multi_avg_fn
 
 from dafw.callbacks.checkpointing import between_updates
-from dafw.config import Recorded
 from dafw.errors import UserError
 from dafw.nn.norm import averaged_statistics
+from dafw.recording import Recorded
 
 Mode = Literal["once", "authors"]
 Weights = list[Tensor]

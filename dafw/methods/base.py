@@ -13,20 +13,20 @@ from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from dafw.callbacks.looks import Looks
-from dafw.config import Recorded, build, describe
+from dafw.callbacks.step_logger import Looks
 from dafw.data.batch import Batch
 from dafw.errors import UserError, choose
-from dafw.methods.evaluation import EvaluationSteps, Further
-from dafw.methods.record import StepRecord
+from dafw.evaluation.evaluator import EvaluationSteps, Further
+from dafw.evaluation.rejection import Rejection
+from dafw.methods.step_log import StepRecord
 from dafw.nn.distributed import sum_over_ranks
 from dafw.nn.network import Network
 from dafw.nn.norm import Rows, convert_norm
-from dafw.nn.rejection import Rejection
 from dafw.nn.weights import without_weights
 from dafw.optim.schedules import InverseDecay, Schedule
 from dafw.optim.sharpness import Sharpness, SharpnessAware
 from dafw.problems import Classification, Outputs, Problem
+from dafw.recording import Recorded, build, describe
 
 Losses = dict[str, Tensor]
 Norm = Literal["joint", "separate", "domain_specific", "frozen"]
@@ -51,7 +51,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         sharpness: rule of sharpness-aware minimisation for the optimiser, such as ``SAM``, which makes several passes a
             step, all with the same random numbers; see :mod:`dafw.optim.sharpness`. It moves all that is trained.
         rejection: which samples of a target are held to be of no known class, for a method that does not say so itself;
-            see :mod:`dafw.nn.rejection`.
+            see :mod:`dafw.evaluation.rejection`.
     """
 
     default_norm: ClassVar[Norm] = "joint"

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from dafw.config import Recorded
 from dafw.errors import UserError, choose
 from dafw.nn.backbones import make_backbone
+from dafw.nn.feature_cache import Remembered
 from dafw.nn.ibn import IBNForm
 from dafw.nn.mixstyle import Pairs, insert_mixstyle
 from dafw.nn.mlp import mlp
-from dafw.nn.remember import Remembered
 from dafw.problems.outputs import Outputs
+from dafw.recording import Recorded
 
 _NO_HEAD = "the network has no label head yet: call set_classes(num_classes) first"
 
@@ -51,7 +51,7 @@ class Network(Recorded, nn.Module):
         frozen: keep the backbone's weights and running statistics as they are, in evaluation mode: bottleneck and head
             alone learn.
         remember: features of so many images are kept in memory, by what a frozen backbone makes of each, so that it is
-            passed once in all runs of a process (:mod:`dafw.nn.remember`). Images that are augmented differ each time.
+            passed once in all runs of a process (:mod:`dafw.nn.feature_cache`). Images that are augmented differ each time.
         ibn: ``a`` or ``b`` makes an IBN-Net of a timm ResNet, see :func:`~dafw.nn.ibn.convert_ibn`. ``weights`` may be
             those of the plain ResNet: what batch normalisation had learnt goes to both parts, its running statistics to
             the remaining batch normalisation. Without weights every normalisation starts with scale 1, unless

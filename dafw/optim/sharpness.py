@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dafw.config import Recorded
 from dafw.errors import UserError
 from dafw.optim.sam import ascent, perturbed
+from dafw.recording import Recorded
 
 #: Gradients at the parameters as they are now, one for each.
 Evaluate = Callable[[], list[Tensor]]

@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from dafw.config import Recorded
 from dafw.problems.outputs import Outputs
+from dafw.recording import Recorded
 
 
 class Problem(Recorded):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dafw.run.worker import EXECUTE
 from dafw.tables.grid import Table
 from dafw.tables.overlay import parse_settings
 from dafw.tables.pages import write_pages
@@ -17,7 +18,6 @@ from dafw.tables.render import render_csv, render_latex, render_markdown, render
 from dafw.tables.sheet import Sheet, make_sheet
 from dafw.tables.status import describe, states
 from dafw.tables.store import load
-from dafw.worker import EXECUTE
 
 TEXT: dict[str, Callable[[Sheet], str]] = {
     "markdown": render_markdown,

@@ -16,12 +16,12 @@ from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from dafw.devices import default_workers, visible_gpus, worker_environment
-from dafw.runs import run_directory
+from dafw.run.devices import default_workers, visible_gpus, worker_environment
+from dafw.run.directory import run_directory
+from dafw.run.worker import EXECUTE, FAILED, LOG, Order, Outcome, last_words, serve, signals
 from dafw.tables.grid import Cell, Table
 from dafw.tables.progress import Reporter
 from dafw.tables.store import BrokenResult, read_result
-from dafw.worker import EXECUTE, FAILED, LOG, Order, Outcome, last_words, serve, signals
 
 ATTEMPTS = 2
 SLOWEST_POLL = 60.0
@@ -158,7 +158,7 @@ def run_table(
         root: folder of the run directories.
         reporter: is told what happens.
         workers: how many processes; by default one per GPU, or one per core.
-        function: what executes a cell, see :data:`dafw.worker.EXECUTE`.
+        function: what executes a cell, see :data:`dafw.run.worker.EXECUTE`.
         poll: seconds between two looks at a run that another process makes.
         grace: seconds that workers get to save a checkpoint.
     """

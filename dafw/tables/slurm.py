@@ -19,11 +19,11 @@ from types import FrameType
 from typing import Any
 
 from dafw.errors import UserError, choose
+from dafw.run.worker import EXECUTE, FAILED, Order, Outcome, attempt, last_line, load_function, signals
 from dafw.tables.grid import Table
 from dafw.tables.launch import Job, Report, make_jobs
 from dafw.tables.progress import Reporter
 from dafw.tables.status import is_running
-from dafw.worker import EXECUTE, FAILED, Order, Outcome, attempt, last_line, load_function, signals
 
 NATIVE = {
     "account": "slurm_account",

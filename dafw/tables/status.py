@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from dafw.runs import Busy, lock
+from dafw.run.directory import Busy, lock
+from dafw.run.worker import FAILED
 from dafw.tables.store import Store
-from dafw.worker import FAILED
 
 State = Literal["done", "running", "failed", "interrupted", "missing"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "interrupted", "missing")

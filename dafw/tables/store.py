@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from dafw.runs import ORACLE
+from dafw.run.directory import ORACLE
 from dafw.tables.fields import split_task
 from dafw.tables.grid import LEFT_OUT, Cell, Table
 
@@ -283,7 +283,7 @@ def _floats(given: Mapping[str, Any]) -> dict[str, float]:
 
 def load(table: Table, root: Path) -> Store:
     """Reads every result of the table under ``root``; a broken file counts as missing, and its reason is kept."""
-    from dafw.runs import run_directory
+    from dafw.run.directory import run_directory
 
     directories: dict[tuple[str, str, int], Path] = {}
     results: dict[tuple[str, str, int], Result] = {}

@@ -14,8 +14,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from dafw.config import build
 from dafw.methods import GeneralizationMethod, Method, SourceFreeMethod, SourceOnly
+from dafw.recording import build
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
 
 STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 8

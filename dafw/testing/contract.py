@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dafw.callbacks import Checkpointing
-from dafw.loggers import CsvLog
 from dafw.methods import ERM, GeneralizationMethod, Method, SourceFreeMethod, SourceOnly
+from dafw.run.loggers import CsvLog
 from dafw.testing.cases import BATCH, EPOCHS, STEPS_PER_EPOCH, Case, case, differences
 from dafw.testing.processes import Marks, run_ranks, run_second_process
 from dafw.testing.steps import StepWatch

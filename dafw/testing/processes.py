@@ -14,8 +14,8 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 
 from dafw.callbacks import Checkpointing
-from dafw.loggers import CsvLog
 from dafw.nn.distributed import leave_process_group
+from dafw.run.loggers import CsvLog
 from dafw.testing.cases import STEPS_PER_EPOCH, Case, read_cases, write_cases
 
 RESUMED_AT = STEPS_PER_EPOCH + 1

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dafw.errors import UserError, choose
-from dafw.runs import read_result, write_atomically
+from dafw.run.directory import read_result, write_atomically
 from dafw.tuning.space import Dimension, locate, method_space, overlay, parse_space, place, whole_space
 from dafw.tuning.study import Plan, Study, load_optuna
 from dafw.tuning.trials import brief, shown, work, work_together
 
 if TYPE_CHECKING:
-    from dafw.lightning_cli import DafwCLI
+    from dafw.run.config import DafwCLI
 
 SHOWN = 5
 UNSEARCHED = ("data.oracle", "data.source", "data.target", "model.checkpoint", "trainer.callbacks")
@@ -102,7 +102,7 @@ def make_plan(args: argparse.Namespace, rest: list[str]) -> Plan:
         UserError: for a mistake in any of them.
     """
     given = [dimension for space in args.space for dimension in parse_space(space)]
-    from dafw.lightning_cli import complete, parse
+    from dafw.run.config import complete, parse
 
     cli = parse(rest)
     config = complete(cli)
@@ -140,7 +140,7 @@ def make_plan(args: argparse.Namespace, rest: list[str]) -> Plan:
 
 def _direction(cli: "DafwCLI", objective: str, allow_oracle: bool) -> bool:
     """Whether a higher objective is better."""
-    from dafw.execution import directions
+    from dafw.run.commands import directions
 
     if objective == "oracle":
         if not allow_oracle:
@@ -173,7 +173,7 @@ def _check_space(cli: "DafwCLI", config: Mapping[str, Any], space: Sequence[Dime
     """Whether each key exists and takes the ends of its range, or its choices."""
     from jsonargparse import ArgumentError
 
-    from dafw.parse_errors import explain
+    from dafw.run.config_errors import explain
 
     for dimension in space:
         located = locate(config, dimension.key)
@@ -193,7 +193,7 @@ def _check_space(cli: "DafwCLI", config: Mapping[str, Any], space: Sequence[Dime
 def _check_run(cli: "DafwCLI") -> None:
     """What a run would refuse before its first step."""
     from dafw.callbacks import averaging
-    from dafw.execution import check_trainer
+    from dafw.run.commands import check_trainer
 
     options = cli.config_init["trainer"]
     if options["devices"] not in ("auto", 1, "1", -1) or options["num_nodes"] != 1:

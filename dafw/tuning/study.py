@@ -75,7 +75,7 @@ class Plan:
 
     def description(self) -> dict[str, Any]:
         """What makes it another study if it is another: of a configuration, all that determines a run's numbers."""
-        from dafw.runs import INCIDENTAL, changing_callbacks
+        from dafw.run.directory import INCIDENTAL, changing_callbacks
 
         kept = {key: value for key, value in self.config.items() if key in ("model", "data", "trainer")}
         fixed = {".".join(key): value for key, value in _leaves(kept)}

@@ -14,12 +14,12 @@ from statistics import fmean
 from textwrap import shorten
 from typing import Any
 
-from dafw.devices import visible_gpus, worker_environment
 from dafw.errors import UserError
-from dafw.runs import ORACLE, execute, read_result, run_directory
+from dafw.run.devices import visible_gpus, worker_environment
+from dafw.run.directory import ORACLE, execute, read_result, run_directory
+from dafw.run.worker import Order, Outcome, attempt, become_worker, limit_threads, signals
 from dafw.tuning.space import place, written
 from dafw.tuning.study import Plan, Study, Taken
-from dafw.worker import Order, Outcome, attempt, become_worker, limit_threads, signals
 
 GRACE = 120.0
 """Seconds that interrupted processes get to save a checkpoint."""
@@ -109,7 +109,7 @@ def make_run(config: dict[str, Any], folder: Path, root: Path) -> Outcome:
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     from dafw.callbacks import Stopped
-    from dafw.methods.record import NonFiniteLoss
+    from dafw.methods.step_log import NonFiniteLoss
 
     signums: list[int] = []
 

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from harness import Measure, mirrored, say, timed
 
-from dafw.runs import execute, read_result
+from dafw.run.directory import execute, read_result
 
 LIMIT = 1.0
 

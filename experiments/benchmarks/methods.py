@@ -15,8 +15,8 @@ from typing import Any
 import pytorch_lightning as pl
 from harness import Measure, counted, interleave, say, timed
 
-from dafw.lightning_cli import parse
-from dafw.listing import methods as listed
+from dafw.commands.listing import methods as listed
+from dafw.run.config import parse
 from dafw.testing.steps import StepWatch
 
 #: The network of a method that needs more than convolutions; the others share the DANN paper's.

@@ -18,12 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from dafw.callbacks import Checkpointing, Stopping
-from dafw.lightning_cli import parse
-from dafw.loggers import CsvLog
 from dafw.methods import DANN
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
-from dafw.results import Clock
+from dafw.run.artifacts import Clock
+from dafw.run.config import parse
+from dafw.run.loggers import CsvLog
 from dafw.testing.steps import Operations
 
 

@@ -26,4 +26,4 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     from tuned import fake_run
 
     monkeypatch.setattr("dafw.tuning.trials.execute", fake_run)
-    monkeypatch.setattr("dafw.worker._clean", lambda: None)  # a quarter of a second, for nothing here
+    monkeypatch.setattr("dafw.run.worker._clean", lambda: None)  # a quarter of a second, for nothing here

@@ -12,8 +12,8 @@ from commands import QUICK, call
 
 from dafw.methods import ERM as ERMMethod
 from dafw.nn.network import Network
-from dafw.results import Clock, write_result
-from dafw.runs import averages_weights, execute, identity
+from dafw.run.artifacts import Clock, write_result
+from dafw.run.directory import averages_weights, execute, identity
 from dafw.testing.toys import ToyData
 
 ERM = ("--model", "ERM", *QUICK)

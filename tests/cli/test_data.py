@@ -8,7 +8,7 @@ import pytest
 from commands import call, refused
 from PIL import Image
 
-import dafw.data_commands
+import dafw.commands.data
 from datamodules.layouts import Benchmark, DomainFacts, benchmarks, list_checksum, list_domain
 
 
@@ -31,7 +31,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "data" / "kfold"
     entries = [entry for name in domains for entry in list_domain(facts, home, name)]
     facts = replace(facts, checksum=list_checksum(entries))
-    monkeypatch.setattr(dafw.data_commands, "benchmarks", lambda: {"PACS": facts, "VLCS": benchmarks()["VLCS"]})
+    monkeypatch.setattr(dafw.commands.data, "benchmarks", lambda: {"PACS": facts, "VLCS": benchmarks()["VLCS"]})
     return tmp_path / "data"
 
 

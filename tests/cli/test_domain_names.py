@@ -6,8 +6,8 @@ import pytest
 import yaml
 from commands import call, one_run
 
-from dafw.lightning_cli import with_signed_names
-from dafw.runs import identity, read_result, run_directory
+from dafw.run.config import with_signed_names
+from dafw.run.directory import identity, read_result, run_directory
 from dafw.tables.fields import read_tasks, split_task
 
 TINY = (

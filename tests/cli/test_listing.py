@@ -8,7 +8,7 @@ from commands import CHECKOUT, call, run
 
 import dafw.methods
 import datamodules
-from dafw import listing
+from dafw.commands import listing
 from dafw.methods import Method
 
 QUIET = """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import TOY, call, one_run, run
 
-from dafw.scaffold import check_name, snake_case
+from dafw.commands.new import check_name, snake_case
 
 
 def test_what_it_writes(capsys: pytest.CaptureFixture[str]) -> None:

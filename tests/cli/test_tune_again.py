@@ -9,8 +9,8 @@ import pytest
 from commands import call, fork, refused
 from tuned import IM, STUDY, TUNE, fake_run, found
 
-from dafw.methods.record import NonFiniteLoss
-from dafw.runs import run_directory
+from dafw.methods.step_log import NonFiniteLoss
+from dafw.run.directory import run_directory
 from dafw.tuning import trials
 from dafw.tuning.commands import add_arguments, make_plan
 from dafw.tuning.study import Plan, Study

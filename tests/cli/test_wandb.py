@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from commands import QUICK, call, one_run
 
-from dafw.loggers import wandb_logger
-from dafw.runs import identity
+from dafw.run.directory import identity
+from dafw.run.loggers import wandb_logger
 
 FIT = ("fit", "--model", "DANN", "--model.width", "8", *QUICK)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dafw import listing
+from dafw.commands import listing
 from dafw.data.batch import Batch
 from dafw.methods import ERM, GeneralizationMethod
 from dafw.methods.base import Losses

@@ -62,11 +62,11 @@ def before(hook: str, act: Callable[[], None], number: int = 1) -> Callable[[], 
     """A setup for :func:`commands.fork`: ``act`` is called before the ``number``-th call of a function of the run."""
 
     def setup() -> None:
-        import dafw.execution
+        import dafw.run.commands
         from dafw.methods import Method
         from datamodules import DomainDataModule
 
-        homes: list[Any] = [home for home in (DomainDataModule, dafw.execution) if hook in vars(home)]
+        homes: list[Any] = [home for home in (DomainDataModule, dafw.run.commands) if hook in vars(home)]
         owner = homes[0] if homes else Method
         function, calls = getattr(owner, hook), 0
 

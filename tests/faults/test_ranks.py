@@ -15,7 +15,7 @@ from commands import Outcome, finish, fork, one_run, rows, run, start, until
 from interrupted import FIT, at_step, same
 from two_ranks import gloo_threads
 
-import dafw.execution
+import dafw.run.commands
 from dafw.callbacks.checkpointing import checkpoints
 from dafw.errors import UserError
 from dafw.testing.cases import TINY
@@ -222,7 +222,7 @@ def test_torchrun(tmp_path: Path, two: Path) -> None:
 
 def test_no_thread_of_gloo_outlives_the_command(tmp_path: Path) -> None:
     """One that still holds a tensor when Python ends aborts the process, whose work was done."""
-    leave = dafw.execution.leave_process_group
+    leave = dafw.run.commands.leave_process_group
 
     def watched() -> None:
         before = gloo_threads()
@@ -230,7 +230,7 @@ def test_no_thread_of_gloo_outlives_the_command(tmp_path: Path) -> None:
         (tmp_path / os.environ["RANK"]).write_text(f"{bool(before)} {gloo_threads()}")
 
     def watch() -> None:
-        dafw.execution.leave_process_group = watched
+        dafw.run.commands.leave_process_group = watched
 
     ended = ranks(tmp_path, *TWO, setups=(watch, watch))
     assert [one.code for one in ended] == [0, 0], ended

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from dafw.loggers import CsvLog
 from dafw.methods import CDAN, DANN, MDD, UAN
 from dafw.methods.adversarial import AdversarialMethod
 from dafw.problems import Outputs
+from dafw.run.loggers import CsvLog
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
 
 METHODS: list[tuple[type[AdversarialMethod], dict[str, Any]]] = [

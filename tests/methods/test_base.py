@@ -9,10 +9,10 @@ import pytorch_lightning as pl
 import torch
 
 from dafw.errors import UserError
-from dafw.loggers import CsvLog
 from dafw.methods import DANN, AdaptationMethod, Losses, Method, SourceOnly
 from dafw.optim.schedules import Cosine
 from dafw.problems import Outputs
+from dafw.run.loggers import CsvLog
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dafw.data import Batch
 from dafw.errors import UserError
-from dafw.loggers import CsvLog
 from dafw.methods import OSBP
 from dafw.nn.open_head import OpenHead
 from dafw.problems import Outputs
+from dafw.run.loggers import CsvLog
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
 from datamodules.label_sets import LabelSets
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError
-from dafw.loggers import CsvLog
 from dafw.methods import ParetoCDAN, ParetoDA, ParetoMDD
 from dafw.methods.pareto import ParetoSteps
 from dafw.optim.pareto import GradientRows, choose_weights
+from dafw.run.loggers import CsvLog
 from dafw.testing import Case, case
 from dafw.testing.cases import BATCH, EPOCHS, STEPS_PER_EPOCH
 from dafw.testing.toys import toy_network

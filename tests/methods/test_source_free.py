@@ -11,7 +11,7 @@ from dafw.checkpoints import read_checkpoint
 from dafw.data import Batch, Domain
 from dafw.errors import UserError
 from dafw.methods import SHOT, Method, SourceOnly
-from dafw.results import write_plots
+from dafw.run.artifacts import write_plots
 from dafw.testing import case
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
 from datamodules.base import Split

@@ -10,10 +10,10 @@ from private_classes import judge, train
 from torch import Tensor
 
 from dafw.errors import UserError
-from dafw.loggers import CsvLog
 from dafw.losses.transferability import transferability
 from dafw.methods import UAN
 from dafw.problems import Outputs
+from dafw.run.loggers import CsvLog
 from dafw.testing import case
 from dafw.testing.toys import toy_network
 

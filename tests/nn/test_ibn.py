@@ -9,12 +9,12 @@ from golden_vectors import golden
 from networks import images, network
 from torch import Tensor, nn
 
-from dafw.config import build, describe
 from dafw.errors import UserError
 from dafw.nn.ibn import IBN, InstanceNormAct, convert_ibn, split_state
 from dafw.nn.network import Network
 from dafw.nn.norm import NORM_MODES, DomainBatchNorm, NormMode, convert_norm
 from dafw.nn.weights import without_weights
+from dafw.recording import build, describe
 
 RESNETS = ["resnet18", "resnet50", "seresnet50", "resnext50_32x4d", "resnet26d"]
 

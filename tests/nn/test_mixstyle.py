@@ -7,13 +7,13 @@ import torch
 from networks import images, network
 from torch import Tensor
 
-from dafw.config import build, describe
 from dafw.errors import UserError
 from dafw.methods import DANN, ERM, SourceOnly
 from dafw.nn.digits import DIGIT_NETS
 from dafw.nn.mixstyle import MixStyle
 from dafw.nn.network import Network
 from dafw.nn.norm import Rows, convert_norm
+from dafw.recording import build, describe
 from dafw.testing.steps import HostCalls, Operations, StepWatch
 from dafw.testing.toys import ToyData, toy_trainer
 

@@ -7,11 +7,11 @@ from networks import images, network
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dafw.config import build, describe
 from dafw.errors import UserError
 from dafw.nn.network import Network
 from dafw.nn.norm import NORM_MODES, NormMode, convert_norm
 from dafw.problems.outputs import Outputs
+from dafw.recording import build, describe
 
 
 class Operations(TorchDispatchMode):

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # spawned workers inherit it, so
 
 import fake_runs
 
-from dafw.runs import run_directory
+from dafw.run.directory import run_directory
 from dafw.tables.grid import Table
 from dafw.tables.reading import load_table
 

@@ -1,4 +1,4 @@
-"""Stands in for training: functions like ``dafw.runs.execute`` that end at once, or badly, as ``run.behave`` says."""
+"""Stands in for training: functions like ``dafw.run.directory.execute`` that end at once, or badly, as ``run.behave`` says."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dafw.errors import UserError
-from dafw.runs import Busy, lock, run_directory, write_atomically
+from dafw.run.directory import Busy, lock, run_directory, write_atomically
 
 
 def write_result(directory: Path, config: dict[str, Any], accuracy: float, **parts: Any) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dafw.runs import execute, read_result
+from dafw.run.directory import execute, read_result
 from dafw.tables.overlay import parse_settings
 from dafw.tables.reading import find_table, load_table
 

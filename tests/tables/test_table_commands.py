@@ -138,7 +138,7 @@ def test_nothing_imports_torch_before_a_run(grid_file: Callable[..., Path], fill
     runs = fill(load_table(grid), lambda *_: 0.7)
     script = (
         "import argparse, sys\nfrom dafw.tables import commands\n"
-        "import dafw.tables.slurm, dafw.tables.launch, dafw.worker\n"
+        "import dafw.tables.slurm, dafw.tables.launch, dafw.run.worker\n"
         "parser = argparse.ArgumentParser()\ncommands.add_arguments(parser)\n"
         "for action in ('show', 'status'):\n"
         f"    commands.main(parser.parse_args([action, {str(grid)!r}, '--root', {str(runs)!r}]))\n"

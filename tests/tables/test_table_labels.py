@@ -13,9 +13,9 @@ import fake_runs
 import pytest
 from rich.console import Console
 
-from dafw.methods.evaluation import Further
-from dafw.results import Clock, write_result
-from dafw.runs import run_directory
+from dafw.evaluation.evaluator import Further
+from dafw.run.artifacts import Clock, write_result
+from dafw.run.directory import run_directory
 from dafw.tables.grid import Table
 from dafw.tables.html import render_html
 from dafw.tables.overlay import parse_settings

@@ -14,8 +14,9 @@ import fake_runs
 import pytest
 from rich.console import Console
 
-from dafw.devices import default_workers, parse_listing, visible_gpus, worker_environment
-from dafw.runs import lock, run_directory
+from dafw.run.devices import default_workers, parse_listing, visible_gpus, worker_environment
+from dafw.run.directory import lock, run_directory
+from dafw.run.worker import last_line
 from dafw.tables.grid import Table
 from dafw.tables.launch import Report, make_jobs, run_table
 from dafw.tables.overlay import parse_settings
@@ -23,7 +24,6 @@ from dafw.tables.progress import Lines, Live
 from dafw.tables.reading import load_table
 from dafw.tables.status import states
 from dafw.tables.store import load
-from dafw.worker import last_line
 
 Make = Callable[..., Table]
 FAKE = "fake_runs:execute"
@@ -148,7 +148,7 @@ def test_a_run_of_another_process_is_waited_for_and_read(make_table: Make, tmp_p
     (cell,) = table.cells()
     directory = run_directory(cell.config, root)
     script = (
-        "import sys, time, fake_runs\nfrom pathlib import Path\nfrom dafw.runs import lock\n"
+        "import sys, time, fake_runs\nfrom pathlib import Path\nfrom dafw.run.directory import lock\n"
         "directory = Path(sys.argv[1])\n"
         "with lock(directory):\n    print('held', flush=True)\n    sys.stdin.readline()\n"
         "    ends = {'source': ['mnist'], 'target': ['mnistm']}\n"

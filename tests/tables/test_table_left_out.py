@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from dafw.errors import UserError
-from dafw.runs import run_directory
+from dafw.run.directory import run_directory
 from dafw.tables.fields import split_task
 from dafw.tables.grid import LEFT_OUT, Table
 from dafw.tables.html import render_html

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dafw.errors import UserError
-from dafw.runs import run_directory
+from dafw.run.directory import run_directory
 from dafw.tables.grid import Table
 from dafw.tables.sheet import Line, Sheet, make_sheet
 from dafw.tables.statistics import average, differences, summarise, worst

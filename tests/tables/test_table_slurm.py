@@ -14,12 +14,12 @@ import pytest
 from rich.console import Console
 
 from dafw.errors import UserError
+from dafw.run.worker import Order
 from dafw.tables.grid import Table
 from dafw.tables.launch import Report, make_jobs
 from dafw.tables.overlay import parse_settings
 from dafw.tables.progress import Lines
 from dafw.tables.slurm import Chunk, Cluster, Warned, parse_cluster, submit_table
-from dafw.worker import Order
 
 Make = Callable[..., Table]
 

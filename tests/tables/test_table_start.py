@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from dafw.errors import UserError
-from dafw.runs import identity, lock, run_directory, within_run
+from dafw.run.directory import identity, lock, run_directory, within_run
 from dafw.tables.grid import Table
 from dafw.tables.launch import Report, make_jobs, run_table
 from dafw.tables.overlay import parse_settings

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError, choose
+from dafw.evaluation.evaluator import Further
 from dafw.methods.adaptation.dcc import DCC
 from dafw.methods.base import Losses
-from dafw.methods.evaluation import Further
 from dafw.methods.sub_prototypes import Retrieved, examples, style_numbers
 from dafw.nn.decoder import Decoder
 from dafw.nn.memory import Read, Reading, SubPrototypeMemory

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from dafw.errors import UserError
 from dafw.losses.invariance import invariance_penalty
-from dafw.methods.annealed import AnnealedPenalty
 from dafw.methods.base import Losses
+from dafw.methods.generalization.annealed import AnnealedPenalty
 from dafw.methods.generalization.base import gather_domains
 from dafw.nn.network import Network
 from dafw.problems import Outputs
@@ -28,7 +28,7 @@ class IRM(AnnealedPenalty):
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         weight: weight of the penalty from the jump on (DomainBed: 100).
-        annealed: see :class:`~dafw.methods.annealed.AnnealedPenalty`, whose defaults are DomainBed's.
+        annealed: see :class:`~dafw.methods.generalization.annealed.AnnealedPenalty`, whose defaults are DomainBed's.
 
     Raises:
         UserError: in training if a batch holds a single row of a source.

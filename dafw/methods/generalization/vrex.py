@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dafw.methods.annealed import AnnealedPenalty
 from dafw.methods.base import Losses
+from dafw.methods.generalization.annealed import AnnealedPenalty
 from dafw.nn.distributed import sum_over_ranks, world_size
 from dafw.nn.network import Network
 from dafw.problems import Outputs
@@ -26,7 +26,7 @@ class VREx(AnnealedPenalty):
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         weight: weight of the variance from the jump on (DomainBed: 10).
-        annealed: see :class:`~dafw.methods.annealed.AnnealedPenalty`, whose defaults are DomainBed's.
+        annealed: see :class:`~dafw.methods.generalization.annealed.AnnealedPenalty`, whose defaults are DomainBed's.
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "early_weight": 0.0, "reset_optimizer": False}

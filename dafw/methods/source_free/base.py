@@ -8,13 +8,13 @@ from torch import Tensor
 
 from dafw.callbacks.checkpointing import checkpoints
 from dafw.checkpoints import check_classes, read_checkpoint
-from dafw.config import describe
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.methods.base import Losses, Method
 from dafw.nn.network import Network
 from dafw.nn.weights import loads_weights
 from dafw.problems import Outputs
+from dafw.recording import describe
 
 
 class SourceFreeMethod(Method):

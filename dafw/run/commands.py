@@ -17,13 +17,13 @@ from dafw.callbacks import Checkpointing, Stopped, Stopping
 from dafw.callbacks.checkpointing import FULL, checkpoints
 from dafw.checkpoints import check_classes, check_method, check_rule
 from dafw.errors import UserError, choose, sentence
-from dafw.lightning_cli import DafwCLI, RunOptions, complete, parse
-from dafw.loggers import CsvLog, rank, wandb_logger
 from dafw.methods import Method
-from dafw.methods.record import NonFiniteLoss
+from dafw.methods.step_log import NonFiniteLoss
 from dafw.nn.distributed import leave_process_group
-from dafw.results import Clock, gather_predictions, write_plots, write_predictions, write_result
-from dafw.runs import identity, lock, read_result, run_directory, write_atomically
+from dafw.run.artifacts import Clock, gather_predictions, write_plots, write_predictions, write_result
+from dafw.run.config import DafwCLI, RunOptions, complete, parse
+from dafw.run.directory import identity, lock, read_result, run_directory, write_atomically
+from dafw.run.loggers import CsvLog, rank, wandb_logger
 from dafw.selection import VALIDATORS
 
 

@@ -199,7 +199,7 @@ def provenance() -> dict[str, Any]:
 def _git_revision() -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
+            ["git", "-C", str(Path(__file__).parents[1]), "describe", "--always", "--dirty", "--abbrev=12"],
             capture_output=True,
             text=True,
             timeout=5,
@@ -230,8 +230,8 @@ def execute(config: dict[str, Any], root: Path) -> Path:
         asked = {**config, "run": {**config.get("run", {}), "dir": str(folder)}}
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "asked.yaml", yaml.safe_dump(asked, sort_keys=False))
-        from dafw.execution import fit
-        from dafw.lightning_cli import parse
+        from dafw.run.commands import fit
+        from dafw.run.config import parse
 
         fit(parse(["--config", str(folder / "asked.yaml")]))
     return folder
@@ -239,6 +239,6 @@ def execute(config: dict[str, Any], root: Path) -> Path:
 
 def run_command(command: str, arguments: Sequence[str]) -> int:
     """``dafw fit``, ``validate``, ``test`` or ``predict``."""
-    from dafw.execution import main
+    from dafw.run.commands import main
 
     return main(command, list(arguments))

@@ -8,8 +8,8 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from dafw.errors import UserError
+from dafw.evaluation.rejection import Rejection
 from dafw.nn.distributed import gather_unequal
-from dafw.nn.rejection import Rejection
 from dafw.problems import Outputs, Problem
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from dafw.callbacks.lean import make_lean
+from dafw.lightning_adapter import make_lean
 
 
 class Looks(pl.Callback):

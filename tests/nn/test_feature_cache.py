@@ -9,7 +9,7 @@ from networks import images, network
 from torch import Tensor, nn
 
 from dafw.errors import UserError
-from dafw.nn import remember
+from dafw.nn import feature_cache as remember
 from dafw.nn.network import Network
 from dafw.nn.norm import DomainBatchNorm, convert_norm
 

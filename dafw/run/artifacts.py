@@ -17,7 +17,7 @@ from dafw import plots
 from dafw.callbacks import averaging
 from dafw.data.domain import Domain
 from dafw.methods import Method
-from dafw.runs import RESULT, SCHEMA_VERSION, identity, provenance, write_atomically
+from dafw.run.directory import RESULT, SCHEMA_VERSION, identity, provenance, write_atomically
 from dafw.selection import VALIDATORS
 from datamodules.base import DomainDataModule
 
@@ -79,7 +79,7 @@ def write_result(
     ``transductive``: why a prediction depends on other test samples. ``averaged``: what averaged the weights over
     training, so that none of the validations is of the weights that are tested. ``ranks``: how many made the last part
     of it, which is no part of what the run is, although some methods make another one on several. ``by_class``: the
-    method's own numbers of the test, see :meth:`~dafw.methods.evaluation.EvaluationSteps.further_numbers`.
+    method's own numbers of the test, see :meth:`~dafw.evaluation.evaluator.EvaluationSteps.further_numbers`.
     """
     metrics: dict[str, dict[str, float]] = {}
     for key, value in trainer.callback_metrics.items():

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dafw.data import Batch, Domain, JointBatchSampler, JointDataset, Stream, carrier, collate
-from dafw.data.carrier import Carrier
 from dafw.data.images import as_item
+from dafw.data.shared_memory import Carrier
 from dafw.testing.toys import toy_domain
 
 STEPS = 9

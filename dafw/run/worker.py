@@ -17,11 +17,11 @@ from types import FrameType
 from typing import Any, Literal
 
 from dafw.errors import UserError
-from dafw.runs import Busy
+from dafw.run.directory import Busy
 
 LOG = "log.txt"
 FAILED = "failed.txt"
-EXECUTE = "dafw.runs:execute"
+EXECUTE = "dafw.run.directory:execute"
 """What executes a cell: a function of a configuration and the root of the run directories, by import path."""
 
 

@@ -35,7 +35,7 @@ def constant(node: ast.ClassDef, name: str) -> object:
 
 def methods() -> dict[str, str]:
     """Name of each method -> its setting and first sentence."""
-    root = Path(__file__).parent / "methods"
+    root = Path(__file__).parents[1] / "methods"
     return {
         node.name: f"[{setting.replace('_', '-')}] {summary(node)}"
         for setting in SETTINGS

@@ -8,7 +8,7 @@ from torchmetrics import Metric, MetricCollection
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError
-from dafw.methods.unknown import UnknownClasses
+from dafw.evaluation.open_set import UnknownClasses
 from dafw.nn.distributed import gather_unequal
 from dafw.problems import Outputs, Problem
 from dafw.selection import VALIDATORS, Evidence

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dafw.config import Recorded
 from dafw.errors import UserError
 from dafw.losses.entropy import entropy
 from dafw.nn.precision import full_precision
+from dafw.recording import Recorded
 
 
 class Rejection(Recorded, nn.Module):

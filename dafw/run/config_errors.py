@@ -13,8 +13,8 @@ from pytorch_lightning import Callback, Trainer
 import dafw.methods
 import datamodules
 from dafw.errors import nearest
+from dafw.evaluation.rejection import Rejection
 from dafw.nn.network import Network
-from dafw.nn.rejection import Rejection
 from dafw.optim.schedules import Schedule
 from dafw.optim.sharpness import Sharpness
 from dafw.problems import Problem

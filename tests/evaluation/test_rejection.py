@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-from dafw.config import build, describe
 from dafw.errors import UserError
-from dafw.nn.rejection import Confidence, Entropy, Rejection
+from dafw.evaluation.rejection import Confidence, Entropy, Rejection
+from dafw.recording import build, describe
 
 BOTH = pytest.mark.parametrize("make", [Entropy, Confidence])
 

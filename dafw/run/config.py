@@ -22,9 +22,9 @@ import datamodules
 from dafw.callbacks import progress_callback
 from dafw.checkpoints import read_checkpoint
 from dafw.errors import UserError, sentence
-from dafw.loggers import WandbMode
 from dafw.methods.source_free.base import find_checkpoint
-from dafw.parse_errors import broken_file, explain
+from dafw.run.config_errors import broken_file, explain
+from dafw.run.loggers import WandbMode
 from datamodules.base import DomainDataModule
 
 _ = [getattr(datamodules, name) for name in datamodules.__all__]  # so that short names of datamodules resolve

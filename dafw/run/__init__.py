@@ -1,0 +1,1 @@
+"""One run: its configuration, its directory, its result, and the commands that make and read it."""
