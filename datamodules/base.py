@@ -14,8 +14,8 @@ from dafw.data.balanced import Pools, draw_balanced
 from dafw.data.batch import Batch, collate
 from dafw.data.domain import Domain
 from dafw.data.joint import JointDataset
-from dafw.data.sampler import Further, JointBatchSampler, ShardSampler, Stream
-from dafw.data.shared_memory import Carrier
+from dafw.data.sampler import ExtraDraws, JointBatchSampler, ShardSampler, Stream
+from dafw.data.shared_memory import SharedMemoryCollator
 from dafw.errors import UserError, choose
 from datamodules.label_sets import ClassSets, LabelSets, find_label_sets
 
@@ -305,15 +305,15 @@ class DomainDataModule(pl.LightningDataModule):
             steps_done=self._steps_done,
             rank=rank,
             world_size=world_size,
-            further=None if balanced is None else self.balanced_rows,
+            extra_draws=None if balanced is None else self.balanced_rows,
             places=(len(self.labelled), len(self.labelled) + targets),
         )
         options: dict[str, Any] = {"augment": self.augment, "views": self.views(), "seed": self.seed}
         data = JointDataset(self.train_domains, **options, num_held_out=num_held_out)
-        collate = Carrier(self.num_workers)
+        collate = SharedMemoryCollator(self.num_workers)
         return self._loader(data, sampler, collate, persistent_workers=self.num_workers > 0)
 
-    def balanced_rows(self) -> Further:
+    def balanced_rows(self) -> ExtraDraws:
         """What draws a batch's class-balanced rows, by the pseudo-labels that the method has now."""
         method: Any = self.trainer.lightning_module  # type: ignore[union-attr]
         first, (classes, per_class) = len(self.labelled), method.balanced
@@ -368,7 +368,7 @@ class DomainDataModule(pl.LightningDataModule):
         if len(domain) < world_size:
             raise UserError(f"{world_size} ranks cannot share the {len(domain)} samples of {domain.name} to evaluate")
         method = self.trainer.lightning_module if self.trainer is not None else None
-        mixed = bool(getattr(method, "transductive", ""))
+        mixed = bool(getattr(method, "transductive_reason", ""))
         sampler = ShardSampler(len(domain), self.eval_batch_size, mixed=mixed, rank=rank, world_size=world_size)
         return self._loader(JointDataset([domain]), sampler, collate)
 

@@ -83,7 +83,7 @@ class Checkpointing(Checkpoint):
             NonFiniteLoss: if a term of the steps so far, or a weight, is NaN or infinite.
             UserError: if the disk is full; older checkpoints are intact.
         """
-        method.look()
+        method.flush()
         check_weights(method)
         path = self.folder / f"step={method.steps_done}.ckpt"
         unfinished = path.with_suffix(".unfinished")

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from dafw.lightning_adapter import make_lean
 
 
-class Looks(pl.Callback):
+class StepLogger(pl.Callback):
     """Logs the method's terms every ``log_every_n_steps``. Comes with every method; runs before any checkpoint."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -15,12 +15,12 @@ class Looks(pl.Callback):
         make_lean(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        """Looks where the method says so."""
-        if pl_module.looks:
+        """StepLogger where the method says so."""
+        if pl_module.logs_this_step:
             pl_module.log_window()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Looks at what is left, and fits what rejects samples to the final weights."""
+        """StepLogger at what is left, and fits what rejects samples to the final weights."""
         if pl_module.window or pl_module.unlogged:
             pl_module.log_window()
         pl_module.fit_final_rejection()

@@ -36,7 +36,7 @@ def draw(seed: int, domain: str, position: int, length: int) -> tuple[int, int]:
 
 
 #: Of a batch's number: draws of labelled and of unlabelled domains that the batch holds beside its streams'.
-Further = Callable[[int], tuple[Sequence[Draw], Sequence[Draw]]]
+ExtraDraws = Callable[[int], tuple[Sequence[Draw], Sequence[Draw]]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class JointBatchSampler(Sampler[list[Draw]]):
         steps_done: called at each ``iter``; the number of batches trained so far.
         rank: this process.
         world_size: number of processes; divides every stream's count.
-        further: called at each ``iter``; what draws further rows of a global batch, which the ranks share likewise.
+        extra_draws: called at each ``iter``; what draws extra rows of a global batch, which the ranks share likewise.
         places: numbers of streams after which the further labelled and the further unlabelled draws come.
 
     Raises:
@@ -84,7 +84,7 @@ class JointBatchSampler(Sampler[list[Draw]]):
         steps_done: Callable[[], int] = lambda: 0,
         rank: int = 0,
         world_size: int = 1,
-        further: Callable[[], Further] | None = None,
+        extra_draws: Callable[[], ExtraDraws] | None = None,
         places: tuple[int, int] = (0, 0),
     ) -> None:
         for stream in streams:
@@ -93,12 +93,12 @@ class JointBatchSampler(Sampler[list[Draw]]):
         self.streams = list(streams)
         self.seed, self.steps_per_epoch, self.steps_done = seed, steps_per_epoch, steps_done
         self.rank, self.world_size = rank, world_size
-        self.further, self.places = further, places
+        self.extra_draws, self.places = extra_draws, places
 
-    def batch(self, step: int, further: Further | None = None) -> list[Draw]:
+    def batch(self, step: int, extra_draws: ExtraDraws | None = None) -> list[Draw]:
         """The part of global batch ``step`` that this rank trains on."""
         draws: list[Draw] = []
-        rows = dict(zip(self.places, further(step), strict=True)) if further else {}
+        rows = dict(zip(self.places, extra_draws(step), strict=True)) if extra_draws else {}
         for domain, stream in enumerate(self.streams):
             first = step * stream.count + self.rank
             for position in range(first, (step + 1) * stream.count, self.world_size):
@@ -108,10 +108,10 @@ class JointBatchSampler(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         start = self.steps_done()
-        further = self.further() if self.further else None
+        extra_draws = self.extra_draws() if self.extra_draws else None
         end = (start // self.steps_per_epoch + 1) * self.steps_per_epoch
         for step in range(start, end):
-            yield self.batch(step, further)
+            yield self.batch(step, extra_draws)
 
     def __len__(self) -> int:
         return self.steps_per_epoch

@@ -18,7 +18,7 @@ from dafw.data.batch import Batch, Sample, collate
 ALIGNMENT = 64
 
 
-class Carrier:
+class SharedMemoryCollator:
     """Collates; in a worker process it does so in one of the worker's slots, memory that the main process shares.
 
     The usual way makes new shared memory for every tensor of every batch, and its pages cost several times what
@@ -42,7 +42,7 @@ class Carrier:
         _CARRIERS[self.key] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Carrier, (0,)  # a process that was not forked shares nothing
+        return SharedMemoryCollator, (0,)  # a process that was not forked shares nothing
 
     def __call__(self, samples: Sequence[Sample]) -> Any:
         """The batch, or what the main process receives as the batch."""
@@ -89,7 +89,7 @@ class Carrier:
 
 
 _KEYS = count()
-_CARRIERS: WeakValueDictionary[int, Carrier] = WeakValueDictionary()
+_CARRIERS: WeakValueDictionary[int, SharedMemoryCollator] = WeakValueDictionary()
 
 
 class _Place(NamedTuple):

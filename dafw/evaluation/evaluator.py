@@ -24,7 +24,7 @@ else:
     Base = object
 
 
-class Further(NamedTuple):
+class ExtraTestMetrics(NamedTuple):
     """What a method's own numbers of a test are, beside the metrics of each domain.
 
     Attributes:
@@ -47,35 +47,35 @@ class EvaluationSteps(UnknownClasses, Base):
     adapts_in_test: bool
     steps_started: int
     evaluations: "list[Evaluation]"
-    scores: nn.ModuleList
+    metrics: nn.ModuleList
     source_losses: nn.ModuleDict
     collected: list[list[tuple[Tensor, Tensor, Tensor]]]
-    further: Further
+    extra_metrics: ExtraTestMetrics
 
     if TYPE_CHECKING:
 
         def write(self, values: dict[str, float]) -> None: ...  # noqa: D102
-        def look(self) -> None: ...  # noqa: D102
-        def run(self, x: Any, num_source: int | None, network: nn.Module | None = None) -> Outputs: ...  # noqa: D102
+        def flush(self) -> None: ...  # noqa: D102
+        def forward_rows(self, x: Any, num_source: int | None, network: nn.Module | None = None) -> Outputs: ...  # noqa: D102
         @property
-        def served(self) -> nn.Module: ...  # noqa: D102
+        def eval_network(self) -> nn.Module: ...  # noqa: D102
 
     @property
-    def has_evidence(self) -> bool:
+    def supports_unsupervised_validators(self) -> bool:
         """Whether there is something for the label-free validators to look at: not where no target may be seen."""
-        return self.problem.has_evidence and self.setting != "generalization"
+        return self.problem.supports_unsupervised_validators and self.setting != "generalization"
 
     def evaluate(self, batch: Batch, source: bool) -> Outputs:
         """Outputs of one evaluation batch of a source or a target domain, as they are served."""
-        return self.run(batch.x, len(batch) if source else 0, self.served)
+        return self.forward_rows(batch.x, len(batch) if source else 0, self.eval_network)
 
     # ---- the two evaluations
 
     def start_evaluation(self, stage: Any) -> None:
         """New metrics and empty evidence for each loader of ``stage``."""
-        self.look()
+        self.flush()
         self.evaluations = self.trainer.datamodule.evaluations(stage)  # type: ignore[attr-defined]
-        self.scores = nn.ModuleList(map(self.new_metrics, self.evaluations)).to(self.device)
+        self.metrics = nn.ModuleList(map(self.new_metrics, self.evaluations)).to(self.device)
         validated = [str(i) for i, evaluation in enumerate(self.evaluations) if evaluation.role == "source_val"]
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         self.source_losses = nn.ModuleDict({key: MeanLoss(dtype) for key in validated}).to(self.device)
@@ -110,10 +110,10 @@ class EvaluationSteps(UnknownClasses, Base):
         role = self.evaluations[dataloader_idx].role
         outputs = self.evaluate(batch, role.startswith("source"))
         if batch.num_source:
-            self.score(self.scores[dataloader_idx], role, outputs, batch.y)  # type: ignore[arg-type]
+            self.score(self.metrics[dataloader_idx], role, outputs, batch.y)  # type: ignore[arg-type]
         if role == "source_val":
             self.source_losses[str(dataloader_idx)].update(self.problem.loss(outputs, batch.y), len(batch))  # type: ignore[operator]
-        if self.has_evidence and role in ("source_train", "source_val", "target_val"):
+        if self.supports_unsupervised_validators and role in ("source_train", "source_val", "target_val"):
             keys = torch.stack([batch.index, batch.y if role == "source_val" else batch.index])
             self.collected[dataloader_idx].append((outputs.features, outputs.logits, keys))
 
@@ -127,7 +127,7 @@ class EvaluationSteps(UnknownClasses, Base):
 
     def metrics_of(self, position: int) -> dict[str, float]:
         """The metrics of one evaluation loader, over all ranks."""
-        scores = self.scores[position]
+        scores = self.metrics[position]
         assert isinstance(scores, MetricCollection)
         return {name: float(value) for name, value in scores.compute().items()}
 
@@ -148,7 +148,7 @@ class EvaluationSteps(UnknownClasses, Base):
             }
         if found["source_train_labelled"]:
             validators[f"source_train_{primary}"] = _mean(found["source_train_labelled"], primary)
-        if self.has_evidence:
+        if self.supports_unsupervised_validators:
             validators |= self.validate_without_labels()
         shown = self.problem.open_primary if self.trainer.datamodule.has_unknown else primary  # type: ignore[attr-defined]
         oracle = {shown: _mean(found["target_val"], shown)}
@@ -195,16 +195,18 @@ class EvaluationSteps(UnknownClasses, Base):
         return torch.cat(features), torch.cat(logits), torch.cat(keys, 1)
 
     def on_test_epoch_end(self) -> None:
-        """Logs each domain's metrics on its test split, and with each target :meth:`further_numbers` of all targets."""
+        """Logs each domain's metrics on its test split, and :meth:`extra_test_metrics` with each target."""
         values = {
             f"test/{evaluation.domain.name}/{name}": value
             for position, evaluation in enumerate(self.evaluations)
             for name, value in self.metrics_of(position).items()
         }
-        self.further = self.further_numbers()
+        self.extra_metrics = self.extra_test_metrics()
         for evaluation in self.evaluations:
             if evaluation.role == "target_test":
-                values |= {f"test/{evaluation.domain.name}/{n}": value for n, value in self.further.overall.items()}
+                values |= {
+                    f"test/{evaluation.domain.name}/{n}": value for n, value in self.extra_metrics.overall.items()
+                }
         self.log_dict(values, logger=False)
         self.write(values)
 
@@ -215,12 +217,12 @@ class EvaluationSteps(UnknownClasses, Base):
 
     # ---- what a method shows beside that
 
-    def further_numbers(self) -> Further:
+    def extra_test_metrics(self) -> ExtraTestMetrics:
         """The method's own numbers of a test, asked for once after the last target, on all ranks alike."""
-        return Further({}, {})
+        return ExtraTestMetrics({}, {})
 
     def pictures(self, data: "DomainDataModule") -> "dict[str, Figure]":
-        """Further figures of a finished run by name, of the weights that are served; asked for on rank 0 alone.
+        """More figures of a finished run by name, of the weights that are evaluated; rank 0 alone asks for them.
 
         Args:
             data: whose test splits may be shown.

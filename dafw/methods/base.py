@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import reduce
 from operator import add
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import pytorch_lightning as pl
 import torch
@@ -13,15 +13,15 @@ from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from dafw.callbacks.step_logger import Looks
+from dafw.callbacks.step_logger import StepLogger
 from dafw.data.batch import Batch
 from dafw.errors import UserError, choose
-from dafw.evaluation.evaluator import EvaluationSteps, Further
+from dafw.evaluation.evaluator import EvaluationSteps, ExtraTestMetrics
 from dafw.evaluation.rejection import Rejection
 from dafw.methods.step_log import StepRecord
 from dafw.nn.distributed import sum_over_ranks
 from dafw.nn.network import Network
-from dafw.nn.norm import Rows, convert_norm
+from dafw.nn.norm import BatchLayout, NormMode, convert_norm
 from dafw.nn.weights import without_weights
 from dafw.optim.schedules import InverseDecay, Schedule
 from dafw.optim.sharpness import Sharpness, SharpnessAware
@@ -29,7 +29,6 @@ from dafw.problems import Classification, Outputs, Problem
 from dafw.recording import Recorded, build, describe
 
 Losses = dict[str, Tensor]
-Norm = Literal["joint", "separate", "domain_specific", "frozen"]
 
 
 class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
@@ -54,7 +53,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
             see :mod:`dafw.evaluation.rejection`.
     """
 
-    default_norm: ClassVar[Norm] = "joint"
+    default_norm: ClassVar[NormMode] = "joint"
     #: Names of further augmented views of each input that a step needs.
     views: ClassVar[tuple[str, ...]] = ()
     #: Hyper-parameters worth searching: name -> (low, high) or list of choices.
@@ -64,7 +63,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
     #: Names of the terms that a critic lowers and the features raise.
     adversarial: ClassVar[tuple[str, ...]] = ()
     #: Why the control does not train bit for bit what source-only does that sees the target; empty if it does.
-    control_difference: ClassVar[str] = ""
+    control_difference_reason: ClassVar[str] = ""
     #: Share of each target's training samples that is kept apart and comes as the batch's last rows.
     held_out: ClassVar[float] = 0.0
     #: Passes through the backbone in a training step.
@@ -72,7 +71,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
     #: Values that the host must read in a training step by the method's definition.
     host_reads: ClassVar[int] = 0
     #: Why several ranks do not train exactly what one trains; empty if they do.
-    rank_difference: ClassVar[str] = ""
+    rank_difference_reason: ClassVar[str] = ""
     #: Whether a method that makes its own updates follows a rule of sharpness in them.
     takes_sharpness: ClassVar[bool] = False
 
@@ -82,7 +81,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         *,
         num_classes: int,
         problem: Problem | None = None,
-        norm: Norm | None = None,
+        norm: NormMode | None = None,
         optimizer: str = "momentum",
         lr: float = 0.01,
         momentum: float = 0.9,
@@ -110,20 +109,20 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
             raise UserError(f"{type(self).__name__} itself says what is unknown, and takes no model.rejection")
         network.set_classes(num_classes)
         self.network = network
-        self.norm: Norm = norm or self.default_norm
-        self.rows: Rows = convert_norm(network, self.norm, network.backbone if network.frozen else None)
+        self.norm: NormMode = norm or self.default_norm
+        self.layout: BatchLayout = convert_norm(network, self.norm, network.backbone if network.frozen else None)
         self.ema = None if ema_decay is None else ModelEmaV3(network, decay=ema_decay).requires_grad_(False)
         #: Updates for each batch of a method that makes them itself; 0 if it does not say.
         self.updates_per_batch = 0
         #: Domains whose labels trained the weights that this method started from.
         self.trained_on: tuple[str, ...] = ()
         #: Why a prediction depends on the other samples of the test set; empty if it does not.
-        self.transductive = ""
+        self.transductive_reason = ""
         #: Whether tests and predictions take gradients, and so need a trainer with ``inference_mode=False``.
         self.adapts_in_test = False
         self.steps_started = 0
         self.history: list[dict[str, Any]] = []
-        self.further = Further({}, {})
+        self.extra_metrics = ExtraTestMetrics({}, {})
         self.start_record()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -141,24 +140,24 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
 
     # ---- forward
 
-    def run(self, x: Any, num_source: int | None, network: nn.Module | None = None) -> Outputs:
+    def forward_rows(self, x: Any, num_source: int | None, network: nn.Module | None = None) -> Outputs:
         """One pass. The first ``num_source`` rows are source; ``None``: all rows are target."""
-        rows, previous = self.rows, self.rows.num_source
-        rows.num_source = num_source
+        layout, previous = self.layout, self.layout.num_source
+        layout.num_source = num_source
         outputs: Outputs = (network or self.network)(x)
-        rows.num_source = previous
+        layout.num_source = previous
         return outputs
 
     def statistics_pass(self, batch: Batch) -> None:
         """Runs what a training step passes through the network, for its batch statistics alone."""
-        self.run(batch.x, batch.num_source)
+        self.forward_rows(batch.x, batch.num_source)
 
     def forward(self, x: Any) -> Outputs:
         """What serves the target: images (N, C, H, W) -> outputs."""
-        return self.run(x, None, self.served)
+        return self.forward_rows(x, None, self.eval_network)
 
     @property
-    def served(self) -> nn.Module:
+    def eval_network(self) -> nn.Module:
         """The network that is evaluated: the moving average if there is one."""
         return self.network if self.ema is None else self.ema.module
 
@@ -194,13 +193,13 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One joint step: sum of the method's terms."""
         terms = self.losses(batch)
-        self.keep(batch, terms)
+        self.record_step(batch, terms)
         return reduce(add, terms.values())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Counts the step; sets learning rates and the random state as functions of that count alone."""
         self.steps_started += 1
-        self.rows.domain = batch.domain
+        self.layout.domain = batch.domain
         factor = self.schedule(self.progress, self.step)
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
@@ -225,12 +224,12 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         with ExitStack() as stack:
             if number:
                 self.seed_step()
-                stack.enter_context(self.rows.untracked())
+                stack.enter_context(self.layout.untracked())
             elif self.sharpness is not None and self.sharpness.local and self.trainer.world_size > 1:
                 stack.enter_context(self.trainer.strategy.block_backward_sync())  # type: ignore[attr-defined]
-            self.further_pass = number > 0
+            self.repeated_pass = number > 0
             yield
-            self.further_pass = False
+            self.repeated_pass = False
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimiser's step, and the moving average's after it."""
@@ -241,7 +240,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """The look at the terms comes with every method."""
         present: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [] if any(isinstance(callback, Looks) for callback in present) else [Looks()]
+        return [] if any(isinstance(callback, StepLogger) for callback in present) else [StepLogger()]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The network's groups at their rates, then, if there is any, every other module of the method at ``lr``."""
@@ -366,10 +365,10 @@ class AdaptationMethod(Method):
 
     def losses(self, batch: Batch) -> Losses:
         """Supervised loss of the source rows and the terms of :meth:`adapt`."""
-        joint = self.run(batch.x, batch.num_source)
+        joint = self.forward_rows(batch.x, batch.num_source)
         source, target = joint[: batch.num_source], joint[batch.num_source :]
         terms = {"supervised": self.problem.loss(source, batch.y), **self.adapt(source, target, joint)}
-        if self.looks:
+        if self.logs_this_step:
             self.compare_gradients(terms, joint.features)
         return terms
 

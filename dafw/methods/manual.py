@@ -17,11 +17,12 @@ else:
     Base = object
 
 
-class ManualSteps(Base):
+class ManualOptimization(Base):
     """Mixed into a method that writes its own ``training_step``. List it before the method it is mixed into.
 
     Such a step asks for gradients with :meth:`gradients`, which averages them over the ranks, and ends with
-    :meth:`descend`. It must not call ``backward`` on a loss, since the ranks would then average only some gradients.
+    :meth:`apply_gradients`. It must not call ``backward`` on a loss, since the ranks would then average only some
+    gradients.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -51,7 +52,7 @@ class ManualSteps(Base):
         found = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
         return mean_over_ranks(with_zeros(parameters, found))
 
-    def descend(self, *parts: tuple[Iterable[nn.Parameter], Iterable[Tensor]], average: bool = True) -> None:
+    def apply_gradients(self, *parts: tuple[Iterable[nn.Parameter], Iterable[Tensor]], average: bool = True) -> None:
         """One step of the optimiser with the given gradients; parameters in none of the parts keep still.
 
         Args:

@@ -10,11 +10,12 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.mimicking import class_domain_loss, mimicking_loss, refine
 from dafw.methods.adversarial import AdversarialMethod
-from dafw.methods.base import Losses, Norm
-from dafw.methods.manual import ManualSteps, with_zeros
+from dafw.methods.base import Losses
+from dafw.methods.manual import ManualOptimization, with_zeros
 from dafw.nn.class_critics import ClassCritics
 from dafw.nn.distributed import mean_over_ranks
 from dafw.nn.network import Network
+from dafw.nn.norm import NormMode
 from dafw.optim.pareto import GradientRows, choose_weights
 from dafw.problems import Outputs
 
@@ -36,7 +37,7 @@ class Forward(NamedTuple):
     held_out: Tensor | None
 
 
-class ParetoSteps(ManualSteps, AdversarialMethod):
+class ParetoSteps(ManualOptimization, AdversarialMethod):
     """What turns an adversarial method into ParetoDA; list it before that method. See
     :class:`~dafw.methods.adaptation.pareto_da.ParetoDA`.
 
@@ -50,12 +51,12 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         base: the adversarial method's arguments.
     """
 
-    default_norm: ClassVar[Norm] = "separate"
+    default_norm: ClassVar[NormMode] = "separate"
     held_out: ClassVar[float] = 0.1
     backbone_passes: ClassVar[int] = 3
     host_reads: ClassVar[int] = 1
     control: ClassVar[dict[str, Any]] = {"combination": "source"}
-    control_difference: ClassVar[str] = "each domain makes a pass of its own, and so do held-out target rows"
+    control_difference_reason: ClassVar[str] = "each domain makes a pass of its own, and so do held-out target rows"
 
     def __init__(  # type: ignore[no-untyped-def]
         self,
@@ -96,12 +97,12 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         """Outputs of source and target together, and of source, target and, if there are any, held-out rows."""
         n, last = batch.num_source, len(batch) - batch.num_held_out
         if self.norm == "joint":
-            joint = self.run(batch.x[:last], n)
+            joint = self.forward_rows(batch.x[:last], n)
             source, target = joint[:n], joint[n:]
         else:
-            source, target = self.run(batch.x[:n], n), self.run(batch.x[n:last], None)
+            source, target = self.forward_rows(batch.x[:n], n), self.forward_rows(batch.x[n:last], None)
             joint = Outputs(*(torch.cat(both) for both in zip(_tensors(source), _tensors(target), strict=True)))
-        held_out = [self.run(batch.x[last:], None)] if batch.num_held_out else []
+        held_out = [self.forward_rows(batch.x[last:], None)] if batch.num_held_out else []
         return joint, [source, target, *held_out]
 
     def statistics_pass(self, batch: Batch) -> None:
@@ -163,14 +164,14 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         if count:
             gradients.average()
         weights = self.weigh(gradients, held_out)
-        self.keep(batch, terms, {"held_out": held_out})
+        self.record_step(batch, terms, {"held_out": held_out})
         if self._weighed is self._shared:
             combined = gradients.combine(weights)
         else:
             weighed = [weight * loss for weight, (loss, _) in zip(weights, objectives[:3], strict=True) if weight]
             combined = self.gradients(torch.stack(weighed).sum(), self._shared)
         others = [*self._head, *self._critic, *self._class_critics]
-        self.descend((self._shared, combined), (others, mean_over_ranks(own)))
+        self.apply_gradients((self._shared, combined), (others, mean_over_ranks(own)))
         return terms["supervised"].detach()
 
     def weigh(self, gradients: GradientRows, held_out: Tensor) -> tuple[float, ...]:
@@ -189,7 +190,7 @@ class ParetoSteps(ManualSteps, AdversarialMethod):
         guided = self.guided_above is not None and value + math.log(self.num_classes) > self.guided_above
         chosen = choose_weights(rows, guided=guided, mode=self.mode)
         extra = (1.0, 1.0, 0.0) if self.mode == "authors" else (0.0, 0.0, 0.0)
-        if self.looks:
+        if self.logs_this_step:
             self.diagnose("held_out_loss", value)
             self.diagnose("guided", float(guided))
             self.diagnose("infeasible", float(not chosen.feasible))

@@ -31,7 +31,7 @@ class Trained(NamedTuple):
 class NonFiniteLoss(Exception):
     """A loss term became NaN or infinite; the message names it, the step and the samples."""
 
-    hopeless = True  # runs repeat exactly: another attempt would end here again
+    retryable = False  # a run repeats exactly, so another attempt would end here again
 
 
 class StepRecord(Base):
@@ -47,14 +47,14 @@ class StepRecord(Base):
     last_terms: dict[str, float]
     _diagnostics: dict[str, Tensor]
     #: Whether the step's loss is computed once more at other weights: no step of its own, but it must be finite.
-    further_pass: bool = False
+    repeated_pass: bool = False
 
     def start_record(self) -> None:
         """Called by the constructor."""
         self.window, self.unlogged, self.last_terms, self._diagnostics = [], [], {}, {}
 
     @property
-    def looks(self) -> bool:
+    def logs_this_step(self) -> bool:
         """Whether this step's values are logged: the place for diagnostics that cost something."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return self.steps_started % every == 0
@@ -63,7 +63,9 @@ class StepRecord(Base):
         """Adds a diagnostic to this step's record; worth it only where :attr:`looks` is true."""
         self._diagnostics[name] = torch.as_tensor(value, device=self.device).detach()
 
-    def keep(self, batch: Batch, terms: Mapping[str, Tensor], guarded: Mapping[str, Tensor] | None = None) -> None:
+    def record_step(
+        self, batch: Batch, terms: Mapping[str, Tensor], guarded: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Remembers this step.
 
         Args:
@@ -72,7 +74,7 @@ class StepRecord(Base):
             guarded: further values that must be finite, and are not part of the loss.
         """
         kept, also = ({n: t.detach() for n, t in values.items()} for values in (terms, guarded or {}))
-        if self.further_pass:
+        if self.repeated_pass:
             last = self.window[-1]
             self.window[-1] = last._replace(guarded={**last.guarded, **{f"{n}_aside": t for n, t in kept.items()}})
             self._diagnostics = {}
@@ -80,7 +82,7 @@ class StepRecord(Base):
         self.window.append(Trained(self.steps_started - 1, batch.domain, batch.index, kept, also, self._diagnostics))
         self._diagnostics = {}
 
-    def look(self) -> None:
+    def flush(self) -> None:
         """Reads the steps since the last look.
 
         Raises:
@@ -98,8 +100,8 @@ class StepRecord(Base):
         self.unlogged += [{n: row[n] for n in record.terms} for record, row in zip(records, values, strict=True)]
 
     def log_window(self) -> None:
-        """Looks, and logs the means of the terms since the last time and the latest diagnostics."""
-        self.look()
+        """StepLogger, and logs the means of the terms since the last time and the latest diagnostics."""
+        self.flush()
         names = sorted({name for row in self.unlogged for name in row})
         means = {n: sum(row.get(n, 0.0) for row in self.unlogged) / len(self.unlogged) for n in names}
         self.unlogged = []

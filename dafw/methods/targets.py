@@ -38,7 +38,7 @@ def training_outputs(method: Method, first: int, last: int) -> Outputs:
         parts, labelled = [], position < len(data.labelled)
         for batch in data.evaluation_loader(domain):
             with method.trainer.precision_plugin.forward_context():
-                outputs = method.run(batch.to(method.device).x, len(batch) if labelled else 0)
+                outputs = method.forward_rows(batch.to(method.device).x, len(batch) if labelled else 0)
             parts.append((batch.index.to(method.device), outputs.features, outputs.logits))
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
         columns = [gather_unequal(column) for column in columns]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dafw.errors import UserError
 from dafw.nn.distributed import gather_rows, world_size
-from dafw.nn.norm import Rows
+from dafw.nn.norm import BatchLayout
 from dafw.nn.precision import full_precision
 
 GateForm = Literal["paper", "authors"]
@@ -41,8 +41,8 @@ class SqueezeExcite(nn.Module):
 class DomainAttention(nn.Module):
     """Attention whose squeeze belongs to the row's domain: leading rows source, the others target.
 
-    How many rows are source is read from :class:`~dafw.nn.norm.Rows`, as batch normalisation reads it, so that serving
-    and evaluation say which path to take. Both squeezes start as copies of the plain module's.
+    How many rows are source is read from :class:`~dafw.nn.norm.BatchLayout`, as batch normalisation reads it, so that
+    evaluation says which path to take. Both squeezes start as copies of the plain module's.
 
     Args:
         squeeze: 1x1 convolution C -> C / r of a plain module; becomes the source's, its copy the target's.
@@ -56,12 +56,12 @@ class DomainAttention(nn.Module):
         self.source_squeeze, self.excite, self.act, self.gate = squeeze, excite, act, gate
         self.target_squeeze = nn.Conv2d(squeeze.in_channels, squeeze.out_channels, 1, bias=squeeze.bias is not None)
         self.target_squeeze.to(squeeze.weight).load_state_dict(squeeze.state_dict())
-        self.rows = Rows()
+        self.layout = BatchLayout()
 
     def forward(self, x: Tensor) -> Tensor:
         """Weighs the channels of each row by its domain's path: (N, C, H, W), the same shape."""
         pooled = x.mean((2, 3), keepdim=True)
-        num_source = min(self.rows.num_source or 0, len(x))
+        num_source = min(self.layout.num_source or 0, len(x))
         parts = []
         if num_source:
             parts.append(self.source_squeeze(pooled[:num_source]))

@@ -11,7 +11,7 @@ Features = dict[bytes, Tensor]
 _KNOWN: dict[bytes, Features] = {}  # of the whole process: the runs of a table share them
 
 
-class Remembered:
+class FeatureCache:
     """Calls a frozen module, and keeps what it made of each input, to be looked up the next time.
 
     An input is known by its content, whatever data it comes from. What is kept is of the module's weights and code, the

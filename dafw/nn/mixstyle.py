@@ -13,7 +13,7 @@ from torch.distributions import Beta
 
 from dafw.errors import UserError, choose
 from dafw.nn.digits import DigitNet
-from dafw.nn.norm import Rows
+from dafw.nn.norm import BatchLayout
 from dafw.nn.precision import full_precision
 
 Pairs = Literal["random", "cross_domain"]
@@ -29,7 +29,8 @@ class MixStyle(nn.Module):
 
     ``random`` pairs by a permutation of the batch. ``cross_domain`` draws each row's partner from the rows of other
     domains, with replacement; a row of the only domain in the batch has itself. (The authors' form swaps the halves of
-    a batch of two domains.) The rows' domains come from :class:`~dafw.nn.norm.Rows`, which a method fills at each step.
+    a batch of two domains.) The rows' domains come from :class:`~dafw.nn.norm.BatchLayout`, which a method
+    fills at each step.
 
     Args:
         alpha: of the Beta distribution; small values leave l near 0 or 1.
@@ -49,7 +50,7 @@ class MixStyle(nn.Module):
             raise UserError(f"mixstyle_p is a probability, from 0 to 1, not {p}")
         self.alpha, self.p, self.eps = alpha, p, eps
         self.pairs = choose("mixstyle_pairs", pairs, ("random", "cross_domain"))
-        self.rows = Rows()
+        self.layout = BatchLayout()
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W), the same shape.
@@ -81,7 +82,7 @@ class MixStyle(nn.Module):
         """The other row of each row's pair: (N,) int64."""
         if self.pairs == "random":
             return torch.randperm(count, device=device)
-        domain = self.rows.domain_of(count)
+        domain = self.layout.domain_of(count)
         if domain is None:
             raise UserError(
                 f"mixstyle_pairs: cross_domain needs the domain of each of the {count} rows of a pass, which are not a"

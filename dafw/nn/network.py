@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from dafw.errors import UserError, choose
 from dafw.nn.backbones import make_backbone
-from dafw.nn.feature_cache import Remembered
+from dafw.nn.feature_cache import FeatureCache
 from dafw.nn.ibn import IBNForm
 from dafw.nn.mixstyle import Pairs, insert_mixstyle
 from dafw.nn.mlp import mlp
@@ -50,8 +50,8 @@ class Network(Recorded, nn.Module):
         backbone_args: further arguments of the backbone's constructor.
         frozen: keep the backbone's weights and running statistics as they are, in evaluation mode: bottleneck and head
             alone learn.
-        remember: features of so many images are kept in memory, by what a frozen backbone makes of each, so that it is
-            passed once in all runs of a process (:mod:`dafw.nn.feature_cache`). Images that are augmented differ each time.
+        feature_cache: number of images whose features are kept in memory, for a frozen backbone, which each image then
+            passes once in all runs of a process (:mod:`dafw.nn.feature_cache`). An augmented image differs each time.
         ibn: ``a`` or ``b`` makes an IBN-Net of a timm ResNet, see :func:`~dafw.nn.ibn.convert_ibn`. ``weights`` may be
             those of the plain ResNet: what batch normalisation had learnt goes to both parts, its running statistics to
             the remaining batch normalisation. Without weights every normalisation starts with scale 1, unless
@@ -96,7 +96,7 @@ class Network(Recorded, nn.Module):
         compile: bool = False,
         backbone_args: dict[str, Any] | None = None,
         frozen: bool = False,
-        remember: int = 0,
+        feature_cache: int = 0,
         ibn: IBNForm | None = None,
         mixstyle: list[int] | None = None,
         mixstyle_alpha: float = 0.1,
@@ -114,8 +114,8 @@ class Network(Recorded, nn.Module):
         self.backbone_name = backbone
         if frozen and mixstyle:
             raise UserError("mixstyle does nothing in a frozen backbone, which is in evaluation mode")
-        if remember < 0 or (remember and not frozen):
-            raise UserError(f"remember is a number of images, of a backbone that is frozen: not {remember} here")
+        if feature_cache < 0 or (feature_cache and not frozen):
+            raise UserError(f"feature_cache is a number of images and needs a frozen backbone, not {feature_cache}")
         self.head_width, self.dropout = head_width, dropout
         self.backbone_lr = backbone_lr
         self.channels_last = channels_last
@@ -138,7 +138,7 @@ class Network(Recorded, nn.Module):
         if compile:
             self.backbone.compile()
         self.frozen = frozen
-        self.remembered = Remembered(remember) if remember else None
+        self.feature_cache = FeatureCache(feature_cache) if feature_cache else None
         if frozen:
             self.backbone.requires_grad_(False).eval()
             self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
@@ -211,12 +211,12 @@ class Network(Recorded, nn.Module):
         """What the backbone makes of images (N, C, H, W): (N, d), of which a frozen one takes no gradient."""
         if not self.frozen:
             encoded: Tensor = self.backbone(self.normalise(x))
-        elif self.remembered is None:
+        elif self.feature_cache is None:
             with torch.no_grad():
                 encoded = self.backbone(self.normalise(x))
         else:
             how = f"{self.mean} {self.std} {self.shift.dtype} {self.channels_last}"
-            encoded = self.remembered(self.backbone, x, self.normalise, how)
+            encoded = self.feature_cache(self.backbone, x, self.normalise, how)
         return encoded
 
     def train(self, mode: bool = True) -> Self:
@@ -263,8 +263,8 @@ class Network(Recorded, nn.Module):
 
 
 def _forget(network: nn.Module, _: Any) -> None:
-    if isinstance(network, Network) and network.remembered is not None:
-        network.remembered.forget()
+    if isinstance(network, Network) and network.feature_cache is not None:
+        network.feature_cache.forget()
 
 
 def _per_channel(

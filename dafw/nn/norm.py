@@ -11,7 +11,7 @@ frozen           by the running statistics       never change                   
 
 ``separate`` is what a network does that is called once per domain; ``domain_specific`` is Chang et al., CVPR 2019,
 https://arxiv.org/abs/1906.03950.  In evaluation all four use running statistics, or the test batch's own where
-``Rows.test_batch`` asks for them.  On several ranks, training statistics are those of all ranks' rows.
+``BatchLayout.test_batch`` asks for them.  On several ranks, training statistics are those of all ranks' rows.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ _BRANCH = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked
 
 
 @dataclass
-class Rows:
+class BatchLayout:
     """What the normalisation layers of one network must know about the batch; one object, shared by all of them.
 
     Deep copies of the network (a moving average, a teacher) share it too: what it says of a batch holds for them all.
@@ -100,7 +100,7 @@ class DomainBatchNorm(nn.Module):
         affine: whether to learn a scale and a shift per channel.
         track_running_stats: whether to keep running statistics; without them evaluation uses the batch's own.
         mode: how the two domains share statistics, see the module's table.
-        rows: the batch's layout; a private one, with every row target, if not given.
+        layout: where the source rows are; a private one, with every row target, if not given.
 
     Raises:
         ValueError: unknown mode, or ``frozen`` without running statistics. In the forward pass: more source rows than
@@ -123,7 +123,7 @@ class DomainBatchNorm(nn.Module):
         affine: bool = True,
         track_running_stats: bool = True,
         mode: NormMode = "joint",
-        rows: Rows | None = None,
+        layout: BatchLayout | None = None,
     ) -> None:
         super().__init__()
         self.num_features = num_features
@@ -136,10 +136,10 @@ class DomainBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(num_features) if track_running_stats else None)
         self.register_buffer("running_var", torch.ones(num_features) if track_running_stats else None)
         self.register_buffer("num_batches_tracked", torch.tensor(0) if track_running_stats else None)
-        self._enter(mode, rows or Rows())
+        self._enter(mode, layout or BatchLayout())
 
     @classmethod
-    def from_batch_norm(cls, layer: _BatchNorm, mode: NormMode, rows: Rows) -> Self:
+    def from_batch_norm(cls, layer: _BatchNorm, mode: NormMode, layout: BatchLayout) -> Self:
         """A layer around the very parameters and buffers of ``layer``, so that optimisers stay valid.
 
         Raises:
@@ -158,16 +158,16 @@ class DomainBatchNorm(nn.Module):
             setattr(new, key, getattr(layer, key))
         if isinstance(drop, nn.Module) and isinstance(act, nn.Module):
             new.drop, new.act = drop, act
-        new._enter(mode, rows)
+        new._enter(mode, layout)
         return new.train(layer.training)
 
-    def _enter(self, mode: NormMode, rows: Rows) -> None:
+    def _enter(self, mode: NormMode, layout: BatchLayout) -> None:
         """Switch to ``mode``; entering ``domain_specific`` starts the source's branch as a copy of the present one."""
         if mode not in NORM_MODES:
             raise ValueError(f"norm must be one of {', '.join(NORM_MODES)}, not {mode!r}")
         if mode == "frozen" and self.running_mean is None:
             raise ValueError("norm: frozen needs a layer that tracks running statistics")
-        self.mode, self.rows = mode, rows
+        self.mode, self.layout = mode, layout
         if mode != "domain_specific":
             for key in _BRANCH:
                 self._parameters.pop(f"source_{key}", None)
@@ -188,7 +188,7 @@ class DomainBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x``, (N, C, ...), each of the two domains' rows as the mode says; same shape and dtype."""
-        num_source = self.rows.num_source
+        num_source = self.layout.num_source
         if num_source is not None and num_source > x.shape[0]:
             raise ValueError(f"num_source is {num_source}, but the batch has {x.shape[0]} rows")
         split = self.mode == "domain_specific" or (self.mode == "separate" and self._uses_batch(x))
@@ -208,18 +208,18 @@ class DomainBatchNorm(nn.Module):
             return True
         if self.training:
             return self.mode != "frozen"
-        return self.rows.test_batch and x.numel() > x.shape[1]
+        return self.layout.test_batch and x.numel() > x.shape[1]
 
     def _normalise(self, x: Tensor, branch: _Branch) -> Tensor:
         """One part of the batch by one branch, as one call of ``nn.BatchNorm`` (but for the ranks)."""
         weight, bias, mean, var, batches = branch
         if not self._uses_batch(x):
             return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
-        if not (self.rows.track and self.training):
+        if not (self.layout.track and self.training):
             mean = var = batches = None
         if batches is not None:
             batches.add_(1)
-        if self.training and self.rows.sync and world_size() > 1:
+        if self.training and self.layout.sync and world_size() > 1:
             y, batch_mean, batch_var = _normalise_over_ranks(x, weight, bias, self.eps)
         elif mean is None or var is None or self.momentum is not None:
             return F.batch_norm(x, mean, var, weight, bias, True, self.momentum or 0.0, self.eps)
@@ -317,11 +317,11 @@ def averaged_statistics(module: nn.Module) -> Iterator[int]:
                 tensor.copy_(before)
 
 
-def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = None) -> Rows:
+def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = None) -> BatchLayout:
     """Put every batch normalisation inside ``module`` into ``mode``; parameters and buffers remain the same objects.
 
     Replaces ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm`` and timm's layers that fuse an activation (which they keep);
-    a ``DomainBatchNorm`` changes its mode. Other layers that have a ``Rows`` get the one that is returned.
+    a ``DomainBatchNorm`` changes its mode. Other layers that have a ``BatchLayout`` get the one that is returned.
 
     Args:
         module: a network, changed in place.
@@ -329,7 +329,7 @@ def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = Non
         skip: a part that is left as it is.
 
     Returns:
-        The ``Rows`` that all layers read: set ``num_source`` on it before each forward pass.
+        The ``BatchLayout`` that all layers read: set ``num_source`` on it before each forward pass.
 
     Raises:
         ValueError: unknown mode; ``module`` is itself a layer to be replaced; a layer that cannot be converted.
@@ -339,17 +339,17 @@ def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = Non
     if isinstance(module, _BatchNorm):
         name = type(module).__name__
         raise ValueError(f"a {name} cannot be replaced from within: pass the network that holds it")
-    rows = Rows()
+    layout = BatchLayout()
     converted: dict[nn.Module, DomainBatchNorm] = {}  # a layer may be registered in two places
     skipped = set() if skip is None else set(skip.modules())
     for parent in [part for part in module.modules() if part not in skipped]:
         if isinstance(parent, DomainBatchNorm):
-            parent._enter(mode, rows)
-        elif isinstance(getattr(parent, "rows", None), Rows):
-            parent.rows = rows  # type: ignore[assignment]
+            parent._enter(mode, layout)
+        elif isinstance(getattr(parent, "layout", None), BatchLayout):
+            parent.layout = layout  # type: ignore[assignment]
         for name, child in parent._modules.items():
             if isinstance(child, _BatchNorm):
                 if child not in converted:
-                    converted[child] = DomainBatchNorm.from_batch_norm(child, mode, rows)
+                    converted[child] = DomainBatchNorm.from_batch_norm(child, mode, layout)
                 parent._modules[name] = converted[child]
-    return rows
+    return layout

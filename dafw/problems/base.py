@@ -20,7 +20,7 @@ class Problem(Recorded):
     #: The metric that tables print where the target has classes of its own.
     open_primary: ClassVar[str] = ""
     #: Whether the label-free validators apply (they need one feature vector and one class score a sample).
-    has_evidence: ClassVar[bool] = False
+    supports_unsupervised_validators: ClassVar[bool] = False
 
     def loss(self, outputs: Outputs, y: Any) -> Tensor:
         """Supervised loss of labelled rows: outputs (n, ...), their labels -> scalar."""

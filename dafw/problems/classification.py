@@ -20,7 +20,7 @@ class Classification(Problem):
 
     primary: ClassVar[str] = "accuracy"
     open_primary: ClassVar[str] = "h_score"
-    has_evidence: ClassVar[bool] = True
+    supports_unsupervised_validators: ClassVar[bool] = True
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self.label_smoothing = label_smoothing

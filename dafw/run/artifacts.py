@@ -17,7 +17,7 @@ from dafw import plots
 from dafw.callbacks import averaging
 from dafw.data.domain import Domain
 from dafw.methods import Method
-from dafw.run.directory import RESULT, SCHEMA_VERSION, identity, provenance, write_atomically
+from dafw.run.directory import RESULT, SCHEMA_VERSION, config_hash, provenance, write_atomically
 from dafw.selection import VALIDATORS
 from datamodules.base import DomainDataModule
 
@@ -76,10 +76,10 @@ def write_result(
     """Writes ``result.json``, last and at once: its presence means that the run is done.
 
     ``oracle`` in it: labels of a target trained this run, or the model that a source-free one started from.
-    ``transductive``: why a prediction depends on other test samples. ``averaged``: what averaged the weights over
-    training, so that none of the validations is of the weights that are tested. ``ranks``: how many made the last part
-    of it, which is no part of what the run is, although some methods make another one on several. ``by_class``: the
-    method's own numbers of the test, see :meth:`~dafw.evaluation.evaluator.EvaluationSteps.further_numbers`.
+    ``transductive_reason``: why a prediction depends on other test samples. ``averaged``: what averaged the weights
+    over training, so that none of the validations is of the weights that are tested. ``ranks``: how many made the last
+    part of it, which is no part of what the run is, although some methods make another one on several. ``by_class``:
+    the method's own numbers of the test, see :meth:`~dafw.evaluation.evaluator.EvaluationSteps.extra_test_metrics`.
     """
     metrics: dict[str, dict[str, float]] = {}
     for key, value in trainer.callback_metrics.items():
@@ -95,14 +95,14 @@ def write_result(
         "setting": method.setting,
         "seed": config.get("seed_everything", 0),
         "oracle": data.oracle or not set(data.target).isdisjoint(getattr(method, "trained_on", ())),
-        "transductive": method.transductive,
+        "transductive_reason": method.transductive_reason,
         "averaged": " and ".join(averaging(trainer.callbacks)),  # type: ignore[attr-defined]
         "monitors": sorted(
             {monitor for each in trainer.callbacks if isinstance(monitor := getattr(each, "monitor", None), str)}  # type: ignore[attr-defined]
         ),
         "norm": method.norm,
         "ranks": trainer.world_size,
-        "config_hash": identity(config),
+        "config_hash": config_hash(config),
         "steps": method.steps_done,
         "seconds": {name: round(value, 3) for name, value in clock.now().items()},
         "num_target_test": sum(len(data.domain(name, "test")) for name in data.target),
@@ -110,7 +110,7 @@ def write_result(
         "label_sets": {"kind": data.class_sets.kind, **data.class_sets.counts},
         "undefined": undefined(data),
         "test": metrics,
-        "by_class": method.further.by_class,
+        "by_class": method.extra_metrics.by_class,
         "history": method.history,
         "higher_is_better": {
             f"source_{method.problem.primary}": True,
@@ -154,7 +154,7 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path, most: int 
     logged = plots.read_metrics(folder / "metrics.csv")
     figures = {"curves": plots.curves({k: v for k, v in logged.items() if not k.startswith("test/")})}
     method.eval()
-    if method.problem.has_evidence:
+    if method.problem.supports_unsupervised_validators:
         features, domains, classes = [], [], []
         names = (*data.known_names, *(["unknown"] if data.has_unknown or method.rejects else []))
         matrix = np.zeros((len(names), len(names)), np.int64)

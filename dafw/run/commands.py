@@ -21,8 +21,8 @@ from dafw.methods import Method
 from dafw.methods.step_log import NonFiniteLoss
 from dafw.nn.distributed import leave_process_group
 from dafw.run.artifacts import Clock, gather_predictions, write_plots, write_predictions, write_result
-from dafw.run.config import DafwCLI, RunOptions, complete, parse
-from dafw.run.directory import identity, lock, read_result, run_directory, write_atomically
+from dafw.run.config import DafwCLI, RunOptions, parse, resolved_config
+from dafw.run.directory import config_hash, lock, read_result, run_directory, write_atomically
 from dafw.run.loggers import CsvLog, rank, wandb_logger
 from dafw.selection import VALIDATORS
 
@@ -83,7 +83,7 @@ def _failed(said: str) -> int:
 def fit(cli: DafwCLI) -> int:
     """Trains or resumes, tests, and writes the result."""
     options: RunOptions = cli.config_init["run"]
-    config = complete(cli)
+    config = resolved_config(cli)
     folder = Path(options.dir) if options.dir else run_directory(config, Path(options.root))
     if options.dir:
         refuse_other_run(folder, config)
@@ -113,7 +113,7 @@ def refuse_other_run(folder: Path, config: dict[str, Any]) -> None:
         UserError: if ``folder`` holds a run of another configuration.
     """
     path = folder / "config.yaml"
-    if path.exists() and identity(yaml.safe_load(path.read_text(encoding="utf-8"))) != identity(config):
+    if path.exists() and config_hash(yaml.safe_load(path.read_text(encoding="utf-8"))) != config_hash(config):
         raise UserError(f"{folder} holds a run of another configuration: give another run.dir, or remove it")
 
 
@@ -127,7 +127,7 @@ def _fit(cli: DafwCLI, config: dict[str, Any], folder: Path) -> int:
         project=options.project or type(cli.datamodule).__name__,
         group=type(cli.model).__name__,
         name=folder.name,
-        run_id=identity(config),
+        run_id=config_hash(config),
         config=config,
     )
     try:
@@ -203,7 +203,11 @@ def directions(method: Method) -> dict[str, bool]:
     """The validators that a run of this method records, and whether higher is better."""
     sources = method.setting != "source-free"
     present = {name: each for name, each in VALIDATORS.items() if sources or not each.needs_source}
-    found = {name: validator.higher_is_better for name, validator in present.items()} if method.has_evidence else {}
+    found = (
+        {name: validator.higher_is_better for name, validator in present.items()}
+        if method.supports_unsupervised_validators
+        else {}
+    )
     return found | ({"source_loss": False, f"source_{method.problem.primary}": True} if sources else {})
 
 
@@ -224,9 +228,9 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     """``validate``, ``test`` or ``predict`` with a checkpoint."""
     options: RunOptions = cli.config_init["run"]
     problem = cli.model.problem
-    if command == "predict" and not problem.has_evidence:
+    if command == "predict" and not problem.supports_unsupervised_validators:
         raise UserError(f"predict writes a class for each sample, not {type(problem).__name__}: use Trainer.predict")
-    folder = Path(options.dir) if options.dir else run_directory(complete(cli), Path(options.root))
+    folder = Path(options.dir) if options.dir else run_directory(resolved_config(cli), Path(options.root))
     path = cli.config_init["ckpt_path"] or next(map(str, checkpoints(folder / "checkpoints")), None)
     if path is None:
         raise UserError(f"there is no checkpoint in {folder / 'checkpoints'}: train first, or give --ckpt_path")

@@ -234,7 +234,7 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", message=text)
 
 
-def complete(cli: DafwCLI) -> dict[str, Any]:
+def resolved_config(cli: DafwCLI) -> dict[str, Any]:
     """The whole configuration, as written to ``config.yaml``."""
     config: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False, skip_link_targets=False))
     return config

@@ -37,7 +37,7 @@ class Busy(UserError):
     """Another process works on the run directory."""
 
 
-def identity(config: dict[str, Any]) -> str:
+def config_hash(config: dict[str, Any]) -> str:
     """Eight hexadecimal digits of what determines a run's numbers: its configuration without paths and machinery."""
     parts = ("seed_everything", "model", "data", "trainer")
     kept = json.loads(json.dumps({key: config[key] for key in parts if config.get(key) is not None}))
@@ -46,8 +46,8 @@ def identity(config: dict[str, Any]) -> str:
     if isinstance(arguments.get("checkpoint"), str):
         arguments["checkpoint"] = within_run(arguments["checkpoint"])
     data = (kept.get("data") or {}).get("init_args") or {}
-    for end in {"source", "target"} & set(data):
-        data[end] = [str(name) for name in data[end]] if isinstance(data[end], list) else str(data[end])
+    for side in {"source", "target"} & set(data):
+        data[side] = [str(name) for name in data[side]] if isinstance(data[side], list) else str(data[side])
     for key, names in INCIDENTAL.items():
         part = kept.get(key)
         if isinstance(part, dict):
@@ -124,10 +124,10 @@ def run_directory(config: dict[str, Any], root: Path) -> Path:
     """Where the run of ``config`` lives: method, task and seed for people, the hash for uniqueness."""
     method = str(config["model"]["class_path"]).rpartition(".")[2]
     arguments = config["data"].get("init_args", {})
-    ends = [arguments.get(end, "") for end in ("source", "target")]
-    task = "-".join("+".join(map(str, end if isinstance(end, list | tuple) else [end])) for end in ends)
+    sides = [arguments.get(side, "") for side in ("source", "target")]
+    task = "-".join("+".join(map(str, side if isinstance(side, list | tuple) else [side])) for side in sides)
     slug = re.sub(r"[^\w.+-]+", "_", f"{method}-{task}-s{config.get('seed_everything', 0)}")
-    return Path(root) / f"{slug[:120]}-{identity(config)}"
+    return Path(root) / f"{slug[:120]}-{config_hash(config)}"
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

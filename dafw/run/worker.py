@@ -41,7 +41,7 @@ class Outcome:
 
     status: Literal["done", "busy", "failed"]
     error: str = ""
-    hopeless: bool = False
+    retryable: bool = True
 
 
 def load_function(path: str) -> Callable[[dict[str, Any], Path], Any]:
@@ -54,8 +54,8 @@ def load_function(path: str) -> Callable[[dict[str, Any], Path], Any]:
 def attempt(execute: Callable[[dict[str, Any], Path], Any], order: Order) -> Outcome:
     """Executes a cell, with everything it prints going to ``log.txt`` in its directory.
 
-    A mistake of the user (:class:`UserError`) is hopeless, and so is an error that says so of itself: a second attempt
-    would end the same way.
+    A mistake of the user (:class:`UserError`) is not retried, nor is an error that says ``retryable = False``: a second
+    attempt would end the same way.
     """
     order.directory.mkdir(parents=True, exist_ok=True)
     with _printing_to(order.directory / LOG):
@@ -67,11 +67,11 @@ def attempt(execute: Callable[[dict[str, Any], Path], Any], order: Order) -> Out
             return Outcome("busy")
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            return Outcome("failed", str(error), hopeless=True)
+            return Outcome("failed", str(error), retryable=False)
         except BaseException as error:
             traceback.print_exc()
             said = last_line("".join(traceback.format_exception_only(error)))
-            return Outcome("failed", said, hopeless=getattr(error, "hopeless", False))
+            return Outcome("failed", said, retryable=getattr(error, "retryable", True))
         finally:
             _clean()
     return Outcome("done")
@@ -105,7 +105,7 @@ def serve(pipe: connection.Connection, function: str, environment: dict[str, str
             try:
                 execute = _prepare(function, environment)
             except Exception as error:
-                pipe.send(Outcome("failed", f"cannot load {function}: {error}", hopeless=True))
+                pipe.send(Outcome("failed", f"cannot load {function}: {error}", retryable=False))
                 continue
         pipe.send(attempt(execute, order))
 

@@ -83,12 +83,12 @@ class Job:
             return str(error)
         return f"ended without a result: {last_words(self.directory)}"
 
-    def fail(self, error: str, hopeless: bool) -> bool:
+    def fail(self, error: str, retryable: bool) -> bool:
         """Remembers the error, here and in the run directory; whether the run deserves another attempt."""
         self.error = error
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / FAILED).write_text(f"{error}\n", encoding="utf-8")
-        self.dropped = hopeless or self.attempts >= ATTEMPTS
+        self.dropped = not retryable or self.attempts >= ATTEMPTS
         return not self.dropped
 
     def fails_with(self) -> str:
@@ -265,7 +265,7 @@ class Pool:
             self.elsewhere.append(job)
             self.reporter.waiting(job.cell.label)
         elif outcome.status == "failed":
-            self._fail(job, outcome.error, outcome.hopeless)
+            self._fail(job, outcome.error, outcome.retryable)
         elif (percent := job.result(self.metric)) is None:
             self._fail(job, job.trouble(self.metric))
         else:
@@ -284,14 +284,14 @@ class Pool:
             memory = " (out of memory?)" if code == -signal.SIGKILL else ""
             self._fail(job, f"the worker died: {how}{memory}")
 
-    def _fail(self, job: Job, error: str, hopeless: bool = False) -> None:
-        again = job.fail(error, hopeless)
+    def _fail(self, job: Job, error: str, retryable: bool = True) -> None:
+        again = job.fail(error, retryable)
         (self.pending if again else self.report.failed).append(job)
         self.reporter.failed(job.cell.label, error, str(job.log), again)
         for other in [other for other in self.pending if other.fails_with()]:
             if other in self.pending:
                 self.pending.remove(other)
-                self._fail(other, other.fails_with(), hopeless=True)
+                self._fail(other, other.fails_with(), retryable=False)
 
     def _look_elsewhere(self) -> None:
         """Reads what other processes finished; takes over, when nothing else is left, what one of them dropped."""

@@ -224,7 +224,7 @@ def drop(jobs: list[Job], reporter: Reporter, report: Report) -> list[Job]:
     """Fails the jobs whose start failed for good, and those that start from them; returns the others."""
     while lost := [job for job in jobs if job.fails_with()]:
         for job in lost:
-            job.fail(job.fails_with(), hopeless=True)
+            job.fail(job.fails_with(), retryable=False)
             report.failed.append(job)
             reporter.failed(job.cell.label, job.error, str(job.log), False)
         jobs = [job for job in jobs if job not in lost]
@@ -293,7 +293,7 @@ class Submission:
 
     def _fail(self, job: Job, task: Any, reporter: Reporter, report: Report, again: list[Job]) -> None:
         outcome = self._outcome(job, task)
-        once_more = job.fail(outcome.error or job.trouble(self.metric), outcome.hopeless)
+        once_more = job.fail(outcome.error or job.trouble(self.metric), outcome.retryable)
         (again if once_more else report.failed).append(job)
         reporter.failed(job.cell.label, job.error, str(job.log), once_more)
 

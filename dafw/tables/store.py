@@ -57,7 +57,7 @@ class Result:
     seconds: float
     oracle: bool
     setting: str
-    transductive: str
+    transductive_reason: str
     averaged: str
     monitors: tuple[str, ...]
     ranks: int
@@ -160,7 +160,11 @@ class Store:
     @property
     def transductive(self) -> dict[str, str]:
         """By row, why its predictions depend on other test samples."""
-        return {name: result.transductive for (name, _, _), result in self.results.items() if result.transductive}
+        return {
+            name: result.transductive_reason
+            for (name, _, _), result in self.results.items()
+            if result.transductive_reason
+        }
 
     @property
     def averaged(self) -> dict[str, str]:
@@ -265,7 +269,7 @@ def _parse(directory: Path, given: Any, metric: str) -> Result:
         seconds=float(given["seconds"]["total"]),
         oracle=bool(given["oracle"]),
         setting=str(given.get("setting") or ""),
-        transductive=str(given.get("transductive") or ""),
+        transductive_reason=str(given.get("transductive_reason") or ""),
         averaged=str(given.get("averaged") or ""),
         monitors=tuple(map(str, given.get("monitors") or ())),
         label_sets=dict(given.get("label_sets") or {}),

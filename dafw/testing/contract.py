@@ -139,8 +139,8 @@ def check_control(item: Case, folder: Path) -> None:
 
     That of a generalization method trains as under ERM.
 
-    Where a method's ``control_difference`` says that it cannot, that must be so; and its weights must be the same
-    whatever the target's images are, once batch normalisation is frozen; those of a source-free method must be the
+    Where a method's ``control_difference_reason`` says that it cannot, that must be so; and its weights must be the
+    same whatever the target's images are, once batch normalisation is frozen; those of a source-free method must be the
     source model's.
     """
     owner = item.owner
@@ -155,7 +155,7 @@ def check_control(item: Case, folder: Path) -> None:
     plain, _ = replace(case(baseline, **kept, **shared), network=item.network, data=item.data).train(folder)
     same = control.network.state_dict().keys() == plain.network.state_dict().keys()
     same = same and not differences(control.network.state_dict(), plain.network.state_dict())
-    if not owner.control_difference:
+    if not owner.control_difference_reason:
         assert same
         return
     assert not same, "it says that its control is not source-only, but it is"
@@ -214,7 +214,7 @@ def check_ranks(items: list[Case], folder: Path) -> dict[str, float]:
 
     Returns:
         For each case, the largest difference of any weight, buffer or logged value: at most 1e-9, unless the
-        method's ``rank_difference`` says what each rank does on its own by design.
+        method's ``rank_difference_reason`` says what each rank does on its own by design.
     """
     assert BATCH % 2 == 0
     run_ranks(items, folder)

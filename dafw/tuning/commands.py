@@ -102,10 +102,10 @@ def make_plan(args: argparse.Namespace, rest: list[str]) -> Plan:
         UserError: for a mistake in any of them.
     """
     given = [dimension for space in args.space for dimension in parse_space(space)]
-    from dafw.run.config import complete, parse
+    from dafw.run.config import parse, resolved_config
 
     cli = parse(rest)
-    config = complete(cli)
+    config = resolved_config(cli)
     for key, value in (("run.dir", config["run"]["dir"]), ("ckpt_path", config["ckpt_path"])):
         if value is not None:
             raise UserError(f"{key} cannot be given: each trial has a directory of its own")

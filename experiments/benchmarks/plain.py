@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class Reverse(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by ``-scale``."""
+    """The config_hash, whose gradient is multiplied by ``-scale``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:

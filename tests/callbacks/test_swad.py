@@ -14,7 +14,7 @@ from dafw.callbacks.swad import LossValley
 from dafw.errors import UserError
 from dafw.methods import ADDA, ERM, SHOT, Fish, FixMatch, Method, Mixup, ParetoDA, SourceOnly
 from dafw.nn.norm import DomainBatchNorm
-from dafw.run.directory import identity
+from dafw.run.directory import config_hash
 from dafw.testing import Case, case, contract
 from dafw.testing.cases import differences
 from dafw.testing.steps import StepWatch
@@ -263,9 +263,9 @@ def test_it_is_part_of_what_a_run_is() -> None:
     config: dict[str, Any] = {"seed_everything": 0, "model": {"class_path": "ERM"}, "trainer": {"max_epochs": 1}}
 
     def named(callbacks: Any) -> str:
-        return identity({**config, "trainer": {**config["trainer"], "callbacks": callbacks}})
+        return config_hash({**config, "trainer": {**config["trainer"], "callbacks": callbacks}})
 
-    plain = identity(config)
+    plain = config_hash(config)
     assert named([]) == named(None) == named([{"class_path": "DeviceStatsMonitor"}]) == plain
     short, full = {"class_path": "SWAD"}, {"class_path": "dafw.callbacks.swad.SWAD", "init_args": {}}
     assert (

@@ -13,7 +13,7 @@ from commands import QUICK, call
 from dafw.methods import ERM as ERMMethod
 from dafw.nn.network import Network
 from dafw.run.artifacts import Clock, write_result
-from dafw.run.directory import averages_weights, execute, identity
+from dafw.run.directory import averages_weights, config_hash, execute
 from dafw.testing.toys import ToyData
 
 ERM = ("--model", "ERM", *QUICK)
@@ -35,7 +35,7 @@ def test_an_average_of_weights_by_its_short_name(capsys: pytest.CaptureFixture[s
         (path,) = Path(name).glob("*/result.json")
         found[name] = json.loads(path.read_text())
         config = yaml.safe_load(path.with_name("config.yaml").read_text())
-        assert found[name]["config_hash"] == identity(config) == path.parent.name[-8:]
+        assert found[name]["config_hash"] == config_hash(config) == path.parent.name[-8:]
     assert (found["plain"]["averaged"], found["swad"]["averaged"]) == ("", "SWAD")
     assert found["plain"]["config_hash"] != found["swad"]["config_hash"]
     assert found["swad"]["higher_is_better"]["source_loss"] is False
@@ -56,14 +56,14 @@ def test_an_average_of_weights_in_a_file() -> None:
         "run": {"plots": False},
     }
     folder = execute(config, Path("runs"))
-    assert folder.name.endswith(identity(config))
+    assert folder.name.endswith(config_hash(config))
     assert json.loads((folder / "result.json").read_text())["averaged"] == "SWAD"
 
 
 def with_callbacks(*callbacks: Any) -> str:
     """The hash of a run with these callbacks."""
     trainer: dict[str, Any] = {"max_epochs": 1, **({"callbacks": list(callbacks)} if callbacks else {})}
-    return identity({"seed_everything": 0, "model": {"class_path": "ERM"}, "trainer": trainer})
+    return config_hash({"seed_everything": 0, "model": {"class_path": "ERM"}, "trainer": trainer})
 
 
 def test_hashes_of_runs_that_were_made_before_other_callbacks_counted() -> None:

@@ -7,7 +7,7 @@ import yaml
 from commands import call, one_run
 
 from dafw.run.config import with_signed_names
-from dafw.run.directory import identity, read_result, run_directory
+from dafw.run.directory import config_hash, read_result, run_directory
 from dafw.tables.fields import read_tasks, split_task
 
 TINY = (
@@ -53,7 +53,7 @@ def test_numbers_and_strings_are_the_same_run(capsys: pytest.CaptureFixture[str]
 def test_a_run_of_one_source_is_told_from_one_of_a_list() -> None:
     """As before: what a list of one means to a method is its own affair."""
     configs = [{"data": {"init_args": {"source": source, "target": "a"}}} for source in ("15", 15, ["15"], [15])]
-    first, number, listed, numbers = map(identity, configs)
+    first, number, listed, numbers = map(config_hash, configs)
     assert first == number != listed == numbers
 
 

@@ -154,7 +154,7 @@ def test_a_checkpoint_that_is_not_ours(capsys: pytest.CaptureFixture[str]) -> No
 def test_both_statistics_of_a_finished_run(capsys: pytest.CaptureFixture[str]) -> None:
     erm = ["--model", "ERM", *QUICK, "--data.source", "[a, c]", "--data.steps_per_epoch", "8"]
     assert call(capsys, "fit", *erm, "--run.dir", "erm").code == 0
-    assert json.loads(Path("erm/result.json").read_text())["transductive"] == ""
+    assert json.loads(Path("erm/result.json").read_text())["transductive_reason"] == ""
     path = next(Path("erm").glob("checkpoints/*.ckpt"))
     running, batch = (
         call(capsys, "test", *erm, "--ckpt_path", path, "--model.test_statistics", how) for how in ("running", "batch")
@@ -165,5 +165,5 @@ def test_both_statistics_of_a_finished_run(capsys: pytest.CaptureFixture[str]) -
     changed = [*erm, "--model.test_statistics", "batch", "--run.dir", "other"]
     assert call(capsys, "fit", *changed).code == 0
     result = json.loads(Path("other/result.json").read_text())
-    assert result["transductive"] == "batch statistics of the test batch"
+    assert result["transductive_reason"] == "batch statistics of the test batch"
     assert {f"test/{n}/{k}": round(v, 4) for n, m in result["test"].items() for k, v in m.items()} == printed(batch.out)

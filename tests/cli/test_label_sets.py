@@ -34,7 +34,9 @@ def served() -> tuple[SourceOnly, ToyData]:
 
 @torch.no_grad()
 def logits(method: SourceOnly, domain: Domain, source: bool) -> torch.Tensor:
-    return method.run(torch.stack(list(domain.inputs)), len(domain) if source else 0, method.served).logits
+    return method.forward_rows(
+        torch.stack(list(domain.inputs)), len(domain) if source else 0, method.eval_network
+    ).logits
 
 
 def test_a_method_that_rejects_nothing_is_refused(capsys: pytest.CaptureFixture[str], workplace: Path) -> None:
@@ -59,7 +61,7 @@ def test_a_run_on_a_universal_task(capsys: pytest.CaptureFixture[str], workplace
     assert {path.name for path in one_run(Path("runs")).glob("plots/*.png")} > {"confusion.png", "embedding.png"}
     method, data = served()
     target = data.domain("b", "test")
-    scores = method.unknown_scores(method.run(torch.stack(list(target.inputs)), 0))
+    scores = method.unknown_scores(method.forward_rows(torch.stack(list(target.inputs)), 0))
     assert scores is not None
     unknown, labels = (scores > 0).numpy(), np.asarray(target.labels)
     right = unknown[labels == 2].mean()

@@ -15,7 +15,7 @@ def test_one_training_gives_the_numbers_with_and_without(capsys: pytest.CaptureF
     assert (done.code, done.err) == (0, "")
     folder = one_run(Path("runs"))
     result = json.loads((folder / "result.json").read_text())
-    assert "retrained" in result["transductive"]
+    assert "retrained" in result["transductive_reason"]
     kinds = ("accuracy", "mean_class_accuracy")
     assert set(result["test"]["b"]) == {*kinds, *(f"{kind}_without_retraining" for kind in kinds)}
     last = result["history"][-1]["test"]["b"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from commands import QUICK, call, one_run
 
-from dafw.run.directory import identity
+from dafw.run.directory import config_hash
 from dafw.run.loggers import wandb_logger
 
 FIT = ("fit", "--model", "DANN", "--model.width", "8", *QUICK)
@@ -56,7 +56,7 @@ def test_offline_by_default(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         "mode": "offline",
         "dir": str(folder),
     }
-    assert identity(options["config"]) == result["config_hash"]
+    assert config_hash(options["config"]) == result["config_hash"]
     (kept,) = folder.glob("wandb/offline-run-*")
     assert list(kept.glob(f"run-{result['config_hash']}.wandb"))
     assert "WANDB_MODE" not in os.environ

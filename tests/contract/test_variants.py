@@ -48,7 +48,7 @@ CASES += [
     Case(DCC, {**BALANCED, "sharpness": {"class_path": "dafw.optim.sharpness.SAM", "init_args": {}}}, label="dcc_sam"),
 ]
 MEMSPM = {**BALANCED, "items": 6, "sub_prototypes": 2, "top_k": 3, "head_width": 6, "decoder_widths": [4, 4]}
-KEPT = {"frozen": True, "remember": 50}  # fewer than there are
+KEPT = {"frozen": True, "feature_cache": 50}  # fewer than there are
 CASES.append(Case("dafw.methods.adaptation.memspm.MemSPM", MEMSPM, network=KEPT, label="memspm_frozen"))
 SHOT = "dafw.methods.source_free.shot.SHOT"
 PAPER = {"bottleneck": 8, "bottleneck_relu": False, "head": "weight_norm", "backbone_lr": 0.1}

@@ -7,7 +7,7 @@ import pytest
 
 from dafw.data import Draw, JointBatchSampler, Stream
 from dafw.data.balanced import Pools, draw_balanced
-from dafw.data.sampler import Further
+from dafw.data.sampler import ExtraDraws
 
 SOURCE = [np.arange(20) % 4, np.arange(12) % 4]
 TARGET = [np.array([-1, 0, 0, 2, 2, 2, -1, 0, 2, 5])]
@@ -58,7 +58,7 @@ ASKED: list[int] = []
 
 
 def sampler(rank: int = 0, world_size: int = 1, steps_done: int = 0) -> JointBatchSampler:
-    def further() -> Further:
+    def extra_draws() -> ExtraDraws:
         ASKED.append(steps_done)
         return lambda step: draws(step, 2, 2)
 
@@ -70,7 +70,7 @@ def sampler(rank: int = 0, world_size: int = 1, steps_done: int = 0) -> JointBat
         steps_done=lambda: steps_done,
         rank=rank,
         world_size=world_size,
-        further=further,
+        extra_draws=extra_draws,
         places=(2, 3),
     )
 

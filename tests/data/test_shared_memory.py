@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dafw.data import Batch, Domain, JointBatchSampler, JointDataset, Stream, carrier, collate
+from dafw.data import Batch, Domain, JointBatchSampler, JointDataset, Stream, collate, shared_memory
 from dafw.data.images import as_item
-from dafw.data.shared_memory import Carrier
+from dafw.data.shared_memory import SharedMemoryCollator
 from dafw.testing.toys import toy_domain
 
 STEPS = 9
@@ -53,7 +53,7 @@ def where(batch: Batch) -> set[int]:
 def test_the_batches_are_those_of_the_main_process(make: Any) -> None:
     expected = list(loader(collate, workers=0, make=make))
     used = set()
-    for got, batch in zip(loader(Carrier(2), make=make), expected, strict=True):
+    for got, batch in zip(loader(SharedMemoryCollator(2), make=make), expected, strict=True):
         assert_same(got, batch)
         assert len(where(got)) == 1
         used |= where(got)
@@ -63,7 +63,7 @@ def test_the_batches_are_those_of_the_main_process(make: Any) -> None:
 
 def test_a_batch_that_is_kept_never_changes() -> None:
     """More batches are kept than there are slots."""
-    kept = list(loader(Carrier(2, slots=2)))
+    kept = list(loader(SharedMemoryCollator(2, slots=2)))
     for got, batch in zip(kept, loader(collate, workers=0), strict=True):
         assert_same(got, batch)
     places = [where(batch) for batch in kept]
@@ -71,7 +71,7 @@ def test_a_batch_that_is_kept_never_changes() -> None:
 
 
 def test_a_slot_is_free_when_the_last_tensor_of_its_batch_is_gone() -> None:
-    carried = Carrier(1)
+    carried = SharedMemoryCollator(1)
     batches = iter(loader(carried, workers=1, persistent_workers=True))
     batch = next(batches)
     assert sum(1 for _ in batches) == STEPS - 1
@@ -86,18 +86,18 @@ def test_a_slot_is_free_when_the_last_tensor_of_its_batch_is_gone() -> None:
 
 
 def test_a_process_forked_meanwhile_frees_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    carried = Carrier(1)
+    carried = SharedMemoryCollator(1)
     batch = next(iter(loader(carried, workers=1)))
     taken = sum(carried.taken[0][:])
     with monkeypatch.context() as patch:
-        patch.setattr(carrier.os, "getpid", lambda: -1)
+        patch.setattr(shared_memory.os, "getpid", lambda: -1)
         del batch
     assert sum(carried.taken[0][:]) == taken
 
 
 @pytest.mark.parametrize("size", [100, 1500])
 def test_what_finds_no_room_goes_the_usual_way(size: int) -> None:
-    for got, batch in zip(loader(Carrier(2, size=size)), loader(collate, workers=0), strict=True):
+    for got, batch in zip(loader(SharedMemoryCollator(2, size=size)), loader(collate, workers=0), strict=True):
         assert_same(got, batch)
         assert len(where(got)) > 1
 
@@ -108,15 +108,15 @@ def test_without_address_space(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError("Cannot allocate memory")
         return mmap(number, size)
 
-    mmap = carrier.mmap
-    monkeypatch.setattr(carrier, "mmap", limited)
-    for got, batch in zip(loader(Carrier(2)), loader(collate, workers=0), strict=True):
+    mmap = shared_memory.mmap
+    monkeypatch.setattr(shared_memory, "mmap", limited)
+    for got, batch in zip(loader(SharedMemoryCollator(2)), loader(collate, workers=0), strict=True):
         assert_same(got, batch)
 
 
 def test_workers_that_are_not_forked_get_no_slots() -> None:
-    assert pickle.loads(pickle.dumps(Carrier(2))).slots == []
-    spawned = loader(Carrier(2), multiprocessing_context="spawn")
+    assert pickle.loads(pickle.dumps(SharedMemoryCollator(2))).slots == []
+    spawned = loader(SharedMemoryCollator(2), multiprocessing_context="spawn")
     for got, batch in zip(spawned, loader(collate, workers=0), strict=True):
         assert_same(got, batch)
 
@@ -125,7 +125,7 @@ def test_images_of_different_sizes() -> None:
     images = [torch.full((3, 4 + k, 5), k, dtype=torch.uint8) for k in range(5)]
     sampler = JointBatchSampler([Stream("a", 5, 4)], seed=1, steps_per_epoch=STEPS)
     data = JointDataset([Domain("a", images, [{"boxes": torch.full((k, 4), float(k))} for k in range(5)])])
-    for batch in DataLoader(data, batch_sampler=sampler, collate_fn=Carrier(2), num_workers=2):
+    for batch in DataLoader(data, batch_sampler=sampler, collate_fn=SharedMemoryCollator(2), num_workers=2):
         assert isinstance(batch.x, list)
         for x, y, index in zip(batch.x, batch.y, batch.index.tolist(), strict=True):
             assert x.equal(images[index])

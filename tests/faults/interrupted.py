@@ -44,16 +44,16 @@ def at_step(number: int, act: Callable[[], None]) -> Callable[[], None]:
     """A setup for :func:`commands.fork`: ``act`` is called once, in step ``number``, after its optimiser's step."""
 
     def setup() -> None:
-        from dafw.callbacks import Looks
+        from dafw.callbacks import StepLogger
 
-        look = Looks.on_train_batch_end
+        look = StepLogger.on_train_batch_end
 
         def on_train_batch_end(self: Any, trainer: Any, pl_module: Any, *rest: Any) -> None:
             look(self, trainer, pl_module, *rest)
             if pl_module.steps_done == number:
                 act()
 
-        Looks.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign]
+        StepLogger.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign]
 
     return setup
 

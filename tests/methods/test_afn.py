@@ -19,7 +19,7 @@ def test_dropout(width: int | None) -> None:
     assert len(bottleneck) == (1 if width is None else 4)
     images = torch.randint(0, 256, (4, 3, 6, 6), dtype=torch.uint8)
     method.train()
-    outputs = method.run(images, 2)
+    outputs = method.forward_rows(images, 2)
     assert (outputs.features == 0).float().mean() > 0.2
     torch.testing.assert_close(outputs.logits, method.network.head(outputs.features))  # type: ignore[misc]
     plain = AFN(toy_network(bottleneck=width), num_classes=3)

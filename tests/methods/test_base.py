@@ -86,12 +86,12 @@ def test_the_moving_average_is_what_is_served(tmp_path: Path) -> None:
                 average.lerp_(value.detach(), 0.5)
 
     train(method, tmp_path, callbacks=[Average()])
-    for average, value in zip(averages, method.served.parameters(), strict=True):
+    for average, value in zip(averages, method.eval_network.parameters(), strict=True):
         torch.testing.assert_close(value, average)
     method.eval()
     images = torch.stack([data().load("b", "test").inputs[i] for i in range(4)])
     with torch.no_grad():
-        assert torch.equal(method(images).logits, method.served(images).logits)
+        assert torch.equal(method(images).logits, method.eval_network(images).logits)
         assert not torch.equal(method(images).logits, method.network(images).logits)
 
 

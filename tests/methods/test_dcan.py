@@ -128,7 +128,7 @@ def test_initial_weights(tmp_path: Path) -> None:
             assert (layer.bias == 0.1).all()
     assert method.ema is not None
     assert all(torch.equal(method.network.state_dict()[k], v) for k, v in method.ema.module.state_dict().items())
-    assert all(part.rows is method.rows for part in domain_attentions(method))
+    assert all(part.layout is method.layout for part in domain_attentions(method))
     assert method.schedule == InverseDecay(alpha=1.0)
     assert make(schedule=Constant()).schedule == Constant()
 
@@ -172,7 +172,7 @@ def test_source_and_target_are_served_by_their_own_paths() -> None:
     separate(method)
     method.eval()
     with torch.no_grad():
-        source, target = method.run(x, len(x)), method.run(x, None)
+        source, target = method.forward_rows(x, len(x)), method.forward_rows(x, None)
         assert (source.features - target.features).abs().max() > 1e-6
         z = target.features + method.correct_features.change(target.features)
         y = method.network.head(z)  # type: ignore[misc]

@@ -219,7 +219,7 @@ def test_a_sample_of_an_unmatched_cluster_is_unknown() -> None:
     assert (method.unknown_scores(outputs) < 0).all()
 
 
-class Further(DCC):
+class ExtraTestMetrics(DCC):
     """With a term of its own."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -233,12 +233,12 @@ class Further(DCC):
 
 def test_further_terms_see_all_rows_and_train(tmp_path: Path) -> None:
     trained = []
-    for owner in (DCC, Further):
+    for owner in (DCC, ExtraTestMetrics):
         torch.manual_seed(0)
         method = owner(toy_network(), num_classes=3, lr=0.05, **TINY)
         small().train(tmp_path / owner.__name__, method=method)
         trained.append(torch.cat([parameter.detach().flatten() for parameter in method.network.parameters()]))
-    assert isinstance(method, Further)
+    assert isinstance(method, ExtraTestMetrics)
     assert method.seen == [(24, 24)] * STEPS
     assert not torch.equal(*trained)
 
@@ -248,8 +248,8 @@ def test_terms_by_hand(tmp_path: Path) -> None:
     kept: list[tuple[Batch, Losses, Outputs, Tensor]] = []
 
     class Kept(DCC):
-        def run(self, x: Any, num_source: int | None, network: nn.Module | None = None) -> Outputs:
-            self.last = super().run(x, num_source, network)
+        def forward_rows(self, x: Any, num_source: int | None, network: nn.Module | None = None) -> Outputs:
+            self.last = super().forward_rows(x, num_source, network)
             return self.last
 
         def losses(self, batch: Batch) -> Losses:

@@ -117,7 +117,7 @@ def test_the_critic_lowers_what_the_network_raises(kind: type[DomainBedDANN], tm
     method.eval()
 
     def loss() -> Tensor:
-        return method.critic_loss(method.run(batch.x, batch.num_source).features, batch)
+        return method.critic_loss(method.forward_rows(batch.x, batch.num_source).features, batch)
 
     def step(parameters: list[torch.nn.Parameter], value: Tensor) -> float:
         before = loss()

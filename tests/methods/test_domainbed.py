@@ -155,7 +155,7 @@ def test_mixup_mixes_images_as_much_as_losses() -> None:
     images, labels = (batch.x.double() / 255).chunk(3), batch.y.chunk(3)
     expected = torch.zeros((), dtype=torch.float64)
     for i, (j, share) in enumerate(zip(partners, shares, strict=True)):
-        logits = method.run(share * images[i] + (1 - share) * images[j], 4).logits
+        logits = method.forward_rows(share * images[i] + (1 - share) * images[j], 4).logits
         losses = [torch.nn.functional.cross_entropy(logits, labels[m]) for m in (i, j)]
         expected = expected + (share * losses[0] + (1 - share) * losses[1]) / 3
     torch.testing.assert_close(mixup_loss(method, batch), expected)
@@ -176,7 +176,7 @@ def test_mixup_of_one_source_is_erm() -> None:
     torch.manual_seed(2)
     method = make(Mixup, 1, norm="frozen")
     batch = batch_of(1)
-    expected = method.problem.loss(method.run(batch.x, 4), batch.y)
+    expected = method.problem.loss(method.forward_rows(batch.x, 4), batch.y)
     torch.testing.assert_close(mixup_loss(method, batch), expected)
 
 

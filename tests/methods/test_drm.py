@@ -106,7 +106,7 @@ def test_the_authors_validations_choose_a_head_for_the_batch() -> None:
     method = make("TanhLinear", ("inputs", 4), ("outputs", 5), mode="authors").eval()
     fill(method, given, "p")
     torch.testing.assert_close(method(given["x"]).logits, given["batch_min_entropy_logits_code"], **EXACT)
-    assert "batch" in method.transductive
+    assert "batch" in method.transductive_reason
     alone = torch.cat([method(row).logits for row in given["x"].split(1)])
     torch.testing.assert_close(alone, given["per_sample_min_entropy_logits"], **EXACT)
 

@@ -45,10 +45,10 @@ def load_and_test(
 @pytest.mark.parametrize("retrain", ["heads", "network"])
 def test_one_test_gives_both_numbers(retrain: str, checkpoint: str, tmp_path: Path) -> None:
     method, plain = load_and_test(checkpoint, tmp_path)
-    assert not method.transductive
+    assert not method.transductive_reason
     before = {name: value.clone() for name, value in method.state_dict().items()}
     method, found = load_and_test(checkpoint, tmp_path, retrain=retrain, retrain_labels="shared", **RETRAINED)
-    assert "retrained" in method.transductive
+    assert "retrained" in method.transductive_reason
     assert not differences(method.state_dict(), before), "the trained weights were touched"
     assert method.stream is None
     assert all(parameter.grad is None for parameter in method.parameters())
@@ -171,7 +171,7 @@ def test_a_prediction_is_of_the_same_stream(checkpoint: str, tmp_path: Path) -> 
 def test_a_stream_keeps_to_the_norm_of_evaluation(checkpoint: str) -> None:
     options = {"retrain": "network", "test_statistics": "batch", **RETRAINED}
     by_batch, plain = DRM.load(checkpoint, **options), DRM.load(checkpoint, test_statistics="batch")
-    assert by_batch.transductive.startswith(f"{plain.transductive}; ")
+    assert by_batch.transductive_reason.startswith(f"{plain.transductive_reason}; ")
     by_batch.stream = by_batch.start_stream()
     with torch.no_grad():
         torch.testing.assert_close(by_batch.evaluate(toy_rows(), False).logits, plain(toy_rows().x).logits)

@@ -137,8 +137,8 @@ def test_a_trained_model_is_evaluated_by_running_statistics_or_by_the_test_batch
         method.train()
         torch.testing.assert_close(together["batch"], method(images).logits)
     assert all(torch.equal(value, before[name]) for name, value in loaded["batch"].state_dict().items())
-    assert loaded["running"].transductive == ""
-    assert loaded["batch"].transductive == "batch statistics of the test batch"
+    assert loaded["running"].transductive_reason == ""
+    assert loaded["batch"].transductive_reason == "batch statistics of the test batch"
 
 
 def test_training_does_not_depend_on_the_statistics_of_the_test(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_terms(tmp_path: Path, reduction: str) -> None:
     assert set(terms) >= {"supervised", "reconstruction"}
     n, (c, h, w) = len(batch.x), batch.x.shape[1:]
     assert n > batch.num_source > 0
-    features = method.run(batch.x, batch.num_source).features
+    features = method.forward_rows(batch.x, batch.num_source).features
     pixels = (batch.x.double() / 255 - 0.5) / 0.5
     squares = (decoder(features, (h, w)) - pixels).square().sum() / n
     expected = 0.3 * (squares / (c * h * w) if reduction == "mean" else squares)
@@ -90,7 +90,7 @@ def test_a_smaller_reconstruction_is_of_averages_over_areas() -> None:
     method = made(reconstruction_size=2)
     _, _, decoder = parts(method)
     batch = one_batch(method)
-    joint = method.run(batch.x, batch.num_source)
+    joint = method.forward_rows(batch.x, batch.num_source)
     blocks = method.network.normalise(batch.x).unfold(2, 3, 3).unfold(3, 3, 3).mean((-2, -1))  # of 6 x 6 pixels
     expected = method.reconstruction_weight * (decoder(joint.features, (2, 2)) - blocks).square().mean()
     torch.testing.assert_close(method.extra_terms(batch, joint)["reconstruction"], expected)
@@ -105,7 +105,7 @@ def test_gradients_of_the_reconstruction_reach_memory_encoder_and_decoder() -> N
     method = made().train()
     memory, _, decoder = parts(method)
     batch = one_batch(method)
-    method.extra_terms(batch, method.run(batch.x, batch.num_source))["reconstruction"].backward()
+    method.extra_terms(batch, method.forward_rows(batch.x, batch.num_source))["reconstruction"].backward()
     for module in (memory, method.network.backbone, decoder):
         gradients = [parameter.grad for parameter in module.parameters()]
         assert all(gradient is not None and gradient.any() for gradient in gradients[-1:])
@@ -157,7 +157,7 @@ def test_pictures(tmp_path: Path) -> None:
     assert found.weights.shape == (len(x), 6, 2)
     assert torch.equal(found.weights[torch.arange(len(x)), items, subs], found.weights.flatten(1).max(1).values)
     assert not found.weights.requires_grad
-    averaged, trained = method.served.state_dict(), method.network.state_dict()
+    averaged, trained = method.eval_network.state_dict(), method.network.state_dict()
     assert "bottleneck.0.memory" in differences(averaged, trained)  # type: ignore[arg-type]
 
 
@@ -203,7 +203,7 @@ def test_only_images_can_be_reconstructed() -> None:
     batch = one_batch(method)
     flat = Batch(batch.x.flatten(1), batch.y, batch.domain, batch.index, batch.num_source)
     with pytest.raises(UserError, match="reconstruction_weight 0"):
-        method.extra_terms(flat, method.run(batch.x, batch.num_source))
+        method.extra_terms(flat, method.forward_rows(batch.x, batch.num_source))
 
 
 @pytest.mark.parametrize(

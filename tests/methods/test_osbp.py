@@ -53,7 +53,7 @@ def test_losses_against_loops(tmp_path: Path, boundary: float) -> None:
     method = trained(tmp_path, boundary=boundary, weight=0.7)
     batch = method.last
     terms = method.losses(batch)
-    scores = head_of(method).open(method.run(batch.x, 8).features).tolist()
+    scores = head_of(method).open(method.forward_rows(batch.x, 8).features).tolist()
     assert {len(row) for row in scores} == {4}
     supervised = unknown = 0.0
     for row, label in zip(scores[:8], batch.y.tolist(), strict=True):
@@ -136,7 +136,7 @@ def test_what_is_rejected_is_what_all_outputs_call_unknown(tmp_path: Path, optio
     domain = ToyData("a", "b").load("b", "test")
     images = torch.stack(list(domain.inputs))
     with torch.no_grad():
-        served: Any = method.served
+        served: Any = method.eval_network
         served.head.head.bias[3] += 0.37  # so that some are
         outputs = method(images)
         scores = served.head.open(outputs.features)

@@ -54,7 +54,7 @@ def test_terms_by_hand() -> None:
     batch = Batch(images, labels, torch.tensor([0] * 4 + [1] * 5), torch.arange(9), 4)
     method.eval()
     terms = method.losses(batch)
-    outputs = method.run(images, 4)
+    outputs = method.forward_rows(images, 4)
     p = torch.stack([(F.linear(f, method.open.weight)).view(3, 2).softmax(1) for f in outputs.features])
     own = sum(-p[i, y, 1].log() for i, y in enumerate(labels.tolist()))
     others = sum(max(-p[i, k, 0].log() for k in range(3) if k != y) for i, y in enumerate(labels.tolist()))

@@ -118,7 +118,7 @@ def test_a_class_that_the_target_lacks_gets_little_weight(tmp_path: Path) -> Non
 
 def loss_by_loops(method: Any, batch: Batch, mode: str) -> tuple[float, float]:
     """The supervised and the domain loss."""
-    outputs, n = method.run(batch.x, batch.num_source), batch.num_source
+    outputs, n = method.forward_rows(batch.x, batch.num_source), batch.num_source
     weights = [float(method.class_weights[k]) for k in batch.y.tolist()]
     surprise = [-float(row.detach().log_softmax(0)[k]) for row, k in zip(outputs.logits, batch.y, strict=False)]
     supervised = sum(w * s for w, s in zip(weights, surprise, strict=True)) / (n if mode == "paper" else sum(weights))

@@ -325,7 +325,7 @@ def test_weights_are_logged_at_looks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     diagnose = ParetoDA.diagnose
 
     def note(self: ParetoDA, name: str, value: Any) -> None:
-        diagnosed.append(self.looks)
+        diagnosed.append(self.logs_this_step)
         diagnose(self, name, value)
 
     monkeypatch.setattr(ParetoDA, "diagnose", note)

@@ -55,7 +55,7 @@ class Alone(UDIM):
 
     moved: dict[str, Tensor]
 
-    def descend(self, *parts: Any) -> None:
+    def apply_gradients(self, *parts: Any) -> None:
         [(parameters, gradients)] = parts
         names = {id(parameter): name for name, parameter in self.network.named_parameters()}
         self.moved = {names[id(p)]: g for p, g in zip(parameters, gradients, strict=True)}

@@ -129,7 +129,7 @@ def test_what_is_selected_and_what_is_rejected() -> None:
 def test_the_common_loss(tmp_path: Path, chosen: list[int]) -> None:
     method, batch = trained(tmp_path, common_weight=0.3)
     method.train()
-    target = method.run(batch.x, batch.num_source)[batch.num_source :]
+    target = method.forward_rows(batch.x, batch.num_source)[batch.num_source :]
     labels = torch.arange(len(target)) % 3
     selected = torch.isin(torch.arange(len(target)), torch.tensor(chosen))
     seen: list[Tensor] = []
@@ -177,8 +177,8 @@ def test_the_queue_holds_the_latest_rows(tmp_path: Path, changes: dict[str, Any]
 
     def losses(batch: Batch) -> Any:
         terms = whole(batch)
-        first.append(method.further_pass)
-        if not method.further_pass:
+        first.append(method.repeated_pass)
+        if not method.repeated_pass:
             samples.append(torch.stack([batch.domain, batch.index], 1)[batch.num_source :])
             passed.append(method.pending[0][1].clone())
         return terms
@@ -209,8 +209,8 @@ def test_a_moving_average_serves(tmp_path: Path) -> None:
     method, batch = trained(tmp_path, ema_decay=0.5)
     method.eval()
     outputs = method(batch.x)
-    assert isinstance(method.served.head, PrototypeHead)
-    cosines = method.served.head.cosines(outputs.features)
+    assert isinstance(method.eval_network.head, PrototypeHead)
+    cosines = method.eval_network.head.cosines(outputs.features)
     assert cosines.abs().max() <= 1 + 1e-9
     assert method.unknown_scores(outputs).shape == (len(batch),)
 

@@ -20,7 +20,7 @@ from dafw.nn.attention import domain_gap
 from dafw.nn.distributed import from_first_rank, gather_rows, mean_over_ranks, sum_over_ranks
 from dafw.nn.ibn import IBN
 from dafw.nn.mlp import mlp
-from dafw.nn.norm import NORM_MODES, DomainBatchNorm, Rows, convert_norm
+from dafw.nn.norm import NORM_MODES, BatchLayout, DomainBatchNorm, convert_norm
 
 ROWS, CHANNELS = 8, 3
 Losses = dict[str, Callable[[Tensor, Tensor], Tensor]]
@@ -92,8 +92,8 @@ def of_losses(rank: int, world: int) -> dict[str, Tensor]:
 
 def of_norm(mode: Any, shape: tuple[int, ...], momentum: float | None, rank: int, world: int) -> dict[str, Tensor]:
     torch.manual_seed(1)
-    rows = Rows(ROWS // world)
-    layer = DomainBatchNorm(CHANNELS, mode=mode, momentum=momentum, rows=rows).double()
+    layout = BatchLayout(ROWS // world)
+    layer = DomainBatchNorm(CHANNELS, mode=mode, momentum=momentum, layout=layout).double()
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn(CHANNELS))
@@ -127,7 +127,7 @@ def of_others(rank: int, world: int) -> dict[str, Tensor]:
     critic = mlp(CHANNELS, [5], 1, norm=True).double()
     source, target, _ = inputs((), rank, world)
     found["critic"] = gather_rows(critic(torch.cat([source, target]))[: len(source)])
-    layer = DomainBatchNorm(CHANNELS, rows=Rows(sync=False)).double()
+    layer = DomainBatchNorm(CHANNELS, layout=BatchLayout(sync=False)).double()
     found["own_statistics"] = layer(source).mean(0).abs().max()
     bare = DomainBatchNorm(CHANNELS, affine=False, track_running_stats=False)
     found["bare"] = gather_rows(bare(source))

@@ -21,7 +21,7 @@ from dafw.nn.attention import (
 )
 from dafw.nn.digits import SmallBNNet, SmallSENet
 from dafw.nn.network import Network
-from dafw.nn.norm import Rows, convert_norm
+from dafw.nn.norm import BatchLayout, convert_norm
 from dafw.testing.steps import Operations
 
 N_S, N_T, C = 3, 5, 8
@@ -38,7 +38,7 @@ def layer(owner: Any = DomainAttention, **options: Any) -> Any:
     plain = SqueezeExcite(C, reduction=4).double()
     made = owner(plain.fc1, plain.fc2, plain.act, plain.gate, **options)
     nn.init.normal_(made.target_squeeze.weight)
-    made.rows = Rows(N_S)
+    made.layout = BatchLayout(N_S)
     return made
 
 
@@ -61,7 +61,7 @@ def filled(arrays: dict[str, NDArray[Any]], owner: Any, **options: Any) -> Any:
 def test_attention_against_the_authors() -> None:
     arrays = golden("dcan/dcca_attention.npz")
     module, x = filled(arrays, DomainAttention), torch.tensor(arrays["x"], requires_grad=True)
-    module.rows = Rows(len(x) // 2)
+    module.layout = BatchLayout(len(x) // 2)
     found = module(x)
     close(found, arrays["out_train"])
     (found * torch.tensor(arrays["cotangent"])).sum().backward()
@@ -70,7 +70,7 @@ def test_attention_against_the_authors() -> None:
     for key, name in PARTS.items():
         for part in ("weight", "bias"):
             close(module.get_submodule(name).get_parameter(part).grad, arrays[f"grad_{key}_{part}"])
-    module.eval().rows.num_source = None
+    module.eval().layout.num_source = None
     close(module(x), arrays["out_eval"])
 
 
@@ -83,10 +83,10 @@ def test_gate_against_the_authors() -> None:
         x, half = torch.tensor(x), len(x) // 2
         pooled = x.mean((2, 3), keepdim=True)
         close(domain_gap(pooled[:half], pooled[half:], form="authors"), gap)
-        module.train().rows.num_source = half
+        module.train().layout.num_source = half
         close(module(x), out)
         assert bool(module.shared) == bool(shared)
-        module.eval().rows.num_source = None
+        module.eval().layout.num_source = None
         close(module(x), served)
 
 
@@ -100,20 +100,20 @@ def test_equal_squeezes_are_plain_attention(shared: bool | None) -> None:
         module.shared.fill_(shared)
     for training in (True, False):
         for num_source in (None, 0, N_S, N_S + N_T):
-            module.train(training).rows.num_source = num_source
+            module.train(training).layout.num_source = num_source
             torch.testing.assert_close(module(rows()), plain(rows()), rtol=1e-12, atol=1e-12)
 
 
 def test_each_domain_has_its_path() -> None:
     module, x = layer(), rows()
     joint = module(x)
-    module.rows.num_source = len(x)
+    module.layout.num_source = len(x)
     torch.testing.assert_close(joint[:N_S], module(x)[:N_S])
-    module.rows.num_source = None
+    module.layout.num_source = None
     torch.testing.assert_close(joint[N_S:], module(x)[N_S:])
     assert (joint[N_S:] - layer()(torch.cat([x[:N_S] + 7, x[N_S:]]))[N_S:]).abs().max() < 1e-12
     module.source_squeeze.load_state_dict(module.target_squeeze.state_dict())
-    module.rows.num_source = N_S
+    module.layout.num_source = N_S
     assert (joint[:N_S] - module(x)[:N_S]).abs().max() > 1e-3
 
 
@@ -161,7 +161,7 @@ def test_gate_decides_in_joint_training_batches_alone() -> None:
     assert not module.shared
     module.train()
     for num_source in (None, 0, len(alike)):
-        module.rows.num_source = num_source
+        module.layout.num_source = num_source
         module(alike)
         assert not module.shared
 
@@ -171,12 +171,12 @@ def test_gate_survives_a_checkpoint_and_a_copy() -> None:
     module(torch.cat([rows()[:N_S]] * 2))
     again.load_state_dict(module.state_dict())
     assert again.shared
-    assert deepcopy(module).rows is module.rows
-    again.eval().rows.num_source = None
+    assert deepcopy(module).layout is module.layout
+    again.eval().layout.num_source = None
     separate = layer(GatedDomainAttention).eval()
-    separate.rows.num_source = None
+    separate.layout.num_source = None
     assert not torch.equal(again(rows()), separate(rows()))
-    separate.rows.num_source = len(rows())
+    separate.layout.num_source = len(rows())
     torch.testing.assert_close(again(rows()), separate(rows()))
 
 
@@ -203,10 +203,10 @@ def test_conversion_of_timms_networks(name: str) -> None:
             assert torch.equal(path.weight, squeeze.weight)
             assert torch.equal(path.bias, squeeze.bias)
         assert module.source_squeeze.weight.data_ptr() != module.target_squeeze.weight.data_ptr()
-    rows = convert_norm(network, "frozen")
-    assert all(module.rows is rows for module in made)
+    layout = convert_norm(network, "frozen")
+    assert all(module.layout is layout for module in made)
     x = torch.rand(3, 3, 64, 64)
-    rows.num_source = 1
+    layout.num_source = 1
     with torch.no_grad():
         torch.testing.assert_close(network(x).logits, plain(x).logits, rtol=1e-4, atol=1e-5)
 

@@ -34,18 +34,18 @@ def test_same_tensors_same_keys_same_predictions(mode: NormMode) -> None:
     module = built()
     reference = deepcopy(module)
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    rows = convert_norm(module, mode)
+    layout = convert_norm(module, mode)
     assert len(norms(module)) == 3
-    assert all(layer.rows is rows and layer.mode == mode for layer in norms(module))
+    assert all(layer.layout is layout and layer.mode == mode for layer in norms(module))
     assert not any(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) for layer in module.modules())
     after = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     assert all(after[name] is tensor for name, tensor in tensors.items())
     assert all("source_" in name for name in after.keys() - tensors.keys())
     x = torch.randn(4, 3, 5, 5)
     for num_source in (None, 2):
-        rows.num_source = num_source
+        layout.num_source = num_source
         torch.testing.assert_close(module.eval()(x), reference.eval()(x))
-    assert rows.sync
+    assert layout.sync
     if mode == "joint":
         torch.testing.assert_close(module.train()(x), reference.train()(x))
 
@@ -76,10 +76,10 @@ def test_a_timm_model(name: str) -> None:
     model = timm.create_model(name, num_classes=3).eval()
     reference = deepcopy(model)
     state = model.state_dict()
-    rows = convert_norm(model, "domain_specific")
+    layout = convert_norm(model, "domain_specific")
     assert norms(model)
     x = torch.randn(4, 3, 32, 32)
-    rows.num_source = 2
+    layout.num_source = 2
     torch.testing.assert_close(model(x), reference(x))
     model.load_state_dict(state)
     for source in (True, False):  # in training each domain is normalised by itself
@@ -97,7 +97,7 @@ def test_converting_again_changes_the_mode() -> None:
         norms(module)[0].source_weight *= 3  # type: ignore[operator]
     second = convert_norm(module, "separate")
     assert first is not second
-    assert all(layer.rows is second for layer in norms(module))
+    assert all(layer.layout is second for layer in norms(module))
     assert not any("source_" in key for key in module.state_dict())
     convert_norm(module, "domain_specific")  # starts anew from the branch there is
     assert torch.equal(norms(module)[0].source_weight, norms(module)[0].weight)  # type: ignore[arg-type]
@@ -105,8 +105,8 @@ def test_converting_again_changes_the_mode() -> None:
 
 def test_our_own_layers_are_converted_too() -> None:
     bottleneck = mlp(3, [4], 2, norm=True)
-    rows = convert_norm(bottleneck, "separate")
-    assert bottleneck[1].rows is rows
+    layout = convert_norm(bottleneck, "separate")
+    assert bottleneck[1].layout is layout
     assert bottleneck[1].mode == "separate"
 
 

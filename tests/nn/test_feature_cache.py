@@ -9,14 +9,14 @@ from networks import images, network
 from torch import Tensor, nn
 
 from dafw.errors import UserError
-from dafw.nn import feature_cache as remember
+from dafw.nn import feature_cache
 from dafw.nn.network import Network
 from dafw.nn.norm import DomainBatchNorm, convert_norm
 
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remember, "_KNOWN", {})
+    monkeypatch.setattr(feature_cache, "_KNOWN", {})
 
 
 def frozen(**options: Any) -> Network:
@@ -51,7 +51,7 @@ def test_a_frozen_backbone_neither_learns_nor_moves() -> None:
 
 
 def test_what_is_remembered_is_what_the_backbone_gives() -> None:
-    net, plain = frozen(remember=100), frozen()
+    net, plain = frozen(feature_cache=100), frozen()
     sizes = counted(net)
     x = images(6)
     first = net(x).features
@@ -69,7 +69,7 @@ def test_what_is_remembered_is_what_the_backbone_gives() -> None:
 
 
 def test_no_more_than_the_limit_is_kept() -> None:
-    net, x = frozen(remember=4), images(6)
+    net, x = frozen(feature_cache=4), images(6)
     sizes = counted(net)
     first = net(x).features
     assert net(x).features.equal(first)
@@ -78,7 +78,7 @@ def test_no_more_than_the_limit_is_kept() -> None:
 
 @pytest.mark.parametrize("load", ["into the network", "into what holds it"])
 def test_other_weights_other_features(load: str) -> None:
-    net, x = frozen(remember=100), images(3)
+    net, x = frozen(feature_cache=100), images(3)
     before, old = net(x).features, copy.deepcopy(net.state_dict())
     new = {key: value + 0.1 if value.is_floating_point() else value for key, value in old.items()}
 
@@ -97,7 +97,11 @@ def test_other_weights_other_features(load: str) -> None:
 
 
 def test_networks_of_the_same_weights_share_what_is_known_and_others_do_not() -> None:
-    one, same, other = frozen(remember=100), frozen(remember=100), frozen(remember=100, mean=[0.3, 0.3, 0.3])
+    one, same, other = (
+        frozen(feature_cache=100),
+        frozen(feature_cache=100),
+        frozen(feature_cache=100, mean=[0.3, 0.3, 0.3]),
+    )
     x = images(3)
     one(x)
     sizes = counted(same)
@@ -108,7 +112,7 @@ def test_networks_of_the_same_weights_share_what_is_known_and_others_do_not() ->
 
 
 def test_precision_is_part_of_what_is_known() -> None:
-    net, x = frozen(remember=100), images(3)
+    net, x = frozen(feature_cache=100), images(3)
     wide = net(x).features
     with torch.autocast("cpu", torch.bfloat16):
         narrow = net(x).features
@@ -118,7 +122,7 @@ def test_precision_is_part_of_what_is_known() -> None:
 
 
 def test_what_a_test_made_training_can_use() -> None:
-    net, x = frozen(remember=100, bottleneck=8), images(4)
+    net, x = frozen(feature_cache=100, bottleneck=8), images(4)
     with torch.inference_mode():
         net.eval()(x.clone())
     net.train()(x).logits.sum().backward()
@@ -128,8 +132,8 @@ def test_what_a_test_made_training_can_use() -> None:
 
 def test_wrong_arguments() -> None:
     for options, text in (
-        ({"remember": 5}, "frozen"),
-        ({"frozen": True, "remember": -1}, "not -1"),
+        ({"feature_cache": 5}, "frozen"),
+        ({"frozen": True, "feature_cache": -1}, "not -1"),
         ({"frozen": True, "mixstyle": [1]}, "mixstyle does nothing"),
     ):
         with pytest.raises(UserError, match=text):

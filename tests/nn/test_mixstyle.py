@@ -12,7 +12,7 @@ from dafw.methods import DANN, ERM, SourceOnly
 from dafw.nn.digits import DIGIT_NETS
 from dafw.nn.mixstyle import MixStyle
 from dafw.nn.network import Network
-from dafw.nn.norm import Rows, convert_norm
+from dafw.nn.norm import BatchLayout, convert_norm
 from dafw.recording import build, describe
 from dafw.testing.steps import HostCalls, Operations, StepWatch
 from dafw.testing.toys import ToyData, toy_trainer
@@ -108,7 +108,7 @@ def test_cross_domain_pairs_are_of_different_domains() -> None:
     torch.manual_seed(4)
     layer = MixStyle(alpha=1.0, p=1.0, pairs="cross_domain")
     domain = torch.tensor([0, 0, 0, 1, 1, 2])
-    layer.rows.domain = domain
+    layer.layout.domain = domain
     seen: set[tuple[int, int]] = set()
     for _ in range(100):
         partners = layer.partners(N, torch.device("cpu"))
@@ -118,7 +118,7 @@ def test_cross_domain_pairs_are_of_different_domains() -> None:
     x = maps()
     _, partners_found = weights_and_partners(layer, x, layer(x))
     assert all(domain[i] != domain[j] for i, j in enumerate(partners_found) if i != j)
-    layer.rows.domain = torch.zeros(N, dtype=torch.int64)
+    layer.layout.domain = torch.zeros(N, dtype=torch.int64)
     assert layer.partners(N, torch.device("cpu")).tolist() == list(range(N))
     torch.testing.assert_close(layer(x), x)
 
@@ -126,20 +126,20 @@ def test_cross_domain_pairs_are_of_different_domains() -> None:
 def test_cross_domain_needs_the_domains() -> None:
     layer = MixStyle(p=1.0, pairs="cross_domain")
     for known in (None, torch.arange(3), torch.arange(8)):
-        layer.rows.domain = known
+        layer.layout.domain = known
         with pytest.raises(UserError, match=r"each of the 6 rows of a pass.*use random pairs"):
             layer(maps())
-    layer.rows.num_source = N
+    layer.layout.num_source = N
     assert layer(maps()).isfinite().all(), "the source rows, the first of the batch"
-    assert layer.rows.domain_of(N).tolist() == list(range(N))  # type: ignore[union-attr]
-    layer.rows = Rows()
+    assert layer.layout.domain_of(N).tolist() == list(range(N))  # type: ignore[union-attr]
+    layer.layout = BatchLayout()
     assert layer.eval()(maps()).shape == maps().shape
 
 
 @pytest.mark.parametrize("pairs", ["random", "cross_domain"])
 def test_nothing_is_read_from_the_device(pairs: Any) -> None:
     layer = MixStyle(pairs=pairs)
-    layer.rows.domain = torch.arange(N) % 2
+    layer.layout.domain = torch.arange(N) % 2
     x, reads = maps().requires_grad_(True), list[str]()
     with Operations() as operations, HostCalls(reads):
         layer(x).sum().backward()
@@ -199,11 +199,11 @@ def test_what_it_cannot_follow_is_named() -> None:
 
 def test_all_layers_and_copies_read_the_rows_of_the_method() -> None:
     net = network(3, backbone="small_bn_net", mixstyle=[1, 2], mixstyle_pairs="cross_domain")
-    rows: Rows = convert_norm(net, "joint")
+    layout: BatchLayout = convert_norm(net, "joint")
     twin = copy.deepcopy(net)
-    rows.domain = torch.tensor([0, 1, 0, 1])
+    layout.domain = torch.tensor([0, 1, 0, 1])
     for part in (net, twin):
-        assert all(m.rows is rows for m in part.modules() if isinstance(m, MixStyle))
+        assert all(m.layout is layout for m in part.modules() if isinstance(m, MixStyle))
         assert part(images()).features.isfinite().all()
     again = build(describe(net))
     assert [m.pairs for m in again.modules() if isinstance(m, MixStyle)] == ["cross_domain"] * 2
@@ -218,6 +218,6 @@ def test_training_with_domains_from_the_batch(method: Any, tmp_path: Path) -> No
     toy_trainer(tmp_path, epochs=1, callbacks=[watch]).fit(model, data)
     assert watch.host_reads == []
     assert watch.passes == [1, 1]
-    domain = model.rows.domain
+    domain = model.layout.domain
     assert domain is not None
     assert set(domain.tolist()) >= {0, 1}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dafw.nn.norm import NORM_MODES, DomainBatchNorm, NormMode, Rows
+from dafw.nn.norm import NORM_MODES, BatchLayout, DomainBatchNorm, NormMode
 
 SHAPES: list[tuple[int, ...]] = [(), (5,), (4, 3), (2, 3, 2)]
 TORCH: dict[int, Any] = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -26,7 +26,7 @@ def layers(shape: tuple[int, ...], mode: NormMode, **arguments: Any) -> tuple[nn
     reference = TORCH[len(shape)](C, **arguments).double()
     for tensor in (*reference.parameters(), reference.running_mean):
         nn.init.normal_(tensor)
-    ours = DomainBatchNorm(C, mode=mode, rows=Rows(N_S), **arguments).double()
+    ours = DomainBatchNorm(C, mode=mode, layout=BatchLayout(N_S), **arguments).double()
     ours.load_state_dict(reference.state_dict())
     return reference, ours
 
@@ -97,11 +97,11 @@ def test_domain_specific_is_a_layer_per_domain(shape: tuple[int, ...], momentum:
     for layer in (ours, for_source, for_target):
         layer.eval()
     check(ours(x), torch.cat([for_source(source), for_target(target)]))
-    ours.rows.num_source = None
+    ours.layout.num_source = None
     check(ours(x), for_target(x))
-    ours.rows.num_source = len(x)
+    ours.layout.num_source = len(x)
     check(ours(x), for_source(x))
-    ours.rows.num_source = 0
+    ours.layout.num_source = 0
     check(ours(x), for_target(x))
 
 
@@ -133,7 +133,7 @@ def test_evaluation_uses_running_statistics(mode: NormMode) -> None:
 @pytest.mark.parametrize("arguments", [{"affine": False}, {"track_running_stats": False}])
 def test_without_affine_or_running_statistics(mode: NormMode, arguments: dict[str, bool]) -> None:
     reference = nn.BatchNorm1d(C, **arguments)
-    ours = DomainBatchNorm(C, mode=mode, rows=Rows(N_S), **arguments)
+    ours = DomainBatchNorm(C, mode=mode, layout=BatchLayout(N_S), **arguments)
     assert {key.removeprefix("source_") for key in ours.state_dict()} == set(reference.state_dict())
     source, target = (x.float() for x in domains(()))
     x = torch.cat([source, target])
@@ -166,7 +166,7 @@ def test_gradients_after_two_passes(mode: NormMode, momentum: float | None) -> N
 def test_joint_costs_what_torch_costs() -> None:
     counts = []
     x = torch.randn(8, C, 4, 4)
-    for layer in (nn.BatchNorm2d(C), DomainBatchNorm(C, rows=Rows(3))):
+    for layer in (nn.BatchNorm2d(C), DomainBatchNorm(C, layout=BatchLayout(3))):
         with Operations() as operations:
             layer(x).sum().backward()
         counts.append(operations.counts)
@@ -179,7 +179,7 @@ def test_joint_costs_what_torch_costs() -> None:
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("training", [True, False])
 def test_nothing_waits_for_the_device(mode: NormMode, momentum: float | None, training: bool) -> None:
-    layer = DomainBatchNorm(C, mode=mode, momentum=momentum, rows=Rows(3)).train(training)
+    layer = DomainBatchNorm(C, mode=mode, momentum=momentum, layout=BatchLayout(3)).train(training)
     with Operations() as operations:
         layer(torch.randn(8, C)).sum().backward()
     assert operations.counts
@@ -187,7 +187,7 @@ def test_nothing_waits_for_the_device(mode: NormMode, momentum: float | None, tr
 
 @pytest.mark.parametrize("mode", ["separate", "domain_specific"])
 def test_a_domain_of_one_row_is_torchs_error(mode: NormMode) -> None:
-    layer = DomainBatchNorm(C, mode=mode, rows=Rows(1))
+    layer = DomainBatchNorm(C, mode=mode, layout=BatchLayout(1))
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         layer(torch.randn(6, C))
     assert layer(torch.randn(6, C, 2)).shape == (6, C, 2)  # several values in the one row
@@ -200,7 +200,7 @@ def test_one_row_in_all_is_torchs_error() -> None:
 
 def test_more_source_rows_than_rows() -> None:
     with pytest.raises(ValueError, match="num_source is 7, but the batch has 6 rows"):
-        DomainBatchNorm(C, rows=Rows(7))(torch.randn(6, C))
+        DomainBatchNorm(C, layout=BatchLayout(7))(torch.randn(6, C))
 
 
 def test_unknown_mode_and_frozen_without_statistics() -> None:
@@ -222,7 +222,7 @@ def test_state_dict_keys_are_torchs() -> None:
 def test_checkpoints_load_into_both_branches_or_each_its_own() -> None:
     plain = nn.BatchNorm1d(C)
     plain(torch.randn(6, C))
-    network = nn.Sequential(DomainBatchNorm(C, mode="domain_specific", rows=Rows(3)))
+    network = nn.Sequential(DomainBatchNorm(C, mode="domain_specific", layout=BatchLayout(3)))
     state = {f"0.{key}": value for key, value in plain.state_dict().items()}
     network.load_state_dict(state)
     for key, value in plain.state_dict().items():
@@ -251,12 +251,12 @@ def test_a_checkpoint_without_the_counter_loads_if_it_is_old(mode: NormMode) -> 
 def test_rows_do_not_depend_on_each_other_in_evaluation(mode: NormMode) -> None:
     layer = layers((4,), mode)[1].eval()
     x = torch.cat(domains((4,)))
-    layer.rows.num_source = None
+    layer.layout.num_source = None
     check(layer(x)[:2], layer(x[:2]))
 
 
 def test_half_precision_input_with_full_precision_layer() -> None:
-    layer = DomainBatchNorm(C, mode="separate", rows=Rows(4))
+    layer = DomainBatchNorm(C, mode="separate", layout=BatchLayout(4))
     y = layer(torch.randn(8, C, 2, 2).bfloat16())
     assert y.dtype == torch.bfloat16
     assert layer.running_mean is not None
@@ -265,15 +265,15 @@ def test_half_precision_input_with_full_precision_layer() -> None:
 
 def test_channels_last_is_kept() -> None:
     x = torch.randn(8, C, 4, 4).contiguous(memory_format=torch.channels_last)
-    layer = DomainBatchNorm(C, mode="domain_specific", rows=Rows(4))
+    layer = DomainBatchNorm(C, mode="domain_specific", layout=BatchLayout(4))
     assert layer(x).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_deep_copies_see_the_same_rows() -> None:
     network = nn.Sequential(DomainBatchNorm(C, mode="domain_specific"), nn.ReLU())
     copy = deepcopy(network)
-    network[0].rows.num_source = 3
-    assert copy[0].rows.num_source == 3
+    network[0].layout.num_source = 3
+    assert copy[0].layout.num_source == 3
     assert copy[0].source_weight is not network[0].source_weight
 
 
@@ -284,10 +284,10 @@ def test_an_untracked_pass_normalises_alike_and_leaves_the_running_statistics(
 ) -> None:
     _, layer = layers((4,), mode, momentum=momentum)
     tracked = deepcopy(layer)
-    tracked.rows = Rows(N_S)
+    tracked.layout = BatchLayout(N_S)
     x = torch.cat(domains((4,)))
     before = {name: value.clone() for name, value in layer.state_dict().items()}
-    with layer.rows.untracked():
+    with layer.layout.untracked():
         check(layer(x), tracked(x))
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
     layer(x)
@@ -304,10 +304,10 @@ def test_the_test_batchs_own_statistics(mode: NormMode, shape: tuple[int, ...]) 
     before = {name: value.clone() for name, value in ours.state_dict().items()}
     _, x = domains(shape)
     for source_rows in (0, len(x)):
-        ours.rows.num_source = source_rows
-        ours.rows.test_batch = False
+        ours.layout.num_source = source_rows
+        ours.layout.test_batch = False
         plain = ours(x)
-        ours.rows.test_batch = True
+        ours.layout.test_batch = True
         check(ours(x), deepcopy(reference)(x))
         assert not torch.allclose(ours(x), plain)
     assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
@@ -316,17 +316,17 @@ def test_the_test_batchs_own_statistics(mode: NormMode, shape: tuple[int, ...]) 
 def test_one_value_per_channel_is_normalised_by_the_running_statistics() -> None:
     _, ours = layers((), "joint")
     ours.eval()
-    ours.rows.num_source = 0
+    ours.layout.num_source = 0
     x = domains(())[1][:1]
     plain = ours(x)
-    ours.rows.test_batch = True
+    ours.layout.test_batch = True
     assert torch.equal(ours(x), plain)
 
 
 def test_passes_that_are_not_tracked_may_lie_within_each_other() -> None:
-    rows = Rows()
-    with rows.untracked():
-        with rows.untracked():
+    layout = BatchLayout()
+    with layout.untracked():
+        with layout.untracked():
             pass
-        assert not rows.track
-    assert rows.track
+        assert not layout.track
+    assert layout.track

@@ -1,4 +1,4 @@
-"""Stands in for training: functions like ``dafw.run.directory.execute`` that end at once, or badly, as ``run.behave`` says."""
+"""Stands in for training: functions like ``execute`` that end at once, or badly, as ``run.behave`` says."""
 
 import json
 import os

@@ -13,7 +13,7 @@ import fake_runs
 import pytest
 from rich.console import Console
 
-from dafw.evaluation.evaluator import Further
+from dafw.evaluation.evaluator import ExtraTestMetrics
 from dafw.run.artifacts import Clock, write_result
 from dafw.run.directory import run_directory
 from dafw.tables.grid import Table
@@ -196,7 +196,7 @@ def test_a_result_says_whether_labels_of_its_target_trained_it(
     tmp_path: Path, oracle: bool, method: dict[str, Any], expected: bool
 ) -> None:
     stands: dict[str, Any] = {"setting": "source-free", "norm": "joint", "steps_done": 3, "history": []}
-    stands |= {"transductive": "the batch's statistics", "further": Further({}, {})}
+    stands |= {"transductive_reason": "the batch's statistics", "further": ExtraTestMetrics({}, {})}
     model: Any = SimpleNamespace(**stands, problem=SimpleNamespace(primary="accuracy"), **method)
     data: Any = SimpleNamespace(
         **{"task": "a->b,d", "source": ["a"], "target": ["b", "d"], "oracle": oracle, "domain": lambda *_: [0]},
@@ -208,7 +208,7 @@ def test_a_result_says_whether_labels_of_its_target_trained_it(
     trainer.callbacks += [SimpleNamespace(monitor=one) for one in ("val/im", "oracle/accuracy", "val/im", None)]
     written = write_result(trainer, model, data, {"seed_everything": 0}, tmp_path, Clock())
     assert written["oracle"] is expected
-    assert (written["transductive"], written["averaged"]) == ("the batch's statistics", "SimpleNamespace")
+    assert (written["transductive_reason"], written["averaged"]) == ("the batch's statistics", "SimpleNamespace")
     assert written["ranks"] == 2
     assert written["monitors"] == ["oracle/accuracy", "val/im"]
     assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["oracle"] is expected

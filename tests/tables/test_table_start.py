@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from dafw.errors import UserError
-from dafw.run.directory import identity, lock, run_directory, within_run
+from dafw.run.directory import config_hash, lock, run_directory, within_run
 from dafw.tables.grid import Table
 from dafw.tables.launch import Report, make_jobs, run_table
 from dafw.tables.overlay import parse_settings
@@ -62,7 +62,7 @@ def test_it_is_another_run_if_the_source_model_is_another(make_table: Make) -> N
 
 def test_where_the_source_model_lies_changes_nothing() -> None:
     def hashed(checkpoint: str) -> str:
-        return identity({"model": {"class_path": "SHOT", "init_args": {"checkpoint": checkpoint}}})
+        return config_hash({"model": {"class_path": "SHOT", "init_args": {"checkpoint": checkpoint}}})
 
     run = "SourceOnly-a-b-s0-0123abcd"
     assert hashed(run) == hashed(f"/disk/runs/{run}") == hashed(f"runs/{run}/")

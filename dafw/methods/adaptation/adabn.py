@@ -36,7 +36,7 @@ class AdaBN(SourceOnly):
 
     def __init__(self, network: Network, **base) -> None:  # type: ignore[no-untyped-def]
         super().__init__(network, **base)
-        layers = _norms(self.served)
+        layers = _norms(self.eval_network)
         if not layers:
             raise UserError("AdaBN needs a network with batch normalisation, and this one has none")
         for position, layer in enumerate(layers):
@@ -51,7 +51,7 @@ class AdaBN(SourceOnly):
     @contextmanager
     def target_statistics(self) -> Iterator[None]:
         """Within, the batch norms hold the target's statistics."""
-        layers = _norms(self.served)
+        layers = _norms(self.eval_network)
         kept = [(layer.running_mean, layer.running_var) for layer in layers]
         for position, layer in enumerate(layers):
             layer.running_mean = self._target(position, "running_mean")
@@ -83,9 +83,9 @@ class AdaBN(SourceOnly):
     def estimate(self) -> None:
         """One pass over the target's training images; every rank makes all of it, so all agree."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        layers = _norms(self.served)
+        layers = _norms(self.eval_network)
         kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
-        sync, self.rows.sync = self.rows.sync, False
+        sync, self.layout.sync = self.layout.sync, False
         with self.target_statistics():
             for layer in layers:
                 layer.momentum = None
@@ -93,11 +93,11 @@ class AdaBN(SourceOnly):
                 layer.train()
             for name in data.target:
                 for batch in data.evaluation_loader(data.domain(name, "train").unlabelled(), shard=False):
-                    self.run(batch.to(self.device).x, 0, self.served)
+                    self.forward_rows(batch.to(self.device).x, 0, self.eval_network)
         for layer, (momentum, batches) in zip(layers, kept, strict=True):
             layer.momentum, layer.num_batches_tracked = momentum, batches
             layer.eval()
-        self.rows.sync = sync
+        self.layout.sync = sync
 
 
 def _norms(network: nn.Module) -> list[DomainBatchNorm]:

@@ -15,7 +15,7 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.adversarial import domain_bce
 from dafw.methods.base import AdaptationMethod, Losses
-from dafw.methods.manual import ManualSteps
+from dafw.methods.manual import ManualOptimization
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
@@ -23,7 +23,7 @@ from dafw.optim.schedules import dann_ramp
 from dafw.problems import Outputs
 
 
-class ADDA(ManualSteps, AdaptationMethod):
+class ADDA(ManualOptimization, AdaptationMethod):
     """An encoder of the target's own learns to make features that a critic takes for the source encoder's.
 
     Loss: for the share ``pretrain`` of training CE(source); then, of the critic, (BCE(D(f_s), 1) + BCE(D(f_t), 0)) / 2,
@@ -61,7 +61,9 @@ class ADDA(ManualSteps, AdaptationMethod):
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
-    control_difference: ClassVar[str] = "it trains the network on the source alone, and only until the critic starts"
+    control_difference_reason: ClassVar[str] = (
+        "it trains the network on the source alone, and only until the critic starts"
+    )
     search_space: ClassVar[dict[str, Any]] = {"pretrain": (0.1, 0.7), "adversarial_lr": (0.03, 1.0), "lr": (1e-3, 1e-1)}
     separated: Tensor
 
@@ -128,7 +130,7 @@ class ADDA(ManualSteps, AdaptationMethod):
 
     def separate(self) -> None:
         """Keeps the source's encoder as it is now; the target's goes on from it."""
-        self.source_network.load_state_dict(self.served.state_dict())
+        self.source_network.load_state_dict(self.eval_network.state_dict())
         self.trainer.optimizers[0].state.clear()
         self.separated.fill_(True)
         self.adapts = True
@@ -136,23 +138,23 @@ class ADDA(ManualSteps, AdaptationMethod):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """A step of the part that training is in."""
         terms = self.adversarial_step(batch) if self.adapts else self.source_step(batch)
-        self.keep(batch, terms)
+        self.record_step(batch, terms)
         return reduce(add, terms.values()).detach()
 
     def source_step(self, batch: Batch) -> Losses:
         """The network learns the source."""
-        source = self.run(batch.x[: batch.num_source], batch.num_source)
+        source = self.forward_rows(batch.x[: batch.num_source], batch.num_source)
         loss = self.problem.loss(source, batch.y)
         weights = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        self.descend((weights, self.gradients(loss, weights)))
+        self.apply_gradients((weights, self.gradients(loss, weights)))
         return {"supervised": loss}
 
     def adversarial_step(self, batch: Batch) -> Losses:
         """The critic learns to tell the domains apart and the target's encoder to be taken for the source's."""
         n = batch.num_source
         with torch.no_grad():
-            source = self.run(batch.x[:n], n, self.source_network)
-        target = self.run(batch.x[n:], 0)
+            source = self.forward_rows(batch.x[:n], n, self.source_network)
+        target = self.forward_rows(batch.x[n:], 0)
         scores = self.critic(torch.cat([source.features, target.features])).squeeze(1)
         domain = domain_bce(scores, n)
         encoder = self.weight * self.deceive(scores[n:], domain)
@@ -160,8 +162,8 @@ class ADDA(ManualSteps, AdaptationMethod):
         parts = [(critic, self.gradients(domain, critic, retain_graph=True))]
         if self.weight:
             parts.append((self.encoder, self.gradients(encoder, self.encoder)))
-        self.descend(*parts)
-        if self.looks:
+        self.apply_gradients(*parts)
+        if self.logs_this_step:
             self.diagnose("critic_accuracy_source", (scores[:n] > 0).float().mean())
             self.diagnose("critic_accuracy_target", (scores[n:] <= 0).float().mean())
         return {"domain": domain, "encoder": encoder}
@@ -185,5 +187,5 @@ class ADDA(ManualSteps, AdaptationMethod):
     def evaluate(self, batch: Batch, source: bool) -> Outputs:
         """Source rows by the source's encoder, target rows by the target's."""
         if source and bool(self.separated):
-            return self.run(batch.x, len(batch), self.source_network)
+            return self.forward_rows(batch.x, len(batch), self.source_network)
         return super().evaluate(batch, source)

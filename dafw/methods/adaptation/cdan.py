@@ -76,6 +76,6 @@ class CDAN(AdversarialMethod):
         logits = outputs.logits.detach()
         joined = self.join(reverse_gradient(outputs.features, self.ramp), full_precision(logits).softmax(1))
         scores = self.critic(joined).squeeze(1)
-        if self.looks:
+        if self.logs_this_step:
             self.diagnose_critic(scores > 0, num_source)
         return domain_bce(scores, num_source, certainty_weights(logits) if self.entropy else None)

@@ -58,6 +58,6 @@ class DANN(AdversarialMethod):
     def judge(self, outputs: Outputs, num_source: int) -> Tensor:
         """The critic's scores (N,), high for the source, of features (N, d) whose gradient is reversed."""
         scores: Tensor = self.critic(reverse_gradient(outputs.features, self.ramp)).squeeze(1)
-        if self.looks:
+        if self.logs_this_step:
             self.diagnose_critic(scores > 0, num_source)
         return scores

@@ -12,12 +12,12 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.entropy import mean_entropy
 from dafw.losses.mmd import cyclic_mmd, subset_cyclic_mmd, subset_mmd
-from dafw.methods.base import AdaptationMethod, Losses, Norm
+from dafw.methods.base import AdaptationMethod, Losses
 from dafw.nn.attention import convert_attention, domain_attentions
 from dafw.nn.distributed import from_first_rank, gather_rows
 from dafw.nn.mlp import Residual
 from dafw.nn.network import Network
-from dafw.nn.norm import DomainBatchNorm
+from dafw.nn.norm import DomainBatchNorm, NormMode
 from dafw.nn.precision import full_precision
 from dafw.optim.schedules import InverseDecay
 from dafw.problems import Outputs
@@ -66,9 +66,9 @@ class DCAN(AdaptationMethod):
         UserError: if the network has no squeeze-and-excitation, or images are too small for ten crops.
     """
 
-    default_norm: ClassVar[Norm] = "frozen"
+    default_norm: ClassVar[NormMode] = "frozen"
     control: ClassVar[dict[str, Any]] = {"alpha": 0.0, "beta": 0.0}
-    control_difference: ClassVar[str] = (
+    control_difference_reason: ClassVar[str] = (
         "attention has a path for each domain, the classifier starts from other weights, and what shifts and scales a"
         " frozen batch norm is not trained"
     )
@@ -115,9 +115,9 @@ class DCAN(AdaptationMethod):
 
     def losses(self, batch: Batch) -> Losses:
         """All terms, of one forward of the joint batch."""
-        joint = self.run(batch.x, batch.num_source)
+        joint = self.forward_rows(batch.x, batch.num_source)
         terms = self.terms(joint[: batch.num_source], joint[batch.num_source :], batch.y)
-        if self.looks:
+        if self.logs_this_step:
             self.compare_gradients(terms, joint.features)
         return terms
 
@@ -188,5 +188,5 @@ class DCAN(AdaptationMethod):
 
     def answer(self, x: Any, source: bool) -> Outputs:
         """Outputs of rows of one domain, one pass."""
-        outputs = self.run(x, len(x) if source else None, self.served)
-        return outputs if source else self.correct(outputs, self.served)
+        outputs = self.forward_rows(x, len(x) if source else None, self.eval_network)
+        return outputs if source else self.correct(outputs, self.eval_network)

@@ -12,11 +12,12 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.class_discrepancy import contrastive_discrepancy
 from dafw.losses.prototypes import move_prototypes, prototype_cross_entropy
-from dafw.methods.base import AdaptationMethod, Losses, Norm
+from dafw.methods.base import AdaptationMethod, Losses
 from dafw.methods.targets import training_outputs
 from dafw.nn.consensus import Clusters, cluster, search
 from dafw.nn.distributed import gather_rows, world_size
 from dafw.nn.network import Network
+from dafw.nn.norm import NormMode
 from dafw.nn.precision import full_precision
 from dafw.optim.schedules import exponential_ramp
 from dafw.problems import Outputs
@@ -80,7 +81,7 @@ class DCC(AdaptationMethod):
         UserError: for an argument out of range.
     """
 
-    default_norm: ClassVar[Norm] = "separate"
+    default_norm: ClassVar[NormMode] = "separate"
     control: ClassVar[dict[str, Any]] = {"balanced_weight": 0.0, "cdd_weight": 0.0, "prototype_weight": 0.0}
     search_space: ClassVar[dict[str, Any]] = {
         "cdd_weight": (0.01, 1.0),
@@ -152,7 +153,7 @@ class DCC(AdaptationMethod):
 
     def losses(self, batch: Batch) -> Losses:
         """All terms, of one forward of the joint batch: random and balanced rows of the source, then of the target."""
-        joint = self.run(batch.x, batch.num_source)
+        joint = self.forward_rows(batch.x, batch.num_source)
         source, target = joint[: batch.num_source], joint[batch.num_source :]
         extra = 0 if self.balanced is None else self.classes * self.per_class // world_size()
         random, n = batch.num_source - extra, len(target) - extra
@@ -161,7 +162,7 @@ class DCC(AdaptationMethod):
             terms |= self.align(source[random:], target[n:], batch.y[random:])
             terms["prototypes"] = self.regularise(target[:n], self.codes_of(batch)[:n])
         terms |= self.extra_terms(batch, joint)
-        if self.looks:
+        if self.logs_this_step:
             self.compare_gradients(terms, joint.features)
             self.diagnose("clusters", float(len(self.prototypes)))
             self.diagnose("matched_clusters", (self.matched >= 0).sum())
@@ -174,7 +175,7 @@ class DCC(AdaptationMethod):
         number = matched if self.cdd_normaliser == "matched" else None
         groups = gather_rows(y)[:: self.per_class]
         intra, inter = contrastive_discrepancy(source.features, target.features, groups, number)
-        if self.looks:
+        if self.logs_this_step:
             self.diagnose("intra_class_discrepancy", intra * present)
             self.diagnose("inter_class_discrepancy", inter * present)
         return {
@@ -184,7 +185,7 @@ class DCC(AdaptationMethod):
 
     def regularise(self, target: Outputs, codes: Tensor) -> Tensor:
         """Moves the prototypes towards the random target rows (n), of clusters codes (n,); their term."""
-        if not self.further_pass:
+        if not self.repeated_pass:
             self.prototypes = move_prototypes(self.prototypes, gather_rows(target.features), gather_rows(codes))
         done = self.progress if self.ramp_steps is None else self.step / self.ramp_steps
         weight = self.prototype_weight * exponential_ramp(done, self.gamma)

@@ -45,11 +45,11 @@ class FixMatch(AdaptationMethod):
 
     def losses(self, batch: Batch) -> Losses:
         """The supervised loss and that of the strong views, from one pass over source, weak and strong rows."""
-        joint = self.run(self._passed(batch), batch.num_source)
+        joint = self.forward_rows(self._passed(batch), batch.num_source)
         source, weak, strong = joint[: batch.num_source], joint[batch.num_source : len(batch)], joint[len(batch) :]
         consistency = confident_cross_entropy(strong.logits, weak.logits, self.threshold)
         terms = {"supervised": self.problem.loss(source, batch.y), "consistency": self.weight * consistency}
-        if self.looks:
+        if self.logs_this_step:
             _, sure = confident_labels(weak.logits, self.threshold)
             self.diagnose("confident_share", sure.float().mean())
             self.compare_gradients(terms, joint.features)
@@ -57,7 +57,7 @@ class FixMatch(AdaptationMethod):
 
     def statistics_pass(self, batch: Batch) -> None:
         """The pass over source, weak and strong rows."""
-        self.run(self._passed(batch), batch.num_source)
+        self.forward_rows(self._passed(batch), batch.num_source)
 
     def _passed(self, batch: Batch) -> Tensor:
         return torch.cat([batch.x, batch.views["strong"][batch.num_source :]])

@@ -39,7 +39,7 @@ class GDCAN(DCAN):
     def losses(self, batch: Batch) -> Losses:
         """DCAN's terms; diagnoses the share of modules in which the domains share a path."""
         terms = super().losses(batch)
-        if self.looks:
+        if self.logs_this_step:
             gates = [part.shared for part in domain_attentions(self.network) if isinstance(part, GatedDomainAttention)]
             self.diagnose("shared_paths", torch.stack(gates).float().mean())
         return terms

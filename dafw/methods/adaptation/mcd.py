@@ -11,14 +11,14 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.discrepancy import class_balance, classifier_discrepancy
 from dafw.methods.base import AdaptationMethod, Losses
-from dafw.methods.manual import ManualSteps
+from dafw.methods.manual import ManualOptimization
 from dafw.nn.network import Network
 from dafw.nn.norm import DomainBatchNorm
 from dafw.nn.two_heads import TwoHeads
 from dafw.problems import Outputs
 
 
-class MCD(ManualSteps, AdaptationMethod):
+class MCD(ManualOptimization, AdaptationMethod):
     """Two label heads find target images that the source does not decide; the features then leave none.
 
     Loss: A, of all weights: CE_1(source) + CE_2(source) + balance * (b_1 + b_2); B, of the heads: the same
@@ -51,7 +51,7 @@ class MCD(ManualSteps, AdaptationMethod):
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "balance": 0.0}
-    control_difference: ClassVar[str] = "it trains two heads"
+    control_difference_reason: ClassVar[str] = "it trains two heads"
     backbone_passes: ClassVar[int] = 6
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.3, 30.0), "feature_steps": [1, 2, 4], "lr": (1e-4, 1e-1)}
 
@@ -109,23 +109,23 @@ class MCD(ManualSteps, AdaptationMethod):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Steps A, B and C."""
-        self.rows.num_source = batch.num_source
+        self.layout.num_source = batch.num_source
         terms = self.step_a(batch)
         if self.weight:
             found = self.step_b(batch)
             for _ in range(self.feature_steps):
                 terms["discrepancy"] = self.step_c(batch)
-            if self.looks:
+            if self.logs_this_step:
                 self.diagnose("discrepancy_of_step_b", found)
-        self.rows.num_source = None
-        self.keep(batch, terms)
+        self.layout.num_source = None
+        self.record_step(batch, terms)
         return reduce(add, terms.values()).detach()
 
     def step_a(self, batch: Batch) -> Losses:
         """All weights learn the source; the terms of their loss."""
         terms = self.supervise(*self.predict(self.network.extract(batch.x)), batch)
         everything = [*self.features, *self.heads]
-        self.descend((everything, self.gradients(reduce(add, terms.values()), everything)))
+        self.apply_gradients((everything, self.gradients(reduce(add, terms.values()), everything)))
         return terms
 
     def step_b(self, batch: Batch) -> Tensor:
@@ -135,13 +135,13 @@ class MCD(ManualSteps, AdaptationMethod):
         first, second = self.predict(features)
         discrepancy = self.disagree(first, second, batch)
         loss = reduce(add, self.supervise(first, second, batch).values()) - discrepancy
-        self.descend((self.heads, self.gradients(loss, self.heads)))
+        self.apply_gradients((self.heads, self.gradients(loss, self.heads)))
         return discrepancy
 
     def step_c(self, batch: Batch) -> Tensor:
         """The features learn to let the heads agree; their discrepancy before, weighted."""
         discrepancy = self.disagree(*self.predict(self.network.extract(batch.x)), batch)
-        self.descend((self.features, self.gradients(discrepancy, self.features)))
+        self.apply_gradients((self.features, self.gradients(discrepancy, self.features)))
         return discrepancy
 
     # ---- losses

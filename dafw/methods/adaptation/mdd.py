@@ -58,6 +58,6 @@ class MDD(AdversarialMethod):
     def domain_loss(self, outputs: Outputs, num_source: int) -> Tensor:
         """Disagreement of the two heads, features (N, d) and logits (N, K) of both domains -> scalar."""
         scores = self.critic(reverse_gradient(outputs.features, self.ramp))
-        if self.looks:
+        if self.logs_this_step:
             self.diagnose_critic(scores.argmax(1) == outputs.logits.argmax(1), num_source)
         return margin_disparity(outputs.logits, scores, num_source, margin=self.margin)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError, choose
-from dafw.evaluation.evaluator import Further
+from dafw.evaluation.evaluator import ExtraTestMetrics
 from dafw.methods.adaptation.dcc import DCC
 from dafw.methods.base import Losses
 from dafw.methods.sub_prototypes import Retrieved, examples, style_numbers
@@ -77,7 +77,7 @@ class MemSPM(DCC):
         "prototype_weight": 0.0,
         "reconstruction_weight": 0.0,
     }
-    control_difference: ClassVar[str] = "its label head sees what a memory reads"
+    control_difference_reason: ClassVar[str] = "its label head sees what a memory reads"
     search_space: ClassVar[dict[str, Any]] = {
         "sub_prototypes": [1, 5, 10, 20, 40],
         "top_k": [1, 3, 5, 10],
@@ -142,7 +142,7 @@ class MemSPM(DCC):
     @torch.no_grad()
     def read(self, x: Tensor) -> Read:
         """What the served network's memory reads for target images (N, C, H, W); in evaluation mode, please."""
-        network: Any = self.served
+        network: Any = self.eval_network
         found: Read = network.bottleneck[-1].read(network.bottleneck[:-1](network.encode(x)))
         return found
 
@@ -156,14 +156,14 @@ class MemSPM(DCC):
         self.read_of = {}
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """As any test, and one more pass over each of several targets, for :meth:`further_numbers`."""
+        """As any test, and one more pass over each of several targets, for :meth:`extra_test_metrics`."""
         super().test_step(batch, batch_idx, dataloader_idx)
         tested = [i for i, evaluation in enumerate(self.evaluations) if evaluation.role == "target_test"]
         if len(tested) > 1 and dataloader_idx in tested:
             found = Retrieved.of(self.read(batch.x), batch.y, batch.index)
             self.read_of.setdefault(dataloader_idx, []).append(found)
 
-    def further_numbers(self) -> Further:
+    def extra_test_metrics(self) -> ExtraTestMetrics:
         """How far sub-prototypes split a class by style, where the targets are several styles of it.
 
         See :func:`~dafw.methods.sub_prototypes.style_numbers`; none for a single target, whose styles are not known.
@@ -171,8 +171,8 @@ class MemSPM(DCC):
         kept, self.read_of = self.read_of, {}
         domains = [Retrieved.joined(parts).of_all_ranks() for _, parts in sorted(kept.items())]
         if not domains:
-            return Further({}, {})
-        return Further(*style_numbers(domains, self.trainer.datamodule.known_names))  # type: ignore[attr-defined]
+            return ExtraTestMetrics({}, {})
+        return ExtraTestMetrics(*style_numbers(domains, self.trainer.datamodule.known_names))  # type: ignore[attr-defined]
 
     def pictures(self, data: "DomainDataModule") -> "dict[str, Figure]":
         """``sub_prototypes``: the target's test images nearest to the sub-prototypes that a class uses most.

@@ -7,8 +7,9 @@ from torch import Tensor
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.unknown import unknown_bce
-from dafw.methods.base import AdaptationMethod, Losses, Norm
+from dafw.methods.base import AdaptationMethod, Losses
 from dafw.nn.network import Network
+from dafw.nn.norm import NormMode
 from dafw.nn.open_head import OpenHead
 from dafw.nn.precision import full_precision
 from dafw.nn.reversal import reverse_gradient
@@ -46,8 +47,8 @@ class OSBP(AdaptationMethod):
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
-    control_difference: ClassVar[str] = "its softmax is over one class more"
-    default_norm: ClassVar[Norm] = "separate"
+    control_difference_reason: ClassVar[str] = "its softmax is over one class more"
+    default_norm: ClassVar[NormMode] = "separate"
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 2.0), "boundary": (0.3, 0.7), "lr": (1e-4, 1e-1)}
 
     def __init__(  # type: ignore[no-untyped-def]
@@ -73,9 +74,9 @@ class OSBP(AdaptationMethod):
 
     def losses(self, batch: Batch) -> Losses:
         """Both terms, of one forward of the joint batch."""
-        joint = self.run(batch.x, batch.num_source)
+        joint = self.forward_rows(batch.x, batch.num_source)
         terms = self.head_losses(joint.features, batch.y, batch.num_source)
-        if self.looks:
+        if self.logs_this_step:
             self.compare_gradients(terms, joint.features)
         return terms
 
@@ -85,7 +86,7 @@ class OSBP(AdaptationMethod):
         assert isinstance(head, OpenHead)
         known = features[:num_source]
         target = head.open(reverse_gradient(features[num_source:], self.ramp))
-        if self.looks:
+        if self.logs_this_step:
             self.diagnose("ramp", self.ramp)
             self.diagnose("target_unknown", full_precision(target.detach()).softmax(1)[:, -1].mean())
         return {
@@ -95,6 +96,6 @@ class OSBP(AdaptationMethod):
 
     def unknown_scores(self, outputs: Outputs) -> Tensor:
         """The logit of "unknown" minus the largest of the K others, features (N, d) -> (N,): positive is rejected."""
-        head = self.served.head
+        head = self.eval_network.head
         assert isinstance(head, OpenHead)
         return head.margin(outputs.features)

@@ -10,8 +10,9 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.entropy import mean_entropy
 from dafw.losses.one_vs_all import another_class, one_vs_all
-from dafw.methods.base import AdaptationMethod, Losses, Norm
+from dafw.methods.base import AdaptationMethod, Losses
 from dafw.nn.network import Network
+from dafw.nn.norm import NormMode
 from dafw.problems import Outputs
 
 
@@ -47,9 +48,9 @@ class OVANet(AdaptationMethod):
         UserError: if ``threshold`` is no probability.
     """
 
-    default_norm: ClassVar[Norm] = "separate"
+    default_norm: ClassVar[NormMode] = "separate"
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
-    control_difference: ClassVar[str] = "its open classifiers train the features on the source too"
+    control_difference_reason: ClassVar[str] = "its open classifiers train the features on the source too"
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.01, 1.0), "open_weight": (0.1, 2.0), "lr": (1e-3, 1e-1)}
 
     def __init__(  # type: ignore[no-untyped-def]
@@ -83,14 +84,14 @@ class OVANet(AdaptationMethod):
 
     def losses(self, batch: Batch) -> Losses:
         """All terms, of one forward of the joint batch."""
-        joint = self.run(batch.x, batch.num_source)
+        joint = self.forward_rows(batch.x, batch.num_source)
         opened, n = self.open_logits(joint.features), batch.num_source
         terms = {
             "supervised": self.problem.loss(joint[:n], batch.y),
             "one_vs_all": self.open_weight * one_vs_all(opened[:n], batch.y),
             "open_entropy": self.weight * mean_entropy(opened[n:]),
         }
-        if self.looks:
+        if self.logs_this_step:
             self.compare_gradients(terms, joint.features)
             for domain, rows in (("source", joint[:n]), ("target", joint[n:])):
                 self.diagnose(f"unknown_{domain}", (self.unknown_scores(rows) > 0).float().mean())

@@ -73,7 +73,7 @@ class PADA(DANN):
 
     def losses(self, batch: Batch) -> Losses:
         """The supervised and the domain loss, both with the weights of the rows' classes."""
-        joint, n = self.run(batch.x, batch.num_source), batch.num_source
+        joint, n = self.forward_rows(batch.x, batch.num_source), batch.num_source
         scores = self.judge(joint, n)
         if self.refresh_every is None:
             terms = {"supervised": self.problem.loss(joint[:n], batch.y), "domain": domain_bce(scores, n)}
@@ -83,7 +83,7 @@ class PADA(DANN):
             terms = {"supervised": supervised, "domain": domain_bce(scores, n, for_critic)}
         if self.weight != 1:
             terms["domain"] = self.weight * terms["domain"]
-        if self.looks:
+        if self.logs_this_step:
             self.diagnose("smallest_class_weight", self.class_weights.min())
             self.compare_gradients(terms, joint.features)
         return terms

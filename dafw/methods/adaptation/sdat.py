@@ -12,13 +12,13 @@ from dafw.errors import UserError
 from dafw.losses.confusion import class_confusion
 from dafw.methods.adaptation.cdan import CDAN
 from dafw.methods.base import Losses
-from dafw.methods.manual import ManualSteps
+from dafw.methods.manual import ManualOptimization
 from dafw.nn.network import Network
 from dafw.optim.sam import ascent, perturbed
 from dafw.problems import Outputs
 
 
-class SDAT(ManualSteps, CDAN):
+class SDAT(ManualOptimization, CDAN):
     """CDAN whose task loss, not its domain loss, is made smooth by sharpness-aware minimisation.
 
     Loss: T(theta + rho g / ||g||) + weight * D(theta), where T = CE(source) + confusion * (class confusion of the
@@ -76,7 +76,7 @@ class SDAT(ManualSteps, CDAN):
 
     def losses(self, batch: Batch) -> Losses:
         """All terms at the weights as they are."""
-        joint = self.run(batch.x, batch.num_source)
+        joint = self.forward_rows(batch.x, batch.num_source)
         return {**self.task(joint, batch), **self.domain(joint, batch.num_source)}
 
     def domain(self, joint: Outputs, num_source: int) -> Losses:
@@ -87,16 +87,16 @@ class SDAT(ManualSteps, CDAN):
         """A pass at the weights, one uphill of them, and a step from the weights."""
         n, network = batch.num_source, [p for p in self.network.parameters() if p.requires_grad]
         trained, plain = [*network, *self.critic.parameters()], self.domain_at == "weights"
-        here = self.run(batch.x, n)
+        here = self.forward_rows(batch.x, n)
         terms = self.task(here, batch)
         if plain:
             terms |= self.domain(here, n)
-        if self.looks:
+        if self.logs_this_step:
             self.compare_gradients(terms, here.features)
         uphill = self.gradients(terms["supervised"] + terms["confusion"], network, retain_graph=plain)
         adversarial = self.gradients(terms["domain"], trained) if plain else []
-        with perturbed(network, ascent(uphill, self.rho)), self.rows.untracked():
-            there = self.run(batch.x, n)
+        with perturbed(network, ascent(uphill, self.rho)), self.layout.untracked():
+            there = self.forward_rows(batch.x, n)
             smooth = self.task(there, batch)
             if not plain:
                 domain = self.domain(there, n)
@@ -104,6 +104,6 @@ class SDAT(ManualSteps, CDAN):
             gradients = self.gradients(reduce(add, smooth.values()), trained)
         if plain:
             gradients = list(torch._foreach_add(gradients, adversarial))
-        self.descend((trained, gradients))
-        self.keep(batch, terms, {f"{name}_uphill": term for name, term in smooth.items()})
+        self.apply_gradients((trained, gradients))
+        self.record_step(batch, terms, {f"{name}_uphill": term for name, term in smooth.items()})
         return reduce(add, terms.values()).detach()

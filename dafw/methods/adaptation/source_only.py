@@ -51,12 +51,12 @@ class SourceOnly(AdaptationMethod):
         """The supervised loss, of a forward of the source rows (or of all rows)."""
         if self.forward_target and not self.views:
             return super().losses(batch)
-        joint = self.run(self._passed(batch), batch.num_source)
+        joint = self.forward_rows(self._passed(batch), batch.num_source)
         return {"supervised": self.problem.loss(joint[: batch.num_source], batch.y)}
 
     def statistics_pass(self, batch: Batch) -> None:
         """The source rows, or all rows that a training step passes."""
-        self.run(self._passed(batch), batch.num_source)
+        self.forward_rows(self._passed(batch), batch.num_source)
 
     def _passed(self, batch: Batch) -> Tensor:
         """The rows that pass through the network."""

@@ -10,9 +10,10 @@ from dafw.errors import UserError
 from dafw.losses.adversarial import domain_bce
 from dafw.losses.transferability import mean_one, transferability
 from dafw.methods.adversarial import AdversarialMethod
-from dafw.methods.base import Losses, Norm
+from dafw.methods.base import Losses
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
+from dafw.nn.norm import NormMode
 from dafw.nn.reversal import reverse_gradient
 from dafw.problems import Outputs
 
@@ -59,7 +60,7 @@ class UAN(AdversarialMethod):
         UserError: if there is one class alone, of which no prediction is uncertain, or ``threshold`` is no number.
     """
 
-    default_norm: ClassVar[Norm] = "separate"
+    default_norm: ClassVar[NormMode] = "separate"
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 2.0), "gamma": (1.0, 20.0), "lr": (1e-3, 1e-1)}
 
@@ -112,7 +113,7 @@ class UAN(AdversarialMethod):
             for rows, temperature in zip((slice(n), slice(n, None)), temperatures, strict=True)
         )
         scores = self.critic(reverse_gradient(outputs.features, self.ramp)).squeeze(1)
-        if self.looks:
+        if self.logs_this_step:
             self.diagnose_critic(scores > 0, n)
             self.diagnose("similarity_accuracy_source", (similar[:n] > 0).float().mean())
             self.diagnose("similarity_accuracy_target", (similar[n:] <= 0).float().mean())

@@ -82,7 +82,7 @@ class UniOT(AdaptationMethod):
     """
 
     control: ClassVar[dict[str, Any]] = {"common_weight": 0.0, "private_weight": 0.0}
-    control_difference: ClassVar[str] = "its label head is a projection and prototypes of length 1"
+    control_difference_reason: ClassVar[str] = "its label head is a projection and prototypes of length 1"
     search_space: ClassVar[dict[str, Any]] = {
         "common_weight": (0.01, 1.0),
         "private_weight": (0.01, 1.0),
@@ -144,7 +144,7 @@ class UniOT(AdaptationMethod):
 
     def losses(self, batch: Batch) -> Losses:
         """The supervised loss, and those of the common and the private classes over all ranks' target rows."""
-        joint = self.run(batch.x, batch.num_source)
+        joint = self.forward_rows(batch.x, batch.num_source)
         source, target = joint[: batch.num_source], joint[batch.num_source :]
         samples = gather_rows(torch.stack([batch.domain, batch.index], 1)[batch.num_source :])
         logits = full_precision(gather_rows(target.logits))
@@ -167,7 +167,7 @@ class UniOT(AdaptationMethod):
                     (self.potentials, found.potentials),
                     (self.offset, found.offset),
                 ]
-                if self.looks:
+                if self.logs_this_step:
                     self.diagnose("selected_share", found.selected.float().mean())
                     self.diagnose("common_classes", (found.received * self.num_classes >= 1).sum())
         terms = {
@@ -175,9 +175,9 @@ class UniOT(AdaptationMethod):
             "common": self.common_weight * common,
             "private": self.private_weight * private,
         }
-        if not self.further_pass:
+        if not self.repeated_pass:
             self.pending = changes
-        if self.looks:
+        if self.logs_this_step:
             self.compare_gradients(terms, joint.features)
         return terms
 
@@ -249,7 +249,7 @@ class UniOT(AdaptationMethod):
         Positive where :class:`UniOT` rejects. Depends on the row and on the last training step's transport; before
         there was one, the classes have no potentials, and the mean mass is taken as 1.
         """
-        head = self.served.head
+        head = self.eval_network.head
         assert isinstance(head, PrototypeHead)
         scores = head.cosines(outputs.features) / self.epsilon + self.potentials
         power = self.relaxation / (self.relaxation + self.epsilon)

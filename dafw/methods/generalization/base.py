@@ -53,8 +53,8 @@ class GeneralizationMethod(Method):
         if test_statistics == "batch":
             if not any(isinstance(layer, DomainBatchNorm) for layer in network.modules()):
                 raise UserError("model.test_statistics: batch needs a network with batch normalisation")
-            self.rows.test_batch = True
-            self.transductive = "batch statistics of the test batch"
+            self.layout.test_batch = True
+            self.transductive_reason = "batch statistics of the test batch"
 
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
         """Already weighted terms to add to the supervised loss.
@@ -67,7 +67,7 @@ class GeneralizationMethod(Method):
 
     def losses(self, batch: Batch) -> Losses:
         """The supervised loss of all rows, which is the mean of the sources' losses, and :meth:`penalise`'s terms."""
-        joint = self.run(batch.x, batch.num_source)
+        joint = self.forward_rows(batch.x, batch.num_source)
         terms = {"supervised": self.problem.loss(joint, batch.y)}
         return terms | self.penalise(*split_domains(joint, batch.y, self.num_domains(batch)))
 

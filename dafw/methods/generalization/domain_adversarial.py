@@ -12,14 +12,14 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod
-from dafw.methods.manual import ManualSteps
+from dafw.methods.manual import ManualOptimization
 from dafw.nn.distributed import sum_over_ranks, world_size
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 
 
-class DomainBedDANN(ManualSteps, GeneralizationMethod):
+class DomainBedDANN(ManualOptimization, GeneralizationMethod):
     """Features from which a critic cannot tell which source they are of: "DANN" in DomainBed's tables.
 
     Loss: L_D = CE(critic(z), source) + penalty * mean_i |d CE_i / d z_i|^2, with features z (n, d) and scores (n, S),
@@ -110,7 +110,7 @@ class DomainBedDANN(ManualSteps, GeneralizationMethod):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """An update of the network or of the critic."""
         terms = self.critic_update(batch) if self.is_critics_turn else self.network_update(batch)
-        self.keep(batch, terms)
+        self.record_step(batch, terms)
         return reduce(add, terms.values()).detach()
 
     @property
@@ -120,21 +120,21 @@ class DomainBedDANN(ManualSteps, GeneralizationMethod):
 
     def network_update(self, batch: Batch) -> Losses:
         """The network learns the labels and to raise the critic's loss."""
-        joint = self.run(batch.x, batch.num_source)
+        joint = self.forward_rows(batch.x, batch.num_source)
         terms = {"supervised": self.problem.loss(joint, batch.y)}
         if self.weight:
             terms["domain"] = -self.weight * self.critic_loss(joint.features, batch)
         moved = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        self.descend((moved, self.gradients(reduce(add, terms.values()), moved)))
+        self.apply_gradients((moved, self.gradients(reduce(add, terms.values()), moved)))
         return terms
 
     def critic_update(self, batch: Batch) -> Losses:
         """The critic learns to tell the sources apart."""
         with torch.no_grad():
-            features = self.run(batch.x, batch.num_source).features
+            features = self.forward_rows(batch.x, batch.num_source).features
         loss = self.critic_loss(features, batch)
         moved = self.critic_parameters
-        self.descend((moved, self.gradients(loss, moved)), average=False)
+        self.apply_gradients((moved, self.gradients(loss, moved)), average=False)
         return {"critic": loss}
 
     @property
@@ -153,7 +153,7 @@ class DomainBedDANN(ManualSteps, GeneralizationMethod):
         if self.penalty:
             (slope,) = torch.autograd.grad(each.sum(), inputs, create_graph=True)
             loss = loss + self.penalty * slope.square().sum(1).mean()
-        if self.looks:
+        if self.logs_this_step:
             self.diagnose("critic_accuracy", (scores.argmax(1) == batch.domain).float().mean())
         return loss
 

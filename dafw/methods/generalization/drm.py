@@ -111,20 +111,20 @@ class DRM(GeneralizationMethod):
         if self.ema is not None:
             self.averaged = ModelEmaV3(self.heads, decay=self.ema.decay).requires_grad_(False)
         self.adapts_in_test = self.retrain != "none"
-        reasons = [self.transductive] if self.transductive else []
+        reasons = [self.transductive_reason] if self.transductive_reason else []
         if self.mode == "authors":
             reasons.append("validations choose one head for all samples of a batch")
         if self.adapts_in_test:
             reasons.append("after each batch of the test split the model is retrained on it")
-        self.transductive = "; ".join(reasons)
+        self.transductive_reason = "; ".join(reasons)
         self.stream: _Stream | None = None
-        self.scores_without = nn.ModuleList()
+        self.metrics_without = nn.ModuleList()
 
     # ---- training
 
     def losses(self, batch: Batch) -> Losses:
         """The shared head's supervised loss of all rows, and of each other head that of its source's."""
-        joint = self.run(batch.x, batch.num_source)
+        joint = self.forward_rows(batch.x, batch.num_source)
         domains, labels = split_domains(joint, batch.y, self.num_domains(batch))
         own = [
             self.problem.loss(Outputs(rows.features, head(rows.features)), y)
@@ -154,7 +154,7 @@ class DRM(GeneralizationMethod):
     # ---- serving
 
     @property
-    def served_heads(self) -> list[nn.Module]:
+    def eval_heads(self) -> list[nn.Module]:
         """The sources' own heads that are served: none if they have no weight in training."""
         return list(self.heads if self.averaged is None else self.averaged.module) if self.weight else []
 
@@ -169,7 +169,7 @@ class DRM(GeneralizationMethod):
 
     def serve(self, outputs: Outputs) -> Outputs:
         """What the trained heads make of the served network's outputs."""
-        heads = self.served_heads
+        heads = self.eval_heads
         if not heads:
             return outputs
         logits = torch.stack([*(head(outputs.features) for head in heads), outputs.logits])
@@ -191,7 +191,7 @@ class DRM(GeneralizationMethod):
         super().start_evaluation(stage)
         self.stream = None
         scored = self.evaluations if stage == "test" and self.adapts_in_test else []
-        self.scores_without = nn.ModuleList(map(self.new_metrics, scored)).to(self.device)
+        self.metrics_without = nn.ModuleList(map(self.new_metrics, scored)).to(self.device)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Scores one batch, and learns from it if the model is retrained; the first batch of a split starts anew."""
@@ -199,10 +199,10 @@ class DRM(GeneralizationMethod):
             self.stream = self.start_stream()
         super().test_step(batch, batch_idx, dataloader_idx)
         role = self.evaluations[dataloader_idx].role
-        if self.scores_without and batch.num_source:
+        if self.metrics_without and batch.num_source:
             assert self.stream is not None
             assert self.stream.without is not None
-            self.score(self.scores_without[dataloader_idx], role, self.stream.without, batch.y)  # type: ignore[arg-type]
+            self.score(self.metrics_without[dataloader_idx], role, self.stream.without, batch.y)  # type: ignore[arg-type]
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """As a test."""
@@ -221,15 +221,15 @@ class DRM(GeneralizationMethod):
     def metrics_of(self, position: int) -> dict[str, float]:
         """The metrics of one loader; in a test that retrains also those without."""
         found = super().metrics_of(position)
-        if self.scores_without:
-            scores = self.scores_without[position]
+        if self.metrics_without:
+            scores = self.metrics_without[position]
             assert isinstance(scores, MetricCollection)
             found |= {f"{name}_without_retraining": float(value) for name, value in scores.compute().items()}
         return found
 
     def start_stream(self) -> "_Stream":
         """What serves the next stream: copies of what it retrains, and their optimiser."""
-        network, own = self.served, self.served_heads
+        network, own = self.eval_network, self.eval_heads
         assert isinstance(network, Network)
         assert network.head is not None
         if not self.adapts_in_test:
@@ -264,7 +264,7 @@ class DRM(GeneralizationMethod):
             torch.clear_autocast_cache()  # of weights that have changed, or were cast where no gradient was asked for
             with torch.enable_grad():
                 if self.retrain == "network":
-                    features = self.run(batch.x, len(batch) if source else 0, stream.network).features
+                    features = self.forward_rows(batch.x, len(batch) if source else 0, stream.network).features
                 logits = torch.stack([head(features) for head in stream.heads])
                 served.append(Outputs(features.detach(), self.mix(logits.detach())))
                 terms = self.pseudo_losses(logits, served[-1].logits)

@@ -9,12 +9,12 @@ from torch import Tensor
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.methods.generalization.base import GeneralizationMethod
-from dafw.methods.manual import ManualSteps
+from dafw.methods.manual import ManualOptimization
 from dafw.nn.network import Network
 from dafw.problems import Outputs
 
 
-class Fish(ManualSteps, GeneralizationMethod):
+class Fish(ManualOptimization, GeneralizationMethod):
     """Weights from which a step on one source serves the others, as their gradients agree.
 
     Loss: CE of one source's logits (n, K), then of the next one's, each followed by a step of the optimiser, from theta
@@ -42,7 +42,7 @@ class Fish(ManualSteps, GeneralizationMethod):
     """
 
     control: ClassVar[dict[str, Any]] = {"mixed": True}
-    control_difference: ClassVar[str] = "it makes several updates a batch and goes part of their way"
+    control_difference_reason: ClassVar[str] = "it makes several updates a batch and goes part of their way"
     backbone_passes: ClassVar[int] = 2
     search_space: ClassVar[dict[str, Any]] = {"meta_lr": [0.05, 0.1, 0.5]}
 
@@ -62,21 +62,21 @@ class Fish(ManualSteps, GeneralizationMethod):
         found = []
         for labels, outputs in self.passes(batch):
             found.append(self.problem.loss(outputs, labels))
-            self.descend((moved, self.gradients(found[-1], moved)), average=False)
+            self.apply_gradients((moved, self.gradients(found[-1], moved)), average=False)
         with torch.no_grad():
             torch._foreach_lerp_(values, start, 1 - self.meta_lr)
         if self.ema is not None:
             self.ema.update(self.network)
         terms = {"supervised": torch.stack(found).detach().mean()}
-        self.keep(batch, terms)
+        self.record_step(batch, terms)
         return terms["supervised"]
 
     def passes(self, batch: Batch) -> Iterator[tuple[Tensor, Outputs]]:
         """The labels and the outputs of each part of the batch, by the weights there are when it is asked for."""
         for part in self.parts(len(batch), self.num_domains(batch)):
-            self.rows.domain, labels = take(batch.domain, part), take(batch.y, part)
-            yield labels, self.run(take(batch.x, part), len(labels))
-        self.rows.domain = batch.domain
+            self.layout.domain, labels = take(batch.domain, part), take(batch.y, part)
+            yield labels, self.forward_rows(take(batch.x, part), len(labels))
+        self.layout.domain = batch.domain
 
     def statistics_pass(self, batch: Batch) -> None:
         """A pass of each part of the batch."""

@@ -46,7 +46,7 @@ class GroupDRO(GeneralizationMethod):
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
         """What the weights add to the mean of the sources' losses."""
         risks = torch.stack([self.problem.loss(one, y) for one, y in zip(domains, labels, strict=True)])
-        if not self.further_pass:
+        if not self.repeated_pass:
             self.reweight(risks)
         return {"reweighted": ((self.q - 1 / len(domains)) * risks).sum()}
 

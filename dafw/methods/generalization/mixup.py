@@ -51,10 +51,10 @@ class Mixup(GeneralizationMethod):
         """One pass of all mixed images."""
         count = self.num_domains(batch)
         if not self.alpha:
-            return {"supervised": self.problem.loss(self.run(batch.x, batch.num_source), batch.y)}
+            return {"supervised": self.problem.loss(self.forward_rows(batch.x, batch.num_source), batch.y)}
         partners, shares = self.draw(count)
         mixed = self.mix(batch.x, partners, shares)
-        domains, labels = split_domains(self.run(mixed, batch.num_source), batch.y, count)
+        domains, labels = split_domains(self.forward_rows(mixed, batch.num_source), batch.y, count)
         found = [
             share * self.problem.loss(outputs, labels[i]) + (1 - share) * self.problem.loss(outputs, labels[j])
             for i, (outputs, j, share) in enumerate(zip(domains, partners, shares, strict=True))
@@ -64,7 +64,7 @@ class Mixup(GeneralizationMethod):
     def statistics_pass(self, batch: Batch) -> None:
         """The pass of all mixed images."""
         mixed = self.mix(batch.x, *self.draw(self.num_domains(batch))) if self.alpha else batch.x
-        self.run(mixed, batch.num_source)
+        self.forward_rows(mixed, batch.num_source)
 
     def mix(self, x: Any, partners: list[int], shares: list[float]) -> Tensor:
         """Each source's images (n, ...), as much of them as its share says, and the rest of its partner's."""

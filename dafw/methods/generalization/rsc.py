@@ -54,7 +54,7 @@ class RSC(GeneralizationMethod):
 
     def losses(self, batch: Batch) -> Losses:
         """The supervised loss, of some rows on what is left of their features."""
-        joint = self.run(batch.x, batch.num_source)
+        joint = self.forward_rows(batch.x, batch.num_source)
         if self.drop_features and self.drop_batch:
             joint = self.challenge(joint, batch.y)
         return {"supervised": self.problem.loss(joint, batch.y)}
@@ -66,7 +66,7 @@ class RSC(GeneralizationMethod):
         (gradient,) = torch.autograd.grad(joint.logits.gather(1, own).sum(), joint.features, retain_graph=True)
         gradient = full_precision(gradient)
         kept = gradient < gradient.quantile(1 - self.drop_features, dim=1, keepdim=True)
-        with self.rows.untracked():
+        with self.layout.untracked():
             logits = head(joint.features * kept)
         with torch.no_grad():
             before, after = (full_precision(z).softmax(1).gather(1, own) for z in (joint.logits, logits))

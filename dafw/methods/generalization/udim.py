@@ -13,7 +13,7 @@ from dafw.errors import UserError, choose
 from dafw.losses.inconsistency import last_layer_moments, mean_square, split_style, uphill_step, variance_mismatch
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod
-from dafw.methods.manual import ManualSteps
+from dafw.methods.manual import ManualOptimization
 from dafw.nn.distributed import mean_over_ranks, sum_over_ranks, world_size
 from dafw.nn.network import Network
 from dafw.optim.sharpness import SAM, Sharpness
@@ -42,7 +42,7 @@ class _Climb(NamedTuple):
     slopes: tuple[Tensor, ...]
 
 
-class UDIM(ManualSteps, GeneralizationMethod):
+class UDIM(ManualOptimization, GeneralizationMethod):
     """Weights in a flat region of the sources whose loss looks the same over domains made by perturbing them.
 
     Loss: S + weight * I(x, x~). S is the cross-entropy as a rule of sharpness descends it, at images x (n, C, H, W).
@@ -154,8 +154,8 @@ class UDIM(ManualSteps, GeneralizationMethod):
         if climb is not None:
             terms["inconsistency"] = self.weight * self.inconsistency(images, climb.crafted, batch)
             found = list(torch._foreach_add(found, self.gradients(terms["inconsistency"], trained)))
-        self.descend((trained, found))
-        self.keep(batch, terms, guarded)
+        self.apply_gradients((trained, found))
+        self.record_step(batch, terms, guarded)
         return supervised.detach()
 
     def losses(self, batch: Batch) -> Losses:
@@ -166,7 +166,7 @@ class UDIM(ManualSteps, GeneralizationMethod):
 
     def supervised(self, images: Tensor, batch: Batch) -> Tensor:
         """CE of a pass."""
-        return self.problem.loss(self.run(images, batch.num_source), batch.y)
+        return self.problem.loss(self.forward_rows(images, batch.num_source), batch.y)
 
     def reached(self, loss: Tensor, *, again: bool = False) -> tuple[list[nn.Parameter], list[Tensor]]:
         """The parameters that ``loss`` depends on, and this rank's gradients, to differentiate ``again`` if asked."""
@@ -224,11 +224,11 @@ class UDIM(ManualSteps, GeneralizationMethod):
 
     def inconsistency(self, images: Tensor, crafted: Tensor, batch: Batch) -> Tensor:
         """I of x and x~, in one pass; the same on every rank."""
-        n, layer, domain = batch.num_source, last_linear(self.network), self.rows.domain
-        with inputs_of(layer) as seen, self.rows.untracked():
-            self.rows.domain = None if domain is None else domain[:n].repeat(2)
-            logits = self.run(torch.cat([images, crafted]), 2 * n).logits
-            self.rows.domain = domain
+        n, layer, domain = batch.num_source, last_linear(self.network), self.layout.domain
+        with inputs_of(layer) as seen, self.layout.untracked():
+            self.layout.domain = None if domain is None else domain[:n].repeat(2)
+            logits = self.forward_rows(torch.cat([images, crafted]), 2 * n).logits
+            self.layout.domain = domain
         count = self.num_domains(batch)
         pooled = count == 1 if self.pooled is None else self.pooled
         size, bias = n if pooled else n // count, layer.bias is not None

@@ -65,7 +65,7 @@ class SourceFreeMethod(Method):
 
     def losses(self, batch: Batch) -> Losses:
         """The terms of :meth:`adapt`, of one forward of the batch."""
-        return self.adapt(self.run(batch.x, 0), batch)
+        return self.adapt(self.forward_rows(batch.x, 0), batch)
 
     def on_fit_start(self) -> None:
         """Refuses weights that nothing filled, or of other classes; a checkpoint to go on from has been read by now."""
@@ -96,7 +96,7 @@ class SourceFreeMethod(Method):
 
 
 #: Arguments of a network that change neither its function nor the names of its weights.
-INCIDENTAL = {"weights", "backbone_lr", "channels_last", "compile"}
+SAME_FUNCTION = {"weights", "backbone_lr", "channels_last", "compile"}
 
 
 def find_checkpoint(path: str) -> Path:
@@ -153,5 +153,5 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any], path: Path) -> None:
     settings = [defaults | {"class_path": one["class_path"]} | one["init_args"] for one in (ours, theirs)]
     for key in sorted(settings[0].keys() | settings[1].keys()):
         own, held = (one.get(key) for one in settings)
-        if own != held and key not in INCIDENTAL:
+        if own != held and key not in SAME_FUNCTION:
             raise UserError(f"model.network.{key} is {own}, but {held} in the model of {path} (model.checkpoint)")

@@ -49,7 +49,7 @@ class SHOT(SourceFreeMethod):
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "pseudo_weight": 0.0, "weight_decay": 0.0}
-    control_difference: ClassVar[str] = "it is the source model, untouched but for BatchNorm statistics"
+    control_difference_reason: ClassVar[str] = "it is the source model, untouched but for BatchNorm statistics"
     search_space: ClassVar[dict[str, Any]] = {"pseudo_weight": (0.05, 1.0), "lr": (1e-4, 1e-1)}
 
     pseudo: Tensor
