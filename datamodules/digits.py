@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from dafw.data.domain import Domain
 from dafw.data.files import Arrays, cached_arrays, digest
+from dafw.data.roles import Split
 from dafw.errors import UserError, choose
 from datamodules import digit_files, digit_images
-from datamodules.base import Split
 from datamodules.digit_domains import DigitDomains, make_domain
 from datamodules.digit_images import Images
 

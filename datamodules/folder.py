@@ -15,8 +15,9 @@ from dafw.data.cache import CachedImages
 from dafw.data.domain import Domain
 from dafw.data.images import CentreCropped, DecodedImages, Fit, decodes_file, find_corrupt
 from dafw.data.manifest import Entry, check_files, read_manifest, scan_folder
+from dafw.data.roles import Split
 from dafw.errors import UserError, choose
-from datamodules.base import DomainDataModule, Split
+from datamodules.base import DomainDataModule
 from datamodules.splits import SHARES, Protocol, check_protocol, hashed_split, in_domainbed_split
 
 log = logging.getLogger(__name__)

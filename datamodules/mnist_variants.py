@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dafw.data.domain import Domain
+from dafw.data.roles import Split
 from dafw.errors import UserError, choose
 from datamodules import digit_files, digit_images
-from datamodules.base import Split
 from datamodules.digit_domains import DigitDomains, make_domain
 from datamodules.digit_images import Images
 from datamodules.splits import SHARES, Protocol, check_protocol, hashed_split, in_domainbed_split

@@ -8,8 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
+from dafw.data.roles import Split
 from dafw.errors import UserError, choose
-from datamodules.base import Split
 
 Protocol = Literal["shares", "domainbed"]
 PROTOCOLS = ("shares", "domainbed")

@@ -20,8 +20,9 @@ from dafw.evaluation.evaluator import EvaluationSteps, ExtraTestMetrics
 from dafw.evaluation.rejection import Rejection
 from dafw.methods.step_log import StepRecord
 from dafw.nn.distributed import sum_over_ranks
+from dafw.nn.layout import BatchLayout
 from dafw.nn.network import Network
-from dafw.nn.norm import BatchLayout, NormMode, convert_norm
+from dafw.nn.norm import NormMode, convert_norm
 from dafw.nn.weights import without_weights
 from dafw.optim.schedules import InverseDecay, Schedule
 from dafw.optim.sharpness import Sharpness, SharpnessAware

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dafw.errors import UserError
 from dafw.nn.distributed import gather_rows, world_size
-from dafw.nn.norm import BatchLayout
+from dafw.nn.layout import BatchLayout
 from dafw.nn.precision import full_precision
 
 GateForm = Literal["paper", "authors"]
@@ -41,7 +41,7 @@ class SqueezeExcite(nn.Module):
 class DomainAttention(nn.Module):
     """Attention whose squeeze belongs to the row's domain: leading rows source, the others target.
 
-    How many rows are source is read from :class:`~dafw.nn.norm.BatchLayout`, as batch normalisation reads it, so that
+    How many rows are source is read from :class:`~dafw.nn.layout.BatchLayout`, as batch normalisation reads it, so that
     evaluation says which path to take. Both squeezes start as copies of the plain module's.
 
     Args:

@@ -13,7 +13,7 @@ from torch.distributions import Beta
 
 from dafw.errors import UserError, choose
 from dafw.nn.digits import DigitNet
-from dafw.nn.norm import BatchLayout
+from dafw.nn.layout import BatchLayout
 from dafw.nn.precision import full_precision
 
 Pairs = Literal["random", "cross_domain"]
@@ -29,7 +29,7 @@ class MixStyle(nn.Module):
 
     ``random`` pairs by a permutation of the batch. ``cross_domain`` draws each row's partner from the rows of other
     domains, with replacement; a row of the only domain in the batch has itself. (The authors' form swaps the halves of
-    a batch of two domains.) The rows' domains come from :class:`~dafw.nn.norm.BatchLayout`, which a method
+    a batch of two domains.) The rows' domains come from :class:`~dafw.nn.layout.BatchLayout`, which a method
     fills at each step.
 
     Args:

@@ -10,9 +10,9 @@ import torch
 from commands import QUICK, call, one_run, refused, rows
 
 from dafw.data import Domain
+from dafw.data.roles import Split
 from dafw.methods import SourceOnly
 from dafw.testing.toys import ToyData
-from datamodules.base import Split
 from datamodules.label_sets import LabelSets
 
 SETS = {"common": ["one"], "source_private": ["zero"], "target_private": ["two"]}

@@ -9,12 +9,12 @@ import torch
 
 from dafw.checkpoints import read_checkpoint
 from dafw.data import Batch, Domain
+from dafw.data.roles import Split
 from dafw.errors import UserError
 from dafw.methods import SHOT, Method, SourceOnly
 from dafw.run.artifacts import write_plots
 from dafw.testing import case
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
-from datamodules.base import Split
 
 TASK: dict[str, Any] = {"batch_size": 8, "steps_per_epoch": 3}
 
