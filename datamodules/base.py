@@ -16,6 +16,7 @@ from dafw.data.domain import Domain
 from dafw.data.joint import JointDataset
 from dafw.data.roles import Evaluation, Split
 from dafw.data.sampler import ExtraDraws, JointBatchSampler, ShardSampler, Stream
+from dafw.data.served import ServedDomains
 from dafw.data.setting import DataRequest
 from dafw.data.shared_memory import SharedMemoryCollator
 from dafw.errors import UserError, choose
@@ -34,7 +35,7 @@ def hold_out(domain: Domain, share: float) -> tuple[Domain, Domain]:
     return rest, replace(held, name=f"{domain.name}/held-out")
 
 
-class DomainDataModule(pl.LightningDataModule):
+class DomainDataModule(ServedDomains, pl.LightningDataModule):
     """Serves domains: joint batches for training, whole splits for evaluation.
 
     The training split of a target has no labels: they are dropped before the dataset is made. Target labels exist in

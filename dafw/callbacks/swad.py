@@ -188,10 +188,11 @@ class SWAD(Recorded, pl.Callback):
         """Refuses what it cannot average."""
         if stage != "fit":
             return
-        if pl_module.ema is not None:
+        if pl_module.weight_average is not None:
             raise UserError("SWAD averages the weights itself: leave out model.ema_decay")
-        if pl_module.setting == "source-free":
-            raise UserError("SWAD reads the loss on the sources' validation splits, which a source-free run never sees")
+        if not pl_module.setting.sees_source:
+            setting = pl_module.setting.name
+            raise UserError(f"SWAD reads the loss on the sources' validation splits, which a {setting} run never sees")
         if trainer.limit_val_batches == 0:
             raise UserError("SWAD reads the loss of each validation: trainer.limit_val_batches must not be 0")
 

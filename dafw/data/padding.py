@@ -10,23 +10,22 @@ Empty = Callable[[Sequence[int], torch.dtype], Tensor]
 IGNORE = 255
 
 
-def positions_inside(sizes: Tensor, canvas: tuple[int, int], height: int, width: int) -> Tensor:
-    """The positions of feature maps that no padding covers.
+def valid_positions(sizes: Tensor, canvas: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Which positions of a feature map belong to the images and not to their padding.
 
     Args:
-        sizes: (n, 2) int64, height and width of each image within its padding.
-        canvas: height and width of the padded images.
-        height: height of the maps.
-        width: width of the maps.
+        sizes: (N, 2) int64, height and width of each image without its padding.
+        canvas: height H and width W of the padded images.
+        grid: height h and width w of the feature map; an image of height s covers ceil(s h / H) of its rows.
 
     Returns:
-        (n, 1, height, width) bool; a position counts if the image reaches into it.
+        (N, h, w) bool. Nothing is read by the host.
     """
-    marks = []
-    for axis, (cells, whole) in enumerate(zip((height, width), canvas, strict=True)):
-        starts = torch.arange(cells, device=sizes.device) * whole
-        marks.append(starts < sizes[:, axis, None] * cells)
-    return (marks[0][:, :, None] & marks[1][:, None])[:, None]
+    inside = []
+    for axis in (0, 1):
+        count = (sizes[:, axis] * grid[axis] + (canvas[axis] - 1)) // canvas[axis]
+        inside.append(torch.arange(grid[axis], device=sizes.device) < count[:, None])
+    return inside[0][:, :, None] & inside[1][:, None, :]
 
 
 def pad_to_largest(

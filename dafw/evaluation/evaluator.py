@@ -1,7 +1,7 @@
 """Validation, test and prediction, the same for all methods: metrics of each domain, label-free validators, oracle."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -38,15 +38,16 @@ class ExtraTestMetrics(NamedTuple):
 class Evaluated(Protocol):
     """What an evaluator needs of a method. No part of it takes a label, but for :meth:`extra_test_metrics`."""
 
-    setting: Setting
+    setting: ClassVar[Setting]
     problem: Problem
     num_classes: int
     rejection: "Rejection | None"
-    rejects_itself: bool
     training: bool
     steps_started: int
     history: list[dict[str, Any]]
 
+    @property
+    def rejects_itself(self) -> bool: ...  # noqa: D102
     @property
     def device(self) -> torch.device: ...  # noqa: D102
     @property
@@ -64,7 +65,8 @@ class Evaluated(Protocol):
     def train(self, mode: bool = True) -> Any: ...  # noqa: D102
     def eval(self) -> Any: ...  # noqa: D102
     def write(self, values: Mapping[str, float]) -> None: ...  # noqa: D102
-    def log_dict(self, dictionary: Mapping[str, float], **options: Any) -> None: ...  # noqa: D102
+    @property
+    def log_dict(self) -> Callable[..., None]: ...  # noqa: D102
 
 
 class Evaluator:
@@ -112,6 +114,9 @@ class Evaluator:
         """Makes new metrics for each loader of ``stage``, ``validate`` or ``test``, and forgets what was collected."""
         self.evaluations = self.method.datamodule.evaluations(stage)
         self.metrics = [{} for _ in self.evaluations]
+        for position, evaluation in enumerate(self.evaluations):
+            if evaluation.is_labelled:
+                self._metrics(position, "")
         dtype = torch.float32 if self.method.device.type == "mps" else torch.float64
         self.source_losses = {
             position: MeanLoss(dtype).to(self.method.device)

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from dafw.data.padding import positions_inside
+from dafw.data.padding import valid_positions
 
 
 @dataclass
@@ -56,7 +56,9 @@ class BatchLayout:
             height: height of the map.
             width: width of the map.
         """
-        return None if self.sizes is None else positions_inside(self.sizes[rows], self.canvas, height, width)
+        if self.sizes is None:
+            return None
+        return valid_positions(self.sizes[rows], self.canvas, (height, width))[:, None]
 
     def domain_of(self, count: int) -> Tensor | None:
         """The domains of the ``count`` rows of a pass over the whole batch or over its source rows alone.

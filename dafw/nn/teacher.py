@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class Teacher(nn.Module):
     """An exponential moving average of a network: teacher <- decay * teacher + (1 - decay) * student.
 
-    The copy gets no gradient and is always in evaluation mode. Its weights and its count of steps are in the state dict.
-    Integer buffers are copied. The student is no sub-module, since its owner holds it already.
+    The copy gets no gradient and is always in evaluation mode. Its weights are in the state dict, and so is its count
+    of steps where it matters. Integer buffers are copied. The student is no sub-module: its owner holds it already.
 
     Polyak and Juditsky, SIAM J. Control Optim. 30 (1992); Tarvainen and Valpola, Mean teachers, NeurIPS 2017,
     https://arxiv.org/abs/1703.01780, section 2, whose warm-up is ``min(decay, 1 - 1 / (step + 1))``.

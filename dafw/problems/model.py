@@ -7,8 +7,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from dafw.data.padding import valid_positions
 from dafw.errors import UserError
-from dafw.problems.outputs import RowOutputs, valid_positions
+from dafw.problems.outputs import RowOutputs
 from dafw.recording import Recorded
 
 log = logging.getLogger(__name__)

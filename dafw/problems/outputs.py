@@ -6,6 +6,7 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
+from dafw.data.padding import valid_positions
 from dafw.problems.rows import SHARED, TensorRows
 
 
@@ -98,31 +99,13 @@ class BoxOutputs(TensorRows):
         return mean_over_image(list(self.levels.values())[-1], self.sizes, self.canvas)
 
 
-def valid_positions(sizes: Tensor, canvas: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Which positions of a feature map belong to the images and not to their padding.
-
-    Args:
-        sizes: (N, 2) int64, height and width of each image without its padding.
-        canvas: height H and width W of the padded images.
-        grid: height h and width w of the feature map; an image of height s covers ceil(s h / H) of its rows.
-
-    Returns:
-        (N, h, w) bool. Nothing is read by the host.
-    """
-    inside = []
-    for axis in (0, 1):
-        count = (sizes[:, axis] * grid[axis] + (canvas[axis] - 1)) // canvas[axis]
-        inside.append(torch.arange(grid[axis], device=sizes.device) < count[:, None])
-    return inside[0][:, :, None] & inside[1][:, None, :]
-
-
 def mean_over_image(features: Tensor, sizes: Tensor | None, canvas: tuple[int, int]) -> Tensor:
     """The mean of a feature map over the positions that belong to each image, (N, d, h, w) -> (N, d).
 
     Args:
         features: of the padded images.
-        sizes: see :func:`valid_positions`; ``None``: every image fills the tensor.
-        canvas: see :func:`valid_positions`.
+        sizes: see :func:`~dafw.data.padding.valid_positions`; ``None``: every image fills the tensor.
+        canvas: see :func:`~dafw.data.padding.valid_positions`.
     """
     if sizes is None:
         return features.mean((2, 3))

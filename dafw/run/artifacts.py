@@ -92,7 +92,7 @@ def write_result(
         "task": data.task,
         "source": data.source,
         "target": data.target,
-        "setting": method.setting,
+        "setting": method.setting.name,
         "seed": config.get("seed_everything", 0),
         "oracle": data.oracle or not set(data.target).isdisjoint(getattr(method, "trained_on", ())),
         "transductive_reason": method.transductive_reason,
@@ -110,7 +110,7 @@ def write_result(
         "label_sets": {"kind": data.class_sets.kind, **data.class_sets.counts},
         "undefined": undefined(data),
         "test": metrics,
-        "by_class": method.extra_metrics.by_class,
+        "by_class": method.evaluator.extra.by_class,
         "history": method.history,
         "higher_is_better": {
             f"source_{method.problem.primary}": True,
@@ -143,7 +143,9 @@ def _outputs(
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in data.evaluation_loader(domain, shard=False):
         outputs = method.evaluate(batch.to(method.device), source)
-        predicted = method.problem.predictions(outputs, *(() if source else method.margins(outputs)))["prediction"]
+        predicted = method.problem.predictions(
+            outputs, *(() if source else method.evaluator.open_set.margins(outputs))
+        )["prediction"]
         found.append((outputs.features.float().cpu(), predicted.cpu(), batch.y))
     features, predictions, labels = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
     return features, predictions, labels
@@ -156,7 +158,7 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path, most: int 
     method.eval()
     if method.problem.supports_unsupervised_validators:
         features, domains, classes = [], [], []
-        names = (*data.known_names, *(["unknown"] if data.has_unknown or method.rejects else []))
+        names = (*data.known_names, *(["unknown"] if data.has_unknown or method.evaluator.open_set.rejects else []))
         matrix = np.zeros((len(names), len(names)), np.int64)
         for name in (*data.sources, *data.target):
             domain = data.domain(name, "test")

@@ -201,7 +201,7 @@ def check_monitors(trainer: pl.Trainer, method: Method, allowed: bool) -> None:
 
 def directions(method: Method) -> dict[str, bool]:
     """The validators that a run of this method records, and whether higher is better."""
-    sources = method.setting != "source-free"
+    sources = method.setting.sees_source
     present = {name: each for name, each in VALIDATORS.items() if sources or not each.needs_source}
     found = (
         {name: validator.higher_is_better for name, validator in present.items()}

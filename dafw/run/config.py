@@ -116,8 +116,6 @@ class DafwCLI(LightningCLI):
         own = config["logger"] if isinstance(config["logger"], list) else [config["logger"]]
         config["logger"] = loggers + [logger for logger in own if logger not in (None, False, True)]
         config["default_root_dir"] = str(folder)
-        if self.model.adapts_in_test:
-            config["inference_mode"] = False
         progress = [] if config["enable_progress_bar"] is False else [progress_callback()]
         config["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in progress)
         given = config["callbacks"] or []

@@ -96,15 +96,15 @@ def test_it_starts_from_the_newest_checkpoint_of_a_run_or_from_a_file(source: Pa
     assert same(shot(source / "checkpoints"), network_of(files[1]))
     assert same(shot(files[0]), network_of(files[0]))
     moved = shot(files[0], ema_decay=0.9)
-    assert moved.ema is not None
-    assert same(moved, moved.ema.module.state_dict())
+    assert moved.weight_average is not None
+    assert same(moved, moved.weight_average.module.state_dict())
 
 
 def test_it_starts_from_the_weights_that_were_evaluated(tmp_path: Path) -> None:
     _, trainer = case(SourceOnly, ema_decay=0.8).train(tmp_path)
     path = tmp_path / "step=8.ckpt"
     trainer.save_checkpoint(path)
-    assert same(shot(path), network_of(path, "ema.module."))
+    assert same(shot(path), network_of(path, "weight_average.module."))
     assert not same(shot(path), network_of(path))
 
 

@@ -1,6 +1,5 @@
 """ADDA: adversarial discriminative domain adaptation."""
 
-import copy
 import math
 from functools import reduce
 from operator import add
@@ -14,13 +13,14 @@ from dafw.callbacks import averaging
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.adversarial import domain_bce
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.methods.manual import ManualOptimization
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
+from dafw.nn.teacher import Teacher
 from dafw.optim.schedules import dann_ramp
-from dafw.problems import Outputs
 
 
 class ADDA(ManualOptimization, AdaptationMethod):
@@ -90,7 +90,7 @@ class ADDA(ManualOptimization, AdaptationMethod):
         self.pretrain, self.adversarial_lr, self.weight = pretrain, adversarial_lr, weight
         self.encoder_loss, self.ramp_steps, self.ramp_height = encoder_loss, ramp_steps, ramp_height
         self.critic = mlp(network.num_features, [width] * depth, 1, norm=critic_norm)
-        self.source_network = copy.deepcopy(network).requires_grad_(False).eval()
+        self.source_encoder = Teacher(network, decay=1.0)
         self.register_buffer("separated", torch.tensor(False))
         self.adapts = False
 
@@ -109,12 +109,6 @@ class ADDA(ManualOptimization, AdaptationMethod):
                 f"ADDA trains the source's and then the target's encoder, whose weights {names[0]} cannot average"
             )
 
-    def train(self, mode: bool = True) -> "ADDA":
-        """The frozen encoder remains in evaluation mode."""
-        super().train(mode)
-        self.source_network.eval()
-        return self
-
     def on_train_start(self) -> None:
         """A resumed run goes on in the part that it was in."""
         super().on_train_start()
@@ -130,7 +124,7 @@ class ADDA(ManualOptimization, AdaptationMethod):
 
     def separate(self) -> None:
         """Keeps the source's encoder as it is now; the target's goes on from it."""
-        self.source_network.load_state_dict(self.eval_network.state_dict())
+        self.source_encoder.copy_from(self.eval_network)
         self.trainer.optimizers[0].state.clear()
         self.separated.fill_(True)
         self.adapts = True
@@ -153,7 +147,7 @@ class ADDA(ManualOptimization, AdaptationMethod):
         """The critic learns to tell the domains apart and the target's encoder to be taken for the source's."""
         n = batch.num_source
         with torch.no_grad():
-            source = self.forward_rows(batch.x[:n], n, self.source_network)
+            source = self.forward_rows(batch.x[:n], n, self.source_encoder)
         target = self.forward_rows(batch.x[n:], 0)
         scores = self.critic(torch.cat([source.features, target.features])).squeeze(1)
         domain = domain_bce(scores, n)
@@ -184,8 +178,8 @@ class ADDA(ManualOptimization, AdaptationMethod):
 
     # ---- serving
 
-    def evaluate(self, batch: Batch, source: bool) -> Outputs:
+    def evaluate(self, batch: Batch, source: bool) -> Any:
         """Source rows by the source's encoder, target rows by the target's."""
         if source and bool(self.separated):
-            return self.forward_rows(batch.x, len(batch), self.source_network)
+            return self.forward_rows(batch.x, len(batch), self.source_encoder)
         return super().evaluate(batch, source)

@@ -6,7 +6,8 @@ from torch import nn
 
 from dafw.losses.entropy import mean_entropy
 from dafw.losses.norms import norm_to_radius, stepwise_norm
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.dropout import NormPreservingDropout
 from dafw.nn.network import Network
 from dafw.problems import Outputs

@@ -3,7 +3,8 @@
 from typing import Any, ClassVar, Literal
 
 from dafw.losses.nuclear import negative_nuclear_norm
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.network import Network
 from dafw.problems import Outputs
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dafw.losses.adversarial import domain_bce
 from dafw.losses.entropy import certainty_weights
-from dafw.methods.adversarial import AdversarialMethod
+from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.nn.mlp import mlp
 from dafw.nn.multilinear import MultilinearMap
 from dafw.nn.network import Network

@@ -12,7 +12,8 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.entropy import mean_entropy
 from dafw.losses.mmd import cyclic_mmd, subset_cyclic_mmd, subset_mmd
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.attention import convert_attention, domain_attentions
 from dafw.nn.distributed import from_first_rank, gather_rows
 from dafw.nn.mlp import Residual
@@ -21,6 +22,7 @@ from dafw.nn.norm import DomainBatchNorm, NormMode
 from dafw.nn.precision import full_precision
 from dafw.optim.schedules import InverseDecay
 from dafw.problems import Outputs
+from dafw.problems.model import NetworkBase
 
 #: The one kernel on class scores: count and bandwidth (read in the authors' code).
 ON_SCORES: dict[str, Any] = {"count": 1, "bandwidth": 1.68}
@@ -87,8 +89,6 @@ class DCAN(AdaptationMethod):
         mode: Literal["paper", "authors"] = "paper",
         **base,
     ) -> None:
-        if not domain_attentions(network):
-            convert_attention(network)
         super().__init__(network, **base)
         self.alpha, self.beta, self.subset, self.block_lr = alpha, beta, subset, block_lr
         self.ten_crop, self.mode = ten_crop, mode
@@ -103,8 +103,13 @@ class DCAN(AdaptationMethod):
             nn.init.zeros_(network.head.bias)
         self.correct_features = Residual(network.num_features, width)
         self.correct_logits = Residual(self.num_classes, self.num_classes)
-        if self.ema is not None:
-            self.ema.set(network)  # type: ignore[no-untyped-call]
+        if self.weight_average is not None:
+            self.weight_average.copy_from()
+
+    def build_network(self, network: NetworkBase, num_classes: int) -> None:
+        """Gives attention a path for each domain."""
+        if not domain_attentions(network):
+            convert_attention(network)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The two blocks at their own rate, then the network's groups."""
@@ -115,11 +120,8 @@ class DCAN(AdaptationMethod):
 
     def losses(self, batch: Batch) -> Losses:
         """All terms, of one forward of the joint batch."""
-        joint = self.forward_rows(batch.x, batch.num_source)
-        terms = self.terms(joint[: batch.num_source], joint[batch.num_source :], batch.y)
-        if self.logs_this_step:
-            self.compare_gradients(terms, joint.features)
-        return terms
+        joint = self.forward_batch(batch)
+        return self.terms(joint[: batch.num_source], joint[batch.num_source :], batch.y)
 
     def terms(self, source: Outputs, target: Outputs, y: Tensor) -> Losses:
         """The terms from uncorrected outputs: source (n_s) with labels y (n_s,), target (n_t)."""

@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dafw.data.batch import Batch
+from dafw.data.setting import Balanced
 from dafw.errors import UserError
 from dafw.losses.class_discrepancy import contrastive_discrepancy
 from dafw.losses.prototypes import move_prototypes, prototype_cross_entropy
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.methods.targets import training_outputs
 from dafw.nn.consensus import Clusters, cluster, search
 from dafw.nn.distributed import gather_rows, world_size
@@ -131,12 +133,16 @@ class DCC(AdaptationMethod):
         self.gamma, self.ramp_steps, self.warmup_steps = gamma, ramp_steps, warmup_steps
         self.k_step, self.k_limit, self.k_patience, self.kmeans_trials = k_step, k_limit, k_patience, kmeans_trials
         self.cdd_normaliser = cdd_normaliser
-        if balanced_weight or cdd_weight or prototype_weight:
-            self.balanced = classes, per_class
+        self.has_balanced_rows = bool(balanced_weight or cdd_weight or prototype_weight)
         for name in ("codes", "starts", "matched", "found_k"):
             self.register_buffer(name, torch.empty(0, dtype=torch.int64), persistent=name != "starts")
         self.register_buffer("prototypes", torch.empty(0, network.num_features))
         self.register_buffer("clustered_at", torch.tensor(-1))
+
+    @property
+    def balanced(self) -> Balanced | None:
+        """Class-balanced rows, by the clusters that match a class; none without a term that learns from them."""
+        return Balanced(self.classes, self.per_class, self.target_labels) if self.has_balanced_rows else None
 
     # ---- what a method on top of this one changes
 
@@ -153,9 +159,9 @@ class DCC(AdaptationMethod):
 
     def losses(self, batch: Batch) -> Losses:
         """All terms, of one forward of the joint batch: random and balanced rows of the source, then of the target."""
-        joint = self.forward_rows(batch.x, batch.num_source)
+        joint = self.forward_batch(batch)
         source, target = joint[: batch.num_source], joint[batch.num_source :]
-        extra = 0 if self.balanced is None else self.classes * self.per_class // world_size()
+        extra = self.classes * self.per_class // world_size() if self.has_balanced_rows else 0
         random, n = batch.num_source - extra, len(target) - extra
         terms = {"supervised": self.problem.loss(source[:random], batch.y[:random])}
         if len(self.prototypes) and extra:
@@ -163,7 +169,6 @@ class DCC(AdaptationMethod):
             terms["prototypes"] = self.regularise(target[:n], self.codes_of(batch)[:n])
         terms |= self.extra_terms(batch, joint)
         if self.logs_this_step:
-            self.compare_gradients(terms, joint.features)
             self.diagnose("clusters", float(len(self.prototypes)))
             self.diagnose("matched_clusters", (self.matched >= 0).sum())
         return terms
@@ -185,11 +190,11 @@ class DCC(AdaptationMethod):
 
     def regularise(self, target: Outputs, codes: Tensor) -> Tensor:
         """Moves the prototypes towards the random target rows (n), of clusters codes (n,); their term."""
-        if not self.repeated_pass:
-            self.prototypes = move_prototypes(self.prototypes, gather_rows(target.features), gather_rows(codes))
+        prototypes = move_prototypes(self.prototypes, gather_rows(target.features), gather_rows(codes))
+        self.propose(prototypes=prototypes)
         done = self.progress if self.ramp_steps is None else self.step / self.ramp_steps
         weight = self.prototype_weight * exponential_ramp(done, self.gamma)
-        return weight * prototype_cross_entropy(self.prototypes, target.features, codes, self.temperature)
+        return weight * prototype_cross_entropy(prototypes, target.features, codes, self.temperature)
 
     def codes_of(self, batch: Batch) -> Tensor:
         """Cluster (n_t,) of each target row of the batch."""
@@ -200,7 +205,7 @@ class DCC(AdaptationMethod):
 
     def target_labels(self) -> list[Tensor]:
         """Pseudo-labels of each target, after a new clustering if an epoch starts and the warm-up is over."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = self.data
         first = len(data.labelled)
         sizes = [len(domain) for domain in data.train_domains]
         targets = sizes[first : first + len(data.training_targets)]
@@ -216,7 +221,7 @@ class DCC(AdaptationMethod):
     @torch.no_grad()
     def recluster(self) -> None:
         """Clusters the targets' training samples anew. The ranks share the forward; the first one does the rest."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = self.data
         began, first = time.monotonic(), len(data.labelled)
         source = training_outputs(self, 0, first).features
         target = training_outputs(self, first, first + len(data.training_targets)).features

@@ -4,7 +4,8 @@ from typing import Any, ClassVar, Literal
 
 from dafw.errors import UserError
 from dafw.losses.coral import coral, mean_and_covariance
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.distributed import world_size
 from dafw.nn.network import Network
 from dafw.problems import Outputs

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.losses.pseudo_labels import confident_cross_entropy, confident_labels
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.network import Network
 
 
@@ -33,7 +34,7 @@ class FixMatch(AdaptationMethod):
         base: see :class:`~dafw.methods.base.Method`. tllib trains with ``lr`` 0.003 (Office-31: 0.001).
     """
 
-    views: ClassVar[tuple[str, ...]] = ("strong",)
+    views = ("strong",)
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
     search_space: ClassVar[dict[str, Any]] = {"threshold": (0.7, 0.98), "weight": (0.1, 2.0), "lr": (1e-3, 1e-1)}
 
@@ -52,7 +53,6 @@ class FixMatch(AdaptationMethod):
         if self.logs_this_step:
             _, sure = confident_labels(weak.logits, self.threshold)
             self.diagnose("confident_share", sure.float().mean())
-            self.compare_gradients(terms, joint.features)
         return terms
 
     def statistics_pass(self, batch: Batch) -> None:

@@ -3,7 +3,8 @@
 from typing import Any, ClassVar
 
 from dafw.losses.confusion import class_confusion
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.network import Network
 from dafw.problems import Outputs
 

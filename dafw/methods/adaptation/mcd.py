@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.discrepancy import class_balance, classifier_discrepancy
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.methods.manual import ManualOptimization
 from dafw.nn.network import Network
 from dafw.nn.norm import DomainBatchNorm
 from dafw.nn.two_heads import TwoHeads
 from dafw.problems import Outputs
+from dafw.problems.model import NetworkBase
 
 
 class MCD(ManualOptimization, AdaptationMethod):
@@ -54,6 +56,7 @@ class MCD(ManualOptimization, AdaptationMethod):
     control_difference_reason: ClassVar[str] = "it trains two heads"
     backbone_passes: ClassVar[int] = 6
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.3, 30.0), "feature_steps": [1, 2, 4], "lr": (1e-4, 1e-1)}
+    network: Network
 
     def __init__(  # type: ignore[no-untyped-def]
         self,
@@ -70,17 +73,21 @@ class MCD(ManualOptimization, AdaptationMethod):
     ) -> None:
         if feature_steps < 1:
             raise UserError(f"model.feature_steps must be at least 1, not {feature_steps}")
-
-        def make_head() -> nn.Module:
-            if head_widths is None:
-                return network.make_head(num_classes)
-            return wide_head(network.num_features, head_widths, num_classes, head_dropout)
-
-        network.head, network.num_classes = TwoHeads(make_head(), make_head()).to(network.shift), num_classes
+        self.head_widths, self.head_dropout = head_widths, head_dropout
         super().__init__(network, num_classes=num_classes, **base)
         self.weight, self.balance, self.feature_steps = weight, balance, feature_steps
         self.updates_per_batch = 2 + feature_steps if weight else 1
         self.feature_momentum = feature_momentum
+
+    def build_network(self, network: NetworkBase, num_classes: int) -> None:
+        """Puts two label heads in the place of one."""
+
+        def make_head() -> nn.Module:
+            if self.head_widths is None:
+                return network.make_head(num_classes)
+            return wide_head(network.num_features, self.head_widths, num_classes, self.head_dropout)
+
+        network.head, network.num_classes = TwoHeads(make_head(), make_head()).to(network.shift), num_classes
 
     @property
     def features(self) -> list[nn.Parameter]:
@@ -109,15 +116,14 @@ class MCD(ManualOptimization, AdaptationMethod):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Steps A, B and C."""
-        self.layout.num_source = batch.num_source
-        terms = self.step_a(batch)
-        if self.weight:
-            found = self.step_b(batch)
-            for _ in range(self.feature_steps):
-                terms["discrepancy"] = self.step_c(batch)
-            if self.logs_this_step:
-                self.diagnose("discrepancy_of_step_b", found)
-        self.layout.num_source = None
+        with self.layout.temporarily(num_source=batch.num_source):
+            terms = self.step_a(batch)
+            if self.weight:
+                found = self.step_b(batch)
+                for _ in range(self.feature_steps):
+                    terms["discrepancy"] = self.step_c(batch)
+                if self.logs_this_step:
+                    self.diagnose("discrepancy_of_step_b", found)
         self.record_step(batch, terms)
         return reduce(add, terms.values()).detach()
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from dafw.losses.adversarial import margin_disparity
-from dafw.methods.adversarial import AdversarialMethod
+from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.nn.network import Network
 from dafw.nn.reversal import reverse_gradient
 from dafw.problems import Outputs

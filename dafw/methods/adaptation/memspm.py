@@ -1,5 +1,6 @@
 """MemSPM: memory-assisted sub-prototype mining."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -8,15 +9,17 @@ from torch.nn import functional as F
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError, choose
+from dafw.evaluation.columns import TestColumns
 from dafw.evaluation.evaluator import ExtraTestMetrics
 from dafw.methods.adaptation.dcc import DCC
+from dafw.methods.adaptation.sub_prototypes import Retrieved, examples, retrieved_columns, style_numbers
 from dafw.methods.base import Losses
-from dafw.methods.sub_prototypes import Retrieved, examples, style_numbers
 from dafw.nn.decoder import Decoder
 from dafw.nn.memory import Read, Reading, SubPrototypeMemory
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.problems import Outputs
+from dafw.problems.model import NetworkBase
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,24 +108,29 @@ class MemSPM(DCC):
         decoder_widths: list[int] | None = None,
         **base,
     ) -> None:
-        width = network.num_features
-        sizes = items, sub_prototypes, width, top_k
+        self.sizes, self.head_width = (items, sub_prototypes, network.num_features, top_k), head_width
         similarity: dict[str, Any] = {"normalise": cosine, "temperature": read_temperature}
-        memory = SubPrototypeMemory(*sizes, reading=reading, threshold=threshold, **similarity)
-        head = network.make_head(num_classes) if head_width is None else neck(width, head_width, num_classes)
-        encoder = [layer for layer in (network.bottleneck, network.feature_dropout) if layer is not None]
-        network.bottleneck = nn.Sequential(*encoder, memory).to(network.shift)
-        network.head, network.num_classes = head.to(network.shift), num_classes
+        self.reading: dict[str, Any] = {"reading": reading, "threshold": threshold, **similarity}
         super().__init__(network, num_classes=num_classes, **base)
         self.reconstruction_weight = reconstruction_weight
         self.reconstruction = choose("reconstruction", reconstruction, ("mean", "sum"))
         if reconstruction_size is not None and reconstruction_size < 1:
             raise UserError(f"model.reconstruction_size is a number of pixels, not {reconstruction_size}")
         self.reconstruction_size = reconstruction_size
-        self.read_of: dict[int, list[Retrieved]] = {}
         self.decoder: Decoder | None = None
         if reconstruction_weight:
-            self.decoder = Decoder(width, len(network.mean), decoder_widths or (128, 64, 32)).to(network.shift)
+            widths = decoder_widths or (128, 64, 32)
+            self.decoder = Decoder(network.num_features, len(network.mean), widths).to(network.shift)
+
+    def build_network(self, network: NetworkBase, num_classes: int) -> None:
+        """Puts the memory behind the encoder, and a label head behind the memory."""
+        assert isinstance(network, Network)
+        width, hidden = network.num_features, self.head_width
+        memory = SubPrototypeMemory(*self.sizes, **self.reading)
+        head = network.make_head(num_classes) if hidden is None else neck(width, hidden, num_classes)
+        encoder = [layer for layer in (network.bottleneck, network.feature_dropout) if layer is not None]
+        network.bottleneck = nn.Sequential(*encoder, memory).to(network.shift)
+        network.head, network.num_classes = head.to(network.shift), num_classes
 
     def extra_terms(self, batch: Batch, joint: Outputs) -> Losses:
         """The reconstruction of all rows' images from ``joint.features``, the embeddings that the memory gave."""
@@ -150,35 +158,25 @@ class MemSPM(DCC):
         """For target images (N, C, H, W) the item and the sub-prototype of the largest weight, (N,) int64 both."""
         return self.read(x).strongest()
 
-    def on_test_start(self) -> None:
-        """Starts to keep what the memory reads for the targets, where there are several."""
-        super().on_test_start()
-        self.read_of = {}
+    def test_columns(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What the memory reads for a target's batch, where there are several targets; one more pass."""
+        return retrieved_columns(self.read(batch.x)) if len(self.data.target) > 1 else {}
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """As any test, and one more pass over each of several targets, for :meth:`extra_test_metrics`."""
-        super().test_step(batch, batch_idx, dataloader_idx)
-        tested = [i for i, evaluation in enumerate(self.evaluations) if evaluation.role == "target_test"]
-        if len(tested) > 1 and dataloader_idx in tested:
-            found = Retrieved.of(self.read(batch.x), batch.y, batch.index)
-            self.read_of.setdefault(dataloader_idx, []).append(found)
-
-    def extra_test_metrics(self) -> ExtraTestMetrics:
+    @staticmethod
+    def extra_test_metrics(targets: list[TestColumns], class_names: tuple[str, ...]) -> ExtraTestMetrics:
         """How far sub-prototypes split a class by style, where the targets are several styles of it.
 
-        See :func:`~dafw.methods.sub_prototypes.style_numbers`; none for a single target, whose styles are not known.
+        See :func:`~dafw.methods.adaptation.sub_prototypes.style_numbers`. There are none for a single target, since its
+        styles are not known.
         """
-        kept, self.read_of = self.read_of, {}
-        domains = [Retrieved.joined(parts).of_all_ranks() for _, parts in sorted(kept.items())]
-        if not domains:
-            return ExtraTestMetrics({}, {})
-        return ExtraTestMetrics(*style_numbers(domains, self.trainer.datamodule.known_names))  # type: ignore[attr-defined]
+        domains = [Retrieved(**one.columns, labels=one.labels, index=one.index) for one in targets]
+        return ExtraTestMetrics(*style_numbers(domains, class_names)) if domains else ExtraTestMetrics({}, {})
 
     def pictures(self, data: "DomainDataModule") -> "dict[str, Figure]":
         """``sub_prototypes``: the target's test images nearest to the sub-prototypes that a class uses most.
 
         The labels of the target's test split sort them into classes, see
-        :func:`~dafw.methods.sub_prototypes.examples`; nothing is trained or selected by it.
+        :func:`~dafw.methods.adaptation.sub_prototypes.examples`; nothing is trained or selected by it.
         """
         from dafw import plots
 

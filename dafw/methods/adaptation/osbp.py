@@ -7,7 +7,8 @@ from torch import Tensor
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.unknown import unknown_bce
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.network import Network
 from dafw.nn.norm import NormMode
 from dafw.nn.open_head import OpenHead
@@ -15,6 +16,7 @@ from dafw.nn.precision import full_precision
 from dafw.nn.reversal import reverse_gradient
 from dafw.optim.schedules import dann_ramp
 from dafw.problems import Outputs
+from dafw.problems.model import NetworkBase
 
 
 class OSBP(AdaptationMethod):
@@ -63,9 +65,12 @@ class OSBP(AdaptationMethod):
     ) -> None:
         if not 0 < boundary < 1:
             raise UserError(f"model.boundary is a probability between 0 and 1, not {boundary}")
-        network.head, network.num_classes = OpenHead(network.make_head(num_classes + 1)).to(network.shift), num_classes
         super().__init__(network, num_classes=num_classes, **base)
         self.boundary, self.gamma, self.weight = boundary, gamma, weight
+
+    def build_network(self, network: NetworkBase, num_classes: int) -> None:
+        """Gives the label head one output more."""
+        network.head, network.num_classes = OpenHead(network.make_head(num_classes + 1)).to(network.shift), num_classes
 
     @property
     def ramp(self) -> float:
@@ -74,11 +79,8 @@ class OSBP(AdaptationMethod):
 
     def losses(self, batch: Batch) -> Losses:
         """Both terms, of one forward of the joint batch."""
-        joint = self.forward_rows(batch.x, batch.num_source)
-        terms = self.head_losses(joint.features, batch.y, batch.num_source)
-        if self.logs_this_step:
-            self.compare_gradients(terms, joint.features)
-        return terms
+        joint = self.forward_batch(batch)
+        return self.head_losses(joint.features, batch.y, batch.num_source)
 
     def head_losses(self, features: Tensor, labels: Tensor, num_source: int) -> Losses:
         """Both terms, of the head on features (n_s + n_t, d) and the source's labels (n_s,)."""

@@ -10,7 +10,8 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.entropy import mean_entropy
 from dafw.losses.one_vs_all import another_class, one_vs_all
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.network import Network
 from dafw.nn.norm import NormMode
 from dafw.problems import Outputs
@@ -84,7 +85,7 @@ class OVANet(AdaptationMethod):
 
     def losses(self, batch: Batch) -> Losses:
         """All terms, of one forward of the joint batch."""
-        joint = self.forward_rows(batch.x, batch.num_source)
+        joint = self.forward_batch(batch)
         opened, n = self.open_logits(joint.features), batch.num_source
         terms = {
             "supervised": self.problem.loss(joint[:n], batch.y),
@@ -92,7 +93,6 @@ class OVANet(AdaptationMethod):
             "open_entropy": self.weight * mean_entropy(opened[n:]),
         }
         if self.logs_this_step:
-            self.compare_gradients(terms, joint.features)
             for domain, rows in (("source", joint[:n]), ("target", joint[n:])):
                 self.diagnose(f"unknown_{domain}", (self.unknown_scores(rows) > 0).float().mean())
         return terms

@@ -73,7 +73,7 @@ class PADA(DANN):
 
     def losses(self, batch: Batch) -> Losses:
         """The supervised and the domain loss, both with the weights of the rows' classes."""
-        joint, n = self.forward_rows(batch.x, batch.num_source), batch.num_source
+        joint, n = self.forward_batch(batch), batch.num_source
         scores = self.judge(joint, n)
         if self.refresh_every is None:
             terms = {"supervised": self.problem.loss(joint[:n], batch.y), "domain": domain_bce(scores, n)}
@@ -85,7 +85,6 @@ class PADA(DANN):
             terms["domain"] = self.weight * terms["domain"]
         if self.logs_this_step:
             self.diagnose("smallest_class_weight", self.class_weights.min())
-            self.compare_gradients(terms, joint.features)
         return terms
 
     def row_weights(self, weights: Tensor, num_target: int) -> tuple[float | Tensor, Tensor]:
@@ -112,8 +111,9 @@ class PADA(DANN):
         """Computes the class weights if training goes on from a step after which it is time."""
         self.refresh()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def commit(self, batch: Batch) -> None:
         """Computes the class weights if it is time, and a step follows."""
+        super().commit(batch)
         if self.steps_done < self.steps_planned:
             self.refresh()
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from dafw.methods.adaptation.cdan import CDAN
 from dafw.methods.adaptation.dann import DANN
 from dafw.methods.adaptation.mdd import MDD
-from dafw.methods.pareto import ParetoSteps
+from dafw.methods.adaptation.pareto_steps import ParetoSteps
 
 
 class ParetoDA(ParetoSteps, DANN):

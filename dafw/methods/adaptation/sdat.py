@@ -76,7 +76,7 @@ class SDAT(ManualOptimization, CDAN):
 
     def losses(self, batch: Batch) -> Losses:
         """All terms at the weights as they are."""
-        joint = self.forward_rows(batch.x, batch.num_source)
+        joint = self.forward_batch(batch)
         return {**self.task(joint, batch), **self.domain(joint, batch.num_source)}
 
     def domain(self, joint: Outputs, num_source: int) -> Losses:
@@ -91,8 +91,7 @@ class SDAT(ManualOptimization, CDAN):
         terms = self.task(here, batch)
         if plain:
             terms |= self.domain(here, n)
-        if self.logs_this_step:
-            self.compare_gradients(terms, here.features)
+        self.compare_gradients(terms)
         uphill = self.gradients(terms["supervised"] + terms["confusion"], network, retain_graph=plain)
         adversarial = self.gradients(terms["domain"], trained) if plain else []
         with perturbed(network, ascent(uphill, self.rho)), self.layout.untracked():

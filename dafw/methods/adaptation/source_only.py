@@ -7,7 +7,8 @@ from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.network import Network
 from dafw.problems import Outputs
 
@@ -45,7 +46,7 @@ class SourceOnly(AdaptationMethod):
                 " target's batch norms would never be trained: take joint, or model.forward_target"
             )
         self.forward_target = forward_target
-        self.views = tuple(forward_views or ())  # type: ignore[misc]
+        self.views = tuple(forward_views or ())
 
     def losses(self, batch: Batch) -> Losses:
         """The supervised loss, of a forward of the source rows (or of all rows)."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from dafw.errors import UserError
 from dafw.losses.adversarial import domain_bce
 from dafw.losses.transferability import mean_one, transferability
-from dafw.methods.adversarial import AdversarialMethod
+from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.methods.base import Losses
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network

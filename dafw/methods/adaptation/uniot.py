@@ -10,13 +10,15 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.common_classes import Detection, detect_common, fill_up, pick
 from dafw.losses.transport import sinkhorn
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.distributed import from_first_rank, gather_rows
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.nn.prototypes import PrototypeHead
 from dafw.problems import Outputs
+from dafw.problems.model import NetworkBase
 
 
 class UniOT(AdaptationMethod):
@@ -118,18 +120,10 @@ class UniOT(AdaptationMethod):
         cluster_iterations: int = 3,
         **base,
     ) -> None:
-        if network.head_width is not None or network.head_kind != "default":
-            raise UserError("UniOT's label head are prototypes: leave out network.head and network.head_width")
-        if hidden is not None:
-            before = [network.feature_dropout] if network.bottleneck is None else list(network.bottleneck.children())
-            projection = mlp(network.num_features, [hidden], width).to(network.shift)
-            network.bottleneck = nn.Sequential(*(layer for layer in before if layer is not None), projection)
-            network.num_features = width
-        network.head = PrototypeHead(network.num_features, num_classes, temperature).to(network.shift)
-        network.num_classes = num_classes
+        self.hidden, self.width, self.temperature = hidden, width, temperature
         super().__init__(network, num_classes=num_classes, **base)
         self.common_weight, self.private_weight = common_weight, private_weight
-        self.temperature, self.gamma, self.inertia, self.warmup_steps = temperature, gamma, inertia, warmup_steps
+        self.gamma, self.inertia, self.warmup_steps = gamma, inertia, warmup_steps
         self.epsilon, self.relaxation, self.iterations = epsilon, relaxation, iterations
         self.cluster_epsilon, self.cluster_iterations = cluster_epsilon, cluster_iterations
         self.clusters = PrototypeHead(network.num_features, clusters, temperature)
@@ -138,13 +132,25 @@ class UniOT(AdaptationMethod):
         self.register_buffer("offset", torch.zeros(()))
         self.register_buffer("queue", torch.zeros(queue_size, network.num_features))
         self.register_buffer("queue_samples", torch.full((queue_size, 2), -1))  # domain, index
-        self.pending: list[tuple[Tensor, Tensor]] = []
+
+    def build_network(self, network: NetworkBase, num_classes: int) -> None:
+        """Puts a projection behind the bottleneck, and prototypes in the place of the label head."""
+        assert isinstance(network, Network)
+        if network.head_width is not None or network.head_kind != "default":
+            raise UserError("UniOT's label head are prototypes: leave out network.head and network.head_width")
+        if self.hidden is not None:
+            before = [network.feature_dropout] if network.bottleneck is None else list(network.bottleneck.children())
+            projection = mlp(network.num_features, [self.hidden], self.width).to(network.shift)
+            network.bottleneck = nn.Sequential(*(layer for layer in before if layer is not None), projection)
+            network.num_features = self.width
+        network.head = PrototypeHead(network.num_features, num_classes, self.temperature).to(network.shift)
+        network.num_classes = num_classes
 
     # ---- training
 
     def losses(self, batch: Batch) -> Losses:
         """The supervised loss, and those of the common and the private classes over all ranks' target rows."""
-        joint = self.forward_rows(batch.x, batch.num_source)
+        joint = self.forward_batch(batch)
         source, target = joint[: batch.num_source], joint[batch.num_source :]
         samples = gather_rows(torch.stack([batch.domain, batch.index], 1)[batch.num_source :])
         logits = full_precision(gather_rows(target.logits))
@@ -153,8 +159,10 @@ class UniOT(AdaptationMethod):
             raise UserError(f"model.queue_size must be at least a batch, {len(features)}, not {len(self.queue)}")
         written = min(self.step * len(features), len(self.queue))
         places = (self.step * len(features) + torch.arange(len(features), device=self.device)) % len(self.queue)
-        changes = [(self.queue, self.queue.index_copy(0, places, features.detach().to(self.queue.dtype)))]
-        changes += [(self.queue_samples, self.queue_samples.index_copy(0, places, samples))]
+        self.propose(
+            queue=self.queue.index_copy(0, places, features.detach().to(self.queue.dtype)),
+            queue_samples=self.queue_samples.index_copy(0, places, samples),
+        )
         with torch.autocast(self.device.type, enabled=False):
             private = self.private_loss(features, samples, written)
             common = logits.new_zeros(())
@@ -162,30 +170,20 @@ class UniOT(AdaptationMethod):
                 found = self.detect(features.detach(), written)
                 each = F.cross_entropy(logits, found.labels, reduction="none")
                 common = torch.where(found.selected, each, 0.0).sum() / found.selected.sum().clamp_min(1)
-                changes += [
-                    (self.marginal, self.marginal.lerp(found.received.to(self.marginal.dtype), 1 - self.inertia)),
-                    (self.potentials, found.potentials),
-                    (self.offset, found.offset),
-                ]
+                marginal = self.marginal.lerp(found.received.to(self.marginal.dtype), 1 - self.inertia)
+                self.propose(marginal=marginal, potentials=found.potentials, offset=found.offset)
                 if self.logs_this_step:
                     self.diagnose("selected_share", found.selected.float().mean())
                     self.diagnose("common_classes", (found.received * self.num_classes >= 1).sum())
-        terms = {
+        return {
             "supervised": self.problem.loss(source, batch.y),
             "common": self.common_weight * common,
             "private": self.private_weight * private,
         }
-        if not self.repeated_pass:
-            self.pending = changes
-        if self.logs_this_step:
-            self.compare_gradients(terms, joint.features)
-        return terms
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Writes to the buffers what the batch's first pass found; brings prototypes back to length 1."""
-        for buffer, value in self.pending:
-            buffer.copy_(value)
-        self.pending = []
+    def commit(self, batch: Batch) -> None:
+        """Writes what the batch's first pass found; brings prototypes back to length 1."""
+        super().commit(batch)
         assert isinstance(self.network.head, PrototypeHead)
         self.network.head.normalise()
         self.clusters.normalise()

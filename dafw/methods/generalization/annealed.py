@@ -8,7 +8,7 @@ from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.nn.network import Network
 
 
-class AnnealedPenalty(GeneralizationMethod):
+class AnnealedPenalty(GeneralizationMethod, abstract=True):
     """Shared by methods whose penalty's weight jumps at one step.
 
     Gradients before and after the jump differ by orders of magnitude, and moments of the former would steer the latter.

@@ -120,7 +120,7 @@ class DomainBedDANN(ManualOptimization, GeneralizationMethod):
 
     def network_update(self, batch: Batch) -> Losses:
         """The network learns the labels and to raise the critic's loss."""
-        joint = self.forward_rows(batch.x, batch.num_source)
+        joint = self.forward_batch(batch)
         terms = {"supervised": self.problem.loss(joint, batch.y)}
         if self.weight:
             terms["domain"] = -self.weight * self.critic_loss(joint.features, batch)
@@ -131,7 +131,7 @@ class DomainBedDANN(ManualOptimization, GeneralizationMethod):
     def critic_update(self, batch: Batch) -> Losses:
         """The critic learns to tell the sources apart."""
         with torch.no_grad():
-            features = self.forward_rows(batch.x, batch.num_source).features
+            features = self.forward_batch(batch).features
         loss = self.critic_loss(features, batch)
         moved = self.critic_parameters
         self.apply_gradients((moved, self.gradients(loss, moved)), average=False)

@@ -65,8 +65,7 @@ class Fish(ManualOptimization, GeneralizationMethod):
             self.apply_gradients((moved, self.gradients(found[-1], moved)), average=False)
         with torch.no_grad():
             torch._foreach_lerp_(values, start, 1 - self.meta_lr)
-        if self.ema is not None:
-            self.ema.update(self.network)
+        self.step_teachers()
         terms = {"supervised": torch.stack(found).detach().mean()}
         self.record_step(batch, terms)
         return terms["supervised"]
@@ -74,9 +73,10 @@ class Fish(ManualOptimization, GeneralizationMethod):
     def passes(self, batch: Batch) -> Iterator[tuple[Tensor, Outputs]]:
         """The labels and the outputs of each part of the batch, by the weights there are when it is asked for."""
         for part in self.parts(len(batch), self.num_domains(batch)):
-            self.layout.domain, labels = take(batch.domain, part), take(batch.y, part)
-            yield labels, self.forward_rows(take(batch.x, part), len(labels))
-        self.layout.domain = batch.domain
+            labels = take(batch.y, part)
+            with self.layout.temporarily(domain=take(batch.domain, part)):
+                outputs = self.forward_rows(take(batch.x, part), len(labels))
+            yield labels, outputs
 
     def statistics_pass(self, batch: Batch) -> None:
         """A pass of each part of the batch."""

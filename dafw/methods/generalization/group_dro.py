@@ -46,13 +46,13 @@ class GroupDRO(GeneralizationMethod):
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
         """What the weights add to the mean of the sources' losses."""
         risks = torch.stack([self.problem.loss(one, y) for one, y in zip(domains, labels, strict=True)])
-        if not self.repeated_pass:
-            self.reweight(risks)
-        return {"reweighted": ((self.q - 1 / len(domains)) * risks).sum()}
+        q = self.reweighted(risks)
+        self.propose(q=q)
+        return {"reweighted": ((q - 1 / len(domains)) * risks).sum()}
 
     @torch.no_grad()
-    def reweight(self, risks: Tensor) -> None:
-        """Raises the weights of the sources whose losses, risks (S,), are large."""
+    def reweighted(self, risks: Tensor) -> Tensor:
+        """The weights (S,) after those of the sources with large losses, risks (S,), were raised."""
         (mean,) = mean_over_ranks([risks])
         raised = self.q * (self.rate * mean).exp()
-        self.q.copy_(raised / raised.sum())
+        return raised / raised.sum()

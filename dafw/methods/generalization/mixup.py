@@ -51,7 +51,7 @@ class Mixup(GeneralizationMethod):
         """One pass of all mixed images."""
         count = self.num_domains(batch)
         if not self.alpha:
-            return {"supervised": self.problem.loss(self.forward_rows(batch.x, batch.num_source), batch.y)}
+            return {"supervised": self.problem.loss(self.forward_batch(batch), batch.y)}
         partners, shares = self.draw(count)
         mixed = self.mix(batch.x, partners, shares)
         domains, labels = split_domains(self.forward_rows(mixed, batch.num_source), batch.y, count)
@@ -74,8 +74,7 @@ class Mixup(GeneralizationMethod):
 
     def draw(self, count: int) -> tuple[list[int], list[float]]:
         """Of each of ``count`` sources, which one it is mixed with in this step, and its own share of the mixture."""
-        seed = 0 if self._trainer is None else int(getattr(self._datamodule, "seed", 0))
-        numbers = np.random.default_rng([seed % 2**32, self.step])
+        numbers = np.random.default_rng([self.data_seed % 2**32, self.step])
         ring = numbers.permutation(count).tolist()
         partners = dict(pairwise([*ring, ring[0]]))
         shares: list[float] = numbers.beta(self.alpha, self.alpha, count).tolist()

@@ -54,7 +54,7 @@ class RSC(GeneralizationMethod):
 
     def losses(self, batch: Batch) -> Losses:
         """The supervised loss, of some rows on what is left of their features."""
-        joint = self.forward_rows(batch.x, batch.num_source)
+        joint = self.forward_batch(batch)
         if self.drop_features and self.drop_batch:
             joint = self.challenge(joint, batch.y)
         return {"supervised": self.problem.loss(joint, batch.y)}

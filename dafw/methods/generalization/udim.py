@@ -18,6 +18,7 @@ from dafw.nn.distributed import mean_over_ranks, sum_over_ranks, world_size
 from dafw.nn.network import Network
 from dafw.optim.sharpness import SAM, Sharpness
 from dafw.problems import Classification
+from dafw.problems.model import NetworkBase
 
 
 class _Climb(NamedTuple):
@@ -225,10 +226,9 @@ class UDIM(ManualOptimization, GeneralizationMethod):
     def inconsistency(self, images: Tensor, crafted: Tensor, batch: Batch) -> Tensor:
         """I of x and x~, in one pass; the same on every rank."""
         n, layer, domain = batch.num_source, last_linear(self.network), self.layout.domain
-        with inputs_of(layer) as seen, self.layout.untracked():
-            self.layout.domain = None if domain is None else domain[:n].repeat(2)
+        both = None if domain is None else domain[:n].repeat(2)
+        with inputs_of(layer) as seen, self.layout.untracked(), self.layout.temporarily(domain=both):
             logits = self.forward_rows(torch.cat([images, crafted]), 2 * n).logits
-            self.layout.domain = domain
         count = self.num_domains(batch)
         pooled = count == 1 if self.pooled is None else self.pooled
         size, bias = n if pooled else n // count, layer.bias is not None
@@ -256,7 +256,7 @@ def inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def last_linear(network: Network) -> nn.Linear:
+def last_linear(network: NetworkBase) -> nn.Linear:
     """The layer of the label head that returns the logits.
 
     Raises:

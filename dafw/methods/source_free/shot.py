@@ -98,19 +98,20 @@ class SHOT(SourceFreeMethod):
         """Steps between two refreshes."""
         if self.refresh_every is not None:
             return self.refresh_every
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = self.data
         longest: int = max(map(len, data.train_domains))
         return -(-longest // int(data.target_batch_size))
 
     def on_train_start(self) -> None:
         """Refreshes if the training starts at a step at which it is time."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = self.data
         sizes = torch.tensor([len(domain) for domain in data.train_domains])
         self.starts = (sizes.cumsum(0) - sizes).to(self.device)
         self.refresh()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def commit(self, batch: Batch) -> None:
         """Refreshes if it is time, and a step follows."""
+        super().commit(batch)
         if self.steps_done < self.steps_planned:
             self.refresh()
 
