@@ -2,6 +2,17 @@
 
 from dafw.problems.base import Problem
 from dafw.problems.classification import Classification
-from dafw.problems.outputs import Outputs
+from dafw.problems.model import NetworkBase
+from dafw.problems.outputs import BoxOutputs, MaskOutputs, Outputs, RowOutputs
+from dafw.problems.rows import TensorRows
 
-__all__ = ["Classification", "Outputs", "Problem"]
+__all__ = [
+    "BoxOutputs",
+    "Classification",
+    "MaskOutputs",
+    "NetworkBase",
+    "Outputs",
+    "Problem",
+    "RowOutputs",
+    "TensorRows",
+]
