@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Self
 
 import pytorch_lightning as pl
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from dafw.callbacks.step_logger import StepLogger
 from dafw.data.batch import Batch
-from dafw.errors import UserError, choose
+from dafw.errors import UserError
 from dafw.evaluation.evaluator import EvaluationSteps, ExtraTestMetrics
 from dafw.evaluation.rejection import Rejection
 from dafw.methods.step_log import StepRecord
@@ -23,6 +23,7 @@ from dafw.nn.distributed import sum_over_ranks
 from dafw.nn.network import Network
 from dafw.nn.norm import BatchLayout, NormMode, convert_norm
 from dafw.nn.weights import without_weights
+from dafw.optim.optimizers import choose_optimizer
 from dafw.optim.schedules import InverseDecay, Schedule
 from dafw.optim.sharpness import Sharpness, SharpnessAware
 from dafw.problems import Classification, Outputs, Problem
@@ -99,7 +100,7 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         for name, share in (("momentum", momentum), ("ema_decay", 0.0 if ema_decay is None else ema_decay)):
             if not 0 <= share < 1:
                 raise UserError(f"model.{name} must be at least 0 and below 1, not {share}")
-        choose("optimizer", optimizer, map(str, list_optimizers()))
+        choose_optimizer(optimizer)
         self.problem = problem or Classification()
         self.num_classes = num_classes
         self.optimizer, self.lr, self.momentum, self.weight_decay = optimizer, lr, momentum, weight_decay

@@ -117,7 +117,9 @@ class SubPrototypeMemory(nn.Module):
             if self.reading == "global":
                 weights = sparse.view(z.shape[0], *memory.shape[:2])
             else:  # zeros for all but the winners
-                weights = sparse.new_zeros(z.shape[0], *memory.shape[:2]).scatter(2, winners[..., None], sparse[..., None])
+                weights = sparse.new_zeros(z.shape[0], *memory.shape[:2]).scatter(
+                    2, winners[..., None], sparse[..., None]
+                )
             return Read(weights.flatten(1) @ memory.flatten(0, 1), weights, winners, z)
 
     def attend(self, z: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
