@@ -6,12 +6,13 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from torch import nn
 
-from dafw.errors import UserError, choose
+from dafw.errors import UserError
 from dafw.nn.layout import BatchLayout
 from dafw.nn.teacher import Teacher
+from dafw.optim.optimizers import choose_optimizer
 from dafw.optim.schedules import InverseDecay, Schedule
 from dafw.optim.sharpness import Sharpness, SharpnessAware
 
@@ -60,7 +61,7 @@ class Optimisation(Base):
             raise UserError(f"model.weight_decay must be 0 or more, not {weight_decay}")
         if not 0 <= momentum < 1:
             raise UserError(f"model.momentum must be at least 0 and below 1, not {momentum}")
-        self.optimizer = choose("optimizer", optimizer, map(str, list_optimizers()))
+        self.optimizer = choose_optimizer(optimizer)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.schedule = schedule or InverseDecay()
         self.sharpness = sharpness

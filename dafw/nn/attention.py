@@ -61,11 +61,11 @@ class DomainAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Weighs the channels of each row by its domain's path: (N, C, H, W), the same shape."""
         pooled = x.mean((2, 3), keepdim=True)
-        num_source = min(self.layout.num_source or 0, len(x))
+        num_source = min(self.layout.num_source or 0, x.shape[0])
         parts = []
         if num_source:
             parts.append(self.source_squeeze(pooled[:num_source]))
-        if num_source < len(x):
+        if num_source < x.shape[0]:
             parts.append(self.squeeze_target(pooled[:num_source], pooled[num_source:]))
         hidden = parts[0] if len(parts) == 1 else torch.cat(parts)
         weights: Tensor = self.gate(self.excite(self.act(hidden)))
@@ -112,7 +112,7 @@ class GatedDomainAttention(DomainAttention):
 
     def squeeze_target(self, source: Tensor, target: Tensor) -> Tensor:
         """As the decision says; a training batch of both domains makes a new one first."""
-        if self.training and len(source):
+        if self.training and source.shape[0]:
             self.shared.copy_(domain_gap(source, target, form=self.form) < self.threshold)
         return torch.where(self.shared, self.source_squeeze(target), self.target_squeeze(target))
 

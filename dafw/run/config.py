@@ -23,7 +23,7 @@ from dafw.callbacks import progress_callback
 from dafw.checkpoints import read_checkpoint
 from dafw.errors import UserError, sentence
 from dafw.methods.source_free.base import find_checkpoint
-from dafw.run.config_errors import broken_file, explain
+from dafw.run.config_errors import broken_file, check_constructor, explain
 from dafw.run.loggers import WandbMode
 from datamodules.base import DomainDataModule
 
@@ -104,6 +104,7 @@ class DafwCLI(LightningCLI):
             home, _, name = self.config[key]["class_path"].rpartition(".")
             if home.split(".")[0] in ("dafw", "datamodules") and name in ABSTRACT:
                 raise UserError(f"{key} must be given")
+            check_constructor(key, self.config[key]["class_path"], self.config[key]["init_args"])
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer is made later, when the run directory is known."""
