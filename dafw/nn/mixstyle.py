@@ -1,4 +1,4 @@
-"""MixStyle: training images exchange part of their style in the network's early maps.
+"""MixStyle: training images exchange part of their style in early feature maps of the network.
 
 Zhou et al., "Domain Generalization with MixStyle", ICLR 2021, https://arxiv.org/abs/2104.02008.
 """
@@ -22,21 +22,22 @@ Pairs = Literal["random", "cross_domain"]
 class MixStyle(nn.Module):
     """Mixes the mean and the deviation of each channel of an image with those of another image; in training only.
 
-    y = s' (x - m) / s + m' with s' = l s + (1 - l) s_j, m' = l m + (1 - l) m_j: m and s of the row's H * W values, j
-    the row's partner, l ~ Beta(alpha, alpha) for each row. No gradient flows through the statistics. With probability
-    1 - p a batch passes unchanged. So in the authors' code, read in their README (as is the unbiased variance and its
-    eps of 1e-6); defaults are theirs. The ranks of a distributed run draw their own numbers and pair their own rows.
+    y = s' (x - m) / s + m' with s' = l s + (1 - l) s_j, m' = l m + (1 - l) m_j. m and s are the mean and the deviation
+    of the row's H * W values, j is the row's partner, and l ~ Beta(alpha, alpha) is drawn for each row. No gradient
+    flows through the statistics. With probability 1 - p a batch passes unchanged. All this is as in the authors' code,
+    read in their README, and so are the unbiased variance and its eps of 1e-6. The defaults are theirs. The ranks of a
+    distributed run draw their own numbers and pair their own rows.
 
     ``random`` pairs by a permutation of the batch. ``cross_domain`` draws each row's partner from the rows of other
-    domains, with replacement; a row of the only domain in the batch has itself. (The authors' form swaps the halves of
-    a batch of two domains.) The rows' domains come from :class:`~dafw.nn.norm.BatchLayout`, which a method
-    fills at each step.
+    domains, with replacement; if the batch has one domain only, each row is its own partner. (The authors' form swaps
+    the halves of a batch of two domains.) The rows' domains come from :class:`~dafw.nn.norm.BatchLayout`, which a
+    method fills at each step.
 
     Args:
-        alpha: of the Beta distribution; small values leave l near 0 or 1.
+        alpha: parameter of the Beta distribution; small values leave l near 0 or 1.
         p: probability that a batch is mixed.
         pairs: random or cross_domain.
-        eps: added to the variance.
+        eps: constant added to the variance.
 
     Raises:
         UserError: an alpha not above 0, a p outside [0, 1], or unknown pairs.
@@ -53,10 +54,10 @@ class MixStyle(nn.Module):
         self.layout = BatchLayout()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (N, C, H, W), the same shape.
+        """Takes and returns maps (N, C, H, W).
 
         Raises:
-            UserError: ``cross_domain``, and the domains of these rows are not known.
+            UserError: with ``cross_domain``, if the domains of these rows are not known.
         """
         if not self.training or self.p == 0:
             return x
@@ -79,7 +80,7 @@ class MixStyle(nn.Module):
         return torch.where(mixed, scale, 1.0), torch.where(mixed, shift, 0.0)
 
     def partners(self, count: int, device: torch.device) -> Tensor:
-        """The other row of each row's pair: (N,) int64."""
+        """The partner of each row: (N,) int64."""
         if self.pairs == "random":
             return torch.randperm(count, device=device)
         domain = self.layout.domain_of(count)
@@ -90,21 +91,21 @@ class MixStyle(nn.Module):
             )
         scores = torch.rand(count, count, device=device)
         scores = scores.where(domain[:, None] != domain, -1.0)
-        scores.fill_diagonal_(-0.5)  # less than any row of another domain, more than one of the same
+        scores.fill_diagonal_(-0.5)  # below all rows of other domains, above those of the same
         return scores.argmax(1)
 
     def extra_repr(self) -> str:
-        """What ``print`` shows between the parentheses."""
+        """The text that ``print`` shows between the parentheses."""
         return f"alpha={self.alpha}, p={self.p}, pairs={self.pairs}"
 
 
 def insert_mixstyle(
     module: nn.Module, stages: Sequence[int], *, alpha: float = 0.1, p: float = 0.5, pairs: Pairs = "random"
 ) -> None:
-    """Puts a :class:`MixStyle` behind each of these stages of ``module``, in place; names in its state stay.
+    """Inserts a :class:`MixStyle` after each of these stages of ``module``, in place; names in its state do not change.
 
-    A stage is ``layer1``, ``layer2``, ... of a ResNet, timm's or of the same form; of the digit networks, a convolution
-    and what follows it up to the next.
+    In a ResNet, timm's or one of the same form, a stage is ``layer1``, ``layer2``, ... In the digit networks a stage is
+    a convolution with all layers up to the next one.
 
     Args:
         module: the backbone.
@@ -114,7 +115,7 @@ def insert_mixstyle(
         pairs: see :class:`MixStyle`.
 
     Raises:
-        UserError: a network that has no such stages, or not that many; a stage twice; see :class:`MixStyle`.
+        UserError: a network without such stages or with fewer of them; a stage given twice; see :class:`MixStyle`.
     """
     name = getattr(module, "name", type(module).__name__)
     count = _count_stages(module)
@@ -143,7 +144,7 @@ def _count_stages(module: nn.Module) -> int:
 
 
 def _insert(layers: nn.Sequential, stage: int, new: nn.Module) -> nn.Sequential:
-    """``new`` in front of convolution number ``stage`` + 1, or at the end; the others keep their names."""
+    """Inserts ``new`` before convolution number ``stage`` + 1, or at the end; the other layers keep their names."""
     named, convolutions = OrderedDict[str, nn.Module](), 0
     for key, layer in layers.named_children():
         convolutions += isinstance(layer, nn.Conv2d)
