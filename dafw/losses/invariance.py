@@ -23,7 +23,7 @@ def scale_gradient(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def invariance_penalty(logits: Tensor, labels: Tensor) -> Tensor:
-    """Unbiased estimate of the squared :func:`scale_gradient` of a domain: its value on even rows times that on odd ones.
+    """Unbiased estimate of the squared :func:`scale_gradient` of a domain: that of even rows times that of odd rows.
 
     Arjovsky et al., Invariant Risk Minimization, 2019, https://arxiv.org/abs/1907.02893, the practical objective
     IRMv1. Unlike the square, this estimate from two halves of the rows can be negative.

@@ -68,7 +68,7 @@ def kmeans(
 
 
 def match(one: Tensor, other: Tensor) -> Tensor:
-    """Mutual nearest neighbours by cosine: (m, 2) int64 pairs of rows of (a, d) and (b, d), each row in at most one pair."""
+    """Mutual nearest neighbours by cosine: (m, 2) int64 pairs of rows of (a, d) and (b, d); a row is in one pair at most."""
     similarities = F.normalize(one, dim=1) @ F.normalize(other, dim=1).T
     there, back = similarities.argmax(1), similarities.argmax(0)
     rows = torch.arange(len(one))
@@ -132,7 +132,7 @@ def cluster(
 
 
 def search(make: Callable[[int], Clusters], first: int, last: int, step: int, patience: int = 3) -> Clusters:
-    """Tries k = first, first + step, ..., last and returns the clusters with the highest consensus score, or the first such.
+    """Tries k = first, first + step, ..., last; returns the clusters with the highest score, the first of equals.
 
     The search stops early after ``patience`` values of k in a row that were not better than their predecessor. It then
     returns the clusters of the k before them, even if they are not the best (read in DCC's code).

@@ -92,7 +92,10 @@ class DigitNet(nn.Module):
 
 
 class MNISTNet(DigitNet):
-    """The MNIST network: 28x28 images, 768 features, label head 100-100-K. Takes 16x16 and more; the size changes 768."""
+    """The MNIST network: 28x28 images, 768 features, label head 100-100-K.
+
+    Takes 16x16 and more; another size gives another number of features.
+    """
 
     name = "mnist_net"
     hidden = (100, 100)

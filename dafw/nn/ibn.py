@@ -20,7 +20,7 @@ _SUPPORTED = "timm's ResNets of BasicBlock or Bottleneck (resnet18 to resnet152,
 
 
 class IBN(nn.Module):
-    """Instance normalisation of the first channels and batch normalisation of the rest, each with its own scale and shift.
+    """Instance normalisation of the first channels, batch normalisation of the rest, each with its own scale and shift.
 
     The parts are the children ``IN`` and ``BN``, named as in the authors' code. ``BN`` is an ordinary layer, so
     :func:`~dafw.nn.norm.convert_norm` replaces it. With ``norm: domain_specific`` only ``BN`` has an affine per domain.
