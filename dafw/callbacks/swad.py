@@ -231,7 +231,7 @@ class SWAD(Recorded, pl.Callback):
         self.applied, self.running = True, []
 
     def estimate_statistics(self, trainer: pl.Trainer, method: Any) -> None:
-        """Estimates running statistics for the averaged weights: the mean over the batches that would come next in training."""
+        """Estimates running statistics of the averaged weights: the mean over the next training batches."""
         done, mode = method.steps_started, method.training
         with averaged_statistics(method.network) as number, trainer.precision_plugin.forward_context():
             loader = trainer.datamodule.train_dataloader() if number and self.reestimate else None  # type: ignore[attr-defined]
