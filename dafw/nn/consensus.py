@@ -68,7 +68,7 @@ def kmeans(
 
 
 def match(one: Tensor, other: Tensor) -> Tensor:
-    """Mutual nearest neighbours by cosine: (m, 2) int64 pairs of rows of (a, d) and (b, d); a row is in one pair at most."""
+    """Mutual nearest neighbours by cosine: (m, 2) int64 pairs of rows of (a, d) and (b, d); each row at most once."""
     similarities = F.normalize(one, dim=1) @ F.normalize(other, dim=1).T
     there, back = similarities.argmax(1), similarities.argmax(0)
     rows = torch.arange(len(one))
