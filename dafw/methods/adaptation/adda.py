@@ -184,7 +184,7 @@ class ADDA(ManualOptimization, AdaptationMethod):
         steps = max(0, self.step - math.ceil(self.pretrain * self.steps_planned))
         return -self.ramp_height * dann_ramp(steps / self.ramp_steps, 1.0) * domain
 
-    # ---- serving
+    # ---- evaluation
 
     def evaluate(self, batch: Batch, source: bool) -> Outputs:
         """Source rows with the source's encoder, target rows with the target's."""

@@ -163,7 +163,7 @@ class DCAN(AdaptationMethod):
             return torch.arange(members.shape[1], device=self.device) < chosen.sum(1, keepdim=True)
         return members & (draws < self.subset)
 
-    # ---- serving
+    # ---- evaluation
 
     def forward(self, x: Any) -> Outputs:
         """Predicts on the target with its own attention and both blocks: images (N, C, H, W) -> outputs."""

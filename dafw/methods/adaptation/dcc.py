@@ -53,8 +53,8 @@ class DCC(AdaptationMethod):
     clusters, not at random. A class may come twice in a batch, and is then compared with itself. After step 5000 the
     ramp goes on beyond 1. Their recipe: a network with ``bottleneck: 256``, ``bottleneck_relu: false`` and
     ``backbone_lr: 0.1``, batches of 36, ``optimizer: sgd`` (Nesterov), ``weight_decay: 5e-4``, ``lr`` 0.001 (Office-31)
-    or 0.01 (Office-Home), times (1 + 10 t / 10000)^-0.75: :class:`~dafw.optim.schedules.InverseDecay` with ``alpha:
-    0.001`` ``per: step``.
+    or 0.01 (Office-Home), times (1 + 10 t / 10000)^-0.75: :class:`~dafw.optim.schedules.InverseDecay` with
+    ``alpha: 0.001`` ``per: step``.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
@@ -250,7 +250,7 @@ class DCC(AdaptationMethod):
         first = self.k_first if seen else self.num_classes
         return search(make, min(first, last), last, self.k_step, self.k_patience)
 
-    # ---- serving
+    # ---- evaluation
 
     def unknown_scores(self, outputs: Outputs) -> Tensor:
         """Largest cosine to an unmatched prototype minus that to a matched one: (N,), positive for unknown samples.

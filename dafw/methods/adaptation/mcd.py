@@ -19,7 +19,7 @@ from dafw.problems import Outputs
 
 
 class MCD(ManualOptimization, AdaptationMethod):
-    """Two label heads learn to disagree on target images; the features learn to make them agree.
+    """Two label heads learn to disagree on target images that the source does not decide; the features remove this.
 
     Loss: step A, of all weights: CE_1(source) + CE_2(source) + balance * (b_1 + b_2). Step B, of the heads: the same
     - weight * mean |p_1 - p_2|. Step C, of the features, ``feature_steps`` times: weight * mean |p_1 - p_2|.
