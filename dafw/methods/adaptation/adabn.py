@@ -17,8 +17,9 @@ from dafw.nn.norm import DomainBatchNorm
 class AdaBN(SourceOnly):
     """Source-only training; on the target, every batch norm uses statistics of the target.
 
-    Loss: CE(source). Before each evaluation one pass over the target's unlabelled training split sets, layer by layer,
-    mean and variance (C,) to their averages over the batches of that pass. Source rows keep the source's statistics.
+    Loss: CE(source). Before each evaluation one pass over the target's unlabelled training split sets the mean and the
+    variance (C,) of each layer to their averages over the batches of that pass. Source rows use the source's
+    statistics.
 
     Li et al., Revisiting Batch Normalization For Practical Domain Adaptation, ICLR 2017 workshops,
     https://arxiv.org/abs/1603.04779, algorithm 1.
@@ -49,7 +50,7 @@ class AdaBN(SourceOnly):
 
     @contextmanager
     def target_statistics(self) -> Iterator[None]:
-        """Within, the batch norms hold the target's statistics."""
+        """Within the block, the batch norms hold the target's statistics."""
         layers = _norms(self.eval_network)
         kept = [(layer.running_mean, layer.running_var) for layer in layers]
         for position, layer in enumerate(layers):
@@ -62,12 +63,12 @@ class AdaBN(SourceOnly):
                 layer.running_mean, layer.running_var = mean, variance
 
     def forward(self, x: Any) -> Any:
-        """Serves the target with its own statistics."""
+        """Predicts on the target with the target's statistics."""
         with self.target_statistics():
             return super().forward(x)
 
     def evaluate(self, batch: Batch, source: bool) -> Any:
-        """Source rows by the source's statistics, target rows by the target's."""
+        """Source rows with the source's statistics, target rows with the target's."""
         if source:
             return super().evaluate(batch, source)
         with self.target_statistics():
@@ -81,7 +82,7 @@ class AdaBN(SourceOnly):
 
     @torch.no_grad()
     def estimate(self) -> None:
-        """One pass over the target's training images; every rank makes all of it, so all agree."""
+        """One pass over the target's training images; every rank makes the whole pass, so all ranks agree."""
         data: Any = self.data
         layers = _norms(self.eval_network)
         kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]

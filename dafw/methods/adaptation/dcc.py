@@ -28,53 +28,54 @@ LOG = logging.getLogger(__name__)
 
 
 class DCC(AdaptationMethod):
-    """Clusters the target, matches clusters with classes, and aligns what matches; the rest of the target is unknown.
+    """Clusters the target, matches clusters with classes, and aligns matched pairs; the rest of the target is unknown.
 
-    At the start of each epoch (the authors' 200 steps, ``data.steps_per_epoch``) features of all training samples are
-    taken in evaluation mode and normalised; k-means clusters the target's, a cluster and a class match if their centres
-    are each other's nearest, and k is the one whose matched pairs agree best on their samples
-    (:mod:`dafw.nn.consensus`). k is searched from K on, later from ``k_first`` on, in steps of ``k_step`` up to
-    ``k_limit * K``; once two searches found the same k it stays, and k-means starts from the prototypes. Samples of
-    matched clusters with more than ``per_class`` samples have the class for a pseudo-label. Each step adds to the
-    random rows ``classes`` of the matched classes, ``per_class`` rows of each, of both domains.
+    At the start of each epoch (the authors' 200 steps, ``data.steps_per_epoch``) the features of all training samples
+    are computed in evaluation mode and normalised. k-means clusters the target's features. A cluster and a class match
+    if their centres are each other's nearest. The chosen k is the one whose matched pairs agree best on their samples
+    (:mod:`dafw.nn.consensus`). The first search for k starts at K, later ones at ``k_first``, in steps of ``k_step`` up
+    to ``k_limit * K``. Once two searches find the same k it is fixed, and k-means starts from the prototypes. Samples
+    of matched clusters with more than ``per_class`` samples get the class as a pseudo-label. Each step adds balanced
+    rows to the random ones: ``per_class`` rows of each of ``classes`` matched classes, from both domains.
 
     Loss: CE(source) + balanced_weight * CE(balanced source) + cdd_weight * (intra - inter) + weight_t *
-    CE(cos(f_t, prototypes) / temperature, cluster). Features (n, d), logits (n, K); intra and inter are class-wise MMDs
-    of the balanced rows (:func:`~dafw.losses.class_discrepancy.contrastive_discrepancy`); f_t are the random target
-    rows, of matched clusters or not, after which each prototype, at first its cluster's centre, moves; weight_t =
-    prototype_weight * exp(-gamma (1 - t / ramp_steps)) at step t. Without a matched class the two terms of balanced
-    rows are 0; those rows are then any, and count in batch statistics only.
+    CE(cos(f_t, prototypes) / temperature, cluster). Features (n, d), logits (n, K). intra and inter are class-wise MMDs
+    of the balanced rows (:func:`~dafw.losses.class_discrepancy.contrastive_discrepancy`). f_t are the random target
+    rows, of matched and unmatched clusters. Each prototype starts at its cluster's centre and moves with these rows.
+    weight_t = prototype_weight * exp(-gamma (1 - t / ramp_steps)) at step t. Without a matched class the two terms of
+    balanced rows are 0; those rows are then arbitrary, and count in batch statistics only.
 
-    A sample is unknown if its nearest prototype is of an unmatched cluster; none is if all match.
+    A sample is unknown if its nearest prototype belongs to an unmatched cluster. No sample is unknown if all clusters
+    match.
 
     Li et al., Domain Consensus Clustering for Universal Domain Adaptation, CVPR 2021, pp. 9752-9761,
     https://openaccess.thecvf.com/CVPR2021. Numbers and details were read in the authors' code,
-    https://github.com/Solacex/Domain-Consensus-Clustering. Theirs differs: it passes each part of a batch by itself, so
-    that batch statistics are of that part alone; it takes the prototypes' rows in equal numbers from clusters, not at
-    random; a class may come twice in a batch, and is then set against itself; after step 5000 the ramp goes on beyond
-    1. Their recipe: a network with ``bottleneck: 256``, ``bottleneck_relu: false`` and ``backbone_lr: 0.1``, batches of
-    36, ``optimizer: sgd`` (Nesterov), ``weight_decay: 5e-4``, ``lr`` 0.001 (Office-31) or 0.01 (Office-Home), times
-    (1 + 10 t / 10000)^-0.75: :class:`~dafw.optim.schedules.InverseDecay` with ``alpha: 0.001`` ``per: step``.
+    https://github.com/Solacex/Domain-Consensus-Clustering. Their code differs in four ways. It passes each part of a
+    batch separately, so batch statistics are of that part alone. It draws the prototypes' rows in equal numbers from
+    clusters, not at random. A class may come twice in a batch, and is then compared with itself. After step 5000 the
+    ramp goes on beyond 1. Their recipe: a network with ``bottleneck: 256``, ``bottleneck_relu: false`` and
+    ``backbone_lr: 0.1``, batches of 36, ``optimizer: sgd`` (Nesterov), ``weight_decay: 5e-4``, ``lr`` 0.001 (Office-31)
+    or 0.01 (Office-Home), times (1 + 10 t / 10000)^-0.75: :class:`~dafw.optim.schedules.InverseDecay` with
+    ``alpha: 0.001`` ``per: step``.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         balanced_weight: weight of the cross-entropy of the balanced source rows.
         cdd_weight: weight of the class-wise discrepancies.
         prototype_weight: weight of the prototypes' cross-entropy.
-        classes: classes in the balanced rows of a step (Office-31: 10, Office-Home: 6).
-        per_class: rows of each, over all ranks (Office-31: 3, Office-Home: 6).
-        temperature: of the prototypes' cross-entropy.
+        classes: number of classes in the balanced rows of a step (Office-31: 10, Office-Home: 6).
+        per_class: rows of each class, over all ranks (Office-31: 3, Office-Home: 6).
+        temperature: temperature of the prototypes' cross-entropy.
         gamma: steepness of that term's ramp.
-        ramp_steps: steps after which it is up (authors: 5000, though they train 3000); those of the training if
-            ``None``.
+        ramp_steps: length of the ramp in steps (authors: 5000, though they train 3000); ``None``: the whole training.
         warmup_steps: steps on the random source rows alone before the first clustering (Office-31: 0, Office-Home:
             400).
         k_step: step of the search for k (Office-31: 2, Office-Home: 5).
-        k_first: where the searches after the first one start; ``k_step`` if ``None``, as in the authors' code, which
-            with few classes ends at few clusters, all of them matched, so that nothing is rejected.
+        k_first: first k of all searches but the first one. ``None``: ``k_step``, as in the authors' code. With few
+            classes that code ends at few clusters, all of them matched, so that nothing is rejected.
         k_limit: largest k as a multiple of K (Office-31: 3, Office-Home: 5).
-        k_patience: how many k that are no better than the one before each end a search.
-        kmeans_trials: random starts of k-means (10 was scikit-learn's default then, recalled).
+        k_patience: a search ends after this many values of k that are no better than their predecessor.
+        kmeans_trials: number of random starts of k-means (10 was scikit-learn's default then, recalled).
         cdd_normaliser: ``batch`` averages over the classes in the batch; ``matched`` divides by the number of matched
             classes, as the authors' code does.
         base: see :class:`~dafw.methods.base.Method`.
@@ -147,18 +148,18 @@ class DCC(AdaptationMethod):
     # ---- what a method on top of this one changes
 
     def extra_terms(self, batch: Batch, joint: Outputs) -> Losses:
-        """Further weighted terms of a step.
+        """Additional weighted terms of a step, for methods that extend this one.
 
         Args:
             batch: all rows of the step.
-            joint: their outputs, in the same order.
+            joint: outputs of these rows, in the same order.
         """
         return {}
 
     # ---- training
 
     def losses(self, batch: Batch) -> Losses:
-        """All terms, of one forward of the joint batch: random and balanced rows of the source, then of the target."""
+        """All terms, from one forward of the joint batch: random and balanced source rows, then such target rows."""
         joint = self.forward_batch(batch)
         source, target = joint[: batch.num_source], joint[batch.num_source :]
         extra = self.classes * self.per_class // world_size() if self.has_balanced_rows else 0
@@ -174,7 +175,7 @@ class DCC(AdaptationMethod):
         return terms
 
     def align(self, source: Outputs, target: Outputs, y: Tensor) -> Losses:
-        """The terms of the balanced rows, grouped by class: source (n) with labels y (n,), target (n)."""
+        """The terms of the balanced rows, which are grouped by class: source (n) with labels y (n,), target (n)."""
         matched = (self.matched >= 0).sum()
         present = (matched > 0).to(source.features.dtype)
         number = matched if self.cdd_normaliser == "matched" else None
@@ -189,7 +190,7 @@ class DCC(AdaptationMethod):
         }
 
     def regularise(self, target: Outputs, codes: Tensor) -> Tensor:
-        """Moves the prototypes towards the random target rows (n), of clusters codes (n,); their term."""
+        """Moves the prototypes towards the random target rows (n) with clusters codes (n,), and returns their term."""
         prototypes = move_prototypes(self.prototypes, gather_rows(target.features), gather_rows(codes))
         self.propose(prototypes=prototypes)
         done = self.progress if self.ramp_steps is None else self.step / self.ramp_steps
@@ -197,7 +198,7 @@ class DCC(AdaptationMethod):
         return weight * prototype_cross_entropy(prototypes, target.features, codes, self.temperature)
 
     def codes_of(self, batch: Batch) -> Tensor:
-        """Cluster (n_t,) of each target row of the batch."""
+        """The cluster of each target row of the batch, (n_t,)."""
         n = batch.num_source
         return self.codes[self.starts[batch.domain[n:]] + batch.index[n:]]
 
@@ -220,7 +221,7 @@ class DCC(AdaptationMethod):
 
     @torch.no_grad()
     def recluster(self) -> None:
-        """Clusters the targets' training samples anew. The ranks share the forward; the first one does the rest."""
+        """Clusters the targets' training samples anew. The ranks share the forward; the first rank does the rest."""
         data: Any = self.data
         began, first = time.monotonic(), len(data.labelled)
         source = training_outputs(self, 0, first).features
@@ -242,7 +243,7 @@ class DCC(AdaptationMethod):
         LOG.info(text, self.steps_done, len(codes), len(centres), int(large.sum()), score, time.monotonic() - began)
 
     def find(self, target: Tensor, source: Tensor, labels: Tensor) -> Clusters:
-        """Clusters of target features (n_t, d), given source features (n_s, d) and labels (n_s,), unit vectors all."""
+        """Clusters of target features (n_t, d), from source features (n_s, d) and labels (n_s,), all unit vectors."""
         seen = self.found_k.tolist()
         if len(seen) == 2 and seen[0] == seen[1]:
             return cluster(target, source, labels, seen[1], start=self.prototypes.cpu())
@@ -257,9 +258,10 @@ class DCC(AdaptationMethod):
     # ---- serving
 
     def unknown_scores(self, outputs: Outputs) -> Tensor:
-        """Largest cosine to an unmatched prototype minus that to a matched one: (N,), positive where unknown.
+        """Largest cosine to an unmatched prototype minus that to a matched one: (N,), positive for unknown samples.
 
-        A side without a prototype counts as -1, so that nothing is unknown where all match; -1 before any clustering.
+        If one side has no prototype, its cosine counts as -1, so nothing is unknown if all match. Before any clustering
+        the score is -1.
         """
         features = full_precision(outputs.features)
         if not len(self.prototypes):

@@ -28,50 +28,50 @@ if TYPE_CHECKING:
 
 
 class MemSPM(DCC):
-    """DCC on what a memory of sub-prototypes reads for an image, instead of on the image's own features.
+    """DCC on embeddings read from a memory of sub-prototypes, instead of on the image's own features.
 
-    z = encoder(x), (n, d), is compared with N items of S learnt sub-prototypes each. The few that are most similar,
-    weighted, are the embedding z_hat, (n, d), that is classified, clustered, aligned and decoded to the image, see
-    :class:`~dafw.nn.memory.SubPrototypeMemory`. The memory is the last layer of the network in front of its label head,
-    so that ``features`` are z_hat everywhere; the head is Linear-BatchNorm-Linear, logits (n, K), as in DCC's code.
+    z = encoder(x), (n, d), is compared with N items of S learnt sub-prototypes each. The few most similar ones,
+    weighted, give the embedding z_hat, (n, d). It is classified, clustered, aligned and decoded to the image, see
+    :class:`~dafw.nn.memory.SubPrototypeMemory`. The memory is the last layer of the network before its label head,
+    so ``features`` are z_hat everywhere. The head is Linear-BatchNorm-Linear, logits (n, K), as in DCC's code.
 
     Loss: that of :class:`~dafw.methods.adaptation.dcc.DCC` + reconstruction_weight * |x - decoder(z_hat)|^2 over all
-    rows of both domains, x being the image as the network sees it, normalised per channel.
+    rows of both domains. x is the network's input image, normalised per channel.
 
     Lai et al., Memory-Assisted Sub-Prototype Mining for Universal Domain Adaptation, ICLR 2024,
-    https://arxiv.org/abs/2310.05453. No code of the authors is known, and what is here of the paper is recalled: the
+    https://arxiv.org/abs/2310.05453. No code of the authors is known. These parts of the paper are recalled: the
     frozen CLIP ViT-B/16, the adaptive threshold, DCC's losses, and the reconstruction. **Unsure** are N, S, K, the
     weights of the losses, the reading, the similarity, the decoder, and whether z_hat or the head's hidden layer is
-    clustered (DCC's code: the latter): the defaults are ours. Reviews of the paper speak of S up to 40, the result
-    still rising, and of a fixed threshold as 10 points worse: ``sub_prototypes=1`` and ``threshold=0.01`` are these
+    clustered (DCC's code: the latter). Their defaults are ours. Reviews of the paper say that the result still rises at
+    S = 40, and that a fixed threshold is 10 points worse: ``sub_prototypes=1`` and ``threshold=0.01`` are these
     ablations.
 
-    The control keeps memory and head, and trains them on the source alone: it has no decoder either, as that would
-    learn from the target's images.
+    The control keeps memory and head, and trains them on the source alone. It has no decoder either, since a decoder
+    would learn from the target's images.
 
     Args:
-        network: images (N, C, H, W) to features (N, d) and logits (N, K); a bottleneck, if it has one, is part of the
+        network: images (N, C, H, W) to features (N, d) and logits (N, K). Its bottleneck, if it has one, is part of the
             encoder, but learns. The paper's: ``backbone: vit_base_patch16_clip_224``, ``frozen: true``, no bottleneck.
-        num_classes: classes to predict.
-        items: N of the memory (unsure).
-        sub_prototypes: S of each item (unsure; 1 leaves items without sub-prototypes).
-        top_k: K, how many weights survive the adaptive threshold (unsure).
-        reading: ``per_item``, a softmax over each item's most similar sub-prototype, or ``global``, one over all
-            (unsure).
-        threshold: ``adaptive``, or a fixed one for all samples.
+        num_classes: number of classes to predict.
+        items: number N of items of the memory (unsure).
+        sub_prototypes: number S of sub-prototypes of each item (unsure; with 1 items have no sub-prototypes).
+        top_k: K, the number of weights that pass the adaptive threshold (unsure).
+        reading: ``per_item``: a softmax over the most similar sub-prototype of each item; ``global``: one over all
+            sub-prototypes (unsure).
+        threshold: ``adaptive``, or a fixed value for all samples.
         cosine: compare by cosines instead of inner products (unsure); with it ``read_temperature`` must be small.
         read_temperature: divides the similarities before the softmax (unsure; MemAE has none, 1).
-        head_width: hidden width of the label head; the network's own head if ``None``.
+        head_width: hidden width of the label head; ``None``: the network's own head.
         reconstruction_weight: weight of the reconstruction (unsure); with 0 there is no decoder.
-        reconstruction: the squared error's ``mean`` over an image's values, or their ``sum`` (unsure).
-        reconstruction_size: height and width of what is reconstructed, the images' averages over areas; the images
-            themselves if ``None``. A small one saves most of the decoder's work.
-        decoder_widths: channels of the decoder's first map and of what each block makes of it, see
-            :class:`~dafw.nn.decoder.Decoder`; 128, 64, 32 if ``None`` (unsure).
+        reconstruction: ``mean`` of the squared error over an image's values, or their ``sum`` (unsure).
+        reconstruction_size: height and width of the reconstruction's target, the images averaged over areas. ``None``:
+            the images themselves. A small size saves most of the decoder's work.
+        decoder_widths: channels of the decoder's first map and of each block's output, see
+            :class:`~dafw.nn.decoder.Decoder`; ``None``: 128, 64, 32 (unsure).
         base: see :class:`~dafw.methods.adaptation.dcc.DCC`. ``cdd_weight`` is 0.1 in the paper, as recalled.
 
     Raises:
-        UserError: for an argument out of range; in training, if the inputs are no images but shall be reconstructed.
+        UserError: for an argument out of range; in training, if inputs to reconstruct are not images.
     """
 
     control: ClassVar[dict[str, Any]] = {
@@ -133,7 +133,7 @@ class MemSPM(DCC):
         network.head, network.num_classes = head.to(network.shift), num_classes
 
     def extra_terms(self, batch: Batch, joint: Outputs) -> Losses:
-        """The reconstruction of all rows' images from ``joint.features``, the embeddings that the memory gave."""
+        """The reconstruction of all rows' images from ``joint.features``, the embeddings read from the memory."""
         if self.decoder is None:
             return {}
         if batch.x.ndim != 4:
@@ -149,13 +149,13 @@ class MemSPM(DCC):
 
     @torch.no_grad()
     def read(self, x: Tensor) -> Read:
-        """What the served network's memory reads for target images (N, C, H, W); in evaluation mode, please."""
+        """The evaluated network's memory reading for target images (N, C, H, W); call it in evaluation mode."""
         network: Any = self.eval_network
         found: Read = network.bottleneck[-1].read(network.bottleneck[:-1](network.encode(x)))
         return found
 
     def retrieved(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """For target images (N, C, H, W) the item and the sub-prototype of the largest weight, (N,) int64 both."""
+        """The item and the sub-prototype with the largest weight for target images (N, C, H, W), both (N,) int64."""
         return self.read(x).strongest()
 
     def test_columns(self, batch: Batch) -> Mapping[str, Tensor]:
