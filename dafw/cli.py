@@ -89,7 +89,7 @@ def _dispatch(command: str, rest: list[str]) -> int:
     if here not in sys.path:
         sys.path.insert(0, here)  # a user's own method or datamodule lies beside the command
     if command in RUN_COMMANDS:
-        from dafw.run.directory import run_command
+        from dafw.run.entry import run_command
 
         return run_command(command, rest)
     parser = Parser(prog=f"dafw {command}", description=OTHER_COMMANDS[command])

@@ -17,11 +17,11 @@ from types import FrameType
 from typing import Any, Literal
 
 from dafw.errors import UserError
-from dafw.run.directory import Busy
+from dafw.files import Busy
 
 LOG = "log.txt"
 FAILED = "failed.txt"
-EXECUTE = "dafw.run.directory:execute"
+EXECUTE = "dafw.run.entry:execute"
 """What executes a cell: a function of a configuration and the root of the run directories, by import path."""
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from dafw.run.result import SettingRecord
 from dafw.tables.fields import target_columns
 from dafw.tables.grid import LEFT_OUT
 from dafw.tables.overlay import merge
@@ -76,7 +77,7 @@ def _numbers(store: Store) -> list[str]:
 
 def _oracle(store: Store) -> list[str]:
     """What the criterion oracle reads, and by which metric where that is not the one that is printed."""
-    others = {result.own_metric for result in store.results.values() if "oracle" in result.criteria}
+    others = {result.run.metric for result in store.results.values() if "oracle" in result.criteria}
     others -= {store.table.metric}
     by = f", by {' or '.join(sorted(name.replace('_', ' ') for name in others))}" if others else ""
     said = f"The criterion oracle chooses the checkpoint with target validation labels{by}."
@@ -85,7 +86,7 @@ def _oracle(store: Store) -> list[str]:
 
 def _label_sets(store: Store) -> list[str]:
     """How many classes source and target share, where that is not all."""
-    found = {tuple(result.label_sets.items()): result.label_sets for result in store.results.values()}
+    found = {tuple(result.run.label_sets.items()): result.run.label_sets for result in store.results.values()}
     return [
         f"Label sets: {sets['kind']}, {sets['common']} classes common, {sets['source_private']} of the source alone, "
         f"{sets['target_private']} of the target alone."
@@ -105,10 +106,10 @@ def _starts(store: Store) -> list[str]:
             one for one in store.table.select if one != LEFT_OUT and any(result.is_without(one) for result in results)
         ]
         if absent:
-            is_free = any(result.setting == "source-free" for result in results)
-            why = ("source-free", "source") if is_free else ("a generalization method", "target")
-            reads = f"which read{'s' if len(absent) == 1 else ''} {why[1]} samples"
-            sentences.append(f"{row.name} is {why[0]}: there is no {', '.join(absent)}, {reads}.")
+            setting = results[0].run.setting
+            kind, side = (f"a {setting.name} method", "target") if setting.source else (setting.name, "source")
+            reads = f"which read{'s' if len(absent) == 1 else ''} {side} samples"
+            sentences.append(f"{row.name} is {kind}: there is no {', '.join(absent)}, {reads}.")
     return sentences
 
 
@@ -133,8 +134,8 @@ def _test_splits(store: Store) -> list[str]:
     for task in store.table.tasks:
         counts: dict[int, list[str]] = {}
         for row in store.table.rows:
-            found = {result.num_target_test for key, result in store.results.items() if key[:2] == (row.name, task)}
-            for count in sorted(found - {0}):
+            found = {result.run.num_target_test for key, result in store.results.items() if key[:2] == (row.name, task)}
+            for count in sorted(found):
                 counts.setdefault(count, []).append(row.name)
         if len(counts) > 1:
             said = "; ".join(f"{count:,} for {', '.join(rows)}" for count, rows in sorted(counts.items(), reverse=True))
@@ -148,7 +149,7 @@ def _ranks(store: Store) -> list[str]:
     """How many ranks trained each row, where that is not the same everywhere."""
     counts: dict[tuple[int, ...], list[str]] = {}
     for row in store.table.rows:
-        found = {result.ranks for (name, _, _), result in store.results.items() if name == row.name} - {0}
+        found = {result.run.ranks for (name, _, _), result in store.results.items() if name == row.name}
         if found:
             counts.setdefault(tuple(sorted(found)), []).append(row.name)
     if len({number for numbers in counts for number in numbers}) < 2:
@@ -159,13 +160,14 @@ def _ranks(store: Store) -> list[str]:
 
 def _settings(store: Store) -> list[str]:
     """What the methods may see, where not all are of the adaptation setting."""
-    settings: dict[str, list[str]] = {}
+    settings: dict[SettingRecord, list[str]] = {}
     for row in store.table.rows:
-        for setting in {result.setting for (name, _, _), result in store.results.items() if name == row.name}:
+        for setting in {result.run.setting for (name, _, _), result in store.results.items() if name == row.name}:
             settings.setdefault(setting, []).append(row.name)
-    if set(settings) == {"generalization"}:
-        return ["Setting: generalization, where no image of the target is seen in training."]
-    said = "; ".join(f"{name}: {', '.join(rows)}" for name, rows in settings.items() if name)
+    if len(settings) == 1 and not any(setting.target for setting in settings):
+        (setting,) = settings
+        return [f"Setting: {setting.name}, where no image of the target is seen in training."]
+    said = "; ".join(f"{setting.name}: {', '.join(rows)}" for setting, rows in settings.items())
     return [f"The table mixes settings. {said}."] if len(settings) > 1 else []
 
 
@@ -216,13 +218,15 @@ def _runs(store: Store) -> list[str]:
     cells = store.table.runs()
     sentences = [f"{len(results)} of {len(cells)} runs are done."]
     if results:
-        steps = sorted({result.steps for result in results})
+        steps = sorted({result.run.steps for result in results})
         often = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
-        machines = Counter(result.machine for result in results if result.machine)
-        versions = sorted({f"{name} {version}" for result in results for name, version in result.versions.items()})
-        revisions = sorted({result.git_revision[:10] for result in results if result.git_revision})
-        sentences.append(f"{often} training steps a run, {duration(sum(result.seconds for result in results))} in all.")
-        sentences.append(f"Machine: {'; '.join(machine for machine, _ in machines.most_common())}." if machines else "")
+        machines = Counter(result.run.machine for result in results)
+        versions = sorted({f"{name} {version}" for result in results for name, version in result.run.versions.items()})
+        revisions = sorted({result.run.git_revision[:10] for result in results if result.run.git_revision})
+        sentences.append(
+            f"{often} training steps a run, {duration(sum(result.run.seconds['total'] for result in results))} in all."
+        )
+        sentences.append(f"Machine: {'; '.join(machine for machine, _ in machines.most_common())}.")
         behind = f" (git {', '.join(revisions)})" if revisions else ""
         sentences.append(f"Versions: {', '.join(versions)}{behind}.")
     sentences += [f"Broken, counted as missing: {reason}." for reason in store.broken.values()]

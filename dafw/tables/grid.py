@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dafw.errors import UserError, choose
-from dafw.run.directory import averages_weights, run_directory
+from dafw.run.directory import run_directory
+from dafw.run.identity import averages_weights
 from dafw.tables.fields import (
     check_parts,
     split_task,
@@ -39,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a table, with the complete configuration that ``dafw.run.directory.execute`` takes.
+    """One run of a table, with the complete configuration that ``dafw.run.entry.execute`` takes.
 
     Where it starts from another cell, ``model.init_args.checkpoint`` is the name of that one's run directory.
     """

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from dafw.run.devices import default_workers, visible_gpus, worker_environment
 from dafw.run.directory import run_directory
+from dafw.run.result import RESULT, BrokenResult
 from dafw.run.worker import EXECUTE, FAILED, LOG, Order, Outcome, last_words, serve, signals
 from dafw.tables.grid import Cell, Table
 from dafw.tables.progress import Reporter
-from dafw.tables.store import BrokenResult, read_result
+from dafw.tables.store import read_cell
 
 ATTEMPTS = 2
 SLOWEST_POLL = 60.0
@@ -58,7 +59,7 @@ class Job:
         Notes in ``done`` whether there is.
         """
         try:
-            result = read_result(self.directory, self.cell, metric)
+            result = read_cell(self.directory, self.cell, metric)
         except BrokenResult:
             return None
         scores = (result.scores("last") or {}) if result is not None else {}
@@ -70,15 +71,15 @@ class Job:
         self.attempts += 1
         self.started = time.monotonic()
         try:
-            read_result(self.directory, self.cell, metric)
+            read_cell(self.directory, self.cell, metric)
         except BrokenResult as error:
             if error.damaged:
-                (self.directory / "result.json").replace(self.directory / "result.broken.json")
+                (self.directory / RESULT).replace(self.directory / "result.broken.json")
 
     def trouble(self, metric: str) -> str:
         """Why there is no number although the run ended."""
         try:
-            read_result(self.directory, self.cell, metric)
+            read_cell(self.directory, self.cell, metric)
         except BrokenResult as error:
             return str(error)
         return f"ended without a result: {last_words(self.directory)}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from dafw.run.directory import write_atomically
+from dafw.files import write_atomically
 from dafw.tables.html import render_html
 from dafw.tables.render import render_cells, render_csv, render_latex, render_markdown
 from dafw.tables.sheet import Sheet
@@ -80,11 +80,11 @@ def _series(store: Store) -> dict[str, dict[str, tuple[list[int], list[float], l
             by_step: dict[int, list[float]] = {}
             for seed in table.seeds:
                 result = store.get(row.name, task, seed) if row.control_of is None else None
-                for record in result.history if result is not None else ():
-                    scores = [record.test.get(name, {}).get(table.metric) for name in result.target] if result else []
+                for one in result.run.history if result is not None else ():
+                    scores = [one.test.get(name, {}).get(table.metric) for name in result.run.target] if result else []
                     known = [100 * score for score in scores if score is not None]
                     if known and len(known) == len(scores):
-                        by_step.setdefault(record.step, []).append(fmean(known))
+                        by_step.setdefault(one.step, []).append(fmean(known))
             if by_step:
                 steps = sorted(by_step)
                 means = [fmean(by_step[step]) for step in steps]

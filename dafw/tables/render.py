@@ -207,8 +207,9 @@ def render_cells(store: Store) -> str:
         for criterion in (*result.criteria, LEFT_OUT) if result is not None else ():
             for domain, score in (store.scores(cell.row, cell.task, cell.seed, criterion) or {}).items():
                 assert result is not None
-                oracle = result.oracle or cell.row in oracles
-                numbers = [round(100 * score, 4), oracle, result.steps, result.seconds, result.directory.name]
+                oracle = result.run.oracle or cell.row in oracles
+                run = result.run
+                numbers = [round(100 * score, 4), oracle, run.steps, run.seconds["total"], result.directory.name]
                 rows.append([cell.row, cell.task, cell.seed, criterion, domain, *numbers])
     return _csv(rows)
 

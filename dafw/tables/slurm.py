@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from dafw.errors import UserError, choose
+from dafw.run.result import RESULT
 from dafw.run.worker import EXECUTE, FAILED, Order, Outcome, attempt, last_line, load_function, signals
 from dafw.tables.grid import Table
 from dafw.tables.launch import Job, Report, make_jobs
@@ -124,7 +125,7 @@ class Chunk:
         execute = load_function(self.function)
         outcomes = {}
         for order in self.orders:
-            if not (order.directory / "result.json").exists():
+            if not (order.directory / RESULT).exists():
                 with warning:
                     outcome = attempt(execute, order)
                 warning.hand_over()

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from dafw.run.directory import Busy, lock
+from dafw.files import Busy
+from dafw.run.directory import LOCK, lock
 from dafw.run.worker import FAILED
 from dafw.tables.store import Store
 
@@ -13,7 +14,7 @@ STATES: tuple[State, ...] = ("done", "running", "failed", "interrupted", "missin
 
 def is_running(directory: Path) -> bool:
     """Whether a process holds the run directory."""
-    if not (directory / ".lock").exists():
+    if not (directory / LOCK).exists():
         return False
     try:
         with lock(directory):

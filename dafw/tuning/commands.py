@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dafw.errors import UserError, choose
-from dafw.run.directory import read_result, write_atomically
+from dafw.files import write_atomically
+from dafw.run.result import read_result
 from dafw.tuning.space import Dimension, locate, method_space, overlay, parse_space, place, whole_space
 from dafw.tuning.study import Plan, Study, load_optuna
 from dafw.tuning.trials import brief, shown, work, work_together
@@ -140,7 +141,7 @@ def make_plan(args: argparse.Namespace, rest: list[str]) -> Plan:
 
 def _direction(cli: "DafwCLI", objective: str, allow_oracle: bool) -> bool:
     """Whether a higher objective is better."""
-    from dafw.run.commands import directions
+    from dafw.run.checks import directions
 
     if objective == "oracle":
         if not allow_oracle:
@@ -193,7 +194,7 @@ def _check_space(cli: "DafwCLI", config: Mapping[str, Any], space: Sequence[Dime
 def _check_run(cli: "DafwCLI") -> None:
     """What a run would refuse before its first step."""
     from dafw.callbacks import averaging
-    from dafw.run.commands import check_trainer
+    from dafw.run.checks import check_trainer
 
     options = cli.config_init["trainer"]
     if options["devices"] not in ("auto", 1, "1", -1) or options["num_nodes"] != 1:
@@ -249,7 +250,7 @@ def _test(runs: Mapping[str, str]) -> str:
         result = read_result(Path(folder))
         if result is None:
             return "unknown"
-        values += [result["test"][name][result["metric"]] for name in result["target"]]
+        values += [result.test[name][result.metric] for name in result.target]
     mean = sum(values) / len(values) if values else math.nan
     return f"{100 * mean:.2f} %"
 

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from dafw.errors import UserError
+from dafw.files import Busy, hold, locked
+from dafw.run.identity import INCIDENTAL, changing_callbacks
 from dafw.tuning.space import Dimension, locate, written
 
 if TYPE_CHECKING:
@@ -75,8 +77,6 @@ class Plan:
 
     def description(self) -> dict[str, Any]:
         """What makes it another study if it is another: of a configuration, all that determines a run's numbers."""
-        from dafw.run.directory import INCIDENTAL, changing_callbacks
-
         kept = {key: value for key, value in self.config.items() if key in ("model", "data", "trainer")}
         fixed = {".".join(key): value for key, value in _leaves(kept)}
         dropped = {".".join(locate(self.config, dimension.key)) for dimension in self.space}
@@ -173,7 +173,7 @@ class Study:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """While no other process reads or writes."""
-        with FileLock(self.locks / "turn"):
+        with locked(self.locks / "turn"):
             yield
 
     # ---- what was found
@@ -217,8 +217,7 @@ class Study:
             seed = int(SeedSequence([plan.sampler_seed, begun]).generate_state(1)[0])
             self.study.sampler = self.optuna.samplers.TPESampler(seed=seed, constant_liar=True)
             trial = self.study.ask()
-            lock = FileLock(self.locks / str(trial.number))
-            lock.acquire()
+            lock = hold(self.locks / str(trial.number))
             return Taken(trial, {dimension.key: suggest(trial, dimension) for dimension in plan.space}, lock)
 
     def tell(self, taken: Taken, value: float | None, **notes: Any) -> None:
@@ -250,12 +249,11 @@ class Study:
         found = 0
         with self.turn():
             for trial in self.trials():
-                lock = FileLock(self.locks / str(trial.number))
+                if trial.state.name != "RUNNING":
+                    continue
                 try:
-                    if trial.state.name != "RUNNING":
-                        continue
-                    lock.acquire(timeout=0)
-                except Timeout:
+                    lock = hold(self.locks / str(trial.number), wait=False)
+                except Busy:
                     continue
                 found += 1
                 crashes = int(trial.user_attrs.get("crashes", 0)) + crashed

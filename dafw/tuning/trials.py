@@ -16,7 +16,10 @@ from typing import Any
 
 from dafw.errors import UserError
 from dafw.run.devices import visible_gpus, worker_environment
-from dafw.run.directory import ORACLE, execute, read_result, run_directory
+from dafw.run.directory import run_directory
+from dafw.run.entry import execute
+from dafw.run.identity import ORACLE
+from dafw.run.result import Result, read_result
 from dafw.run.worker import Order, Outcome, attempt, become_worker, limit_threads, signals
 from dafw.tuning.space import place, written
 from dafw.tuning.study import Plan, Study, Taken
@@ -74,7 +77,9 @@ def run_trial(plan: Plan, study: Study, taken: Taken) -> None:
         try:
             if outcome.status == "failed":
                 raise UserError(outcome.error)
-            result = read_result(folder) or {}
+            result = read_result(folder)
+            if result is None:
+                raise UserError("it ended without a result")
             refuse_labels(result, plan)
             scores[str(seed)] = objective(result, plan)
         except UserError as error:
@@ -109,7 +114,7 @@ def make_run(config: dict[str, Any], folder: Path, root: Path) -> Outcome:
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     from dafw.callbacks import Stopped
-    from dafw.methods.step_log import NonFiniteLoss
+    from dafw.errors import NonFiniteLoss
 
     signums: list[int] = []
 
@@ -136,26 +141,27 @@ def make_run(config: dict[str, Any], folder: Path, root: Path) -> Outcome:
     return outcome
 
 
-def refuse_labels(result: Mapping[str, Any], plan: Plan) -> None:
-    """A study in which target labels have no part has no run in which they have.
+def refuse_labels(result: Result, plan: Plan) -> None:
+    """Checks that target labels took no part in a run of a study that is without them.
 
     Raises:
         UserError: if they trained the run or a callback monitored what they say, and the plan has no such labels.
     """
-    monitors = [name for name in result.get("monitors") or [] if name.startswith(ORACLE)]
-    if not plan.labels and (result.get("oracle") or monitors):
+    monitors = [name for name in result.monitors if name.startswith(ORACLE)]
+    if not plan.labels and (result.oracle or monitors):
         raise UserError("target labels took part in its run, and the study is one without")
 
 
-def objective(result: Mapping[str, Any], plan: Plan) -> float:
+def objective(result: Result, plan: Plan) -> float:
     """A run's objective: at its last validation, or the best of all.
 
     Raises:
         UserError: if it has none that is finite.
     """
-    history = result.get("history") or []
-    part, name = ("oracle", result.get("metric")) if plan.objective == "oracle" else ("validators", plan.objective)
-    values = [float(record[part].get(name, math.nan)) for record in history]
+    if plan.objective == "oracle":
+        values = [one.oracle.get(result.metric, math.nan) for one in result.history]
+    else:
+        values = [one.validators.get(plan.objective, math.nan) for one in result.history]
     finite = [value for value in values if math.isfinite(value)]
     if plan.select == "best" and finite:
         return max(finite) if plan.higher_is_better else min(finite)

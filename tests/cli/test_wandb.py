@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from commands import QUICK, call, one_run
 
-from dafw.run.directory import config_hash
+from dafw.run.identity import config_hash
 from dafw.run.loggers import wandb_logger
 
 FIT = ("fit", "--model", "DANN", "--model.width", "8", *QUICK)
