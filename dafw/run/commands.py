@@ -156,7 +156,7 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any) -> N
     log.forget_after(-1 if newest is None else check_method(newest, type(method))["dafw"]["steps"])
     try:
         trainer.fit(method, datamodule=data, ckpt_path=newest, weights_only=True)
-        if trainer.max_epochs == 0 and newest is None:  # Lightning calls no hook of a training without an epoch
+        if newest is None and not method.steps_done:  # Lightning calls no hook of a training without a step
             checkpointing.save(trainer, method)
     except NonFiniteLoss as error:
         good = next(iter(checkpoints(checkpointing.folder)), None)
