@@ -42,8 +42,11 @@ class CsvLog(Logger):
                 with self.path.open(newline="", encoding="utf-8") as file:
                     reader = csv.DictReader(file)
                     self.rows = list(reader)
-                    self.columns = list(reader.fieldnames or self.columns)
-                    _ = [int(row["step"]) for row in self.rows]
+                    self.columns = list(reader.fieldnames or [])
+                    for row in self.rows:
+                        int(row["step"])
+                if self.columns[:1] != ["step"]:
+                    raise ValueError("the first column is not the step")
             except (csv.Error, ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{self.path} is damaged: remove it, and the run goes on without it") from error
 
@@ -103,9 +106,10 @@ class Tracker(WandbLogger):
                 self.fail(error)
 
     def fail(self, error: Exception) -> None:
-        """Warns of an error of W&B, and stops to log."""
+        """Warns of the first error of W&B, and logs nothing more."""
+        if not self.failed:
+            warn(f"W&B logs no more of this run: {sentence(error)}")
         self.failed = True
-        warn(f"W&B logs no more of this run: {sentence(error)}")
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
