@@ -167,7 +167,7 @@ def wandb_logger(
             group=group,
             name=name,
             id=run_id,
-            dir=folder,
+            dir=folder.absolute(),  # W&B's process keeps the working directory that it was started in
             config=config,
             mode=mode,
             resume="allow" if mode == "online" else None,

@@ -11,7 +11,6 @@ from dafw import plots
 from dafw.methods import DANN
 from dafw.run.result import RESULT, read_result
 
-#: The seed is of no other test: W&B writes only one run of an id in a process.
 FIT = (
     "fit",
     "--model",

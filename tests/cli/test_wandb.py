@@ -54,7 +54,7 @@ def test_offline_by_default(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         "name": folder.name,
         "id": result["config_hash"],
         "mode": "offline",
-        "dir": str(folder),
+        "dir": str(folder.absolute()),
     }
     assert config_hash(options["config"]) == result["config_hash"]
     (kept,) = folder.glob("wandb/offline-run-*")
