@@ -19,8 +19,9 @@ from types import FrameType
 from typing import Any
 
 from dafw.errors import UserError, choose
+from dafw.run.pool import signals
 from dafw.run.result import RESULT
-from dafw.run.worker import EXECUTE, FAILED, Order, Outcome, attempt, last_line, load_function, signals
+from dafw.run.worker import EXECUTE, FAILED, Order, Outcome, attempt, last_line, load_function
 from dafw.tables.grid import Table
 from dafw.tables.launch import Job, Report, make_jobs
 from dafw.tables.progress import Reporter
@@ -42,8 +43,8 @@ NATIVE = {
 }
 """Keys of ``--slurm`` that submitit knows under another name."""
 OPTIONS = (*NATIVE, "time", "chunk", "requeues", "cluster")
-POLL = 15.0
-"""Seconds between two looks at the queue and at the run directories."""
+QUEUE_POLL = 15.0
+"""Seconds between two questions to SLURM about its queue. Many users ask it, so it is longer than a look at a file."""
 LARGEST_ARRAY = 1000
 """SLURM's default ``MaxArraySize`` is 1001."""
 
@@ -211,7 +212,7 @@ def submit_table(
                 ready = [job for job in pending if job.ready]
                 submission = Submission(executor, ready, root, table.metric, cluster, function)
                 later = [job for job in pending if not job.ready]
-                pending = submission.wait(reporter, report, poll or POLL, stop)
+                pending = submission.wait(reporter, report, poll or QUEUE_POLL, stop)
                 report.unsubmitted = len(later) if report.interrupted else 0
                 pending += drop(later, reporter, report)
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:

@@ -1,33 +1,25 @@
 """Making the trials of a study: here one after the other, or in several processes that share the study's file."""
 
 import math
-import multiprocessing
-import os
 import signal
 import sys
 import time
 from collections.abc import Mapping
 from multiprocessing import connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from statistics import fmean
 from textwrap import shorten
 from typing import Any
 
-from dafw.errors import UserError
-from dafw.run.devices import visible_gpus, worker_environment
+from dafw.errors import NonFiniteLoss, UserError
 from dafw.run.directory import run_directory
 from dafw.run.entry import execute
 from dafw.run.identity import ORACLE
+from dafw.run.pool import POLL, ProcessPool, limit_threads, signals
 from dafw.run.result import Result, read_result
-from dafw.run.worker import Order, Outcome, attempt, become_worker, limit_threads, signals
+from dafw.run.worker import Order, Outcome, attempt
 from dafw.tuning.space import place, written
 from dafw.tuning.study import Plan, Study, Taken
-
-GRACE = 120.0
-"""Seconds that interrupted processes get to save a checkpoint."""
-POLL = 1.0
-"""Seconds between two looks at a run that another process makes."""
 
 
 class Interrupted(Exception):
@@ -114,7 +106,6 @@ def make_run(config: dict[str, Any], folder: Path, root: Path) -> Outcome:
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     from dafw.callbacks import Stopped
-    from dafw.errors import NonFiniteLoss
 
     signums: list[int] = []
 
@@ -174,9 +165,8 @@ def objective(result: Result, plan: Plan) -> float:
 # ---- several processes
 
 
-def serve(plan: Plan, environment: dict[str, str]) -> None:
-    """A worker process: makes trials until there are enough, or it gets SIGTERM."""
-    become_worker(environment)
+def serve(pipe: connection.Connection, environment: dict[str, str], plan: Plan) -> None:
+    """A worker process: makes trials until there are enough, or it gets SIGTERM. It needs no orders from the pipe."""
     limit_threads(environment)
     try:
         sys.exit(work(plan, Study(plan.study, plan)))
@@ -188,49 +178,26 @@ def serve(plan: Plan, environment: dict[str, str]) -> None:
 def work_together(plan: Plan, study: Study, workers: int) -> int:
     """Makes trials in several processes until there are enough.
 
-    A process that dies of its trial is replaced. Ctrl-C and SIGTERM are passed on, and each saves a checkpoint.
+    A process that dies of its trial is replaced. Ctrl-C and SIGTERM are passed on, and each process saves a checkpoint.
 
     Returns:
         0, 1 if the processes ended before there were enough trials, or 130 after a signal.
     """
-    gpus, context = visible_gpus(), multiprocessing.get_context("spawn")
-
-    def start(number: int) -> SpawnProcess:
-        process = context.Process(target=serve, args=(plan, worker_environment(number, workers, gpus)))
-        process.start()
-        return process
-
     with signals() as stop:
-        processes = {number: start(number) for number in range(workers)}
-        while processes:
-            ready = connection.wait([stop, *(process.sentinel for process in processes.values())])
-            if stop in ready:
-                _end(list(processes.values()), stop)
-                study.reclaim()
-                return 130
-            for number, process in list(processes.items()):
-                if process.sentinel in ready:
-                    process.join()
-                    del processes[number]
-                    if process.exitcode and study.reclaim(crashed=True):
-                        print(f"a process died ({process.exitcode}) in its trial; another takes its place", flush=True)
-                        processes[number] = start(number)
+        pool = ProcessPool(serve, (plan,), workers, stop)
+        try:
+            while not pool.full:
+                pool.start()
+            while pool.workers:
+                ready = pool.wait()
+                if ready.stopped:
+                    return 130
+                for worker in ready.ended:
+                    code = pool.remove(worker)
+                    if code and study.reclaim(crashed=True):
+                        print(f"a process died ({code}) in its trial; another takes its place", flush=True)
+                        pool.start()
+        finally:
+            pool.close()
+            study.reclaim()
     return 0 if sum(trial.state.is_finished() for trial in study.trials()) >= plan.trials else 1
-
-
-def _end(processes: list[SpawnProcess], stop: int) -> None:
-    """SIGTERM, and a kill after the grace period or a second signal."""
-    os.read(stop, 4096)
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + GRACE
-    alive = processes
-    while alive and (left := deadline - time.monotonic()) > 0:
-        ready = connection.wait([stop, *(process.sentinel for process in alive)], left)
-        if stop in ready:
-            break
-        alive = [process for process in alive if process.is_alive()]
-    for process in alive:
-        process.kill()
-    for process in processes:
-        process.join()
