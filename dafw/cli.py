@@ -1,4 +1,4 @@
-"""The ``dafw`` command. Nothing here imports torch: a subcommand does when it needs it."""
+"""The ``dafw`` command. A subcommand imports torch when it needs it, and nothing here does."""
 
 import argparse
 import os
@@ -39,7 +39,7 @@ Domain adaptation and generalisation: train where there are labels, serve where 
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, as all commands do."""
+    """An argument parser with errors of one sentence, as all commands have."""
 
     def error(self, message: str) -> NoReturn:
         """Raises :class:`UserError` instead of printing the usage and exiting."""

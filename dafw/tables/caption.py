@@ -1,4 +1,4 @@
-"""What a table's numbers are, in sentences."""
+"""The sentences under a table, which say what its numbers are."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from dafw.tables.overlay import merge
 from dafw.tables.published import MARKS, MEANINGS
 from dafw.tables.store import Store
 
-#: What a metric is, where a paper's word for it has two meanings.
+#: Explains the metrics whose names have two meanings in papers.
 METRICS = {
     "h_score": "The h score is the harmonic mean of two accuracies, over the samples of common classes, all together, "
     "and over those of unknown classes; h_score_class_mean, with the mean over common classes, is another number.",
@@ -27,8 +27,8 @@ def caption(store: Store, kinds: Iterable[str], marks: Iterable[str]) -> list[st
 
     Args:
         store: the results.
-        kinds: the kinds of lines that are shown; others are not explained.
-        marks: the marks that are shown.
+        kinds: kinds of the lines that are shown. Others are not explained.
+        marks: marks that are shown.
     """
     return [
         sentence for sentence in (*_numbers(store), *_lines(store, set(kinds), set(marks)), *_runs(store)) if sentence
@@ -76,7 +76,7 @@ def _numbers(store: Store) -> list[str]:
 
 
 def _oracle(store: Store) -> list[str]:
-    """What the criterion oracle reads, and by which metric where that is not the one that is printed."""
+    """Says what the criterion oracle reads, and its metric if that is not the printed one."""
     others = {result.run.metric for result in store.results.values() if "oracle" in result.criteria}
     others -= {store.table.metric}
     by = f", by {' or '.join(sorted(name.replace('_', ' ') for name in others))}" if others else ""
@@ -85,7 +85,7 @@ def _oracle(store: Store) -> list[str]:
 
 
 def _label_sets(store: Store) -> list[str]:
-    """How many classes source and target share, where that is not all."""
+    """Says how many classes source and target share, if they do not share all."""
     found = {tuple(result.run.label_sets.items()): result.run.label_sets for result in store.results.values()}
     return [
         f"Label sets: {sets['kind']}, {sets['common']} classes common, {sets['source_private']} of the source alone, "
@@ -96,7 +96,7 @@ def _label_sets(store: Store) -> list[str]:
 
 
 def _starts(store: Store) -> list[str]:
-    """Which rows start from others, and the criteria that they cannot have."""
+    """Names the rows that start from others, and the criteria that a row cannot have."""
     sentences = []
     for row in store.table.rows:
         if row.start is not None:
@@ -114,7 +114,7 @@ def _starts(store: Store) -> list[str]:
 
 
 def _left_out(store: Store) -> list[str]:
-    """What chooses by left-out sources, and for which rows it does not exist."""
+    """Explains the criterion of left-out sources, and names the rows without it."""
     table = store.table
     if LEFT_OUT not in table.select:
         return []
@@ -130,7 +130,7 @@ def _left_out(store: Store) -> list[str]:
 
 
 def _test_splits(store: Store) -> list[str]:
-    """Which rows are tested on another number of target samples than the others: the first task where some are."""
+    """Names the rows that are tested on different numbers of target samples, for the first task with such rows."""
     for task in store.table.tasks:
         counts: dict[int, list[str]] = {}
         for row in store.table.rows:
@@ -146,7 +146,7 @@ def _test_splits(store: Store) -> list[str]:
 
 
 def _ranks(store: Store) -> list[str]:
-    """How many ranks trained each row, where that is not the same everywhere."""
+    """Says how many ranks trained each row, if the numbers differ."""
     counts: dict[tuple[int, ...], list[str]] = {}
     for row in store.table.rows:
         found = {result.run.ranks for (name, _, _), result in store.results.items() if name == row.name}
@@ -159,7 +159,7 @@ def _ranks(store: Store) -> list[str]:
 
 
 def _settings(store: Store) -> list[str]:
-    """What the methods may see, where not all are of the adaptation setting."""
+    """Says what the methods may see, if their settings differ or none of them sees the target."""
     settings: dict[SettingRecord, list[str]] = {}
     for row in store.table.rows:
         for setting in {result.run.setting for (name, _, _), result in store.results.items() if name == row.name}:
@@ -172,7 +172,7 @@ def _settings(store: Store) -> list[str]:
 
 
 def _transductive(store: Store) -> list[str]:
-    """Which rows need other test samples for a prediction, and why."""
+    """Names the rows that need other test samples for a prediction, and says why."""
     reasons: dict[str, list[str]] = {}
     for row, reason in store.transductive.items():
         reasons.setdefault(reason.rstrip("."), []).append(row)
@@ -181,7 +181,7 @@ def _transductive(store: Store) -> list[str]:
 
 
 def _averaged(store: Store) -> list[str]:
-    """Which rows have one set of weights alone, whatever the criterion."""
+    """Names the rows with averaged weights, which are the same under every criterion."""
     averaged = store.averaged
     if not averaged or store.table.select == ("last",):
         return []
@@ -234,7 +234,7 @@ def _runs(store: Store) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """As in ``4 s``, ``12 min``, ``3.4 h``."""
+    """Seconds as text, for example ``4 s``, ``12 min`` or ``3.4 h``."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

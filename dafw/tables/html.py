@@ -1,4 +1,4 @@
-"""A table as one static page: no scripts, no other files, light and dark by the reader's own setting."""
+"""Renders a table as one static page, without scripts or other files. The reader's setting makes it light or dark."""
 
 import base64
 import os

@@ -1,4 +1,4 @@
-"""Everything a table is written as, in ``<root>/tables/<name>/``."""
+"""Writes all files of a table into ``<root>/tables/<name>/``."""
 
 import io
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def write_pages(sheet: Sheet, store: Store, root: Path) -> Path:
 
 
 def _pictures(sheet: Sheet, store: Store, folder: Path) -> dict[str, tuple[bytes, bytes]]:
-    """Light and dark PNGs by caption; the light ones also become files. Empty if there is nothing to draw."""
+    """By caption, a light and a dark PNG. The light ones also become files. Empty if there is nothing to draw."""
     if not store.results:
         return {}
     from dafw.plots import histories, table_bars
@@ -72,7 +72,7 @@ def _dots(sheet: Sheet) -> list[Any]:
 
 
 def _series(store: Store) -> dict[str, dict[str, tuple[list[int], list[float], list[float]]]]:
-    """``{task: {method: (steps, means, stds)}}`` over the seeds that validated at a step; controls are left out."""
+    """``{task: {method: (steps, means, stds)}}`` over the seeds with a validation at a step, without controls."""
     table = store.table
     series: dict[str, dict[str, tuple[list[int], list[float], list[float]]]] = {}
     for task in table.tasks:

@@ -1,4 +1,4 @@
-"""How far each run of a table is."""
+"""The state of each run of a table."""
 
 from pathlib import Path
 from typing import Literal
@@ -26,8 +26,8 @@ def is_running(directory: Path) -> bool:
 def states(store: Store) -> dict[str, State]:
     """The state of every cell, by its label.
 
-    ``failed`` is a run whose last attempt ended with an error, ``interrupted`` one that was begun and goes on from its
-    last checkpoint, ``missing`` one that never began.
+    The last attempt of a ``failed`` run ended with an error. An ``interrupted`` run goes on from its last checkpoint. A
+    ``missing`` run never began.
     """
     found: dict[str, State] = {}
     for cell in store.table.runs():

@@ -1,4 +1,4 @@
-"""Making the trials of a study: here one after the other, or in several processes that share the study's file."""
+"""Makes the trials of a study: one after the other here, or in several processes that share the study's file."""
 
 import math
 import signal
@@ -23,7 +23,7 @@ from dafw.tuning.study import Plan, Study, Taken
 
 
 class Interrupted(Exception):
-    """A signal ended a trial's run, which can go on from its checkpoint."""
+    """A signal ended a trial's run. The run can go on from its checkpoint."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -57,7 +57,7 @@ def work(plan: Plan, study: Study) -> int:
 
 
 def run_trial(plan: Plan, study: Study, taken: Taken) -> None:
-    """Makes the runs of one trial, and tells the study what they found; a run that fails makes the trial fail."""
+    """Makes the runs of one trial, and tells the study what they found. If a run fails, the trial fails."""
     started = time.monotonic()
     scores: dict[str, float] = {}
     folders: dict[str, str] = {}
@@ -87,18 +87,18 @@ def run_trial(plan: Plan, study: Study, taken: Taken) -> None:
 
 
 def brief(error: str) -> str:
-    """An error on a line that can be read: what follows the first 150 characters is in the run's log."""
+    """The first 150 characters of an error. The run's log has all of it."""
     return shorten(error, 150, placeholder=" ...")
 
 
 def shown(params: Mapping[str, Any]) -> str:
-    """Parameters on one line: ``model.lr=0.01234 model.entropy=true``."""
+    """Parameters on one line, for example ``model.lr=0.01234 model.entropy=true``."""
     texts = {key: f"{value:.4g}" if isinstance(value, float) else written(value) for key, value in params.items()}
     return " ".join(f"{key}={text}" for key, text in texts.items())
 
 
 def make_run(config: dict[str, Any], folder: Path, root: Path) -> Outcome:
-    """Makes or resumes one run, with what it prints in its directory; waits if another process makes the same run.
+    """Makes or resumes one run. Its output goes into its directory. Waits if another process makes the same run.
 
     Raises:
         Interrupted: if a signal ended it.
@@ -113,7 +113,7 @@ def make_run(config: dict[str, Any], folder: Path, root: Path) -> Outcome:
         try:
             execute(config, root)
         except NonFiniteLoss as error:
-            raise UserError(str(error)) from error  # a finding, which needs no traceback
+            raise UserError(str(error)) from error  # the log needs no traceback
         except Stopped as stopped:
             signums.append(stopped.signum)
             raise
@@ -144,7 +144,7 @@ def refuse_labels(result: Result, plan: Plan) -> None:
 
 
 def objective(result: Result, plan: Plan) -> float:
-    """A run's objective: at its last validation, or the best of all.
+    """The objective of a run, at its last validation or at its best one.
 
     Raises:
         UserError: if it has none that is finite.
@@ -166,7 +166,7 @@ def objective(result: Result, plan: Plan) -> float:
 
 
 def serve(pipe: connection.Connection, environment: dict[str, str], plan: Plan) -> None:
-    """A worker process: makes trials until there are enough, or it gets SIGTERM. It needs no orders from the pipe."""
+    """Makes trials in a worker process until there are enough, or SIGTERM comes. The pipe is not used."""
     limit_threads(environment)
     try:
         sys.exit(work(plan, Study(plan.study, plan)))
