@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dafw.data.files import Arrays, cache_dir, cached_arrays, digest, locked
+from dafw.data.files import Arrays, cache_dir, cached_arrays, digest, making
 from dafw.data.images import load_rgb
 from dafw.errors import UserError
 from datamodules.digit_images import Images
@@ -77,7 +77,7 @@ def _read_original(name: str, root: Path) -> Halves:
     except _DAMAGE as error:
         log.info("downloading %s to %s (%s)", name, root, _line(error))
     try:
-        with locked(cache_dir() / "downloads" / f"{name}-{digest(str(root.resolve()))[:16]}"):
+        with making(cache_dir() / "downloads" / f"{name}-{digest(str(root.resolve()))[:16]}"):
             return _torchvision(name, root, download=True)
     except _DAMAGE as error:
         raise UserError(

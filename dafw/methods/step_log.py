@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.data.served import ServedDomains
+from dafw.errors import NonFiniteLoss
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -36,12 +37,6 @@ class TrainedStep(NamedTuple):
     terms: Mapping[str, Tensor]
     guarded: Mapping[str, Tensor]
     diagnostics: Mapping[str, Tensor]
-
-
-class NonFiniteLoss(Exception):
-    """A loss term became NaN or infinite; the message names it, the step and the samples."""
-
-    retryable = False  # a run repeats exactly, so another attempt would end here again
 
 
 class StepRecord(Base):

@@ -1,6 +1,6 @@
 """What is predicted: a problem knows the supervised loss, the metrics and the form of a prediction."""
 
-from dafw.problems.base import Problem
+from dafw.problems.base import Predicted, Problem, Shown
 from dafw.problems.classification import Classification
 from dafw.problems.model import NetworkBase
 from dafw.problems.outputs import BoxOutputs, MaskOutputs, Outputs, RowOutputs
@@ -12,7 +12,9 @@ __all__ = [
     "MaskOutputs",
     "NetworkBase",
     "Outputs",
+    "Predicted",
     "Problem",
     "RowOutputs",
+    "Shown",
     "TensorRows",
 ]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shown:
-    """Evaluated samples of one domain that pictures may show, on the CPU.
+    """A batch of evaluated samples of one domain that pictures may show, on the CPU.
 
     Args:
         domain: the domain's name.
@@ -73,6 +73,9 @@ class Problem(Recorded):
     is_spatial: ClassVar[bool] = False
     #: The value by which a metric says that it is undefined, besides nan.
     undefined: ClassVar[float | None] = None
+
+    #: Where ``dafw predict`` writes unless it is told.
+    predictions_name: ClassVar[str] = "predictions.csv"
 
     # ---- learning
 
@@ -197,7 +200,7 @@ class Problem(Recorded):
         """Figures of evaluated samples by name.
 
         Args:
-            shown: samples of each source and target.
+            shown: batches of samples of each source and target.
             class_names: names of the classes, "unknown" behind them if there is such a class.
         """
         return {}

@@ -1,6 +1,7 @@
 """Single-label classification."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -12,6 +13,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from dafw.data.domain import Domain
+from dafw.files import write_atomically
 from dafw.metrics import CommonAccuracy, open_set_metrics
 from dafw.problems.base import Predicted, Problem, Shown
 from dafw.problems.outputs import Outputs
@@ -98,19 +100,18 @@ class Classification(Problem):
 
         For a method that rejects samples ``unknown`` is the margin of the rejection, and a possible prediction.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         names = (*class_names, "unknown")
         margins = ["unknown"] if any("unknown" in one.columns for one in found) else []
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["domain", "sample", "prediction", *margins, *(f"p_{name}" for name in class_names)])
-            for one in found:
-                keys = ["prediction", *margins, "probabilities"]
-                for sample, prediction, *margin, shares in zip(
-                    one.ids, *(one.columns[key] for key in keys), strict=True
-                ):
-                    numbers = [f"{number:.6f}" for number in (*margin, *shares)]
-                    writer.writerow([one.domain, sample, names[prediction], *numbers])
+        keys = ["prediction", *margins, "probabilities"]
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["domain", "sample", "prediction", *margins, *(f"p_{name}" for name in class_names)])
+        for one in found:
+            columns = [one.columns[key] for key in keys]
+            for sample, prediction, *margin, shares in zip(one.ids, *columns, strict=True):
+                numbers = [f"{number:.6f}" for number in (*margin, *shares)]
+                writer.writerow([one.domain, sample, names[prediction], *numbers])
+        write_atomically(path, text.getvalue())
 
     def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> "dict[str, Figure]":
         """``embedding`` of the features of all domains, and ``confusion`` of the targets' labels and predictions."""

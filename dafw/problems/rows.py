@@ -74,6 +74,10 @@ class TensorRows:
         """The given rows as views of these tensors: nothing is copied."""
         return type(self)(**{one.name: _slice(getattr(self, one.name), rows, _layout(one)) for one in fields(self)})
 
+    def to(self, device: torch.device | str) -> Self:
+        """The same rows on another device."""
+        return type(self)(**{one.name: _move(getattr(self, one.name), device) for one in fields(self)})
+
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """The rows of all parts, one part after the other.
@@ -98,6 +102,14 @@ class TensorRows:
 def _layout(one: Field[Any]) -> Layout:
     layout: Layout = one.metadata.get("layout", "tensors")
     return layout
+
+
+def _move(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: _move(member, device) for name, member in value.items()}
+    return type(value)(_move(member, device) for member in value) if isinstance(value, list | tuple) else value
 
 
 def _length(value: Any) -> int | None:

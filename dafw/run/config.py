@@ -1,4 +1,4 @@
-"""The configuration of a run: LightningCLI parses it, says in one sentence what is wrong, and instantiates."""
+"""The configuration of a run. LightningCLI parses and instantiates it, and a mistake is one sentence."""
 
 import json
 import logging
@@ -58,7 +58,7 @@ class RunOptions:
 
 
 class DafwCLI(LightningCLI):
-    """LightningCLI with our links, defaults and run options; it parses and instantiates, nothing more."""
+    """LightningCLI with the links, defaults and run options of this project. It only parses and instantiates."""
 
     def __init__(self, arguments: list[str]) -> None:
         super().__init__(
@@ -83,14 +83,14 @@ class DafwCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses, with the default network where none is given."""
+        """Parses, with the default network if none is given."""
         super().parse_arguments(parser, with_network(parser, list(args)))
         for key, value in list(self.config.items()):
             if value == "None":  # what the parser makes of null on the command line for a nested "str | None"
                 self.config[key] = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Links what one side knows and the other needs; adds the run options."""
+        """Adds the run options. Links arguments: the datamodule tells the method its numbers of classes and sources."""
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("data.num_sources", "model.init_args.num_sources", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
@@ -99,7 +99,7 @@ class DafwCLI(LightningCLI):
         parser.add_argument("--output", type=str | None, default=None, help="where predict writes its file")
 
     def before_instantiate_classes(self) -> None:
-        """Refuses what has arguments but no class: the parser would make the abstract base."""
+        """Refuses arguments without a class, since the parser would make the abstract base class."""
         for key in ("model", "data"):
             home, _, name = self.config[key]["class_path"].rpartition(".")
             if home.split(".")[0] in ("dafw", "datamodules") and name in ABSTRACT:
@@ -107,12 +107,12 @@ class DafwCLI(LightningCLI):
             check_constructor(key, self.config[key]["class_path"], self.config[key]["init_args"])
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """The trainer is made later, when the run directory is known."""
+        """Keeps the arguments. The trainer is made when the run directory is known."""
         self.trainer_arguments = kwargs
         return None  # type: ignore[return-value]
 
     def make_trainer(self, callbacks: list[pl.Callback], loggers: list[Any], folder: Path) -> pl.Trainer:
-        """The trainer with this run's callbacks and loggers beside the user's."""
+        """The trainer with the callbacks and loggers of this run and those of the user."""
         config = dict(self.config_init["trainer"])
         own = config["logger"] if isinstance(config["logger"], list) else [config["logger"]]
         config["logger"] = loggers + [logger for logger in own if logger not in (None, False, True)]
@@ -133,7 +133,7 @@ class DafwCLI(LightningCLI):
 
 
 def with_signed_names(arguments: list[str]) -> list[str]:
-    """The arguments, with ``--data.target=-90%`` for ``--data.target -90%``, which would pass for another option."""
+    """Writes ``--data.target -90%`` as ``--data.target=-90%``, since ``-90%`` would pass for an option."""
     keys = [f"--data.{init_args}{end}" for init_args in ("", "init_args.") for end in ("source", "target")]
     joined: list[str] = []
     for argument in arguments:
@@ -145,7 +145,7 @@ def with_signed_names(arguments: list[str]) -> list[str]:
 
 
 def with_network(parser: LightningArgumentParser, arguments: list[str]) -> list[str]:
-    """The arguments, with ``Network()`` if the method needs a network and neither they nor a file name one.
+    """Adds ``Network()`` to the arguments if the method needs a network and none is given.
 
     A source-free method gets the network of its checkpoint.
     """
@@ -160,7 +160,7 @@ def with_network(parser: LightningArgumentParser, arguments: list[str]) -> list[
 
 
 def _network(parser: LightningArgumentParser, arguments: list[str]) -> str:
-    """The network of the checkpoint that the arguments name, in JSON; the default one if there is none."""
+    """The network of the checkpoint that the arguments name, as JSON; the default network if there is none."""
     try:
         given = parser.parse_args([argument for argument in arguments if not argument.startswith("--print_config")])
         held = read_checkpoint(find_checkpoint(given["model.init_args.checkpoint"]))["dafw"]["method"]["init_args"]
@@ -170,7 +170,7 @@ def _network(parser: LightningArgumentParser, arguments: list[str]) -> str:
 
 
 def parse(arguments: list[str]) -> DafwCLI:
-    """Parses and instantiates. A method without a network gets ``Network()``, the MNIST network of the DANN paper.
+    """Parses and instantiates. A method without a network gets ``Network()``: the MNIST network of the DANN paper.
 
     Raises:
         UserError: for a wrong key, value, class or path.
@@ -198,7 +198,7 @@ def parse(arguments: list[str]) -> DafwCLI:
 
 
 def _user_error(error: BaseException) -> UserError | None:
-    """The error of ours behind one of the parser's."""
+    """The :class:`UserError` that caused an error of the parser."""
     return next((cause for cause in _causes(error) if isinstance(cause, UserError)), None)
 
 
@@ -209,7 +209,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _quiet() -> None:
-    """Silences what Lightning says to everyone and nobody can act on."""
+    """Silences messages of Lightning that no user can act on."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in (

@@ -14,7 +14,7 @@ from dafw.callbacks.swad import LossValley
 from dafw.errors import UserError
 from dafw.methods import ADDA, ERM, SHOT, Fish, FixMatch, Method, Mixup, ParetoDA, SourceOnly
 from dafw.nn.norm import DomainBatchNorm
-from dafw.run.directory import config_hash
+from dafw.run.identity import config_hash
 from dafw.testing import Case, case, contract
 from dafw.testing.cases import differences
 from dafw.testing.steps import StepWatch

@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dafw.callbacks.checkpointing import checkpoints
-from dafw.checkpoints import check_classes, read_checkpoint
+from dafw.checkpoints import check_classes, checkpoints, read_checkpoint
 from dafw.data.batch import Batch
 from dafw.data.setting import Setting
 from dafw.errors import UserError
