@@ -18,6 +18,7 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError, choose
 from dafw.evaluation.evaluator import EvaluationSteps, ExtraTestMetrics
 from dafw.evaluation.rejection import Rejection
+from dafw.lightning_adapter import QuickHookNames
 from dafw.methods.step_log import StepRecord
 from dafw.nn.distributed import sum_over_ranks
 from dafw.nn.network import Network
@@ -31,7 +32,7 @@ from dafw.recording import Recorded, build, describe
 Losses = dict[str, Tensor]
 
 
-class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
+class Method(Recorded, StepRecord, EvaluationSteps, QuickHookNames, pl.LightningModule):
     """Base of all methods.
 
     Args:
@@ -124,13 +125,6 @@ class Method(Recorded, StepRecord, EvaluationSteps, pl.LightningModule):
         self.history: list[dict[str, Any]] = []
         self.extra_metrics = ExtraTestMetrics({}, {})
         self.start_record()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """As any module's, with a shortcut for what Lightning sets around every hook, some forty times a step."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
 
     # ---- what a method writes
 

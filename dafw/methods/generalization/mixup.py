@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError
+from dafw.lightning_adapter import has_trainer
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod, split_domains
 from dafw.nn.network import Network
@@ -74,7 +75,7 @@ class Mixup(GeneralizationMethod):
 
     def draw(self, count: int) -> tuple[list[int], list[float]]:
         """Of each of ``count`` sources, which one it is mixed with in this step, and its own share of the mixture."""
-        seed = 0 if self._trainer is None else int(getattr(self._datamodule, "seed", 0))
+        seed = int(getattr(self._datamodule, "seed", 0)) if has_trainer(self) else 0
         numbers = np.random.default_rng([seed % 2**32, self.step])
         ring = numbers.permutation(count).tolist()
         partners = dict(pairwise([*ring, ring[0]]))
