@@ -4,11 +4,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from dafw.lightning_adapter import make_lean
+from dafw.lightning_adapter import leave_buffers_alone, make_lean
 
 
 class StepLogger(pl.Callback):
     """Logs the method's terms every ``log_every_n_steps``. Comes with every method; runs before any checkpoint."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Keeps the ranks from waiting for each other in evaluation."""
+        leave_buffers_alone(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Makes Lightning's step lean."""

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from dafw.callbacks.checkpointing import Checkpointing, between_updates
+from dafw.lightning_adapter import agree_on_signals_ourselves
 
 
 class Stopped(Exception):
@@ -56,9 +57,8 @@ class Stopping(pl.Callback):
             _pass_on(trainer, signum)
 
         if self._handle(handle):
-            self.received = signal.SIGTERM if trainer.received_sigterm else 0  # sent during Lightning's preparations
-            # Lightning's own agreement reads the device at every step of a distributed run; ours replaces it.
-            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+            self.received = signal.SIGTERM if trainer.received_sigterm else 0  # it came while Lightning prepared this
+            agree_on_signals_ourselves(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Does the same as :meth:`on_test_start` if there is no training."""

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import get_swa_multi_avg_fn
 
 from dafw.callbacks.checkpointing import between_updates
 from dafw.errors import UserError
+from dafw.lightning_adapter import batch_on_device
 from dafw.nn.norm import averaged_statistics
 from dafw.recording import Recorded
 
@@ -241,9 +242,7 @@ class SWAD(Recorded, pl.Callback):
                 for batch in loader:
                     method.steps_started += 1
                     method.seed_step()
-                    batch = trainer.precision_plugin.convert_input(batch)
-                    batch = method._on_before_batch_transfer(batch, dataloader_idx=0)
-                    method.statistics_pass(trainer.strategy.batch_to_device(batch, dataloader_idx=0))
+                    method.statistics_pass(batch_on_device(trainer, method, batch))
                     if method.steps_started == done + self.reestimate:
                         break
         method.train(mode)

@@ -13,6 +13,7 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.evaluation.evaluator import Evaluator
 from dafw.evaluation.rejection import Rejection
+from dafw.lightning_adapter import QuickHookNames
 from dafw.methods.diagnostics import Diagnostics
 from dafw.methods.optimisation import Optimisation
 from dafw.methods.requests import Requests
@@ -30,7 +31,9 @@ from dafw.recording import Recorded
 Losses = dict[str, Tensor]
 
 
-class Method(Recorded, Restoring, Requests, Serving, Diagnostics, StepRecord, Optimisation, pl.LightningModule):
+class Method(
+    Recorded, Restoring, Requests, Serving, Diagnostics, StepRecord, Optimisation, QuickHookNames, pl.LightningModule
+):
     """Base of all methods. A direct subclass is the base of a setting, and says so with ``abstract=True``.
 
     Args:

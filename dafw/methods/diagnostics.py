@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dafw.lightning_adapter import has_trainer
 from dafw.nn.distributed import sum_over_ranks
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Diagnostics(Base):
 
     def note_features(self, outputs: Any) -> None:
         """Keeps the features of the step's first pass with gradients, if the step is logged."""
-        if self._trainer is None or self._features is not None or not self.training or not self.logs_this_step:
+        if not has_trainer(self) or self._features is not None or not self.training or not self.logs_this_step:
             return
         features = outputs.features
         if features.requires_grad:  # those of a frozen backbone alone do not

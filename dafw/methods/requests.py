@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 from dafw.data.served import ServedDomains
 from dafw.data.setting import Balanced, DataRequest, Setting
 from dafw.errors import UserError
+from dafw.lightning_adapter import has_trainer
 from dafw.problems import Problem
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Requests(Base):
     @property
     def datamodule(self) -> ServedDomains | None:
         """The datamodule at work; ``None`` without a trainer, or if the trainer has plain loaders."""
-        data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        data = None if not has_trainer(self) else getattr(self.trainer, "datamodule", None)
         return data if isinstance(data, ServedDomains) else None
 
     @property

@@ -15,7 +15,6 @@ from jsonargparse import ArgumentError
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.strategies import DDPStrategy
 
 import dafw.methods  # so that short names of methods resolve
 import datamodules
@@ -123,13 +122,9 @@ class DafwCLI(LightningCLI):
         given = given if isinstance(given, list) else [given]  # a class path alone is no list
         config["callbacks"] = [*given, *callbacks, *progress]
         try:
-            trainer = pl.Trainer(**config)
+            return pl.Trainer(**config)
         except (MisconfigurationException, ValueError, TypeError) as error:
             raise UserError(f"trainer: {sentence(error)}") from error
-        if isinstance(trainer.strategy, DDPStrategy):
-            # Buffers agree by construction, and a broadcast in evaluation would wait for ranks with fewer batches.
-            trainer.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
-        return trainer
 
 
 def with_signed_names(arguments: list[str]) -> list[str]:

@@ -194,6 +194,7 @@ def _check_space(cli: "DafwCLI", config: Mapping[str, Any], space: Sequence[Dime
 def _check_run(cli: "DafwCLI") -> None:
     """Checks all that a run would refuse before its first step."""
     from dafw.callbacks import averaging
+    from dafw.lightning_adapter import connect
     from dafw.run.checks import check_trainer
 
     options = cli.config_init["trainer"]
@@ -204,11 +205,10 @@ def _check_run(cli: "DafwCLI") -> None:
     if names := averaging(trainer.callbacks):  # type: ignore[attr-defined]
         raise UserError(f"no validation is of the weights that {names[0]} averages: leave it out of dafw tune")
     check_trainer(trainer, cli.model, cli.config_init["run"].allow_oracle)
-    trainer.strategy.connect(cli.model)  # whose setting says what the data loads
-    cli.datamodule.trainer = trainer
-    cli.datamodule.prepare_data()
-    cli.datamodule.setup("fit")
-    cli.datamodule.train_dataloader()
+    if connect(trainer, cli.model, cli.datamodule):
+        cli.datamodule.prepare_data()
+        cli.datamodule.setup("fit")
+        cli.datamodule.train_dataloader()
 
 
 # ---- after the last

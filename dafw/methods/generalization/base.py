@@ -7,6 +7,7 @@ from torch import Tensor
 from dafw.data.batch import Batch
 from dafw.data.setting import Setting
 from dafw.errors import UserError, choose
+from dafw.lightning_adapter import has_trainer
 from dafw.methods.base import Losses, Method
 from dafw.nn.distributed import gather_rows
 from dafw.nn.network import Network
@@ -76,7 +77,7 @@ class GeneralizationMethod(Method, abstract=True):
 
     def num_domains(self, batch: Batch) -> int:
         """Number S of the sources in a batch, of as many rows each."""
-        if self._trainer is None:
+        if not has_trainer(self):
             return 1 + int(batch.domain.max())
         return len(self.data.labelled)
 
