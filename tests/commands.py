@@ -1,4 +1,4 @@
-"""Running ``dafw`` in tests: in this process, in a forked copy of it, or in a new one."""
+"""Running ``dafw`` in tests: in this process, in a forked copy of it, in a fresh copy of a server, or in a new one."""
 
 import logging
 import os
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from dafw.testing.server import run_fresh
 
 CHECKOUT = Path(__file__).parents[1]
 #: Data and network that are small, and that make a step of half a millisecond.
@@ -57,6 +59,20 @@ def environment(**changes: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "PYTEST_", "COV_"))}
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**kept, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", **changes}
+
+
+def fresh(folder: Path, *arguments: object, timeout: float = 120, **variables: str) -> Outcome:
+    """Runs a command in a process that has done nothing before: as :func:`run`, but all imports are made already."""
+    changes = environment(**variables)
+    (ended,) = run_fresh("commands:dafw", [*map(str, arguments)], variables=[changes], folder=folder, timeout=timeout)
+    return Outcome(*ended)
+
+
+def dafw(*arguments: str) -> int:
+    """The command, in a fresh process."""
+    from dafw.cli import main
+
+    return main(arguments)
 
 
 class Process:

@@ -1,11 +1,8 @@
-"""Other processes for the checks: one that resumes, and a pair of ranks. Each is started once and serves all cases."""
+"""Other processes for the checks: one that resumes, and a pair of ranks."""
 
 import hashlib
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from dafw.callbacks import Checkpointing
 from dafw.nn.distributed import leave_process_group
 from dafw.run.loggers import CsvLog
 from dafw.testing.cases import STEPS_PER_EPOCH, Case, read_cases, write_cases
+from dafw.testing.server import Ended, run_fresh
 
 RESUMED_AT = STEPS_PER_EPOCH + 1
 
@@ -40,42 +38,37 @@ class Marks(pl.Callback):
 
 
 def run_second_process(items: list[Case], folder: Path) -> None:
-    """Starts ``resume`` below in a new process."""
+    """Runs ``resume`` below in a fresh process."""
     write_cases(items, folder / "cases.json")
-    subprocess.run([sys.executable, "-m", __name__, "resume", str(folder)], env=_environment(), check=True, timeout=600)
+    _succeed(run_fresh(f"{__name__}:resume", [str(folder)]))
 
 
 def run_ranks(items: list[Case], folder: Path) -> None:
-    """Starts ``rank`` below in two new processes that form a gloo group."""
+    """Runs ``rank`` below in two fresh processes that form a gloo group."""
     folder.mkdir(parents=True, exist_ok=True)
     write_cases(items, folder / "cases.json")
+    _succeed(run_fresh(f"{__name__}:rank", [str(folder)], variables=rank_variables()))
+
+
+def rank_variables(world: int = 2) -> list[dict[str, str]]:
+    """The environment variables by which Lightning knows each rank of a group on this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    shared |= {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "contract"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", __name__, "rank", str(folder)],
-            env={**_environment(), **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    try:
-        codes = [rank.wait(timeout=600) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    if any(codes):
-        raise AssertionError(f"the ranks ended with {codes}")
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    shared |= {"LOCAL_WORLD_SIZE": str(world), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "contract"}
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
+def _succeed(processes: list[Ended]) -> None:
+    if any(process.code for process in processes):
+        said = "\n".join(process.err for process in processes if process.code)
+        raise AssertionError(f"the processes ended with {[process.code for process in processes]}:\n{said}")
 
 
-def resume(folder: Path) -> None:
+def resume(where: str) -> None:
     """Resumes each case from its checkpoint in the middle of the second epoch."""
+    folder = Path(where)
     for item in read_cases(folder / "cases.json"):
         here = folder / item.name
         again = here / "again"
@@ -91,8 +84,9 @@ def resume(folder: Path) -> None:
         )
 
 
-def rank(folder: Path) -> None:
+def rank(where: str) -> None:
     """Trains each case on this rank."""
+    folder = Path(where)
     for item in read_cases(folder / "cases.json"):
         strategy = DDPStrategy(process_group_backend="gloo", broadcast_buffers=False)
         log = CsvLog(folder / f"{item.name}-two.csv")
@@ -100,7 +94,3 @@ def rank(folder: Path) -> None:
         if trainer.is_global_zero:
             torch.save(method.state_dict(), folder / f"{item.name}.pt")
     leave_process_group()
-
-
-if __name__ == "__main__":
-    {"resume": resume, "rank": rank}[sys.argv[1]](Path(sys.argv[2]))
