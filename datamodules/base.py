@@ -67,6 +67,8 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
             :mod:`datamodules.label_sets`. Samples of other classes are left out.
         evidence_samples: source training samples that the density-ratio validators look at.
         evaluate_train: score the sources' training splits at each validation too, which may cost more than training.
+        evaluate_test: score the targets' test splits at each validation too. A table needs it to show the test score of
+            a checkpoint that another criterion than ``last`` selects.
     """
 
     domain_names: tuple[str, ...] = ()
@@ -88,6 +90,7 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         label_sets: LabelSets | str = "closed",
         evidence_samples: int = 2000,
         evaluate_train: bool = False,
+        evaluate_test: bool = True,
     ) -> None:
         super().__init__()
         self.source = [source] if isinstance(source, str) else list(source)
@@ -97,7 +100,7 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         self.steps_per_epoch, self.eval_batch_size = steps_per_epoch, eval_batch_size
         self.num_workers, self.augment, self.seed, self.oracle = num_workers, augment, seed, oracle
         self.label_sets, self.evidence_samples = find_label_sets(label_sets), evidence_samples
-        self.evaluate_train = evaluate_train
+        self.evaluate_train, self.evaluate_test = evaluate_train, evaluate_test
         for name in (*self.source, *self.target):
             choose("domain", name, self.domain_names)
         least = {"batch_size": 1, "target_batch_size": 1, "steps_per_epoch": 1, "eval_batch_size": 1}
@@ -321,7 +324,7 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
     def evaluations(self, stage: Literal["validate", "test"]) -> list[Evaluation]:
         """The contents of the evaluation loaders of ``stage``, in their order.
 
-        A validation scores the targets' test splits too, since a table reads there what a selected checkpoint scores.
+        A validation scores the targets' test splits too, unless ``evaluate_test`` is false.
         """
         if stage == "test":
             return [Evaluation("source_test", self.domain(name, "test")) for name in self.sources] + [
@@ -331,7 +334,8 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         train = [self.domain(name, "train").unlabelled() for name in shown]
         share = max(1, -(-sum(map(len, train)) // self.evidence_samples))
         scored = self.sources if self.evaluate_train else []
-        tested = [Evaluation("target_test", self.domain(name, "test")) for name in self.target]
+        named = self.target if self.evaluate_test else []
+        tested = [Evaluation("target_test", self.domain(name, "test")) for name in named]
         return [
             *(Evaluation("source_train_labelled", self.domain(name, "train")) for name in scored),
             *(Evaluation("source_train", domain.subset(range(0, len(domain), share))) for domain in train),

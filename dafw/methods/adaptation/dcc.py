@@ -16,6 +16,7 @@ from dafw.losses.prototypes import move_prototypes, prototype_cross_entropy
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
 from dafw.methods.targets import training_outputs
+from dafw.nn.buffers import VariableLengthBuffers
 from dafw.nn.consensus import Clusters, cluster, search
 from dafw.nn.distributed import gather_rows, world_size
 from dafw.nn.network import Network
@@ -27,7 +28,7 @@ from dafw.problems import Outputs
 LOG = logging.getLogger(__name__)
 
 
-class DCC(AdaptationMethod):
+class DCC(VariableLengthBuffers, AdaptationMethod):
     """Clusters the target, matches clusters with classes, and aligns matched pairs; the rest of the target is unknown.
 
     At the start of each epoch (the authors' 200 steps, ``data.steps_per_epoch``) the features of all training samples
@@ -92,6 +93,7 @@ class DCC(AdaptationMethod):
         "lr": (1e-4, 1e-1),
     }
 
+    variable_buffers = ("codes", "prototypes", "matched", "found_k")
     codes: Tensor
     starts: Tensor
     prototypes: Tensor
@@ -271,9 +273,3 @@ class DCC(AdaptationMethod):
         known = self.matched >= 0
         unmatched, matched = (cosines.masked_fill(hidden, -1.0).amax(1) for hidden in (known, ~known))
         return unmatched - matched
-
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name in ("codes", "prototypes", "matched", "found_k"):  # as long as there are samples, clusters, searches
-            if (held := state.get(f"{prefix}{name}")) is not None:
-                setattr(self, name, getattr(self, name).new_empty(held.shape))
-        super()._load_from_state_dict(state, prefix, *rest)

@@ -12,12 +12,13 @@ from dafw.losses.entropy import information_maximisation
 from dafw.methods.base import Losses
 from dafw.methods.source_free.base import SourceFreeMethod
 from dafw.methods.targets import target_outputs
+from dafw.nn.buffers import VariableLengthBuffers
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.problems import Outputs
 
 
-class SHOT(SourceFreeMethod):
+class SHOT(VariableLengthBuffers, SourceFreeMethod):
     """Keeps the source model's label head and trains target features that it classifies confidently and diversely.
 
     Loss: weight * (mean_i H(p_i) - H(mean_i p_i)) + pseudo_weight * CE(logits, pseudo-labels), over the target's rows:
@@ -52,6 +53,7 @@ class SHOT(SourceFreeMethod):
     control_difference_reason: ClassVar[str] = "it is the source model, untouched but for BatchNorm statistics"
     search_space: ClassVar[dict[str, Any]] = {"pseudo_weight": (0.05, 1.0), "lr": (1e-4, 1e-1)}
 
+    variable_buffers = ("pseudo",)
     pseudo: Tensor
     starts: Tensor
 
@@ -121,11 +123,6 @@ class SHOT(SourceFreeMethod):
             return
         outputs = target_outputs(self)
         self.pseudo = pseudo_labels(outputs.features, outputs.logits, self.threshold)
-
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        if (held := state.get(f"{prefix}pseudo")) is not None:  # the buffer is as long as there are samples
-            self.pseudo = self.pseudo.new_empty(held.shape)
-        super()._load_from_state_dict(state, prefix, *rest)
 
 
 def pseudo_labels(features: Tensor, logits: Tensor, threshold: int = 0) -> Tensor:
