@@ -1,6 +1,8 @@
-"""Reading checkpoints: never runs code from the file, says what is wrong with it."""
+"""Finds and reads checkpoints. Reading runs no code from the file, and an error names the file and its fault."""
 
+import errno
 import pickle
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,16 +10,26 @@ from typing import Any
 
 import torch
 
-from dafw.callbacks.checkpointing import checkpoints
 from dafw.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a full disk, a full quota and a file that reached its size limit."""
+NAME = re.compile(r"step=(\d+)\.ckpt")
+"""File name of a checkpoint. The group is its number of steps."""
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the one with the most steps first."""
+    found = [(int(match[1]), path) for path in folder.glob("step=*.ckpt") if (match := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint that this project wrote, on the CPU.
+    """Reads a checkpoint of this project into the CPU's memory.
 
     Raises:
-        UserError: if the file is missing, truncated, would run code, or is not one of ours; an older intact
-            checkpoint beside it is named.
+        UserError: if the file is missing or truncated, if reading it would run code, or if another program wrote it.
+            The message names an older intact checkpoint in the same folder.
     """
     path = Path(path)
     if not path.is_file():
@@ -45,7 +57,7 @@ def _older(path: Path) -> str:
 
 
 def _intact(path: Path) -> bool:
-    """Whether every checksum in the file holds, which reading tensors does not check."""
+    """Whether every checksum in the file is right. ``torch.load`` does not check them."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -54,10 +66,10 @@ def _intact(path: Path) -> bool:
 
 
 def check_classes(content: dict[str, Any], path: str | Path, classes: Sequence[str]) -> None:
-    """Compares the classes that a checkpoint's outputs stand for, in their order, with those of the data.
+    """Checks that the outputs of a checkpoint stand for the classes of the data, in the same order.
 
     Raises:
-        UserError: naming the first that differs: as many classes are not yet the same ones.
+        UserError: naming the first class that differs.
     """
     held = content["dafw"].get("classes") or classes
     for position, (theirs, ours) in enumerate(zip(held, classes, strict=False)):
@@ -69,10 +81,10 @@ def check_classes(content: dict[str, Any], path: str | Path, classes: Sequence[s
 
 
 def check_rule(content: dict[str, Any], path: str | Path, method: Any) -> None:
-    """Compares the rule that a checkpoint's threshold was fitted for with that of ``method``.
+    """Checks that ``method`` rejects samples by the rule that the checkpoint's threshold was fitted for.
 
     Raises:
-        UserError: if ``method`` has no rule where the checkpoint has one, or would take another rule's threshold.
+        UserError: if the checkpoint has a rule and ``method`` has none or another one without its own threshold.
     """
     held, rule = content["dafw"]["method"]["init_args"].get("rejection"), method.rejection
     if held is None:
@@ -87,10 +99,10 @@ def check_rule(content: dict[str, Any], path: str | Path, method: Any) -> None:
 
 
 def check_method(path: str | Path, method: type) -> dict[str, Any]:
-    """Reads a checkpoint for ``method``.
+    """Reads a checkpoint and checks that it holds the class ``method``.
 
     Raises:
-        UserError: if it holds another method.
+        UserError: if the file cannot be read, see :func:`read_checkpoint`, or if it holds another method.
     """
     content = read_checkpoint(path)
     held = content["dafw"]["method"]["class_path"]

@@ -1,4 +1,4 @@
-"""The ``dafw`` command. Nothing here imports torch: a subcommand does when it needs it."""
+"""The ``dafw`` command. A subcommand imports torch when it needs it, and nothing here does."""
 
 import argparse
 import os
@@ -39,7 +39,7 @@ Domain adaptation and generalisation: train where there are labels, serve where 
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, as all commands do."""
+    """An argument parser with errors of one sentence, as all commands have."""
 
     def error(self, message: str) -> NoReturn:
         """Raises :class:`UserError` instead of printing the usage and exiting."""
@@ -89,7 +89,7 @@ def _dispatch(command: str, rest: list[str]) -> int:
     if here not in sys.path:
         sys.path.insert(0, here)  # a user's own method or datamodule lies beside the command
     if command in RUN_COMMANDS:
-        from dafw.run.directory import run_command
+        from dafw.run.entry import run_command
 
         return run_command(command, rest)
     parser = Parser(prog=f"dafw {command}", description=OTHER_COMMANDS[command])

@@ -1,27 +1,39 @@
-"""What a user did wrong, in one sentence."""
+"""Errors that end a run with one sentence."""
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The message is one sentence; the command line prints it and exits with 2."""
+    """A mistake that the user can mend. The command line prints the message, one sentence, and exits with 2."""
+
+
+class NonFiniteLoss(Exception):
+    """A term of the loss became NaN or infinite. The message names the term, the step and the samples."""
+
+    retryable = False  # another attempt would repeat the same steps and end here again
 
 
 def sentence(error: BaseException) -> str:
-    """An error's message on one line. Of one that a data loader's worker raised: without the worker's traceback."""
+    """An error's message on one line, without the traceback that a data loader's worker puts into it."""
     text = str(error)
     if text.startswith("Caught "):
         text = text.rpartition(f"{type(error).__qualname__}: ")[2]
     return " ".join(text.split())
 
 
+def warn(text: str) -> None:
+    """Prints a warning on standard error: something went wrong that does not end the run."""
+    print(f"dafw: warning: {text}", file=sys.stderr)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """What to say after "unknown ...": the nearest valid choice when there is one, and a list when it is short.
+    """What to say after "unknown ...": the nearest valid choice if one is near, and all choices if they are few.
 
     Args:
-        name: what was given.
-        choices: what is valid.
+        name: the name that was given.
+        choices: the valid names.
     """
     names = sorted(set(choices))
     close = get_close_matches(name, names, n=1, cutoff=0.5) or [

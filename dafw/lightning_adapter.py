@@ -1,26 +1,78 @@
-"""Lightning's training step without what it does for others, a millisecond and three operations in each step."""
+"""Every place where dafw replaces a part of Lightning or leans on how Lightning works inside.
 
+Each part has its reason in its docstring. Where a version of Lightning lacks what a part replaces, the part does
+nothing and Lightning goes its own way. ``experiments/benchmarks/lightning_parts.py`` measures what each one saves.
+"""
+
+import inspect
 from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning.loops.optimization.automatic import ClosureResult
-from pytorch_lightning.profilers.base import PassThroughProfiler
+from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    Base = pl.LightningModule
+else:
+    Base = object
 
 
-class PlainResult(ClosureResult):
-    """The loss of a step that is neither divided by one nor copied: nothing here writes into it."""
+# ---- a cheaper training step
 
-    def __post_init__(self) -> None:
-        self.loss = None if self.closure_loss is None else self.closure_loss.detach()
 
-    @classmethod
-    def from_training_step_output(cls, training_step_output: Any, normalize: int = 1) -> ClosureResult:
-        """As Lightning's, with a shortcut where there is nothing to normalise."""
-        if normalize == 1 and isinstance(training_step_output, Tensor):
-            return cls(training_step_output)
-        return super().from_training_step_output(training_step_output, normalize)
+def make_lean(trainer: Any) -> None:
+    """Puts the three parts of the training loop in place that make a step cheaper. Called when training starts."""
+    keep_loss_as_it_is(trainer)
+    read_signature_once(trainer)
+    profile_nothing(trainer)
+
+
+def keep_loss_as_it_is(trainer: Any) -> None:
+    """Spares the division of the loss by 1, its copy and the backward pass of the division: three operations a step.
+
+    Lightning divides for the accumulation of gradients, and copies since its own scaling may write into the loss.
+    Nothing here writes into it. A loss that is accumulated over several batches is divided as Lightning does it.
+    """
+    automatic = _training_loop(trainer, "automatic_optimization")
+    own = getattr(type(automatic), "output_result_cls", None)
+    if isinstance(own, type) and hasattr(own, "from_training_step_output") and hasattr(own, "_clone_loss"):
+        automatic.output_result_cls = _plain_result(own)
+
+
+def _plain_result(own: Any) -> Any:
+    class PlainResult(own):  # type: ignore[misc]
+        """The loss of a step, neither divided by one nor copied."""
+
+        def _clone_loss(self) -> None:
+            self.loss = None if self.closure_loss is None else self.closure_loss.detach()
+
+        @classmethod
+        def from_training_step_output(cls, training_step_output: Any, normalize: int = 1) -> Any:
+            """As Lightning's, with a shortcut where there is nothing to divide."""
+            if normalize == 1 and isinstance(training_step_output, Tensor):
+                return cls(training_step_output)
+            return super().from_training_step_output(training_step_output, normalize)
+
+    return PlainResult
+
+
+def read_signature_once(trainer: Any) -> None:
+    """Reads the signature of ``training_step`` once and not in every step.
+
+    Lightning asks ``inspect`` before each step whether the method takes ``batch_idx``. The answer cannot change while
+    a method trains.
+    """
+    loop = _training_loop(trainer)
+    own = getattr(type(loop), "_build_kwargs", None)
+    if own is None or list(inspect.signature(own).parameters) != ["self", "kwargs", "batch", "batch_idx"]:
+        return
+    names = list(own(loop, OrderedDict(), None, 0))
+    loop._build_kwargs = lambda kwargs, batch, batch_idx: OrderedDict(zip(names, (batch, batch_idx), strict=False))
 
 
 class NoProfiler(PassThroughProfiler):
@@ -33,11 +85,94 @@ class NoProfiler(PassThroughProfiler):
         return self.nothing
 
 
-def make_lean(trainer: Any) -> None:
-    """Puts both in place, unless the user has something of their own there; reads the step's signature only once."""
-    loop = trainer.fit_loop.epoch_loop
-    loop.automatic_optimization.output_result_cls = PlainResult
-    arguments = list(type(loop)._build_kwargs(loop, OrderedDict(), None, 0))
-    loop._build_kwargs = lambda given, *values: OrderedDict(zip(arguments, values, strict=False))
-    if type(trainer.profiler) is PassThroughProfiler:
+def profile_nothing(trainer: Any) -> None:
+    """Spares a generator around every hook, some thirty in a step. Leaves a profiler alone that measures something."""
+    if type(getattr(trainer, "profiler", None)) is PassThroughProfiler:
         trainer.profiler = NoProfiler()
+
+
+class QuickHookNames(Base):
+    """Notes the running hook's name without the detour through ``torch.nn.Module``.
+
+    Lightning sets ``_current_fx_name`` before and after every hook, some forty times in a step, and each time
+    ``torch.nn.Module`` searches the module's parameters and buffers for that name.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As any module's, with a shortcut for that one name."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+
+# ---- several ranks
+
+
+def leave_buffers_alone(trainer: Any) -> None:
+    """Keeps ``DistributedDataParallel`` from sending rank 0's buffers to all ranks before each forward pass.
+
+    The buffers agree already: batch statistics are exact over all ranks. In a validation the ranks may have different
+    numbers of batches, and the broadcast of one more batch would wait for the others for ever. Called when a fit
+    starts, once the strategy has wrapped the method.
+    """
+    wrapped = getattr(trainer.strategy, "model", None)
+    if isinstance(wrapped, DistributedDataParallel):
+        wrapped.broadcast_buffers = False
+
+
+def agree_on_signals_ourselves(trainer: Any) -> None:
+    """Keeps Lightning's ranks from asking each other before each batch whether rank 0 got a SIGTERM.
+
+    Lightning's question is a broadcast and a read of the device at every batch, and ends the run without a checkpoint.
+    :class:`dafw.callbacks.Stopping` asks every few steps, for a signal on any rank, and saves.
+    """
+    loop = _training_loop(trainer)
+    if hasattr(type(loop), "_broadcast_sigterm_tensor"):
+        loop._broadcast_sigterm_tensor = lambda: None
+
+
+# ---- outside the loops
+
+
+def batch_on_device(trainer: Any, method: Any, batch: Any) -> Any:
+    """A batch of the training loader as a training step gets it: converted, and moved to the trainer's device.
+
+    For a pass over training batches that is no training step. Lightning has no public function for it. These are the
+    public hooks that its training loop calls, in the same order.
+    """
+    batch = trainer.precision_plugin.convert_input(batch)
+    data = trainer.datamodule
+    owner = data if data is not None and is_overridden("on_before_batch_transfer", data) else method
+    batch = owner.on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def connect(trainer: Any, method: Any, datamodule: Any) -> bool:
+    """Makes the three know each other as in a fit, without one: the method decides which data the datamodule loads.
+
+    Returns:
+        Whether that worked. If not, only a fit can tell whether the data can be loaded.
+    """
+    connect_strategy = getattr(trainer.strategy, "connect", None)
+    if connect_strategy is None:
+        return False
+    connect_strategy(method)
+    datamodule.trainer = trainer
+    return trainer.lightning_module is method
+
+
+def has_trainer(method: Any) -> bool:
+    """Whether a trainer holds the method. Its attribute ``trainer`` raises where there is none."""
+    try:
+        return method.trainer is not None
+    except RuntimeError:
+        return False
+
+
+def _training_loop(trainer: Any, *path: str) -> Any:
+    """The loop over the batches of an epoch, or one of its parts; ``None`` where a version of Lightning lacks it."""
+    found: Any = trainer
+    for name in ("fit_loop", "epoch_loop", *path):
+        found = getattr(found, name, None)
+    return found

@@ -1,4 +1,4 @@
-"""Datamodules: one for each benchmark family, and one for folders of images. Each is imported when it is asked for."""
+"""Datamodules: one for each benchmark family, and one for folders of images. Each is imported on first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

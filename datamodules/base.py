@@ -1,7 +1,7 @@
 """What every datamodule shares: joint training batches, evaluation loaders, checks of what it was asked for."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -14,21 +14,13 @@ from dafw.data.balanced import Pools, draw_balanced
 from dafw.data.batch import Batch, collate
 from dafw.data.domain import Domain
 from dafw.data.joint import JointDataset
+from dafw.data.roles import Evaluation, Split
 from dafw.data.sampler import ExtraDraws, JointBatchSampler, ShardSampler, Stream
+from dafw.data.served import ServedDomains
+from dafw.data.setting import DataRequest
 from dafw.data.shared_memory import SharedMemoryCollator
 from dafw.errors import UserError, choose
 from datamodules.label_sets import ClassSets, LabelSets, find_label_sets
-
-Split = Literal["train", "val", "test"]
-Role = Literal["source_train", "source_train_labelled", "source_val", "target_val", "source_test", "target_test"]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluation loader's content: a domain's split and what it is for."""
-
-    role: Role
-    domain: Domain
 
 
 def hold_out(domain: Domain, share: float) -> tuple[Domain, Domain]:
@@ -43,23 +35,21 @@ def hold_out(domain: Domain, share: float) -> tuple[Domain, Domain]:
     return rest, replace(held, name=f"{domain.name}/held-out")
 
 
-class DomainDataModule(pl.LightningDataModule):
+class DomainDataModule(ServedDomains, pl.LightningDataModule):
     """Serves domains: joint batches for training, whole splits for evaluation.
 
-    The training split of a target has no labels: they are dropped before the dataset is made. Target labels
-    exist in the evaluation loaders alone, for the test metrics and the oracle.
+    The training split of a target has no labels: they are dropped before the dataset is made. Target labels exist in
+    the evaluation loaders alone, for the test metrics and the oracle. A target may have no labels at all.
 
-    To a source-free method it serves the targets alone: no split of a source is loaded, whose names only name the task.
-    To a generalization method it serves labelled sources alone, ``batch_size`` samples of each in every batch: no
-    sample of a target enters training, not even without its label. What ``prepare_data`` makes beforehand, such as a
-    cache of decoded images, is of all domains.
+    The method in training says in a :class:`~dafw.data.setting.DataRequest` what it asks for. Its setting decides
+    which domains are served: no split of a source to a method that sees no source, and no sample of a target in the
+    training of a method that sees no target. ``prepare_data`` may prepare all domains, as when it caches images.
 
-    A method with a ``held_out`` share gets that share of each target's training samples as a stream of its own, as many
-    a step as of the rest. One with ``balanced`` rows gets them behind the random rows of each side: the source's by
-    their labels, the target's by what the method takes for their labels.
+    A method may hold out a share of each target's training samples: they form a stream of their own, with as many
+    samples a step as the rest. A method may ask for class-balanced rows: they lie behind the random rows of each side.
 
-    A subclass sets ``domain_names`` and ``class_names``, all classes of its data, and writes :meth:`load`. What is
-    served is :meth:`domain`: the classes of a side's label sets, numbered as a model predicts them.
+    A subclass sets ``domain_names`` and ``class_names``, all classes of its data, and writes :meth:`load`. The samples
+    that are served are those of :meth:`domain`: the classes of a side's label sets, numbered as a model predicts them.
 
     Args:
         source: labelled domain or domains.
@@ -69,7 +59,7 @@ class DomainDataModule(pl.LightningDataModule):
         steps_per_epoch: training steps between two validations.
         eval_batch_size: samples a batch in evaluation, on each rank.
         num_workers: processes that load training data; 0 loads in the main process.
-        augment: random transform of one training input; see ``dafw.data.transforms``.
+        augment: random transform of one training sample; see ``dafw.data.transforms``.
         seed: seed of the sample order and of the augmentation.
         oracle: train on the *target's* labels instead of the source's: an upper bound, not adaptation.
         label_sets: which classes source and target share: ``closed`` (all), numbers or lists of ``common``,
@@ -77,6 +67,8 @@ class DomainDataModule(pl.LightningDataModule):
             :mod:`datamodules.label_sets`. Samples of other classes are left out.
         evidence_samples: source training samples that the density-ratio validators look at.
         evaluate_train: score the sources' training splits at each validation too, which may cost more than training.
+        evaluate_test: score the targets' test splits at each validation too. A table needs it to show the test score of
+            a checkpoint that another criterion than ``last`` selects.
     """
 
     domain_names: tuple[str, ...] = ()
@@ -98,6 +90,7 @@ class DomainDataModule(pl.LightningDataModule):
         label_sets: LabelSets | str = "closed",
         evidence_samples: int = 2000,
         evaluate_train: bool = False,
+        evaluate_test: bool = True,
     ) -> None:
         super().__init__()
         self.source = [source] if isinstance(source, str) else list(source)
@@ -107,7 +100,7 @@ class DomainDataModule(pl.LightningDataModule):
         self.steps_per_epoch, self.eval_batch_size = steps_per_epoch, eval_batch_size
         self.num_workers, self.augment, self.seed, self.oracle = num_workers, augment, seed, oracle
         self.label_sets, self.evidence_samples = find_label_sets(label_sets), evidence_samples
-        self.evaluate_train = evaluate_train
+        self.evaluate_train, self.evaluate_test = evaluate_train, evaluate_test
         for name in (*self.source, *self.target):
             choose("domain", name, self.domain_names)
         least = {"batch_size": 1, "target_batch_size": 1, "steps_per_epoch": 1, "eval_batch_size": 1}
@@ -122,7 +115,10 @@ class DomainDataModule(pl.LightningDataModule):
             raise UserError(f'"{sorted(set(self.source) & set(self.target))[0]}" is both a source and a target')
 
     def load(self, name: str, split: Split) -> Domain:
-        """The labelled samples of one domain's split. Called more than once: cheap after the first time."""
+        """The samples of one domain's split; their labels are ``None`` where a target has none.
+
+        It is called more than once, and should be cheap after the first time.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define load(name, split)")
 
     def view(self, name: str) -> Callable[[Any], Any]:
@@ -141,13 +137,13 @@ class DomainDataModule(pl.LightningDataModule):
         domain = self.load(name, split)
         if self.label_sets is None or domain.labels is None:
             return domain
-        if len(domain.labels) and np.ndim(domain.labels[0]):
+        labels = domain.classes
+        if labels is None:
             raise UserError(f"data.label_sets needs one class a sample, and those of {name} have labels of many parts")
         sets = self.class_sets
         known = {one: code for code, one in enumerate(sets.source)}
         served = sets.target if name in self.target else sets.source
         codes = {self.class_names.index(one): known.get(one, len(known)) for one in served}
-        labels = np.asarray(domain.labels, dtype=np.int64)
         kept = np.flatnonzero(np.isin(labels, list(codes)))
         if not len(kept):
             raise UserError(f"the {split} split of {name} has no sample of the classes of data.label_sets")
@@ -191,19 +187,19 @@ class DomainDataModule(pl.LightningDataModule):
         return len(self.target if self.oracle else self.source)
 
     @property
-    def setting(self) -> str:
-        """What the method at work may see; nothing said if there is none."""
-        return str(getattr(self.trainer.lightning_module, "setting", "")) if self.trainer is not None else ""
+    def request(self) -> DataRequest:
+        """What the method at work asks for; the default request while there is no method."""
+        return DataRequest.of(self.trainer.lightning_module) if self.trainer is not None else DataRequest()
 
     @property
     def sources(self) -> list[str]:
-        """The sources that are served: none to a source-free method."""
-        return [] if self.setting == "source-free" else self.source
+        """The sources that are served: none to a method that sees no source."""
+        return self.source if self.request.setting.sees_source else []
 
     @property
     def training_targets(self) -> list[str]:
-        """The targets that are served, unlabelled, in training: none to a generalization method."""
-        return [] if self.setting == "generalization" else self.target
+        """The targets that are served, unlabelled, in training: none to a method that sees no target."""
+        return self.target if self.request.setting.sees_target else []
 
     @property
     def labelled(self) -> list[str]:
@@ -217,7 +213,8 @@ class DomainDataModule(pl.LightningDataModule):
             UserError: for an oracle run of a source-free method, or what :meth:`check_label_sets` finds.
         """
         if self.oracle and not self.sources:
-            raise UserError("data.oracle trains on the target's labels, and a source-free method learns from none")
+            setting = self.request.setting.name
+            raise UserError(f"data.oracle trains on the target's labels, and a {setting} method learns from none")
         if self.oracle and self.has_unknown:
             raise UserError("data.oracle trains on the target's labels, of which data.label_sets leaves some unknown")
         if stage in (None, "fit"):
@@ -225,11 +222,17 @@ class DomainDataModule(pl.LightningDataModule):
                 self.check_label_sets()
             targets = [self.domain(name, "train").unlabelled() for name in self.training_targets]
             held_out: list[Domain] = []
-            if share := self._held_out():
+            if share := self.request.held_out:
                 if self.oracle:
                     raise UserError("data.oracle trains on all of the target, of which the method holds samples out")
                 targets, held_out = map(list, zip(*(hold_out(target, share) for target in targets), strict=True))
-            self.train_domains = [*(self.domain(name, "train") for name in self.labelled), *targets, *held_out]
+            self.train_domains = [*map(self._labelled_domain, self.labelled), *targets, *held_out]
+
+    def _labelled_domain(self, name: str) -> Domain:
+        domain = self.domain(name, "train")
+        if domain.labels is None:
+            raise UserError(f"{name} has no labels, so that nothing can be learnt from it: make it a target")
+        return domain
 
     def check_label_sets(self) -> None:
         """Compares the classes of the data with what ``label_sets`` says.
@@ -237,13 +240,15 @@ class DomainDataModule(pl.LightningDataModule):
         Raises:
             UserError: naming a class that one side lacks although ``label_sets`` says it has it.
         """
-        present = {name: set(np.unique(self._labels(name)).tolist()) for name in (*self.source, *self.target)}
-        found = {name: {self.class_names[index] for index in indices} for name, indices in present.items()}
+        present = {name: self._present(name) for name in (*self.source, *self.target)}
+        found = {name: names for name, names in present.items() if names is not None}
+        if not all(name in found for name in self.source):  # labels of many parts, or none, do not say what is there
+            return
         sources = set().union(*(found[name] for name in self.source))
         sets, named = self.class_sets, self.label_sets is not None
         expected = set(sets.source) if named else sources
         self._refuse_lacking(sorted(expected - sources), ", ".join(self.source), self.target)
-        for name in self.target:
+        for name in [name for name in self.target if name in found]:
             self._refuse_lacking(sorted((set(sets.target) if named else sources) - found[name]), name, self.source)
             if not named:
                 self._refuse_lacking(sorted(found[name] - sources), ", ".join(self.source), [name])
@@ -258,27 +263,18 @@ class DomainDataModule(pl.LightningDataModule):
             )
         raise UserError(f'{where} has no sample of class "{classes[0]}", which data.label_sets says it has')
 
-    def _labels(self, name: str) -> Any:
+    def _present(self, name: str) -> set[str] | None:
+        """The names of the classes that a domain's samples have; ``None`` if its labels do not say."""
         seen = name in self.source or name in self.training_targets
-        labels = self.load(name, "train" if seen else "test").labels
-        return np.asarray([] if labels is None or len(labels) == 0 or np.ndim(labels[0]) else labels, dtype=np.int64)
-
-    def _held_out(self) -> float:
-        return float(getattr(self.trainer.lightning_module, "held_out", 0.0)) if self.trainer is not None else 0.0
-
-    def _balanced(self) -> tuple[int, int] | None:
-        return getattr(self.trainer.lightning_module, "balanced", None) if self.trainer is not None else None
+        classes = self.load(name, "train" if seen else "test").classes
+        return None if classes is None else {self.class_names[index] for index in np.unique(classes)}
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _steps_done(self) -> int:
-        return int(getattr(self.trainer.lightning_module, "steps_done", 0)) if self.trainer is not None else 0
-
     def views(self) -> Mapping[str, Callable[[Any], Any]]:
         """The extra views that the method in training asks for."""
-        names = getattr(self.trainer.lightning_module, "views", ()) if self.trainer is not None else ()
-        return {name: self.view(name) for name in names}
+        return {name: self.view(name) for name in self.request.views}
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Joint batches, ``steps_per_epoch`` of them each time it is iterated, from the step reached on.
@@ -287,59 +283,65 @@ class DomainDataModule(pl.LightningDataModule):
             UserError: if a batch is larger than a domain, or the ranks cannot share it equally.
         """
         rank, world_size = self._rank()
-        targets = len(self.training_targets)
-        num_held_out = targets if self._held_out() else 0
+        request, targets = self.request, len(self.training_targets)
+        num_held_out = targets if request.held_out else 0
         counts = [self.batch_size] * len(self.labelled) + [self.target_batch_size] * (targets + num_held_out)
         for domain, count in zip(self.train_domains, counts, strict=True):
             if count > len(domain):
                 raise UserError(f"{domain.name} has {len(domain)} training samples, fewer than a batch of {count}")
             if count % world_size:
                 raise UserError(f"{world_size} ranks cannot share a batch of {count} equally")
-        balanced = self._balanced()
-        if balanced is not None and balanced[0] * balanced[1] % world_size:
-            raise UserError(f"{world_size} ranks cannot share {balanced[0]} classes of {balanced[1]} rows equally")
+        balanced = request.balanced
+        if balanced is not None and balanced.classes * balanced.per_class % world_size:
+            shares = f"{balanced.classes} classes of {balanced.per_class} rows"
+            raise UserError(f"{world_size} ranks cannot share {shares} equally")
         sampler = JointBatchSampler(
             [Stream(d.name, len(d), count) for d, count in zip(self.train_domains, counts, strict=True)],
             seed=self.seed,
             steps_per_epoch=self.steps_per_epoch,
-            steps_done=self._steps_done,
+            steps_done=request.steps_done,
             rank=rank,
             world_size=world_size,
             extra_draws=None if balanced is None else self.balanced_rows,
             places=(len(self.labelled), len(self.labelled) + targets),
         )
         options: dict[str, Any] = {"augment": self.augment, "views": self.views(), "seed": self.seed}
-        data = JointDataset(self.train_domains, **options, num_held_out=num_held_out)
+        data = JointDataset(self.train_domains, **options, maps=request.maps, num_held_out=num_held_out)
         collate = SharedMemoryCollator(self.num_workers)
         return self._loader(data, sampler, collate, persistent_workers=self.num_workers > 0)
 
     def balanced_rows(self) -> ExtraDraws:
-        """What draws a batch's class-balanced rows, by the pseudo-labels that the method has now."""
-        method: Any = self.trainer.lightning_module  # type: ignore[union-attr]
-        first, (classes, per_class) = len(self.labelled), method.balanced
-        targets = [np.asarray(labels) for labels in method.target_labels()]
+        """The function that draws a batch's class-balanced rows, by the pseudo-labels that the method has now."""
+        balanced, first = self.request.balanced, len(self.labelled)
+        assert balanced is not None
+        targets = [np.asarray(labels) for labels in balanced.target_labels()]
         sizes = [len(domain) for domain in self.train_domains[first : first + len(self.training_targets)]]
         if [len(labels) for labels in targets] != sizes:
             raise ValueError(f"the targets have {sizes} training samples, not {[len(labels) for labels in targets]}")
         pools = Pools.of([np.asarray(domain.labels) for domain in self.train_domains[:first]], targets)
-        return lambda step: draw_balanced(pools, self.seed, step, classes, per_class)
+        return lambda step: draw_balanced(pools, self.seed, step, balanced.classes, balanced.per_class)
 
     def evaluations(self, stage: Literal["validate", "test"]) -> list[Evaluation]:
-        """What the evaluation loaders of ``stage`` hold, in their order."""
+        """The contents of the evaluation loaders of ``stage``, in their order.
+
+        A validation scores the targets' test splits too, unless ``evaluate_test`` is false.
+        """
         if stage == "test":
             return [Evaluation("source_test", self.domain(name, "test")) for name in self.sources] + [
                 Evaluation("target_test", self.domain(name, "test")) for name in self.target
             ]
-        shown = self.sources if self.training_targets else []  # to the density ratio of source and target
+        shown = self.sources if self.training_targets and self.request.evidence else []
         train = [self.domain(name, "train").unlabelled() for name in shown]
         share = max(1, -(-sum(map(len, train)) // self.evidence_samples))
         scored = self.sources if self.evaluate_train else []
+        named = self.target if self.evaluate_test else []
+        tested = [Evaluation("target_test", self.domain(name, "test")) for name in named]
         return [
             *(Evaluation("source_train_labelled", self.domain(name, "train")) for name in scored),
             *(Evaluation("source_train", domain.subset(range(0, len(domain), share))) for domain in train),
             *(Evaluation("source_val", self.domain(name, "val")) for name in self.sources),
             *(Evaluation("target_val", self.domain(name, "val")) for name in self.target),
-            *(Evaluation("target_test", self.domain(name, "test")) for name in self.target),
+            *(evaluation for evaluation in tested if evaluation.is_labelled),
         ]
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
@@ -357,8 +359,8 @@ class DomainDataModule(pl.LightningDataModule):
     def evaluation_loader(self, domain: Domain, *, shard: bool = True) -> DataLoader[Any]:
         """Every sample of ``domain`` once, in order, without augmentation.
 
-        For a transductive method, whose predictions depend on what else is in a batch, they come in a random order,
-        always the same one: in a folder the domain's own order is that of the classes.
+        They come in the domain's own order, which may be by class. A transductive method, whose predictions depend on
+        the whole batch, gets them in a random order that is a function of the seed and the domain.
 
         Args:
             domain: what to serve.
@@ -367,8 +369,7 @@ class DomainDataModule(pl.LightningDataModule):
         rank, world_size = self._rank() if shard else (0, 1)
         if len(domain) < world_size:
             raise UserError(f"{world_size} ranks cannot share the {len(domain)} samples of {domain.name} to evaluate")
-        method = self.trainer.lightning_module if self.trainer is not None else None
-        mixed = bool(getattr(method, "transductive_reason", ""))
+        mixed = (self.seed, domain.name) if self.request.mixed_evaluation else None
         sampler = ShardSampler(len(domain), self.eval_batch_size, mixed=mixed, rank=rank, world_size=world_size)
         return self._loader(JointDataset([domain]), sampler, collate)
 

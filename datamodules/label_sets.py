@@ -1,4 +1,4 @@
-"""Which classes the source and the target share: closed, partial, open and universal tasks."""
+"""Label sets: the classes that source and target share in closed, partial, open and universal tasks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ ROLES = ("common", "source_private", "target_private")
 
 @dataclass(frozen=True)
 class LabelSets:
-    """Classes that source and target share, and those that only one of them has.
+    """The classes that source and target share, and the classes that only one of them has.
 
-    Numbers take classes in the order of the data's class names, which for a folder is the alphabet, as the literature
-    does: first the common ones, then the source's own; the target's own are the *last* ones. Classes in neither are
-    left out. Lists name classes.
+    Numbers take classes in the order of the data's class names; for a folder this is alphabetical, as in the
+    literature. The common classes come first, then the source's own. The target's own classes are the *last* ones.
+    Classes in neither are left out. Lists name classes.
 
     Args:
         common: classes of both, at least one.
@@ -28,13 +28,13 @@ class LabelSets:
     target_private: Chosen = 0
 
     def resolve(self, class_names: Sequence[str]) -> "ClassSets":
-        """The classes by name.
+        """Turns the numbers and lists into class names.
 
         Args:
             class_names: all classes of the data.
 
         Raises:
-            UserError: for more classes than there are, an unknown one, or one that is named twice.
+            UserError: for more classes than the data has, an unknown class, or a class that is named twice.
         """
         given = {role: getattr(self, role) for role in ROLES}
         numbers = {role: chosen for role, chosen in given.items() if isinstance(chosen, int)}
@@ -79,12 +79,12 @@ def _both(one: str, other: str) -> str:
 
 @dataclass(frozen=True)
 class ClassSets:
-    """Label sets of one data set, each in the order of its classes.
+    """The label sets of a data set as class names, each in the order of the data's classes.
 
     Attributes:
-        common: names of the classes of both.
-        source_private: names of the classes of the source alone.
-        target_private: names of the classes of the target alone.
+        common: names of the shared classes.
+        source_private: names of the classes that only the source has.
+        target_private: names of the classes that only the target has.
     """
 
     common: tuple[str, ...]
@@ -93,7 +93,7 @@ class ClassSets:
 
     @property
     def source(self) -> tuple[str, ...]:
-        """Classes of the source, which are those that a model predicts: the common ones first."""
+        """Classes of the source, the common ones first. A model predicts these."""
         return self.common + self.source_private
 
     @property
@@ -110,13 +110,13 @@ class ClassSets:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many classes each set has."""
+        """Number of classes in each set."""
         return {role: len(getattr(self, role)) for role in ROLES}
 
 
-#: Splits of the literature: numbers of common, source-private and target-private classes in the alphabet's order.
-#: Those of Office-31 and Office-Home are in DCC's code (Li et al., CVPR 2021); PADA's and UAN's ten common classes of
-#: Office-31 are those of Caltech-256 instead (recalled), which a list can name. The digits' are our own.
+#: Label sets of the literature: numbers of common, source-private and target-private classes in alphabetical order.
+#: Those of Office-31 and Office-Home are in DCC's code (Li et al., CVPR 2021). PADA and UAN take other common classes
+#: of Office-31: the ten shared with Caltech-256 (recalled); a list can name them. The digits' sets are our own.
 PRESETS: dict[str, LabelSets] = {
     "office31-partial": LabelSets(10, 21, 0),
     "office31-open": LabelSets(10, 0, 11),
@@ -135,7 +135,7 @@ PRESETS: dict[str, LabelSets] = {
 
 
 def find_label_sets(given: LabelSets | str) -> LabelSets | None:
-    """The label sets of that name; ``None`` for ``closed``, which takes the classes as they are.
+    """The label sets of that name; ``None`` for ``closed``, which uses the classes as they are.
 
     Raises:
         UserError: for an unknown name.

@@ -1,4 +1,4 @@
-"""The image benchmarks on disk: what should be there (``benchmarks.yaml``), and what is."""
+"""Layouts of the image benchmarks: the expected contents (``benchmarks.yaml``), and how to find them on disk."""
 
 import json
 import re
@@ -17,12 +17,12 @@ from dafw.errors import UserError
 
 @dataclass(frozen=True)
 class DomainFacts:
-    """What is known of one domain.
+    """Known facts about one domain.
 
     Args:
-        folders: what its folder may be called.
-        images: how many images it has.
-        counts: how many of each class; empty where that is not known.
+        folders: possible names of its folder.
+        images: number of images.
+        counts: number of images of each class; empty if not known.
     """
 
     folders: tuple[str, ...]
@@ -32,7 +32,7 @@ class DomainFacts:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is known of one benchmark; the fields are those of ``benchmarks.yaml``, which says what each means."""
+    """Known facts about one benchmark. The fields are those of ``benchmarks.yaml``, which explains them."""
 
     name: str
     domains: Mapping[str, DomainFacts]
@@ -52,7 +52,7 @@ class Benchmark:
 
 @lru_cache(maxsize=1)
 def benchmarks() -> dict[str, Benchmark]:
-    """Every benchmark by its name."""
+    """All benchmarks by name."""
     facts = yaml.safe_load(Path(__file__).with_name("benchmarks.yaml").read_text(encoding="utf-8"))
     return {name: _benchmark(name, given) for name, given in facts.items()}
 
@@ -86,7 +86,7 @@ def _benchmark(name: str, given: dict[str, Any]) -> Benchmark:
 
 
 def find_home(facts: Benchmark, root: Path) -> Path:
-    """The folder that holds the benchmark's domains: ``root`` or one of its ``homes`` below it.
+    """The folder that holds the benchmark's domains: ``root`` or one of the ``homes`` below it.
 
     Raises:
         UserError: if ``root`` does not exist, or no domain is there.
@@ -101,19 +101,19 @@ def find_home(facts: Benchmark, root: Path) -> Path:
 
 
 def find_domain(facts: Benchmark, home: Path, name: str) -> Path | None:
-    """The folder of one domain, whatever its spelling; ``None`` if there is none."""
+    """The folder of one domain, in any of its spellings; ``None`` if there is none."""
     wanted = {_plain(folder) for folder in facts.domains[name].folders}
     return next((folder for folder in subfolders(home) if _plain(folder.name) in wanted), None)
 
 
 def list_domain(facts: Benchmark, home: Path, name: str) -> list[Entry]:
-    """The images of one domain, their paths relative to ``home``; none if the domain is not there.
+    """The images of one domain, with paths relative to ``home``; empty if the domain is not there.
 
-    They are those that lists name, if ``home`` holds lists of this domain, and otherwise those in the folders. A class
-    folder of an unknown name is a class of that name.
+    If ``home`` holds lists of this domain, these are the listed images, otherwise the images in the folders. A class
+    folder with an unknown name becomes a class of that name.
 
     Raises:
-        UserError: if a list or an annotation file is not of the form it should be.
+        UserError: if a list or an annotation file has the wrong format.
     """
     lists = [home / form.format(domain=name) for form in facts.lists]
     if any(path.is_file() for path in lists):
@@ -132,11 +132,11 @@ def list_domain(facts: Benchmark, home: Path, name: str) -> list[Entry]:
 
 
 def canonical(entry: Entry, *, with_class: bool = True) -> str:
-    """An image's name in every layout: ``domain/class/file``, with what lies between a domain and its classes.
+    """The name of an image in every layout: ``domain/class/folders/file`` with the folders between domain and class.
 
     Args:
         entry: the image.
-        with_class: without it, an image that is in two classes has one name.
+        with_class: if false, the class is left out, so that an image in two classes has one name.
 
     >>> canonical(Entry("SUN/full/1/imgs_2.jpg", "car", "SUN09"))
     'SUN09/car/full/imgs_2.jpg'
@@ -146,7 +146,7 @@ def canonical(entry: Entry, *, with_class: bool = True) -> str:
 
 
 def list_checksum(entries: list[Entry]) -> str:
-    """A hash of the canonical names, whatever their order."""
+    """A hash of the canonical names; it does not depend on their order."""
     return digest(sorted(map(canonical, entries)))
 
 
@@ -164,7 +164,7 @@ def _listed(lists: list[Path], domain: str) -> Iterator[Entry]:
 
 
 def _annotated(facts: Benchmark, home: Path) -> list[Entry]:
-    """The images that annotation files beside the folder of all images name, in the domains and classes there are."""
+    """The images that the annotation files next to the image folder name, in the known domains and classes."""
     if not facts.annotations or not (home / facts.annotations["folder"]).is_dir():
         return []
     files = sorted([*home.glob("*.json"), *(home / "eccv_18_annotation_files").glob("*.json")])

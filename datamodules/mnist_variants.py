@@ -1,4 +1,4 @@
-"""MNIST dealt to domains that rotate or colour it: DomainBed's two small benchmarks."""
+"""MNIST divided into domains that rotate or colour it: DomainBed's two small benchmarks."""
 
 from functools import lru_cache
 from hashlib import blake2b
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dafw.data.domain import Domain
+from dafw.data.roles import Split
 from dafw.errors import UserError, choose
 from datamodules import digit_files, digit_images
-from datamodules.base import Split
 from datamodules.digit_domains import DigitDomains, make_domain
 from datamodules.digit_images import Images
 from datamodules.splits import SHARES, Protocol, check_protocol, hashed_split, in_domainbed_split
 
-#: Domains; a file may give angles as numbers.
+#: Names of domains; a file may give angles as numbers.
 Names = str | int | list[str] | list[str | int]
 #: Share of the labels that are wrong in every domain of ColoredMNIST.
 LABEL_NOISE = 0.25
@@ -29,8 +29,8 @@ class Dealt(NamedTuple):
     Args:
         images: uint8 (n, 28, 28).
         digits: int64 (n,), 0 to 9.
-        positions: (n,), which of all digits they are.
-        keys: a hash of each image in hexadecimal, which all that is drawn for it depends on.
+        positions: (n,), the positions among all digits.
+        keys: a hash of each image in hexadecimal; all random draws for the image depend on it alone.
     """
 
     images: Images
@@ -61,14 +61,14 @@ class _MNISTVariant(DigitDomains):
         raise NotImplementedError
 
     def prepare_data(self) -> None:
-        """Downloads MNIST if need be, in one process of each machine."""
+        """Downloads MNIST if it is missing, in one process of each machine."""
         _digits(self.scale, self.root)
 
     def load(self, name: str, split: Split) -> Domain:
         """One split of one domain: uint8 RGB (3, size, size) images.
 
         Raises:
-            UserError: for an unknown domain or split, or digits of ``full`` that are not to be had.
+            UserError: for an unknown domain or split, or if the digits of ``full`` cannot be read or downloaded.
         """
         choose("domain", name, self.domain_names)
         choose("split", split, ("train", "val", "test"))
@@ -91,23 +91,23 @@ class _MNISTVariant(DigitDomains):
 
 
 class RotatedMNIST(_MNISTVariant):
-    """MNIST, each sixth of its digits turned by another angle (Ghifary et al. 2015, as DomainBed builds it).
+    """MNIST in six domains, each a sixth of the digits rotated by its angle (Ghifary et al. 2015, as in DomainBed).
 
     The digits, MNIST's training and test set together, are dealt to the six domains in the order of a hash of their
-    pixels: no digit is in two domains, and neither the run's seed nor the order of the files has a part in it. Each is
-    turned counter-clockwise by its domain's angle in degrees about the image's middle, and cut to its old size. See
-    https://arxiv.org/abs/1508.07680 and https://arxiv.org/abs/2007.01434.
+    pixels. So no digit is in two domains, and neither the run's seed nor the order of the files has an influence. Each
+    digit is rotated counter-clockwise by its domain's angle in degrees about the image's middle, and cut to its old
+    size. See https://arxiv.org/abs/1508.07680 and https://arxiv.org/abs/2007.01434.
 
     Args:
         source: labelled domain or domains: angles, as in ``[15, 30, 45, 60, 75]``.
-        target: domain or domains to serve.
-        scale: ``small`` deals the 5,000 digits that need no files, ``full`` MNIST's 70,000.
+        target: domain or domains to adapt to and to test on.
+        scale: ``small`` uses the 5,000 digits that need no files, ``full`` MNIST's 70,000.
         size: height and width of the images, in pixels.
-        root: folder with MNIST's files, as :class:`datamodules.digits.Digits` reads it; downloaded to where they lack.
-        protocol: ``domainbed`` (:func:`datamodules.splits.in_domainbed_split`) or ``shares``: of each domain eight
-            tenths for training and one each for validation and test.
-        split_seed: which division into these; DomainBed takes another for each trial.
-        interpolation: ``bilinear``, as DomainBed today, or ``bicubic``, as it did in its first version.
+        root: folder with MNIST's files, as :class:`datamodules.digits.Digits` reads it; missing files are downloaded.
+        protocol: ``domainbed`` (:func:`datamodules.splits.in_domainbed_split`) or ``shares``: eight tenths of each
+            domain for training and one tenth each for validation and test.
+        split_seed: number of the division into splits; DomainBed takes another division for each trial.
+        interpolation: ``bilinear``, as in DomainBed today, or ``bicubic``, as in its first version.
         base: see :class:`datamodules.base.DomainDataModule`.
     """
 
@@ -126,30 +126,30 @@ class RotatedMNIST(_MNISTVariant):
         super().__init__(source, target, **options)
 
     def make(self, name: str, dealt: Dealt) -> tuple[Images, NDArray[np.int64]]:
-        """The digits turned by the angle that names the domain."""
+        """The digits rotated by the angle that names the domain."""
         return rotate(dealt.images, float(name), self.interpolation), dealt.digits
 
 
 class ColoredMNIST(_MNISTVariant):
-    """MNIST of two classes whose colour tells the class better than the shape does (Arjovsky et al. 2019).
+    """MNIST with two classes and a colour that predicts the class better than the shape does (Arjovsky et al. 2019).
 
-    The class is 1 for the digits below 5, then the other one for a quarter of the digits; the colour agrees with that
-    class with probability 0.9 (domain ``+90%``), 0.8 (``+80%``) or 0.1 (``-90%``). Colour 0 is red and 1 is green; the
-    paper's images have these two channels, ours a blue one too, which is black, so that every network reads them.
+    The class is 1 for the digits below 5; a quarter of the digits then get the other class. The colour agrees with that
+    class with probability 0.9 (domain ``+90%``), 0.8 (``+80%``) or 0.1 (``-90%``). Colour 0 is red and 1 is green. The
+    paper's images have these two channels; ours also have a black blue channel, so that every network reads them.
 
-    The digits are dealt to the domains as those of :class:`RotatedMNIST`. Which labels are wrong and which colours
-    disagree is part of the data: a hash of the digit's pixels says so, whatever the seed of the run. See
+    The digits are dealt to the domains as those of :class:`RotatedMNIST`. Wrong labels and disagreeing colours are part
+    of the data: a hash of the digit's pixels decides them, not the seed of the run. See
     https://arxiv.org/abs/1907.02893 and https://arxiv.org/abs/2007.01434.
 
     Args:
         source: labelled domain or domains.
-        target: domain or domains to serve.
-        scale: ``small`` deals the 5,000 digits that need no files, ``full`` MNIST's 70,000.
+        target: domain or domains to adapt to and to test on.
+        scale: ``small`` uses the 5,000 digits that need no files, ``full`` MNIST's 70,000.
         size: height and width of the images, in pixels.
-        root: folder with MNIST's files, as :class:`datamodules.digits.Digits` reads it; downloaded to where they lack.
-        protocol: ``domainbed`` (:func:`datamodules.splits.in_domainbed_split`) or ``shares``: of each domain eight
-            tenths for training and one each for validation and test.
-        split_seed: which division into these; DomainBed takes another for each trial.
+        root: folder with MNIST's files, as :class:`datamodules.digits.Digits` reads it; missing files are downloaded.
+        protocol: ``domainbed`` (:func:`datamodules.splits.in_domainbed_split`) or ``shares``: eight tenths of each
+            domain for training and one tenth each for validation and test.
+        split_seed: number of the division into splits; DomainBed takes another division for each trial.
         base: see :class:`datamodules.base.DomainDataModule`.
     """
 
@@ -158,7 +158,7 @@ class ColoredMNIST(_MNISTVariant):
     disagreement: ClassVar[dict[str, float]] = {"+90%": 0.1, "+80%": 0.2, "-90%": 0.9}
 
     def make(self, name: str, dealt: Dealt) -> tuple[Images, NDArray[np.int64]]:
-        """Each digit in the channel of its colour, and its noisy class."""
+        """The digits, each in the channel of its colour, and their noisy classes."""
         wrong = np.asarray([_draw("label", key) < LABEL_NOISE for key in dealt.keys])
         labels = (dealt.digits < 5) ^ wrong
         colours = labels ^ np.asarray([_draw("colour", key) < self.disagreement[name] for key in dealt.keys])
@@ -168,7 +168,7 @@ class ColoredMNIST(_MNISTVariant):
 
 
 def rotate(images: Images, degrees: float, interpolation: str = "bilinear") -> Images:
-    """Images (n, H, W) turned counter-clockwise about their middle; what comes in from outside is black.
+    """Rotates images (n, H, W) counter-clockwise about their middle; uncovered pixels become black.
 
     Args:
         images: uint8 (n, H, W).
@@ -181,7 +181,7 @@ def rotate(images: Images, degrees: float, interpolation: str = "bilinear") -> I
 
 
 def deal(images: Images, digits: NDArray[np.int64], count: int) -> list[Dealt]:
-    """The digits shuffled by a hash of their pixels, and every ``count``-th of that order given to one domain.
+    """Orders the digits by a hash of their pixels and gives every ``count``-th of that order to one domain.
 
     Equal images stay together.
 
@@ -198,7 +198,7 @@ def deal(images: Images, digits: NDArray[np.int64], count: int) -> list[Dealt]:
 
 
 def _draw(what: str, key: str) -> float:
-    """A number in [0, 1) for one image, independent of what else is drawn for it."""
+    """A random number in [0, 1) for one image, independent of the other numbers drawn for it."""
     return int.from_bytes(blake2b(key.encode(), digest_size=8, person=what.encode()).digest(), "big") / 2**64
 
 

@@ -1,6 +1,6 @@
-"""Which samples are in which split: a function of a sample's name and of ``split_seed`` alone.
+"""Assigns samples to splits: a function of a sample's name and of ``split_seed`` alone.
 
-Neither the run's seed nor which other samples there are has a part in it.
+Neither the run's seed nor the other samples have an influence.
 """
 
 import hashlib
@@ -8,24 +8,24 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
+from dafw.data.roles import Split
 from dafw.errors import UserError, choose
-from datamodules.base import Split
 
 Protocol = Literal["shares", "domainbed"]
 PROTOCOLS = ("shares", "domainbed")
 SHARES = (0.8, 0.1, 0.1)
-#: What DomainBed calls the "in" split of a domain; the rest is its "out" split.
+#: Share of a domain in DomainBed's "in" split; the rest is its "out" split.
 INSIDE = 0.8
 
 
 def place(name: str, seed: int = 0) -> float:
-    """Where a sample stands among all, in [0, 1): equally likely anywhere, and elsewhere for each seed."""
+    """A sample's place in [0, 1): uniformly distributed, and another one for each seed."""
     text = unicodedata.normalize("NFC", name if seed == 0 else f"{seed}\0{name}")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def hashed_split(path: str, shares: Sequence[float], seed: int = 0) -> Split:
-    """The split of one sample, from its name alone.
+    """The split of one sample, decided by its name alone.
 
     >>> hashed_split("amazon/mug/frame_0001.jpg", (0.8, 0.1, 0.1))
     'train'
@@ -37,27 +37,27 @@ def hashed_split(path: str, shares: Sequence[float], seed: int = 0) -> Split:
 
 
 def in_domainbed_split(name: str, split: Split, *, reported: bool, seed: int = 0) -> bool:
-    """Whether DomainBed's protocol has a sample in a split (Gulrajani & Lopez-Paz, https://arxiv.org/abs/2007.01434).
+    """Whether a sample is in a split by DomainBed's protocol (Gulrajani & Lopez-Paz, https://arxiv.org/abs/2007.01434).
 
-    Of every domain 80 % are "in" and 20 % "out". A source trains on the former; the latter are its validation and, for
-    want of more, its test split. A target is reported on what is "in" there, which an adaptation method may train on
-    without labels, and an oracle selects on what is "out".
+    80 % of every domain are "in" and 20 % are "out". A source trains on its "in" part. Its "out" part is its validation
+    split and, since there is no third part, its test split too. A target is reported on its "in" part, on which an
+    adaptation method may train without labels. An oracle selects on its "out" part.
 
     Args:
         name: the sample's stable name.
         split: the split asked for.
-        reported: whether the sample's domain is a target whose labels train nothing.
-        seed: another seed is another division. DomainBed draws one for each of its three trials.
+        reported: whether the sample's domain is a target and its labels train nothing.
+        seed: each seed gives another division. DomainBed draws one for each of its three trials.
     """
     inside = place(name, seed) < INSIDE
     return inside if split == "train" or (reported and split == "test") else not inside
 
 
 def check_protocol(protocol: str, seed: int) -> Protocol:
-    """The protocol, if it is one.
+    """Returns the protocol if it is valid.
 
     Raises:
-        UserError: if it is none, or the seed is negative.
+        UserError: if it is unknown, or the seed is negative.
     """
     choose("protocol", protocol, PROTOCOLS)
     if seed < 0:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from dafw.data import ArrayImages, Domain
+from dafw.data.roles import Split
 from dafw.methods import Method
 from dafw.testing.toys import ToyData, toy_trainer
-from datamodules.base import Split
 from datamodules.label_sets import LabelSets
 
 SIDE, KNOWN = 6, 4

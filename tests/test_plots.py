@@ -12,6 +12,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from dafw.plots import (
     COLOURS,
@@ -70,6 +71,82 @@ def test_an_embedding_of_many_classes_has_no_legend_of_them() -> None:
     assert legend(figure.axes[1]) == []
     faces = [np.asarray(one.get_facecolor()) for one in figure.axes[1].collections]
     assert len({tuple(face[0, :3]) for face in faces}) == 40
+
+
+ODD = ["US$_AU$", "_background", r"a\$b"]
+"""Names that matplotlib would read as mathematics, leave out of a legend, or read as escaped."""
+
+
+def drawn(figure: Figure) -> list[str]:
+    """Every text as matplotlib draws it, which a test would not see in ``get_text``."""
+    figure.canvas.draw()
+    found = []
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        said, is_math = text._preprocess_math(text.get_text())  # type: ignore[attr-defined]
+        assert not is_math, said
+        found += said.strip("\N{THIN SPACE}").split("\n")
+    return found
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: embedding(blobs(6)[0][:9], ODD * 3, [0, 1, 2] * 3, class_names=ODD, title=ODD[0]),
+        lambda: confusion(np.eye(3), ODD, title=ODD[0]),
+        lambda: examples([panel(name, "a") for name in ODD], ["a", "b"]),
+        lambda: examples([panel("cat", "a")], [*ODD, "a"]),
+        lambda: table_bars([Dot(name, f"{name}->b", 70) for name in ODD]),
+        lambda: histories({name: {name: ([1, 2], [50, 60], [1, 2])} for name in ODD}),
+        lambda: curves({f"train/{name}": ([1, 2], [3, 4]) for name in ODD}),
+        lambda: curves({f"val/{name}": ([1, 2], [3, 4]) for name in ODD}),
+    ],
+)
+def test_names_are_drawn_as_they_are_written(draw: Callable[[], Figure]) -> None:
+    said = " ".join(drawn(draw()))
+    for name in ODD:
+        assert name in said
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        np.zeros((9, 60)),
+        np.full((9, 60), 1e30),
+        np.full((9, 1), 0.1),
+        1 + 1e-8 * np.random.default_rng(0).normal(size=(9, 60)),
+    ],
+)
+def test_features_that_are_all_equal_have_one_place(features: np.ndarray) -> None:
+    """As of a network that collapsed, or of blank images."""
+    figure = embedding(features, ["a", "b", "c"] * 3, [0] * 9)
+    places = [np.asarray(one.get_offsets()) for one in figure.axes[0].collections]
+    np.testing.assert_array_equal(np.concatenate(places), np.zeros((9, 2)))
+    assert figure.axes[0].get_title(loc="left") == "by domain (all features are equal)"
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        np.arange(9.0)[:, None],
+        np.concatenate([np.zeros((8, 60)), np.ones((1, 60))]),
+        1e300 * np.eye(9),
+        1e-300 * np.eye(9),
+        1e8 + np.eye(9, 60) * 1e4,
+    ],
+)
+def test_features_that_are_hardly_different_are_drawn(features: np.ndarray) -> None:
+    figure = embedding(features, ["a", "b", "c"] * 3, [0] * 9)
+    places = np.concatenate([np.asarray(one.get_offsets()) for one in figure.axes[0].collections])
+    assert np.isfinite(places).all()
+    assert np.ptp(places) > 0
+    assert figure.axes[0].get_title(loc="left") == "by domain"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="a feature is not finite"):
+        embedding(np.full((9, 60), value), ["a", "b", "c"] * 3, [0] * 9)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (8,), (9, 5)])

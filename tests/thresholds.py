@@ -9,10 +9,10 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 
 from dafw.data import Domain
+from dafw.data.roles import Split
 from dafw.evaluation.rejection import Entropy
 from dafw.methods import SourceOnly
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
-from datamodules.base import Split
 from datamodules.label_sets import LabelSets
 
 KEEP = 0.7

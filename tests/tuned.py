@@ -1,6 +1,5 @@
 """A study of runs that end at once, for the tests of ``dafw tune``."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import yaml
 from commands import QUICK
 
 from dafw.run.directory import run_directory
+from dafw.run.result import RESULT, Result, SettingRecord, Validation, write_result
 from dafw.tuning.study import Study
 
 STUDY = Path("studies/dann.db")
@@ -26,16 +26,38 @@ def fake_run(config: dict[str, Any], root: Path) -> Path:
         "source_accuracy": 0.5,
         "snd": float("nan"),
     }
-    last = {"step": 2, "validators": scores, "oracle": {"accuracy": distance}, "test": {}}
-    first = {**last, "step": 1, "validators": {**scores, "im": 100 - distance, "snd": 1.0}}
-    result = {
-        "schema_version": 1,
-        "metric": "accuracy",
-        "target": ["b"],
-        "test": {"b": {"accuracy": 0.4321}},
-        "history": [first, last],
-    }
-    (folder / "result.json").write_text(json.dumps(result))
+    last = Validation(2, scores, {"accuracy": distance}, {})
+    first = Validation(1, {**scores, "im": 100 - distance, "snd": 1.0}, {"accuracy": distance}, {})
+    result = Result(
+        method="DANN",
+        task="a->b",
+        source=("a",),
+        target=("b",),
+        setting=SettingRecord("adaptation", source=True, target=True),
+        seed=config["seed_everything"],
+        oracle=False,
+        transductive_reason="",
+        averaged="",
+        monitors=(),
+        norm="joint",
+        ranks=1,
+        threads=1,
+        config_hash=folder.name[-8:],
+        steps=2,
+        seconds={"total": 1.0, "train": 0.5, "evaluate": 0.5},
+        num_target_test=10,
+        metric="accuracy",
+        label_sets={"kind": "closed"},
+        undefined_reason={},
+        test={"b": {"accuracy": 0.4321}},
+        by_class={},
+        history=(first, last),
+        higher_is_better={},
+        versions={},
+        git_revision="",
+        machine="",
+    )
+    write_result(result, folder / RESULT)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
 

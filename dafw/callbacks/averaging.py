@@ -1,4 +1,4 @@
-"""Which callbacks leave a run with weights that none of its validations is of."""
+"""Names the callbacks that replace the final weights by an average that no validation has seen."""
 
 from collections.abc import Iterable
 
@@ -6,11 +6,11 @@ from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging
 
 
 def averaging(callbacks: Iterable[Callback]) -> list[str]:
-    """The names of those that put an average over training in the place of the weights after the last validation.
+    """The class names of the callbacks that replace the weights by an average over training after the last validation.
 
-    These are what says so with ``averages_weights`` (:class:`~dafw.callbacks.swad.SWAD`) and Lightning's
-    ``StochasticWeightAveraging``. Lightning's ``WeightAveraging`` and ``EMAWeightAveraging`` are not: they lend the
-    average to every validation too.
+    These are callbacks with the attribute ``averages_weights`` (:class:`~dafw.callbacks.swad.SWAD`) and Lightning's
+    ``StochasticWeightAveraging``. Lightning's ``WeightAveraging`` and ``EMAWeightAveraging`` are not among them: they
+    validate the average too.
     """
     return [
         type(callback).__name__

@@ -1,4 +1,4 @@
-"""Progress: a rich bar on a terminal, a line at each validation elsewhere."""
+"""Progress display: a rich bar on a terminal, otherwise one line at each validation."""
 
 import sys
 from typing import Any
@@ -8,7 +8,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 
 
 class _Bar(RichProgressBar):
-    """Lightning's rich bar with the terms of the last look: it never reads the device."""
+    """Lightning's rich bar with the last logged loss terms; it never reads the device."""
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: Any) -> dict[str, Any]:
         latest = pl_module.history[-1] if pl_module.history else {"validators": {}}
@@ -27,5 +27,5 @@ class _Lines(pl.Callback):
 
 
 def progress_callback(refresh_every: int = 10) -> pl.Callback:
-    """The progress display that suits the output: a bar on a terminal, else lines."""
+    """The progress display that suits the output: a bar on a terminal, otherwise lines."""
     return _Bar(refresh_rate=refresh_every) if sys.stdout.isatty() else _Lines()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, leave."""
+"""Ends a run on Ctrl-C or SIGTERM: it finishes the step, saves and leaves."""
 
 import signal
 from types import FrameType
@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from dafw.callbacks.checkpointing import Checkpointing, between_updates
+from dafw.lightning_adapter import agree_on_signals_ourselves
 
 
 class Stopped(Exception):
@@ -26,13 +27,13 @@ class Stopped(Exception):
 
 
 class Stopping(pl.Callback):
-    """Turns the first SIGINT or SIGTERM into a checkpoint after the step; a second one acts at once.
+    """Turns the first SIGINT or SIGTERM into a checkpoint after the step. A second signal acts at once.
 
-    A validation is finished first. On several ranks they agree every few steps whether to stop, so
-    that all save the same step. Where nothing can be lost, as in a test, the first signal acts at once.
+    A validation is finished first. Several ranks agree every few steps whether to stop, so that all save the same step.
+    A test or a prediction has nothing to save, so the first signal acts at once.
 
     Args:
-        checkpointing: what writes the checkpoint.
+        checkpointing: writes the checkpoint. Without it nothing is saved.
         agree_every: steps between two agreements of the ranks.
     """
 
@@ -45,7 +46,7 @@ class Stopping(pl.Callback):
         self.installed: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Takes the signals over."""
+        """Replaces the handlers of the signals."""
 
         def handle(signum: int, frame: FrameType | None) -> None:
             if self.received:
@@ -57,20 +58,19 @@ class Stopping(pl.Callback):
 
         if self._handle(handle):
             self.received = signal.SIGTERM if trainer.received_sigterm else 0  # it came while Lightning prepared this
-            # Lightning's own agreement reads the device at every step of a distributed run; ours replaces it.
-            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+            agree_on_signals_ourselves(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Outside a training, see :meth:`on_test_start`."""
+        """Does the same as :meth:`on_test_start` if there is no training."""
         if trainer.state.fn != "fit":
             self.on_test_start(trainer, pl_module)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """See :meth:`on_test_start`."""
+        """Does the same as :meth:`on_test_start`."""
         self.on_test_start(trainer, pl_module)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Lets a signal end this at once: there is nothing to save."""
+        """Lets a signal end the test at once, since there is nothing to save."""
 
         def handle(signum: int, frame: FrameType | None) -> None:
             _pass_on(trainer, signum)
@@ -82,19 +82,19 @@ class Stopping(pl.Callback):
         self.installed = handler
         try:
             self.previous = {signum: signal.signal(signum, handler) for signum in self.SIGNALS}
-        except ValueError:  # not the main thread: whoever runs us there handles signals
+        except ValueError:  # not the main thread, where signals are handled
             return False
         return True
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        """Saves and leaves if a signal came: after the last step and its validation, before the next."""
+        """Saves and leaves if a signal came, after the previous step and its validation."""
         steps = pl_module.steps_done
         if between_updates(trainer, steps) and (trainer.world_size == 1 or steps - self.agreed_at >= self.agree_every):
             self.agreed_at = steps
             self._leave_if_asked(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """The same for a signal that came in the last validation."""
+        """Saves and leaves if a signal came in the last validation."""
         self._leave_if_asked(trainer, pl_module)
 
     def _leave_if_asked(self, trainer: pl.Trainer, method: Any) -> None:
@@ -107,23 +107,23 @@ class Stopping(pl.Callback):
             raise Stopped(signum, method.steps_done)
 
     def restore(self) -> None:
-        """Gives the signals back."""
+        """Puts the earlier handlers back."""
         for signum, handler in self.previous.items():
-            if signal.getsignal(signum) is self.installed:  # Lightning may have given its own back before
+            if signal.getsignal(signum) is self.installed:  # Lightning may have put its own back already
                 signal.signal(signum, handler)
         self.previous, self.installed = {}, None
 
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        """Gives the signals back."""
+        """Puts the earlier handlers back."""
         self.restore()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Gives the signals back."""
+        """Puts the earlier handlers back."""
         self.restore()
 
 
 def _pass_on(trainer: pl.Trainer, signum: int) -> None:
-    """To the ranks that this process started. Ctrl-C reaches them by itself."""
+    """Sends SIGTERM to the ranks that this process started. Ctrl-C reaches them by itself."""
     launcher = trainer.strategy.launcher
     if launcher is not None and signum == signal.SIGTERM:
         launcher.kill(signal.Signals(signum))

@@ -1,4 +1,4 @@
-"""SWAD: a dense average of the weights over the valley of the sources' validation loss, for any method."""
+"""SWAD: averages the weights over the steps in the valley of the sources' validation loss, for any method."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from torch.optim.swa_utils import get_swa_multi_avg_fn
 
 from dafw.callbacks.checkpointing import between_updates
 from dafw.errors import UserError
+from dafw.lightning_adapter import batch_on_device
 from dafw.nn.norm import averaged_statistics
 from dafw.recording import Recorded
 
@@ -20,7 +21,7 @@ _update: Any = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
 
 @dataclass
 class Segment:
-    """The steps between two validations: the mean of the weights after each, and the loss that ends the segment."""
+    """The steps between two validations: the mean of the weights after each step, and the loss at the segment's end."""
 
     number: int
     loss: float
@@ -29,27 +30,27 @@ class Segment:
 
 @dataclass
 class LossValley:
-    """Which segments are averaged.
+    """Decides which segments are averaged.
 
-    The valley opens at the first validation at which the oldest of the last ``n_converge`` losses is their minimum;
-    that segment is its bottom. It reaches up to ``threshold``, the mean of these losses times 1 + ``ratio``. Where the
-    window of the last ``n_tolerance`` segments is the longer one, it also reaches back: over those in it before the
-    bottom, as far as none is above the threshold, but for the first of these. Afterwards each validation adds the
-    oldest segment of the window, until the lowest loss in the window is above the threshold: then the valley is left
-    for good. If it is not left, the window's segments are added at the end, as long as one to come is not above the
-    threshold.
+    The valley opens at the first validation at which the oldest of the last ``n_converge`` losses is the smallest of
+    them. The segment of that oldest loss is the bottom. ``threshold`` is the mean of these losses times 1 + ``ratio``.
+    If ``n_tolerance`` is larger than ``n_converge``, the valley also extends back from the bottom, over the segments in
+    the window of the last ``n_tolerance`` ones: as far as none of them is above the threshold, without the first of
+    these. Afterwards each validation adds the oldest segment of the window. Once the lowest loss in the window is above
+    the threshold, the valley has ended for good. If training ends first, the segments left in the window are added one
+    by one, as long as one of the remaining losses is not above the threshold.
 
     Attributes:
-        n_converge: losses that show the bottom.
-        n_tolerance: losses that must all be above the threshold to leave the valley.
-        ratio: how far above the mean loss at its bottom the valley reaches.
-        mode: ``once``: each segment counts once, the bottom too. ``authors``: as in the authors' code, where the bottom
-            does not count unless it is added again, and the oldest segment is added anew at each validation at which it
+        n_converge: number of losses that show the bottom.
+        n_tolerance: number of losses that must all be above the threshold to end the valley.
+        ratio: how far the threshold is above the mean loss at the bottom, relative to it.
+        mode: ``once``: each segment counts once, and so does the bottom. ``authors``: as in the authors' code, the
+            bottom counts only if it is added again, and the oldest segment is added anew at each validation at which it
             still is the oldest.
         threshold: nan until the valley opens.
-        bottom: the number of the segment at the bottom; -1 until the valley opens.
-        dead: whether the valley was left.
-        count: segments in ``average``.
+        bottom: number of the segment at the bottom; -1 until the valley opens.
+        dead: whether the valley has ended.
+        count: number of segments in ``average``.
     """
 
     n_converge: int = 3
@@ -66,10 +67,10 @@ class LossValley:
     recent: list[Segment] = field(default_factory=list)
 
     def close(self, weights: Weights, loss: float) -> None:
-        """Takes the segment that a validation ends.
+        """Takes the segment that a validation has ended.
 
         Args:
-            weights: the mean of its weights; kept, so the caller must not change them.
+            weights: the mean of the segment's weights. They are stored, so the caller must not change them.
             loss: the mean loss on the sources' validation splits.
         """
         if self.dead:
@@ -117,7 +118,7 @@ class LossValley:
         self.count += 1
 
     def finish(self) -> Weights:
-        """The average at the end of training; the last segment if no valley opened, nothing if there is none."""
+        """The average at the end of training; the last segment if no valley opened; empty if there is no segment."""
         if self.bottom < 0:
             return self.recent[-1].weights if self.recent else []
         left = self.recent[-self.n_tolerance :][1:]
@@ -129,43 +130,43 @@ class LossValley:
         return self.average
 
     def state(self) -> dict[str, Any]:
-        """Plain values and tensors."""
+        """The state, as plain values and tensors."""
         names = ("threshold", "bottom", "dead", "closed", "count", "average", "added")
         recent = [[one.number, one.loss, one.weights] for one in self.recent]
         return {**{name: getattr(self, name) for name in names}, "recent": recent}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Goes on from :meth:`state`."""
+        """Restores the result of :meth:`state`."""
         for name, value in state.items():
             setattr(self, name, [Segment(*one) for one in value] if name == "recent" else value)
 
 
 class SWAD(Recorded, pl.Callback):
-    """Averages the weights after every step, over the segments of training in which the sources' loss is low.
+    """Averages the weights after every step, over the segments of training with a low loss on the sources.
 
-    A validation ends a segment; :class:`LossValley` says which segments are averaged. At the end of training the
-    average takes the place of the weights, so that it is what the last checkpoint holds and what is tested, and the
-    running statistics of batch norms are estimated anew. All parameters of the method are averaged, buffers are not.
-    What the validations of the run record is of the weights in training, not of the average.
+    A validation ends a segment; :class:`LossValley` decides which segments are averaged. At the end of training the
+    average replaces the weights. So the last checkpoint holds the average, and the average is tested. The running
+    statistics of batch norms are estimated anew. All parameters of the method are averaged, buffers are not. The
+    validations of the run record the weights in training, not the average.
 
     Cha et al., SWAD: Domain Generalization by Seeking Flat Minima, NeurIPS 2021, https://arxiv.org/abs/2102.08604.
 
     Checkpoints of the run are larger: they hold the averages of ``max(n_converge, n_tolerance)`` segments and two more.
 
     Args:
-        n_converge: validations that show that the loss no longer falls (paper: 3).
-        n_tolerance: validations that must all be above the threshold to end the average (paper: 6).
-        ratio: how far above the loss at the bottom the average reaches (paper: 0.3; VLCS 0.2).
-        reestimate: training batches over which the running statistics of batch norms are estimated anew, unless they
-            are frozen (the authors' code: 500).
+        n_converge: number of validations that show that the loss no longer falls (paper: 3).
+        n_tolerance: number of validations that must all be above the threshold to end the average (paper: 6).
+        ratio: how far the threshold is above the loss at the bottom, relative to it (paper: 0.3; VLCS 0.2).
+        reestimate: number of training batches from which the running statistics of batch norms are estimated anew,
+            unless they are frozen (the authors' code: 500).
         mode: ``once``, or ``authors`` for the weights of segments in the authors' code; see :class:`LossValley`.
 
     Raises:
-        UserError: if a number is out of its range; at the start of training where the method keeps a moving average of
+        UserError: if a number is out of its range; at the start of training, if the method keeps a moving average of
             its own, sees no source, or is never validated.
     """
 
-    #: The run serves one average rather than the weights of any validation.
+    #: The run ends with an average of its weights, which no validation has seen.
     averages_weights = True
 
     def __init__(
@@ -185,22 +186,23 @@ class SWAD(Recorded, pl.Callback):
         self.applied = False
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        """Refuses what it cannot average."""
+        """Refuses methods and runs that it cannot average."""
         if stage != "fit":
             return
-        if pl_module.ema is not None:
+        if pl_module.weight_average is not None:
             raise UserError("SWAD averages the weights itself: leave out model.ema_decay")
-        if pl_module.setting == "source-free":
-            raise UserError("SWAD reads the loss on the sources' validation splits, which a source-free run never sees")
+        if not pl_module.setting.sees_source:
+            setting = pl_module.setting.name
+            raise UserError(f"SWAD reads the loss on the sources' validation splits, which a {setting} run never sees")
         if trainer.limit_val_batches == 0:
             raise UserError("SWAD reads the loss of each validation: trainer.limit_val_batches must not be 0")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Puts what a checkpoint brought on the device."""
+        """Moves the weights from a checkpoint to the device."""
         self.running = [weight.to(pl_module.device) for weight in self.running]
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        """Adds the weights to the segment's mean, on the device."""
+        """Adds the weights to the mean of the segment, on the device."""
         if not between_updates(trainer, pl_module.steps_done):
             return
         weights = [weight.detach() for weight in pl_module.parameters()]
@@ -221,7 +223,7 @@ class SWAD(Recorded, pl.Callback):
 
     @torch.no_grad()
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Puts the average in the place of the weights."""
+        """Replaces the weights by the average."""
         if self.applied:
             return
         final = self.valley.finish() or self.running
@@ -231,7 +233,7 @@ class SWAD(Recorded, pl.Callback):
         self.applied, self.running = True, []
 
     def estimate_statistics(self, trainer: pl.Trainer, method: Any) -> None:
-        """Running statistics of the averaged weights: the mean over the batches that training would go on with."""
+        """Estimates running statistics of the averaged weights: the mean over the next training batches."""
         done, mode = method.steps_started, method.training
         with averaged_statistics(method.network) as number, trainer.precision_plugin.forward_context():
             loader = trainer.datamodule.train_dataloader() if number and self.reestimate else None  # type: ignore[attr-defined]
@@ -240,16 +242,14 @@ class SWAD(Recorded, pl.Callback):
                 for batch in loader:
                     method.steps_started += 1
                     method.seed_step()
-                    batch = trainer.precision_plugin.convert_input(batch)
-                    batch = method._on_before_batch_transfer(batch, dataloader_idx=0)
-                    method.statistics_pass(trainer.strategy.batch_to_device(batch, dataloader_idx=0))
+                    method.statistics_pass(batch_on_device(trainer, method, batch))
                     if method.steps_started == done + self.reestimate:
                         break
         method.train(mode)
         method.steps_started = done
 
     def state_dict(self) -> dict[str, Any]:
-        """The segment in progress, those in the window, and the average."""
+        """The current segment, the segments in the window, and the average."""
         return {
             "running": self.running,
             "count": self.count,
@@ -258,7 +258,7 @@ class SWAD(Recorded, pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
+        """Restores the state from a checkpoint."""
         self.running, self.count, self.applied = (state_dict[key] for key in ("running", "count", "applied"))
         self.valley.load(state_dict["valley"])
 

@@ -1,1 +1,1 @@
-"""What the command line does beside runs and tables."""
+"""Commands that make no run: ``data``, ``methods``, ``datasets`` and ``new``."""

@@ -1,4 +1,4 @@
-"""``dafw data``: what is known of the image benchmarks, and whether a folder holds all of one."""
+"""``dafw data``: lists the known image benchmarks, and checks that a folder holds all of one."""
 
 import argparse
 from collections import Counter
@@ -14,7 +14,7 @@ from datamodules.layouts import Benchmark, benchmarks, find_domain, find_home, l
 
 @dataclass
 class Found:
-    """What there is of one domain.
+    """What was found of one domain.
 
     Args:
         name: the domain.
@@ -30,7 +30,7 @@ class Found:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares ``list`` and ``check``."""
+    """Adds the subcommands ``list`` and ``check``."""
     commands = parser.add_subparsers(dest="action", required=True, parser_class=type(parser))
     commands.add_parser("list", help="the benchmarks, how many images belong in each, and how that is known")
     one = commands.add_parser("check", help="compare a folder with what should be there")
@@ -72,7 +72,7 @@ def describe(facts: Benchmark) -> Iterator[str]:
 
 
 def check(facts: Benchmark, home: Path, *, decode: bool = False) -> tuple[list[Found], list[str]]:
-    """Compares what ``home`` holds with what should be there.
+    """Compares the files under ``home`` with those that should be there.
 
     Args:
         facts: what should be there.
@@ -114,7 +114,7 @@ def check(facts: Benchmark, home: Path, *, decode: bool = False) -> tuple[list[F
 
 
 def _compare(facts: Benchmark, name: str, counts: Counter[str]) -> Iterator[str]:
-    """What is wrong with the numbers of one domain's images."""
+    """Says what is wrong with the numbers of images of one domain."""
     expected, images = facts.domains[name], sum(counts.values())
     if images != expected.images:
         difference = images - expected.images

@@ -1,4 +1,4 @@
-"""What there is, read from the source files: quick, because nothing is imported."""
+"""Lists methods and datamodules. It reads the source files and imports nothing, so it is quick."""
 
 import ast
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ SETTINGS = ("adaptation", "generalization", "source_free", "test_time", "detecti
 
 
 def classes(folder: Path, *, private: bool = False) -> Iterator[tuple[ast.ClassDef, Path]]:
-    """Top-level classes of the Python files under ``folder``, in the files' order; the public ones unless asked."""
+    """Top-level classes of the Python files under ``folder``, in the files' order."""
     for path in sorted(folder.rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and (private or not node.name.startswith("_")):
@@ -21,7 +21,7 @@ def summary(node: ast.ClassDef) -> str:
 
 
 def constant(node: ast.ClassDef, name: str) -> object:
-    """The literal that a class's body gives to ``name``; ``None`` if there is none, or only running it would tell."""
+    """The literal that a class's body gives to ``name``; ``None`` if it gives none, or gives no literal."""
     for statement in node.body:
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
         named = any(isinstance(target, ast.Name) and target.id == name for target in targets)
@@ -34,7 +34,7 @@ def constant(node: ast.ClassDef, name: str) -> object:
 
 
 def methods() -> dict[str, str]:
-    """Name of each method -> its setting and first sentence."""
+    """By name of a method, its setting and the first sentence of its docstring."""
     root = Path(__file__).parents[1] / "methods"
     return {
         node.name: f"[{setting.replace('_', '-')}] {summary(node)}"
@@ -45,7 +45,7 @@ def methods() -> dict[str, str]:
 
 
 def datasets() -> dict[str, str]:
-    """Name of each datamodule -> its first sentence and its domains."""
+    """By name of a datamodule, the first sentence of its docstring and its domains."""
     import datamodules
 
     nodes = {node.name: node for node, _ in classes(Path(datamodules.__file__).parent, private=True)}

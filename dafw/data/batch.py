@@ -1,22 +1,36 @@
-"""The joint batch: source rows first, target rows after them, held-out rows last; labels for the source rows only."""
+"""The joint batch: source rows first, target rows next, held-out rows last. Only source rows have labels."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dafw.data.padding import IGNORE, Empty, pad_to_largest
+
 
 class Sample(NamedTuple):
-    """One sample as a dataset serves it. ``y`` is ``None`` where the domain has no labels."""
+    """One sample as a dataset serves it.
+
+    Attributes:
+        x: the input; for an image a tensor (C, H, W).
+        y: the label; ``None`` where the domain has none. A class is a number, a mask a uint8 tensor (H, W), boxes a
+            mapping with ``boxes`` (n, 4) and ``labels`` (n,).
+        domain: position of its domain in the dataset.
+        index: position in its domain.
+        views: further augmentations of the input by name.
+        maps: by the name of a view the affine map (2, 3) from pixels of ``x`` to pixels of the view.
+        held_out: whether it belongs to the stream that the method holds out.
+    """
 
     x: Any
     y: Any
     domain: int
     index: int  # type: ignore[assignment]
     views: dict[str, Any]
+    maps: dict[str, Tensor]
     held_out: bool = False
 
 
@@ -25,14 +39,19 @@ class Batch:
     """What a step receives.
 
     Args:
-        x: inputs, source, target, held-out: (N, ...) stacked if their shapes and dtypes agree, a list otherwise.
-        y: labels of the first ``num_source`` inputs; (num_source, ...) stacked, or a list.
+        x: inputs in the order source, target, held-out: (N, ...) in one tensor. Images of several sizes are padded with
+            zeros. A mapping of tensors, such as tokens and their mask, stays one. Other values are a list.
+        y: labels of the first ``num_source`` inputs: (num_source, ...) in one tensor, or a list. Masks of several sizes
+            are padded with :data:`~dafw.data.padding.IGNORE`.
         domain: (N,) int64, position of each row's domain in the datamodule's order (sources, then targets).
         index: (N,) int64, position of each row in its domain's split.
-        num_source: rows that carry a label, which come first.
+        num_source: number of rows that have a label; they come first.
         views: further augmentations of the same rows by name, each shaped like ``x``.
-        num_held_out: target rows that come last, of a stream that shares no sample with the others; see
+        num_held_out: number of target rows that come last, from a stream that shares no sample with the others; see
             ``Method.held_out``.
+        sizes: (N, 2) int64, height and width of each image within its padding; ``None`` if no image is padded.
+        maps: by the name of a view (N, 2, 3), the affine maps from pixels of ``x`` to pixels of the view.
+        view_sizes: as ``sizes``, by the name of a view whose images are padded.
     """
 
     x: Any
@@ -42,9 +61,16 @@ class Batch:
     num_source: int
     views: dict[str, Any] = field(default_factory=dict)
     num_held_out: int = 0
+    sizes: Tensor | None = None
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    view_sizes: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def unlabelled(self) -> Self:
+        """The batch without its labels."""
+        return replace(self, y=[], num_source=0)
 
     def map(self, function: Callable[[Any], Any], kind: type = Tensor) -> Self:
         """The batch with ``function`` of everything in it that is a ``kind``."""
@@ -70,9 +96,6 @@ def _apply(value: Any, function: Callable[[Any], Any], kind: type) -> Any:
     return value
 
 
-Empty = Callable[[Sequence[int], torch.dtype], Tensor]
-
-
 def _new(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype)
 
@@ -80,7 +103,7 @@ def _new(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 def collate(samples: Sequence[Sample], empty: Empty = _new) -> Batch:
     """Samples, labelled ones first and held-out ones last, to a batch.
 
-    Each sample is asked for once, and stacked before the next: one that is made then is still in the processor's cache.
+    Each sample is asked for once and stacked before the next one is made, while it is still in the processor's cache.
 
     Args:
         samples: what a dataset serves.
@@ -91,6 +114,7 @@ def collate(samples: Sequence[Sample], empty: Empty = _new) -> Batch:
     """
     x, y = _Rows(len(samples), empty), list[Any]()
     views: dict[str, _Rows] = {}
+    maps: dict[str, list[Tensor]] = {}
     domain, index, num_held_out = [], [], 0
     for position, sample in enumerate(samples):
         if sample.y is not None and len(y) < position:
@@ -101,28 +125,41 @@ def collate(samples: Sequence[Sample], empty: Empty = _new) -> Batch:
         y += [] if sample.y is None else [sample.y]
         for name, view in sample.views.items():
             views.setdefault(name, _Rows(len(samples), empty)).add(view)
+        for name, affine in sample.maps.items():
+            maps.setdefault(name, []).append(affine)
         domain.append(sample.domain)
         index.append(sample.index)
         num_held_out += sample.held_out
-    labels = _Rows(len(y), empty)
+    labels = _Rows(len(y), empty, fill=IGNORE)
     for label in y:
         labels.add(label)
+    stacked = {name: rows.batch() for name, rows in views.items()}
+    found, sizes = x.batch()
     return Batch(
-        x=x.batch(),
-        y=labels.batch(),
+        x=found,
+        y=labels.batch()[0],
         domain=torch.tensor(domain, dtype=torch.int64),
         index=torch.tensor(index, dtype=torch.int64),
         num_source=len(y),
-        views={name: rows.batch() for name, rows in views.items()},
+        views={name: view for name, (view, _) in stacked.items()},
         num_held_out=num_held_out,
+        sizes=sizes,
+        maps={name: torch.stack(found) for name, found in maps.items()},
+        view_sizes={name: each for name, (_, each) in stacked.items() if each is not None},
     )
 
 
 class _Rows:
-    """Values one after the other, stacked as they come as long as they are tensors of one kind."""
+    """Values one after the other. Tensors of one kind are stacked as they come.
 
-    def __init__(self, count: int, empty: Empty) -> None:
-        self.count, self.empty = count, empty
+    Args:
+        count: number of the values.
+        empty: makes the tensor that they are stacked into.
+        fill: the value of the padding, where images differ in size.
+    """
+
+    def __init__(self, count: int, empty: Empty, fill: int = 0) -> None:
+        self.count, self.empty, self.fill = count, empty, fill
         self.values: list[Any] = []
         self.stacked: Tensor | None = None
 
@@ -143,8 +180,35 @@ class _Rows:
             return self.empty((self.count, height, width, len(value)), value.dtype).permute(0, 3, 1, 2)
         return self.empty((self.count, *value.shape), value.dtype)
 
-    def batch(self) -> Any:
+    def batch(self) -> tuple[Any, Tensor | None]:
+        """The batch, and the sizes (N, 2) of its images if they are padded."""
         if self.stacked is not None:
-            return self.stacked
-        numbers = all(isinstance(v, int | float | np.number) for v in self.values)
-        return torch.as_tensor(self.values) if self.values and numbers else self.values
+            return self.stacked, None
+        values = self.values
+        if values and _are_planes(values):
+            sizes = torch.tensor([value.shape[-2:] for value in values], dtype=torch.int64)
+            return pad_to_largest(values, self.fill, self.empty), sizes
+        if values and _are_alike(values):
+            columns = {key: _Rows(self.count, self.empty) for key in values[0]}
+            for value in values:
+                for key, column in columns.items():
+                    column.add(value[key])
+            return {key: column.batch()[0] for key, column in columns.items()}, None
+        numbers = all(isinstance(value, int | float | np.number) for value in values)
+        return (torch.as_tensor(values) if values and numbers else values), None
+
+
+def _are_planes(values: list[Any]) -> bool:
+    """Whether all values are images, or all masks, that differ in height and width alone."""
+    if not all(isinstance(value, Tensor) and value.ndim in (2, 3) for value in values):
+        return False
+    return len({(value.shape[:-2], value.dtype) for value in values}) == 1
+
+
+def _are_alike(values: list[Any]) -> bool:
+    """Whether all values are mappings to tensors of the same shapes under the same names, such as tokens."""
+    if not all(isinstance(value, Mapping) and "boxes" not in value for value in values):
+        return False
+    if not all(isinstance(part, Tensor) for value in values for part in value.values()):
+        return False
+    return len({tuple((key, part.shape, part.dtype) for key, part in value.items()) for value in values}) == 1

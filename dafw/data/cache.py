@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dafw.data.files import cache_dir, digest, locked
+from dafw.data.files import cache_dir, digest, making
 from dafw.data.images import Fit, as_item, load_image
 from dafw.errors import UserError
+from dafw.files import sync_to_disk
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class CachedImages(Sequence[Tensor]):
         self._row = 3 * size * size
         self.bytes = self._start + len(self.paths) * self._row
         try:
-            with locked(self.file):
+            with making(self.file):
                 if not self._complete():
                     self._build()
         except OSError as error:
@@ -139,8 +140,7 @@ class CachedImages(Sequence[Tensor]):
                     for index, row in zip(chunk, pool.map(self._decode, chunk), strict=True):
                         self._write(file, index, row)
             file.truncate(self.bytes)
-            file.flush()
-            os.fsync(file.fileno())
+            sync_to_disk(file)
         self._part.replace(self.file)
 
     def _missing_rows(self, file: BinaryIO) -> list[int]:
@@ -167,7 +167,7 @@ class CachedImages(Sequence[Tensor]):
         log.warning("%s is damaged at image %s, which is decoded again", self.file, self.paths[index])
         row = self._decode(index)
         try:
-            with locked(self.file), self.file.open("r+b") as file:
+            with making(self.file), self.file.open("r+b") as file:
                 self._write(file, index, row)
         except OSError as error:
             log.warning("%s cannot be mended: %s", self.file, error)

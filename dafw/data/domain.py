@@ -52,9 +52,23 @@ class Domain:
         """The same samples; the labels are not masked but absent."""
         return replace(self, labels=None)
 
+    @property
+    def classes(self) -> NDArray[np.int64] | None:
+        """The class of each sample, (n,); ``None`` if there are no labels or a label is more than one number.
+
+        Only the first label is read to find out: a mask or an annotation may lie in a file of its own.
+        """
+        if self.labels is None:
+            return None
+        if isinstance(self.labels, np.ndarray | Tensor):
+            return np.asarray(self.labels, dtype=np.int64) if self.labels.ndim == 1 else None
+        if len(self.labels) and not isinstance(self.labels[0], int | np.integer):
+            return None
+        return np.asarray(self.labels, dtype=np.int64)
+
 
 def _take(values: Sequence[Any] | NDArray[Any], indices: list[int]) -> Any:
-    return values[indices] if isinstance(values, np.ndarray | Tensor) else [values[i] for i in indices]
+    return values[indices] if isinstance(values, np.ndarray | Tensor) else _View(values, indices)
 
 
 class _View(Sequence[Any]):

@@ -1,4 +1,4 @@
-"""Files kept between runs: where they go, how they are written, and arrays that took long to make."""
+"""Files that are kept between runs: their place, and arrays that take long to make."""
 
 import hashlib
 import json
@@ -9,11 +9,12 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+
+from dafw.files import Busy, hold, replacing
 
 log = logging.getLogger(__name__)
 
@@ -32,33 +33,18 @@ def digest(key: Any) -> str:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the lock file beside ``path``, waiting for the process that has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(path.name + ".lock"))
+def making(path: Path) -> Iterator[None]:
+    """Holds the lock file beside ``path``. Says so if another process makes ``path`` meanwhile, and waits for it."""
+    lock = path.with_name(path.name + ".lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        held = hold(lock, wait=False)
+    except Busy:
         log.info("waiting for the process that is making %s", path)
-        lock.acquire()
+        held = hold(lock)
     try:
         yield
     finally:
-        lock.release()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that becomes ``path`` in one step at the end, or leaves no trace if writing fails."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        held.release()
 
 
 def cached_arrays(name: str, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
@@ -78,7 +64,7 @@ def cached_arrays(name: str, key: Mapping[str, Any], make: Callable[[], Arrays])
         return found
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(path))
+            stack.enter_context(making(path))
         except OSError as error:
             log.warning("cannot lock %s (%s): set DAFW_CACHE to a folder that can be written", path, error)
         return _read(path) or _keep(path, make())

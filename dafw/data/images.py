@@ -16,8 +16,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
-from dafw.data.files import cache_dir, digest, locked, replacing
+from dafw.data.files import cache_dir, digest, making
 from dafw.errors import UserError
+from dafw.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ def find_corrupt(paths: Sequence[str], root: Path, known: Path) -> list[str]:
     Raises:
         UserError: if one of ``paths`` does not exist.
     """
-    with locked(known):
+    with making(known):
         try:
             outcomes = json.loads(known.read_bytes()) if known.exists() else {}
         except ValueError:
@@ -178,8 +179,7 @@ def find_corrupt(paths: Sequence[str], root: Path, known: Path) -> list[str]:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
                 for path, good in zip(new, pool.map(lambda path: _decodes(Path(root) / path), new), strict=True):
                     outcomes[path] = [marks[path], good]
-            with replacing(known) as file:
-                file.write(json.dumps(outcomes).encode())
+            write_atomically(known, json.dumps(outcomes))
     return [path for path in paths if not outcomes[path][1]]
 
 

@@ -1,6 +1,7 @@
 """The dataset behind a joint batch: several domains, addressed by draws of the sampler."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
 
@@ -10,8 +11,7 @@ from torch.utils.data import Dataset
 from dafw.data.batch import Sample
 from dafw.data.domain import Domain
 from dafw.data.sampler import Draw
-
-Augmentation = Callable[[Any], Any]
+from dafw.data.whole_samples import Augmentation, transform_sample, transform_view
 
 
 class JointDataset(Dataset[Sample]):
@@ -22,8 +22,10 @@ class JointDataset(Dataset[Sample]):
 
     Args:
         domains: source domains, then target domains, then what is held out of these.
-        augment: random transform of one input, or ``None``.
+        augment: random transform of one sample, or ``None``; see :func:`~dafw.data.whole_samples.transform_sample`.
         views: further transforms by name; each yields one more view of every input.
+        maps: whether a view starts from the augmented input and comes with the affine map of what it moved. Otherwise a
+            view starts from the input as it is stored.
         seed: seed of the augmentation.
         num_held_out: how many of the domains, the last ones, are held out.
     """
@@ -34,12 +36,13 @@ class JointDataset(Dataset[Sample]):
         *,
         augment: Augmentation | None = None,
         views: Mapping[str, Augmentation] | None = None,
+        maps: bool = False,
         seed: int = 0,
         num_held_out: int = 0,
     ) -> None:
         self.domains = list(domains)
         self.num_held_out = num_held_out
-        self.augment, self.views, self.seed = augment, dict(views or {}), seed
+        self.augment, self.views, self.maps, self.seed = augment, dict(views or {}), maps, seed
 
     def __len__(self) -> int:
         return sum(len(domain) for domain in self.domains)
@@ -51,22 +54,29 @@ class JointDataset(Dataset[Sample]):
     def __getitem__(self, draw: Draw) -> Sample:
         domain = self.domains[draw.domain]
         raw = domain.inputs[draw.index]
-        return Sample(
-            x=raw if self.augment is None else self._random(self.augment, raw, draw, ""),
-            y=None if domain.labels is None else domain.labels[draw.index],
-            domain=draw.domain,
-            index=draw.index,
-            views={name: self._random(view, raw, draw, name) for name, view in self.views.items()},
-            held_out=draw.domain >= len(self.domains) - self.num_held_out,
-        )
+        x, y = raw, None if domain.labels is None else domain.labels[draw.index]
+        if self.augment is not None:
+            with self._random(draw, ""):
+                x, y = transform_sample(self.augment, raw, y)
+        views, maps = {}, {}
+        for name, view in self.views.items():
+            with self._random(draw, name):
+                if self.maps:
+                    views[name], maps[name] = transform_view(view, x, f'the view "{name}"')
+                else:
+                    views[name] = view(raw)
+        held_out = draw.domain >= len(self.domains) - self.num_held_out
+        return Sample(x, y, draw.domain, draw.index, views, maps, held_out)
 
-    def _random(self, transform: Augmentation, raw: Any, draw: Draw, view: str) -> Any:
+    @contextmanager
+    def _random(self, draw: Draw, view: str) -> Iterator[None]:
+        """Within, torch's generator is a function of the sample, its pass and the view; after it, as it was."""
         key = f"{self.seed} {draw.index} {draw.cycle} {self.domains[draw.domain].name!r} {view!r}"
         generator = torch.default_generator
         state = generator.get_state()
         generator.manual_seed(int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little"))
         try:
-            return transform(raw)
+            yield
         finally:
             generator.set_state(state)
 

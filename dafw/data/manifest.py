@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from dafw.data.files import digest, replacing
+from dafw.data.files import digest
 from dafw.data.images import EXTENSIONS
 from dafw.errors import UserError, choose
+from dafw.files import write_atomically
 
 SPLITS = ("train", "val", "test")
 _COLUMNS = ("path", "label", "domain")
@@ -112,13 +113,11 @@ def _entry(where: str, row: Sequence[str]) -> Entry:
 def write_manifest(path: Path, entries: Sequence[Entry]) -> None:
     """Writes a manifest in one step, as CSV; the column ``split`` is there if an entry has one."""
     columns = (*_COLUMNS, "split") if any(entry.split for entry in entries) else _COLUMNS
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([getattr(entry, column) or "" for column in columns] for entry in entries)
-    with replacing(path) as file:
-        file.write(text.getvalue().encode())
+    write_atomically(path, text.getvalue())
 
 
 def checksum(entries: Sequence[Entry]) -> str:

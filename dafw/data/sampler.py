@@ -35,7 +35,7 @@ def draw(seed: int, domain: str, position: int, length: int) -> tuple[int, int]:
     return int(_permutation(seed, domain, cycle, length)[offset]), cycle
 
 
-#: Of a batch's number: draws of labelled and of unlabelled domains that the batch holds beside its streams'.
+#: From a batch's number to its extra draws, those of labelled and those of unlabelled domains.
 ExtraDraws = Callable[[int], tuple[Sequence[Draw], Sequence[Draw]]]
 
 
@@ -124,15 +124,23 @@ class ShardSampler(Sampler[list[Draw]]):
         length: samples of the domain.
         batch_size: samples a batch.
         domain: the domain's position in the dataset.
-        mixed: in a random order that depends on ``length`` alone, instead of the domain's own, which may be by class.
+        mixed: a seed and the domain's name, which give the samples a random order; ``None`` for the domain's own order,
+            which may be by class.
         rank: this process.
         world_size: number of processes.
     """
 
     def __init__(
-        self, length: int, batch_size: int, *, domain: int = 0, mixed: bool = False, rank: int = 0, world_size: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        domain: int = 0,
+        mixed: tuple[int, str] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        order: Sequence[int] = np.random.default_rng(length).permutation(length).tolist() if mixed else range(length)
+        order: Sequence[int] = range(length) if mixed is None else _permutation(*mixed, 0, length).tolist()
         self.indices = order[rank::world_size]
         self.batch_size, self.domain = batch_size, domain
 

@@ -1,34 +1,33 @@
 """Validation, test and prediction, the same for all methods: metrics of each domain, label-free validators, oracle."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torch import Tensor
+from torchmetrics import MetricCollection
 
 from dafw.data.batch import Batch
-from dafw.errors import UserError
-from dafw.evaluation.open_set import UnknownClasses
+from dafw.data.roles import Evaluation
+from dafw.data.setting import Setting
+from dafw.evaluation.columns import TestColumns
+from dafw.evaluation.mean_loss import MeanLoss
+from dafw.evaluation.open_set import OpenSet
 from dafw.nn.distributed import gather_unequal
-from dafw.problems import Outputs, Problem
+from dafw.problems import Problem
 from dafw.selection import VALIDATORS, Evidence
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
-    from matplotlib.figure import Figure
 
-    from datamodules.base import DomainDataModule, Evaluation
-
-    Base = pl.LightningModule
-else:
-    Base = object
+    from dafw.evaluation.rejection import Rejection
 
 
 class ExtraTestMetrics(NamedTuple):
-    """What a method's own numbers of a test are, beside the metrics of each domain.
+    """A method's own numbers of a test, besides the metrics of each domain.
 
     Attributes:
-        overall: of all targets together, by name.
+        overall: numbers of all targets together, by name.
         by_class: by the name of a class, then by that of the number.
     """
 
@@ -36,136 +35,216 @@ class ExtraTestMetrics(NamedTuple):
     by_class: dict[str, dict[str, float]]
 
 
-class EvaluationSteps(UnknownClasses, Base):
-    """Lightning's evaluation hooks. ``evaluations`` says what each loader holds; target labels stay in here."""
+class Evaluated(Protocol):
+    """What an evaluator needs of a method. No part of it takes a label, but for :meth:`extra_test_metrics`."""
 
-    #: What the method may see: adaptation, generalization, source-free, test-time.
-    setting: ClassVar[str] = ""
+    setting: ClassVar[Setting]
     problem: Problem
     num_classes: int
-    history: list[dict[str, Any]]
-    adapts_in_test: bool
+    rejection: "Rejection | None"
+    training: bool
     steps_started: int
-    evaluations: "list[Evaluation]"
-    metrics: nn.ModuleList
-    source_losses: nn.ModuleDict
-    collected: list[list[tuple[Tensor, Tensor, Tensor]]]
-    extra_metrics: ExtraTestMetrics
-
-    if TYPE_CHECKING:
-
-        def write(self, values: dict[str, float]) -> None: ...  # noqa: D102
-        def flush(self) -> None: ...  # noqa: D102
-        def forward_rows(self, x: Any, num_source: int | None, network: nn.Module | None = None) -> Outputs: ...  # noqa: D102
-        @property
-        def eval_network(self) -> nn.Module: ...  # noqa: D102
+    history: list[dict[str, Any]]
 
     @property
-    def supports_unsupervised_validators(self) -> bool:
-        """Whether there is something for the label-free validators to look at: not where no target may be seen."""
-        return self.problem.supports_unsupervised_validators and self.setting != "generalization"
+    def rejects_itself(self) -> bool: ...  # noqa: D102
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+    @property
+    def trainer(self) -> "pl.Trainer": ...  # noqa: D102
+    @property
+    def datamodule(self) -> Any: ...  # noqa: D102
+    def evaluate(self, batch: Batch, source: bool) -> Any: ...  # noqa: D102
+    def evaluate_variants(self, batch: Batch, source: bool) -> Mapping[str, Any]: ...  # noqa: D102
+    def unknown_scores(self, outputs: Any) -> Tensor | None: ...  # noqa: D102
+    def test_columns(self, batch: Batch) -> Mapping[str, Tensor]: ...  # noqa: D102
+    @staticmethod
+    def extra_test_metrics(  # noqa: D102
+        targets: list[TestColumns], class_names: tuple[str, ...]
+    ) -> ExtraTestMetrics: ...
+    def train(self, mode: bool = True) -> Any: ...  # noqa: D102
+    def eval(self) -> Any: ...  # noqa: D102
+    def write(self, values: Mapping[str, float]) -> None: ...  # noqa: D102
+    @property
+    def log_dict(self) -> Callable[..., None]: ...  # noqa: D102
 
-    def evaluate(self, batch: Batch, source: bool) -> Outputs:
-        """Outputs of one evaluation batch of a source or a target domain, as they are served."""
-        return self.forward_rows(batch.x, len(batch) if source else 0, self.eval_network)
 
-    # ---- the two evaluations
+class Evaluator:
+    """Scores a method's outputs. Labels reach the evaluator alone: the method gets each batch without them.
 
-    def start_evaluation(self, stage: Any) -> None:
-        """New metrics and empty evidence for each loader of ``stage``."""
-        self.flush()
-        self.evaluations = self.trainer.datamodule.evaluations(stage)  # type: ignore[attr-defined]
-        self.metrics = nn.ModuleList(map(self.new_metrics, self.evaluations)).to(self.device)
-        validated = [str(i) for i, evaluation in enumerate(self.evaluations) if evaluation.role == "source_val"]
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        self.source_losses = nn.ModuleDict({key: MeanLoss(dtype) for key in validated}).to(self.device)
-        self.collected, self.known_logits = [[] for _ in self.evaluations], []
+    Args:
+        method: the method that is evaluated.
 
-    def on_validation_start(self) -> None:
-        """See :meth:`start_evaluation`."""
-        self.start_evaluation("validate")
+    Attributes:
+        evaluations: the contents of the loaders at work.
+        test: the metrics of the last test by domain, then by name.
+        extra: the method's own numbers of the last test.
+    """
 
-    def on_test_start(self) -> None:
-        """See :meth:`check_gradients`, :meth:`check_threshold` and :meth:`start_evaluation`."""
-        self.check_gradients()
-        self.check_threshold()
-        self.start_evaluation("test")
+    def __init__(self, method: Evaluated) -> None:
+        self.method = method
+        self.open_set = OpenSet(method)
+        self.evaluations: list[Evaluation] = []
+        self.metrics: list[dict[str, MetricCollection]] = []
+        self.source_losses: dict[int, MeanLoss] = {}
+        self.collected: list[list[tuple[Tensor, Tensor, Tensor]]] = []
+        self.columns: dict[int, list[TestColumns]] = {}
+        self.test: dict[str, dict[str, float]] = {}
+        self.extra = ExtraTestMetrics({}, {})
 
-    def on_predict_start(self) -> None:
-        """See :meth:`check_gradients` and :meth:`check_threshold`."""
-        self.check_gradients()
-        self.check_threshold()
+    @property
+    def problem(self) -> Problem:
+        """The method's problem."""
+        return self.method.problem
 
-    def check_gradients(self) -> None:
-        """Asks for what a method that learns while it is tested needs; the command line sees to it.
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes that the method predicts; empty without a datamodule."""
+        data = self.method.datamodule
+        return () if data is None else tuple(data.known_names)
 
-        Raises:
-            UserError: if the trainer allows no gradients.
-        """
-        if self.adapts_in_test and torch.is_inference_mode_enabled():
-            raise UserError(f"{type(self).__name__} learns from what it is tested on: Trainer(inference_mode=False)")
+    @property
+    def uses_validators(self) -> bool:
+        """Whether label-free validators apply: the problem gives evidence, and the setting sees the target."""
+        return self.problem.supports_unsupervised_validators and self.method.setting.sees_target
 
-    def evaluation_step(self, batch: Batch, dataloader_idx: int) -> None:
-        """Scores one batch where it has labels, and keeps what the validators need."""
-        role = self.evaluations[dataloader_idx].role
-        outputs = self.evaluate(batch, role.startswith("source"))
-        if batch.num_source:
-            self.score(self.metrics[dataloader_idx], role, outputs, batch.y)  # type: ignore[arg-type]
-        if role == "source_val":
-            self.source_losses[str(dataloader_idx)].update(self.problem.loss(outputs, batch.y), len(batch))  # type: ignore[operator]
-        if self.supports_unsupervised_validators and role in ("source_train", "source_val", "target_val"):
-            keys = torch.stack([batch.index, batch.y if role == "source_val" else batch.index])
-            self.collected[dataloader_idx].append((outputs.features, outputs.logits, keys))
+    # ---- the course of an evaluation
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """See :meth:`evaluation_step`."""
-        self.evaluation_step(batch, dataloader_idx)
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """See :meth:`evaluation_step`."""
-        self.evaluation_step(batch, dataloader_idx)
-
-    def metrics_of(self, position: int) -> dict[str, float]:
-        """The metrics of one evaluation loader, over all ranks."""
-        scores = self.metrics[position]
-        assert isinstance(scores, MetricCollection)
-        return {name: float(value) for name, value in scores.compute().items()}
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs source accuracy and loss, the validators, and, marked ``oracle/``, what target labels say."""
-        primary = self.problem.primary
-        roles = ("source_train_labelled", "source_val", "target_val", "target_test")
-        found: dict[str, dict[str, dict[str, float]]] = {role: {} for role in roles}
+    def start(self, stage: str) -> None:
+        """Makes new metrics for each loader of ``stage``, ``validate`` or ``test``, and forgets what was collected."""
+        self.evaluations = self.method.datamodule.evaluations(stage)
+        self.metrics = [{} for _ in self.evaluations]
         for position, evaluation in enumerate(self.evaluations):
-            if evaluation.role in found:
-                found[evaluation.role][evaluation.domain.name] = self.metrics_of(position)
-        validators = {}
-        if found["source_val"]:
-            losses = [float(metric.compute()) for metric in self.source_losses.values()]  # type: ignore[operator]
+            if evaluation.is_labelled:
+                self._metrics(position, "")
+        dtype = torch.float32 if self.method.device.type == "mps" else torch.float64
+        self.source_losses = {
+            position: MeanLoss(dtype).to(self.method.device)
+            for position, evaluation in enumerate(self.evaluations)
+            if evaluation.role == "source_val"
+        }
+        self.collected, self.columns = [[] for _ in self.evaluations], {}
+        self.open_set.start()
+
+    def step(self, batch: Batch, position: int) -> None:
+        """Scores one batch where it has labels, and collects what validators and the method's own numbers need.
+
+        Args:
+            batch: the batch, with labels if its domain has some.
+            position: of its loader.
+        """
+        role, y = self.evaluations[position].role, batch.y
+        is_source, is_labelled = self.evaluations[position].is_source, bool(batch.num_source)
+        batch = batch.unlabelled()
+        variants = self.method.evaluate_variants(batch, is_source)
+        outputs = variants[""]
+        if role == "source_val" and is_labelled:
+            self.open_set.note_source(outputs.logits)
+        elif not is_source:
+            self.open_set.fit_noted()
+        if is_labelled:
+            for name, found in variants.items():
+                metrics = self._metrics(position, name)
+                self.problem.score(metrics, found, y, *(() if is_source else self.open_set.margins(found)))
+        if role == "source_val":
+            self.source_losses[position].update(self.problem.loss(outputs, y), len(batch))
+        if self.uses_validators and role in ("source_train", "source_val", "target_val"):
+            self._collect(position, batch, outputs, y if role == "source_val" else None)
+        if role == "target_test" and is_labelled and (columns := self.method.test_columns(batch)):
+            found = TestColumns({**columns}, y, batch.index)
+            self.columns.setdefault(position, []).append(found)
+
+    def predict(self, batch: Batch) -> dict[str, Any]:
+        """The columns of the prediction file for one batch of a target."""
+        batch = batch.unlabelled()
+        outputs = self.method.evaluate(batch, False)
+        return {"index": batch.index, **self.problem.predictions(outputs, *self.open_set.margins(outputs))}
+
+    def finish_validation(self) -> None:
+        """Logs source metrics and validators, and, marked ``oracle/``, the metrics that target labels decide."""
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for position, evaluation in enumerate(self.evaluations):
+            if self.metrics[position]:
+                found.setdefault(evaluation.role, {})[evaluation.domain.name] = self.metrics_of(position)
+        primary, validators = self.problem.primary, {}
+        if "source_val" in found:
+            losses = [float(loss.compute()) for loss in self.source_losses.values()]
             validators = {
                 f"source_{primary}": _mean(found["source_val"], primary),
                 "source_loss": sum(losses) / len(losses),
             }
-        if found["source_train_labelled"]:
+        if "source_train_labelled" in found:
             validators[f"source_train_{primary}"] = _mean(found["source_train_labelled"], primary)
-        if self.supports_unsupervised_validators:
-            validators |= self.validate_without_labels()
-        shown = self.problem.open_primary if self.trainer.datamodule.has_unknown else primary  # type: ignore[attr-defined]
-        oracle = {shown: _mean(found["target_val"], shown)}
+        if self.uses_validators:
+            validators |= self._validate_without_labels()
+        shown = self.problem.open_primary if self.open_set.has_unknown else primary
+        oracle = {shown: _mean(found["target_val"], shown)} if "target_val" in found else {}
+        test = found.get("target_test", {})
         values = {f"val/{name}": value for name, value in validators.items()}
         values |= {f"oracle/{name}": value for name, value in oracle.items()}
-        values |= {f"oracle/test/{n}/{k}": v for n, m in found["target_test"].items() for k, v in m.items()}
+        values |= {f"oracle/test/{domain}/{k}": v for domain, metrics in test.items() for k, v in metrics.items()}
         self.collected = []
-        self.log_dict(values, sync_dist=False, rank_zero_only=False, logger=False)
-        if self.trainer.state.fn == "fit":
-            self.write(values)
-            entry = {"validators": validators, "oracle": oracle, "test": found["target_test"]}
-            self.history = [h for h in self.history if h["step"] != self.steps_started]
-            self.history.append({"step": self.steps_started, **entry})
+        method = self.method
+        method.log_dict(values, sync_dist=False, rank_zero_only=False, logger=False)
+        if method.trainer.state.fn == "fit":
+            method.write(values)
+            entry = {"validators": validators, "oracle": oracle, "test": test}
+            method.history = [each for each in method.history if each["step"] != method.steps_started]
+            method.history.append({"step": method.steps_started, **entry})
 
-    def validate_without_labels(self) -> dict[str, float]:
-        """Every label-free validator, on the source's and the target's validation splits; those that there are."""
-        train, source, target = (self.gather(role) for role in ("source_train", "source_val", "target_val"))
+    def finish_test(self) -> None:
+        """Logs the metrics of each domain's test split, and the method's own numbers with each target."""
+        self.test = {
+            evaluation.domain.name: self.metrics_of(position)
+            for position, evaluation in enumerate(self.evaluations)
+            if self.metrics[position]
+        }
+        targets = [TestColumns.joined(parts).of_all_ranks() for _, parts in sorted(self.columns.items())]
+        self.columns = {}
+        self.extra = self.method.extra_test_metrics(targets, self.class_names)
+        for evaluation in self.evaluations:
+            if evaluation.role == "target_test" and evaluation.domain.name in self.test:
+                self.test[evaluation.domain.name] |= self.extra.overall
+        values = {f"test/{domain}/{name}": v for domain, metrics in self.test.items() for name, v in metrics.items()}
+        self.method.log_dict(values, logger=False)
+        self.method.write(values)
+
+    # ---- parts
+
+    def _metrics(self, position: int, variant: str) -> MetricCollection:
+        """The metrics of one loader and variant; only a target's samples are rejected, or of unknown classes."""
+        if variant not in self.metrics[position]:
+            self.metrics[position][variant] = self.new_metrics(self.evaluations[position]).to(self.method.device)
+        return self.metrics[position][variant]
+
+    def new_metrics(self, evaluation: Evaluation) -> MetricCollection:
+        """New metrics for the samples of one loader."""
+        target = not evaluation.is_source
+        said = {"rejects": target and self.open_set.rejects, "has_unknown": target and self.open_set.has_unknown}
+        options = {name: True for name, holds in said.items() if holds}
+        return self.problem.metrics(self.method.num_classes, class_names=self.class_names, **options)
+
+    def metrics_of(self, position: int) -> dict[str, float]:
+        """The metrics of one loader, over all ranks. The name of a variant follows that of the metric."""
+        return {
+            f"{name}{variant}": value
+            for variant, metrics in self.metrics[position].items()
+            for name, value in self.problem.values(metrics, self.class_names).items()
+        }
+
+    def _collect(self, position: int, batch: Batch, outputs: Any, y: Any) -> None:
+        features, logits = self.problem.evidence(outputs)
+        labels = None if y is None else self.problem.evidence_labels(outputs, y)
+        each = len(features) // len(batch)
+        index = batch.index
+        if each > 1:
+            index = (each * index[:, None] + torch.arange(each, device=index.device)).flatten()
+        keys = torch.stack([index, index if labels is None else labels])
+        self.collected[position].append((features, logits, keys))
+
+    def _validate_without_labels(self) -> dict[str, float]:
+        """Every label-free validator on the validation splits of source and target."""
+        train, source, target = (self._gather(role) for role in ("source_train", "source_val", "target_val"))
         evidence = Evidence(
             source_train_features=train[0],
             source_features=source[0],
@@ -177,7 +256,7 @@ class EvaluationSteps(UnknownClasses, Base):
         present = {name: make() for name, make in VALIDATORS.items() if len(source[0]) or not make.needs_source}
         return {name: float(validator(evidence)) for name, validator in present.items()}
 
-    def gather(self, role: str) -> tuple[Tensor, Tensor, Tensor]:
+    def _gather(self, role: str) -> tuple[Tensor, Tensor, Tensor]:
         """Features, logits and (index, label) of all samples of ``role``, in their domains' order, on every rank.
 
         Empty where there are none.
@@ -193,66 +272,6 @@ class EvaluationSteps(UnknownClasses, Base):
             return torch.empty(0, 0), torch.empty(0, 0), torch.empty(2, 0, dtype=torch.int64)
         features, logits, keys = (list(values) for values in zip(*parts, strict=True))
         return torch.cat(features), torch.cat(logits), torch.cat(keys, 1)
-
-    def on_test_epoch_end(self) -> None:
-        """Logs each domain's metrics on its test split, and :meth:`extra_test_metrics` with each target."""
-        values = {
-            f"test/{evaluation.domain.name}/{name}": value
-            for position, evaluation in enumerate(self.evaluations)
-            for name, value in self.metrics_of(position).items()
-        }
-        self.extra_metrics = self.extra_test_metrics()
-        for evaluation in self.evaluations:
-            if evaluation.role == "target_test":
-                values |= {
-                    f"test/{evaluation.domain.name}/{n}": value for n, value in self.extra_metrics.overall.items()
-                }
-        self.log_dict(values, logger=False)
-        self.write(values)
-
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Columns of the prediction file for one batch of a target."""
-        outputs = self.evaluate(batch, source=False)
-        return {"index": batch.index, **self.problem.predictions(outputs, *self.margins(outputs))}
-
-    # ---- what a method shows beside that
-
-    def extra_test_metrics(self) -> ExtraTestMetrics:
-        """The method's own numbers of a test, asked for once after the last target, on all ranks alike."""
-        return ExtraTestMetrics({}, {})
-
-    def pictures(self, data: "DomainDataModule") -> "dict[str, Figure]":
-        """More figures of a finished run by name, of the weights that are evaluated; rank 0 alone asks for them.
-
-        Args:
-            data: whose test splits may be shown.
-        """
-        return {}
-
-
-class MeanLoss(Metric):
-    """A mean over the samples of batches, and over all ranks; updating it never waits for the device.
-
-    Args:
-        dtype: of the sums.
-    """
-
-    total: Tensor
-    count: Tensor
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        for name in ("total", "count"):
-            self.add_state(name, torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
-
-    def update(self, loss: Tensor, samples: int) -> None:
-        """Adds the mean loss of a batch of so many samples."""
-        self.total += samples * loss
-        self.count += samples
-
-    def compute(self) -> Tensor:
-        """The mean; nan without a sample."""
-        return self.total / self.count
 
 
 def _mean(metrics: dict[str, dict[str, float]], name: str) -> float:

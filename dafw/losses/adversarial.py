@@ -1,4 +1,4 @@
-"""Losses of critics that tell the domains apart."""
+"""Losses of critics, which tell the domains apart."""
 
 from functools import lru_cache
 
@@ -10,16 +10,16 @@ from dafw.nn.precision import full_precision
 
 
 def domain_bce(scores: Tensor, num_source: int, weights: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy of "is source", each domain counting one half whatever its number of rows.
+    """Binary cross-entropy of "is source"; each domain counts one half, however many rows it has.
 
-    1/2 [mean_s w_i (-log sigmoid(a_i)) + mean_t w_i (-log(1 - sigmoid(a_i)))].  With two equal halves it is the mean
-    over the batch.  Ganin et al., JMLR 17 (2016), section 4, https://arxiv.org/abs/1505.07818, add the two means: twice
-    this value.
+    1/2 [mean_s w_i (-log sigmoid(a_i)) + mean_t w_i (-log(1 - sigmoid(a_i)))].  If both domains have the same number of
+    rows, this is the mean over the batch.  Ganin et al., JMLR 17 (2016), section 4, https://arxiv.org/abs/1505.07818,
+    add the two means: twice this value.
 
     Args:
         scores: (N,) or (N, 1) logits, source rows first.
         num_source: number of source rows.
-        weights: (N,) or (N, 1), a factor for each row's term, normalised by the caller (as in CDAN+E: to sum to N).
+        weights: (N,) or (N, 1), a factor for each row's term. The caller normalises them (CDAN+E: to the sum N).
 
     Returns:
         A scalar.
@@ -42,7 +42,10 @@ def domain_bce(scores: Tensor, num_source: int, weights: Tensor | None = None) -
 
 @lru_cache(maxsize=16)
 def _constants(num_source: int, rows: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Labels (N,), and what makes each domain count one half (None if it does); made once, not at every step."""
+    """Labels (N,), and row weights (N,) that make each domain count one half (``None`` for equally large domains).
+
+    They are cached, not made anew at every step.
+    """
     with torch.inference_mode(False):
         is_source = torch.zeros(rows, device=device, dtype=dtype)
         is_source[:num_source] = 1
@@ -54,21 +57,21 @@ def _constants(num_source: int, rows: int, device: torch.device, dtype: torch.dt
 
 
 def margin_disparity(logits: Tensor, critic_logits: Tensor, num_source: int, *, margin: float = 4.0) -> Tensor:
-    """How badly a second head follows the label head on source rows and leaves it on target rows.
+    """Small if a second head agrees with the label head on source rows and disagrees on target rows.
 
-    margin * mean_s(-log q_i[y_i]) + mean_t(-log(1 - q_i[y_i])), q = softmax(critic_logits), y_i = argmax(logits_i): the
-    negative of the margin disparity discrepancy of Zhang et al., ICML 2019, https://arxiv.org/abs/1904.05801, which
-    the second head maximises.  log(1 - q[y]) is exact, a difference of two log-sum-exps, where the
-    Transfer-Learning-Library has log(min(1 - q[y] + 1e-6, 1)).
+    margin * mean_s(-log q_i[y_i]) + mean_t(-log(1 - q_i[y_i])), q = softmax(critic_logits), y_i = argmax(logits_i).
+    This is the negative of the margin disparity discrepancy, which the second head maximises: Zhang et al., ICML 2019,
+    https://arxiv.org/abs/1904.05801.  log(1 - q[y]) is computed exactly, as a difference of two log-sum-exps; the
+    Transfer-Learning-Library computes log(min(1 - q[y] + 1e-6, 1)).
 
     Args:
-        logits: (N, K) of the label head, source rows first; only their largest entry counts, no gradient flows.
+        logits: (N, K) of the label head, source rows first. Only the argmax is used; no gradient flows into them.
         critic_logits: (N, K) of the second head.
         num_source: number of source rows.
-        margin: the weight of the source rows, exp of the paper's margin rho.
+        margin: weight of the source rows, exp(rho) for the paper's margin rho.
 
     Returns:
-        A scalar, 0 or more; a sum of means over rows, so the ranks' own values average to that of the whole batch.
+        A scalar, 0 or more; a sum of means over rows, so averaging over ranks gives the value of the whole batch.
 
     Raises:
         ValueError: a domain has no rows.

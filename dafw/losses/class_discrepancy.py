@@ -1,4 +1,4 @@
-"""Discrepancy of two domains class by class: within each class, and between different ones."""
+"""Discrepancy of two domains, class by class: within each class and between different classes."""
 
 import torch
 from torch import Tensor
@@ -6,27 +6,27 @@ from torch import Tensor
 from dafw.losses.mmd import squared_distances
 from dafw.nn.distributed import gather_rows
 
-#: Bandwidths of the kernels, in mean squared distances.
+#: Bandwidths of the kernels, as multiples of the mean squared distance.
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 LEAST, MOST = 1e-5, 1e5
 
 
 def class_discrepancies(source: Tensor, target: Tensor, count: int) -> Tensor:
-    """Squared MMD (biased, quadratic time) between each of the source's classes and each of the target's.
+    """Squared MMD (biased, quadratic time) between each source class and each target class.
 
-    Entry (i, j) is mean k(s, s') + mean k(t, t') - 2 mean k(s, t) over the rows s of class i and t of class j. The
-    kernel sums Gaussians exp(-d / (b g_ij)) over five bandwidths b, with g_ij the mean squared distance over pairs of
-    different rows of the two sets, into which no gradient flows. As in DCC's code b g_ij is at least 1e-5, and the
-    ratio is kept between 1e-5 and 1e5, so that a row is not quite at itself.
+    Entry (i, j) is mean k(s, s') + mean k(t, t') - 2 mean k(s, t) over the source rows s of class i and the target rows
+    t of class j. The kernel is a sum of Gaussians exp(-d / (b g_ij)) over five bandwidths b. g_ij is the mean squared
+    distance over all pairs of different rows of the two sets; no gradient flows into it. As in DCC's code b g_ij is at
+    least 1e-5, and the ratio d / (b g_ij) is clamped to [1e-5, 1e5]; so the distance of a row to itself is not quite 0.
 
     Args:
-        source: (C * P, d) features grouped by class, P rows each; on several ranks this rank's rows, all of which are
-            gathered.
-        target: (C * P, d) features grouped likewise.
-        count: C, over all ranks.
+        source: (C * P, d) features grouped by class, P rows per class; on several ranks this rank's rows. The rows of
+            all ranks are gathered.
+        target: (C * P, d) features, grouped in the same way.
+        count: C, the number of classes over all ranks.
 
     Returns:
-        (C, C), not negative but for rounding.
+        (C, C), not negative except for rounding.
 
     Raises:
         ValueError: if the two differ in size or ``count`` does not divide it.
@@ -54,18 +54,18 @@ def class_discrepancies(source: Tensor, target: Tensor, count: int) -> Tensor:
 def contrastive_discrepancy(
     source: Tensor, target: Tensor, classes: Tensor, num_classes: Tensor | int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The two parts of the contrastive domain discrepancy, which is intra - inter: Kang et al., CVPR 2019.
+    """The two parts of the contrastive domain discrepancy, intra - inter: Kang et al., CVPR 2019.
 
-    https://arxiv.org/abs/1901.00976. Intra is the mean of :func:`class_discrepancies` over pairs of equal classes,
-    inter the mean over pairs of different ones, 0 if all are equal. A class that a batch holds twice is not set against
-    itself.
+    https://arxiv.org/abs/1901.00976. Intra is the mean of :func:`class_discrepancies` over pairs of equal classes.
+    Inter is the mean over pairs of different classes, 0 if there is one class only. A class may occur twice in a batch;
+    its two groups are then not compared with each other.
 
     Args:
         source: (C * P, d) features grouped by class; on several ranks this rank's rows.
         target: (C * P, d) features, likewise.
         classes: (C,) class of each group, over all ranks.
-        num_classes: a number M by which the sums are divided instead, M and M (M - 1): DCC's code takes the number of
-            all classes that may be in a batch, and sets every group against every other, of the same class or not.
+        num_classes: divides the two sums by M and M (M - 1) instead, where M is this number. DCC's code does so with
+            the number of classes that may be in a batch, and compares all pairs of groups, also of the same class.
 
     Returns:
         Intra and inter, scalars.

@@ -1,8 +1,9 @@
-"""Which rows and which classes two label sets have in common, by unbalanced transport: no threshold of confidence.
+"""Finds the rows and the classes that two label sets share, by unbalanced optimal transport without a threshold.
 
 Chang et al., Unified Optimal Transport Framework for Universal Domain Adaptation, NeurIPS 2022,
-https://arxiv.org/abs/2210.17067, in the form of the authors' code, without a random number or a size of its own: what
-the code draws are arguments, and what it leaves out are rows without mass.
+https://arxiv.org/abs/2210.17067, in the form of the authors' code. Two things differ from that code, so that no random
+number is drawn here and all sizes are fixed: the random draws are arguments, and rows that the code leaves out have
+mass 0.
 """
 
 from typing import NamedTuple
@@ -15,14 +16,14 @@ from dafw.losses.transport import sinkhorn
 
 
 class Detection(NamedTuple):
-    """What unbalanced transport says of the rows.
+    """The result of :func:`detect_common`.
 
     Attributes:
-        labels: (n,) int64, the class that takes most of a row.
-        selected: (n,) bool, whether it is surely of that class, and the class is common.
+        labels: (n,) int64, the class that receives the most mass from the row.
+        selected: (n,) bool, True if the row surely belongs to that class and the class is common.
         received: (K,), the share of all mass that goes to each class.
         potentials: (K,), the logarithm of the classes' scaling.
-        offset: what completes the logarithm of a row's entry over a row's mean mass; see :func:`detect_common`.
+        offset: scalar, the constant term of log(N Q_ij) in the formula of :func:`detect_common`.
     """
 
     labels: Tensor
@@ -35,20 +36,20 @@ class Detection(NamedTuple):
 def detect_common(
     cosines: Tensor, present: Tensor, marginal: Tensor, *, epsilon: float, relaxation: float, iterations: int
 ) -> Detection:
-    """Transports rows to classes at the cost -cosine, both marginals being relaxed, and selects by mean masses.
+    """Transports rows to classes at the cost -cosine with both marginals relaxed, and selects rows by their mass.
 
-    With N rows present and Q the plan, scaled to sum to 1, row i is selected if max_j Q_ij > 1 / N and the class that
-    attains it receives sum_i Q_ij >= 1 / K. For any row of cosines c, with r = relaxation / (relaxation + epsilon),
+    N rows are present. Q is the plan, scaled to sum to 1. Row i is selected if max_j Q_ij > 1 / N and if the class with
+    this maximum receives sum_i Q_ij >= 1 / K. For any row of cosines c, with r = relaxation / (relaxation + epsilon),
 
         log(N Q_ij) = offset + c_j / epsilon + potentials_j - r logsumexp_k (c_k / epsilon + potentials_k).
 
     Args:
         cosines: (n, K).
-        present: (n,), 1 or 0: which rows there are.
-        marginal: (K,), masses of the classes, which sum to 1.
+        present: (n,), 1 for a row that takes part, else 0.
+        marginal: (K,), masses of the classes; they sum to 1.
         epsilon: weight of the entropy.
-        relaxation: weight of both marginals' divergences.
-        iterations: Sinkhorn's.
+        relaxation: weight of the divergence of each marginal.
+        iterations: number of Sinkhorn iterations.
     """
     count = present.sum()
     found = sinkhorn(
@@ -70,24 +71,24 @@ def detect_common(
 
 
 def fill_up(rows: Tensor, prototypes: Tensor, selected: Tensor, draws: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """Rows that make as many common as private ones, by a rough count of both.
+    """Adds rows so that about as many rows are of common classes as of private ones.
 
-    Rows whose nearest prototype has a cosine above ``gamma`` count as common. If they are fewer, selected rows are
-    repeated; if they are more, rows halfway to their farthest prototype are added as private ones.
+    A row counts as common if the cosine to its nearest prototype is above ``gamma``. If common rows are fewer, selected
+    rows are repeated. If they are more, rows are moved halfway to their farthest prototype and added as private ones.
 
     Args:
         rows: (n, d), of length 1.
         prototypes: (K, d), of length 1.
-        selected: (n,) bool, what a first transport is sure of; if it is of nothing, there is nothing to repeat.
-        draws: (n,) in [0, 1), which say what is repeated or added.
-        gamma: see above.
+        selected: (n,) bool, the rows that a first transport selected. If it selected none, no row is repeated.
+        draws: (n,) in [0, 1); they choose the rows that are repeated or added.
+        gamma: threshold of the cosine, see above.
 
     Returns:
-        Cosines (n, K), and (n,) bool which of these rows count: as many as the smaller side lacks.
+        Cosines (n, K) of the added rows, and (n,) bool: True for the rows to use, as many as the smaller group lacks.
     """
     n, cosines = len(rows), rows @ prototypes.T
     common = (cosines.amax(1) > gamma).sum()
-    lacking = n - 2 * common  # common ones, or if negative private ones
+    lacking = n - 2 * common  # positive: common rows are lacking; negative: private rows
     sure = selected.sum()
     order = selected.long().argsort(descending=True, stable=True)
     repeated = cosines[order[pick(draws, sure)]]
@@ -98,5 +99,5 @@ def fill_up(rows: Tensor, prototypes: Tensor, selected: Tensor, draws: Tensor, g
 
 
 def pick(draws: Tensor, count: int | Tensor) -> Tensor:
-    """Positions in [0, count) from draws in [0, 1), also where their product rounds up; 0 if there are none."""
+    """Positions in [0, count) from draws in [0, 1), clamped where the product rounds up; 0 if ``count`` is 0."""
     return (draws * count).long().clamp(max=count - 1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""How much a batch's predictions confuse pairs of classes."""
+"""Class confusion: how much the predictions of a batch confuse pairs of classes."""
 
 import torch
 from torch import Tensor
@@ -11,13 +11,13 @@ from dafw.nn.precision import full_precision
 def class_confusion(logits: Tensor, *, temperature: float = 2.5) -> Tensor:
     """Mean over classes of the share of a class's predictions that goes to other classes.
 
-    With p = softmax(logits / T) and w_i = 1 + exp(-H(p_i)) without gradient, C = sum_i w_i p_i p_i^T, each row divided
-    by its sum; the value is the sum off the diagonal over K.  The common scale of the w cancels.
+    With p = softmax(logits / T) and w_i = 1 + exp(-H(p_i)) without gradient, C = sum_i w_i p_i p_i^T. Each row of C is
+    divided by its sum. The value is the sum off the diagonal, divided by K.  A common factor of all w cancels.
     Jin et al., "Minimum Class Confusion", ECCV 2020, https://arxiv.org/abs/1912.03699.
 
     Args:
-        logits: (N, K); on several ranks this rank's rows, all of which are gathered.
-        temperature: T; above 1 it softens predictions that are too sure.
+        logits: (N, K); on several ranks this rank's rows; all ranks' rows are gathered.
+        temperature: T; a value above 1 softens overconfident predictions.
 
     Returns:
         A scalar, from 0 (every prediction certain) to 1 - 1 / K (every prediction uniform).

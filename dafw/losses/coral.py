@@ -11,7 +11,7 @@ from dafw.nn.precision import full_precision
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (d,) and unbiased covariance (d, d) of all ranks' rows, at least in float32 and whatever the autocast."""
+    """Mean (d,) and unbiased covariance (d, d) of the rows of all ranks, at least in float32, also under autocast."""
     features = gather_rows(features)
     rows = features.shape[0]
     if rows < 2:
@@ -27,7 +27,7 @@ def coral(source: Tensor, target: Tensor) -> Tensor:
     """||C_s - C_t||_F^2 / (4 d^2): Sun and Saenko, "Deep CORAL", 2016, eq. (1), https://arxiv.org/abs/1607.01719.
 
     Args:
-        source: (n, d) features; on several ranks this rank's rows, all of which are gathered.
+        source: (n, d) features; on several ranks this rank's rows; all ranks' rows are gathered.
         target: (m, d) features.
 
     Returns:
@@ -41,12 +41,12 @@ def coral(source: Tensor, target: Tensor) -> Tensor:
 
 
 def mean_and_covariance(source: Tensor, target: Tensor) -> Tensor:
-    """mean((m_s - m_t)^2) + mean((C_s - C_t)^2): "CORAL" of DomainBed and of the Transfer-Learning-Library.
+    """mean((m_s - m_t)^2) + mean((C_s - C_t)^2): the "CORAL" of DomainBed and of the Transfer-Learning-Library.
 
     Unlike Deep CORAL it also matches the means, and its second term is four times as large.
 
     Args:
-        source: (n, d) features; on several ranks this rank's rows, all of which are gathered.
+        source: (n, d) features; on several ranks this rank's rows; all ranks' rows are gathered.
         target: (m, d) features.
 
     Returns:
@@ -59,13 +59,13 @@ def mean_and_covariance(source: Tensor, target: Tensor) -> Tensor:
 
 
 def pairwise_mean_and_covariance(domains: Sequence[Tensor]) -> Tensor:
-    """The mean of :func:`mean_and_covariance` over all pairs of domains, each domain's moments computed once.
+    """Mean of :func:`mean_and_covariance` over all pairs of domains; each domain's moments are computed once.
 
     Args:
-        domains: features (n_m, d) of each; on several ranks this rank's rows, all of which are gathered.
+        domains: features (n_m, d) of each; on several ranks this rank's rows; all ranks' rows are gathered.
 
     Returns:
-        A scalar; 0 of a single domain.
+        A scalar; 0 for a single domain.
 
     Raises:
         ValueError: fewer than two rows in a domain.

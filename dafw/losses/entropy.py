@@ -1,4 +1,4 @@
-"""Entropy of predictions, in nats, from logits."""
+"""Entropy of predictions, computed from logits, in nats."""
 
 import torch
 from torch import Tensor
@@ -12,8 +12,9 @@ def entropy(logits: Tensor, *, epsilon: float = 0.0, least: float = 0.0) -> Tens
 
     Args:
         logits: (..., K).
-        epsilon: added to each probability inside the logarithm, as some published code does; exact without it.
-        least: leave out the terms of probabilities below this (1e-7 in the code of DCAN's authors).
+        epsilon: constant added to each probability inside the logarithm, as some published code does. With 0 the
+            entropy is exact.
+        least: terms of probabilities below this are left out (1e-7 in the code of DCAN's authors).
 
     Returns:
         (...), between 0 and log K.
@@ -28,7 +29,7 @@ def _entropy(log_p: Tensor, epsilon: float = 0.0, least: float = 0.0) -> Tensor:
 
 
 def mean_entropy(logits: Tensor, *, epsilon: float = 0.0, least: float = 0.0) -> Tensor:
-    """mean_i H(p_i), what entropy minimisation minimises: Grandvalet and Bengio, NIPS 2004.
+    """mean_i H(p_i), the loss of entropy minimisation: Grandvalet and Bengio, NIPS 2004.
 
     Args:
         logits: (N, K).
@@ -36,23 +37,23 @@ def mean_entropy(logits: Tensor, *, epsilon: float = 0.0, least: float = 0.0) ->
         least: see :func:`entropy`.
 
     Returns:
-        A scalar; a mean over rows, so the ranks' own values average to that of the whole batch.
+        A scalar; a mean over rows, so averaging over ranks gives the value of the whole batch.
     """
     return entropy(logits, epsilon=epsilon, least=least).mean()
 
 
 def mutual_information(logits: Tensor, *, epsilon: float = 0.0) -> Tensor:
-    """H(mean_i p_i) - mean_i H(p_i) of the given rows alone: between input and prediction, 0 to log K.
+    """H(mean_i p_i) - mean_i H(p_i): mutual information of input and prediction, from 0 to log K. Nothing is gathered.
 
     Args:
         logits: (N, K).
         epsilon: see :func:`entropy`.
 
     Returns:
-        A scalar; high where predictions are sure one by one and diverse together.
+        A scalar; high if each prediction is confident and all together are diverse.
     """
     log_p = full_precision(logits).log_softmax(-1)
-    marginal = log_p.logsumexp(0)  # log of N mean_i p_i, which are logits too
+    marginal = log_p.logsumexp(0)  # log(N mean_i p_i); these are logits of the mean prediction
     return entropy(marginal, epsilon=epsilon) - _entropy(log_p, epsilon).mean()
 
 
@@ -60,7 +61,7 @@ def information_maximisation(logits: Tensor, *, epsilon: float = 0.0) -> Tensor:
     """mean_i H(p_i) - H(mean_i p_i), to be minimised: SHOT, Liang et al., ICML 2020, https://arxiv.org/abs/2002.08546.
 
     Args:
-        logits: (N, K); on several ranks this rank's rows, all of which are gathered.
+        logits: (N, K); on several ranks this rank's rows; all ranks' rows are gathered.
         epsilon: see :func:`entropy`.
 
     Returns:
@@ -70,13 +71,13 @@ def information_maximisation(logits: Tensor, *, epsilon: float = 0.0) -> Tensor:
 
 
 def certainty_weights(logits: Tensor, *, epsilon: float = 0.0) -> Tensor:
-    """Weights of rows, in proportion to 1 + exp(-H(p_i)), that sum to the number of rows: no gradient flows through.
+    """Row weights in proportion to 1 + exp(-H(p_i)) that sum to the number of rows; no gradient flows through them.
 
     Long et al., "Conditional Adversarial Domain Adaptation", NeurIPS 2018, https://arxiv.org/abs/1705.10667.
 
     Args:
-        logits: (N, K); on several ranks this rank's rows: the sum is over all ranks' rows.
-        epsilon: added to p inside the logarithm of the entropy (the Transfer-Learning-Library: 1e-5).
+        logits: (N, K); on several ranks this rank's rows. The sum is over all ranks' rows.
+        epsilon: constant added to p inside the logarithm of the entropy (the Transfer-Learning-Library: 1e-5).
 
     Returns:
         (N,), each between N / (2 N) and 2.

@@ -1,9 +1,10 @@
-"""How differently the loss's landscape lies over images and over perturbed copies of them; and such copies.
+"""Compares the loss landscape over images with that over perturbed copies of them, and makes such copies.
 
-The landscape is seen through the gradients of each row's cross-entropy with respect to a network's last linear layer.
-With the layer's input z_n (d,), the probabilities p_n (K,) and the label y_n, that gradient is r_n z_n^T for the
-weights and r_n for the bias, r_n = p_n - onehot(y_n). With a 1 behind each z both are one matrix (K, d + 1), and its
-mean and mean square over rows are two matrix products: no gradient of a single row, (n, K, d), is ever made.
+The landscape is measured by the gradient of each row's cross-entropy with respect to a network's last linear layer.
+With the layer's input z_n (d,), the probabilities p_n (K,) and the label y_n, let r_n = p_n - onehot(y_n). The gradient
+is r_n z_n^T for the weights and r_n for the bias. If a 1 is appended to each z, both together are one matrix
+(K, d + 1). Its mean and its mean square over rows are two matrix products, so the gradients of single rows, (n, K, d),
+are never stored.
 
 Shin et al., Unknown Domain Inconsistency Minimization for Domain Generalization, ICLR 2024,
 https://arxiv.org/abs/2403.07329.
@@ -22,7 +23,7 @@ Centre = Literal["own", "clean"]
 
 
 class GradientMoments(NamedTuple):
-    """Moments over rows of the gradients of a linear layer; of the same shape.
+    """Moments over rows of the gradients of a linear layer; both have the same shape.
 
     Attributes:
         mean: (K, d) for the weights alone, (K, d + 1) with the bias as the last column.
@@ -36,12 +37,12 @@ class GradientMoments(NamedTuple):
 def last_layer_moments(
     inputs: Tensor, logits: Tensor, labels: Tensor, *, bias: bool = True, label_smoothing: float = 0.0
 ) -> GradientMoments:
-    """Moments of the rows' gradients of the cross-entropy, at least in float32 and whatever the autocast.
+    """Moments over rows of the gradients of the cross-entropy, at least in float32, also under autocast.
 
     Args:
-        inputs: (n, d), what the last linear layer sees; on several ranks this rank's rows, as many on each, whose
-            moments are averaged over the ranks: each rank gets those of all rows.
-        logits: (n, K), what it returns.
+        inputs: (n, d), inputs of the last linear layer; on several ranks this rank's rows, as many on each. The moments
+            are averaged over the ranks, so each rank gets those of all rows.
+        logits: (n, K), outputs of that layer.
         labels: (n,) int64.
         bias: whether the layer has a bias.
         label_smoothing: share of the label's mass that the cross-entropy spreads over all classes.
@@ -59,15 +60,15 @@ def last_layer_moments(
 
 
 def variance_mismatch(clean: GradientMoments, perturbed: GradientMoments, centre: Centre = "own") -> Tensor:
-    """mean_j (v_j - w_j)^2 / 4: v and w are the variances over rows of the gradients' entries j, clean and perturbed.
+    """mean_j (v_j - w_j)^2 / 4, where v and w are the variances over rows of gradient entry j, clean and perturbed.
 
-    The quarter makes it the mean squared distance of the two from their middle. The difference is formed before the
-    squares of the means enter, so that it is exactly 0 where the rows are the same.
+    Because of the 1/4 this is the mean squared distance of v and w from their midpoint. The means of the squares are
+    subtracted first, so that the result is exactly 0 if the rows are the same.
 
     Args:
         clean: moments over the images.
         perturbed: moments over their perturbed copies.
-        centre: w is about its ``own`` mean, or about the ``clean`` one as in the authors' code.
+        centre: the mean about which w is taken: its ``own``, or the ``clean`` one as in the authors' code.
     """
     shift = clean.mean - perturbed.mean
     between = clean.mean + perturbed.mean if centre == "own" else 2 * clean.mean
@@ -75,22 +76,23 @@ def variance_mismatch(clean: GradientMoments, perturbed: GradientMoments, centre
 
 
 def mean_square(perturbed: GradientMoments, *, bias: bool = True) -> Tensor:
-    """Mean squared entry of the gradients of the weights, plus that of the bias, over rows and entries."""
+    """Mean square over rows and entries of the weights' gradients, plus that of the bias's gradients."""
     if not bias:
         return perturbed.square.mean()
     return perturbed.square[:, :-1].mean() + perturbed.square[:, -1:].mean()
 
 
 def uphill_step(slope: Tensor, radius: float, per: Literal["image", "pixel"] = "image", eps: float = 1e-12) -> Tensor:
-    """A step along ``slope``, of the objective with respect to images (n, ...).
+    """A step along ``slope``, the gradient of the objective with respect to images (n, ...).
 
     Args:
-        slope: the gradient.
-        radius: Euclidean length of what has one length.
-        per: what that is: each ``image`` (a step within a ball around it), or each ``pixel`` of each channel over all
-            rows of the batch, those of all ranks, as in the authors' code: the length of an image's step then depends
-            on the size of the batch, about radius * sqrt(pixels * channels / rows).
-        eps: the least length that is divided by.
+        slope: (n, ...), the gradient.
+        radius: Euclidean length to which each part is scaled.
+        per: the parts that are scaled. ``image``: each image takes a step within a ball around it. ``pixel``: each
+            pixel of each channel over all rows of the batch, those of all ranks included, as in the authors' code. The
+            length of an image's step then depends on the batch size: it is about radius * sqrt(pixels * channels /
+            rows).
+        eps: lower bound of the length in the division.
     """
     slope = full_precision(slope)
     if per == "image":
@@ -101,11 +103,11 @@ def uphill_step(slope: Tensor, radius: float, per: Literal["image", "pixel"] = "
 
 
 def split_style(images: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
-    """Images (n, C, H, W) as normed * deviation + mean.
+    """Splits images (n, C, H, W) into normed * deviation + mean, with statistics of each channel of each image.
 
     Returns:
-        The mean and the deviation, the root of the unbiased variance plus ``eps``, of each channel of each image,
-        (n, C, 1, 1), and what is left, (n, C, H, W).
+        The mean (n, C, 1, 1), the deviation (n, C, 1, 1), which is the root of the unbiased variance plus ``eps``, and
+        the normed images (n, C, H, W).
     """
     variance, mean = torch.var_mean(images, (2, 3), keepdim=True)
     deviation = (variance + eps).sqrt()

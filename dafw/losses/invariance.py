@@ -1,4 +1,4 @@
-"""How far a classifier is from optimal on one domain, by the slope of its loss in the scale of its logits."""
+"""Invariance penalty: measures by the loss's slope in the logits' scale how far a classifier is from optimal."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ def scale_gradient(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (n,), y.
 
     Returns:
-        A scalar, at least in float32 and whatever the autocast; differentiable.
+        A differentiable scalar, at least in float32, also under autocast.
     """
     with torch.autocast(logits.device.type, enabled=False):
         logits = full_precision(logits)
@@ -23,10 +23,10 @@ def scale_gradient(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def invariance_penalty(logits: Tensor, labels: Tensor) -> Tensor:
-    """Square of :func:`scale_gradient` of one domain, estimated without bias: of even rows times that of odd rows.
+    """Unbiased estimate of the squared :func:`scale_gradient` of a domain: that of even rows times that of odd rows.
 
     Arjovsky et al., Invariant Risk Minimization, 2019, https://arxiv.org/abs/1907.02893, the practical objective
-    IRMv1. An estimate from two halves of the rows can be negative, unlike the square.
+    IRMv1. Unlike the square, this estimate from two halves of the rows can be negative.
 
     Args:
         logits: (n, K), of one domain and of all ranks: nothing is gathered here.

@@ -1,13 +1,13 @@
-"""A target classification loss without target labels: predictions refined by what each class's critic says.
+"""A classification loss on target rows without labels: each class's critic refines the prediction.
 
 ParetoDA: Lv et al., Pareto Domain Adaptation, NeurIPS 2021, https://arxiv.org/abs/2112.04137. For each of the K classes
 a binary critic v_k tells the domains apart. With the domain as evidence, Bayes' rule refines the classifier's
 prediction p of a target row: rho_k is proportional to p(target | x, v_k) p_k.
 
-The paper was not at hand: ``paper``, the default, follows a summary of it; ``authors`` was read in their code.
+The paper was not at hand. The default ``mode="paper"`` follows a summary of it. ``mode="authors"`` was read in the
+authors' code and computes the same as that code where it departs from the summary.
 
-A critic's scores are (n, K, 2) logits, target first, or (n, K), the logit of "source". ``mode="authors"`` gives what
-the authors' program computes where it departs from that.
+A critic's scores are (n, K, 2) logits, target first, or (n, K), the logit of "source".
 """
 
 from typing import Literal
@@ -24,7 +24,7 @@ Mode = Literal["paper", "authors"]
 
 
 def domain_log_probabilities(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The logarithms of p(target | x, v_k) and p(source | x, v_k), each (n, K), at least in float32.
+    """Logarithms of p(target | x, v_k) and of p(source | x, v_k), each (n, K), at least in float32.
 
     Raises:
         ValueError: scores that are neither (n, K, 2) nor (n, K).
@@ -55,14 +55,14 @@ def refine(logits: Tensor, scores: Tensor, *, mode: Mode = "paper") -> Tensor:
 
 
 def mimicking_loss(refined: Tensor, *, mode: Mode = "paper") -> Tensor:
-    """sum_k m_k log m_k - mean_i sum_k rho_ik log rho_ik with m the mean of rho: minus the mutual information.
+    """sum_k m_k log m_k - mean_i sum_k rho_ik log rho_ik, where m is the mean of rho: minus the mutual information.
 
     Args:
-        refined: (n, K) logits of rho; on several ranks this rank's rows, all of which are gathered.
+        refined: (n, K) logits of rho; on several ranks this rank's rows; all ranks' rows are gathered.
         mode: ``authors`` adds 1e-6 to m inside its logarithm.
 
     Returns:
-        A scalar from -log K (each row sure of one class, all classes alike) to 0 (all rows alike).
+        A scalar from -log K (each row is certain of one class, all classes are equally frequent) to 0 (equal rows).
     """
     if mode == "paper":
         return information_maximisation(refined)
@@ -74,20 +74,21 @@ def mimicking_loss(refined: Tensor, *, mode: Mode = "paper") -> Tensor:
 def class_domain_loss(
     source_scores: Tensor, target_scores: Tensor, labels: Tensor, refined: Tensor, *, mode: Mode = "paper"
 ) -> Tensor:
-    """What the critics minimise: each learns from the rows of its class, target rows counting as far as rho says.
+    """The critics' loss: each critic learns from source rows of its class and from target rows weighted by rho.
 
-    mean_s -log p(source | x, v_y) + mean_t sum_k -rho_k log p(target | x, v_k), without gradient into rho.
+    mean_s -log p(source | x, v_y) + mean_t sum_k -rho_k log p(target | x, v_k). No gradient flows into rho.
 
     Args:
         source_scores: of the critics on (n_s) source rows.
         target_scores: of the critics on (n_t) target rows.
         labels: (n_s,) classes of the source rows.
         refined: (n_t, K) logits of rho, see :func:`refine`.
-        mode: ``authors``: half of it, divided by K; target rows are weighted by ``refined`` itself, which may be
-            negative; and all source rows train the critic of the last one's class, as their loop keeps no other.
+        mode: ``authors`` departs in three ways. The loss is halved and divided by K. The weights of target rows are
+            ``refined`` itself, which may be negative. All source rows train the critic of the last row's class, since
+            the authors' loop keeps no other.
 
     Returns:
-        A scalar; a sum of means over rows, so the ranks' own values average to that of the whole batch.
+        A scalar; a sum of means over rows, so averaging over ranks gives the value of the whole batch.
     """
     _, source = domain_log_probabilities(source_scores)
     target, _ = domain_log_probabilities(target_scores)

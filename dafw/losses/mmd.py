@@ -17,7 +17,7 @@ Estimator = Literal["unbiased", "biased", "tllib"]
 
 
 def squared_distances(x: Tensor) -> Tensor:
-    """Squared Euclidean distances between rows, at least in float32 and whatever the autocast.
+    """Squared Euclidean distances between rows, at least in float32, also under autocast.
 
     Args:
         x: (N, d).
@@ -38,12 +38,12 @@ def gaussian_kernels(
     """Sum of Gaussian kernels, sum_a exp(-d / (2 a m)).
 
     Args:
-        distances: (N, N) squared distances, the zero diagonal included; or any shape, if ``unit`` is given.
+        distances: (N, N) squared distances with the zero diagonal; any shape if ``unit`` is given.
         multipliers: the a, one per kernel.
-        unit: m, no gradient flowing into it; the mean of all entries of ``distances`` if ``None``.
+        unit: m, without gradient; ``None``: the mean of all entries of ``distances``.
 
     Returns:
-        The shape of ``distances``; a matrix's diagonal is the number of kernels.
+        A tensor shaped like ``distances``. The diagonal of a matrix holds the number of kernels.
     """
     unit = distances.mean() if unit is None else unit
     unit = unit.detach().clamp_min(1e-12) if isinstance(unit, Tensor) else unit
@@ -58,12 +58,12 @@ def doubling_kernels(distances: Tensor, count: int = 5, bandwidth: Tensor | floa
     """sum_{q < count} exp(-d / (b 2^q)), the kernels of DCAN (Li et al., AAAI 2020; read in the authors' code).
 
     Args:
-        distances: (N, N) squared distances; or any shape, if ``bandwidth`` is given.
+        distances: (N, N) squared distances; any shape if ``bandwidth`` is given.
         count: number of kernels.
-        bandwidth: b, no gradient flowing into it; the mean over pairs of different rows / 2^(count // 2) if ``None``.
+        bandwidth: b, without gradient; ``None``: the mean over pairs of different rows / 2^(count // 2).
 
     Returns:
-        The shape of ``distances``.
+        A tensor shaped like ``distances``.
     """
     if bandwidth is None:
         pairs = distances.shape[0] * (distances.shape[0] - 1)
@@ -76,8 +76,9 @@ def mean_discrepancy(
 ) -> Tensor:
     """MMD^2 from a kernel matrix, in quadratic time: mean k(s, s') + mean k(t, t') - 2 mean k(s, t).
 
-    Gretton et al., "A Kernel Two-Sample Test", JMLR 13 (2012): ``unbiased`` is eq. (3), the first two means without
-    the diagonals, and can be negative; ``biased`` is eq. (5), with them, and zero for equal samples.
+    Gretton et al., "A Kernel Two-Sample Test", JMLR 13 (2012). ``unbiased`` is eq. (3): the first two means leave out
+    the diagonals, and the value can be negative. ``biased`` is eq. (5): the diagonals are included, and the value is
+    zero for equal samples.
 
     Args:
         kernels: (N, N), source rows and columns first.
@@ -98,15 +99,16 @@ def mean_discrepancy(
 
 
 def linear_discrepancy(kernels: Tensor, *, cyclic: bool = False, num_source: int | None = None) -> Tensor:
-    """MMD^2 of two samples from pairs (i, j) of positions alone, n of them instead of n^2.
+    """MMD^2 of two samples in linear time, from n pairs (i, j) of positions instead of n^2.
 
-    mean over pairs of k(s_i, s_j) + k(t_i, t_j) - k(s_i, t_j) - k(s_j, t_i): Gretton et al., JMLR 13 (2012), lemma 14.
+    Mean over pairs of k(s_i, s_j) + k(t_i, t_j) - k(s_i, t_j) - k(s_j, t_i): Gretton et al., JMLR 13 (2012), lemma 14.
 
     Args:
         kernels: (N, N), source rows and columns first.
-        cyclic: the n pairs (i, i + 1 mod n), each row in two of them, instead of the n / 2 pairs (2i, 2i + 1).
-        num_source: number of source rows, half of all if ``None``. Of unequal samples, which ``cyclic`` alone allows,
-            the smaller one is gone through again until the larger one ends.
+        cyclic: use the n pairs (i, i + 1 mod n), where each row is in two pairs, instead of the n / 2 pairs
+            (2i, 2i + 1).
+        num_source: number of source rows; ``None``: half of all rows. Only ``cyclic`` allows samples of unequal size:
+            the smaller one is repeated until the larger one ends.
 
     Returns:
         A scalar.
@@ -129,18 +131,18 @@ def mk_mmd(
 ) -> Tensor:
     """Squared multi-kernel MMD between two sets of features: Long et al., ICML 2015, https://arxiv.org/abs/1502.02791.
 
-    The kernel is the average of Gaussians whose bandwidths are ``multipliers`` times the mean squared distance over the
-    joint batch (the paper learns the weights of that convex combination; equal weights are common practice).
-    ``estimator="tllib"`` is what the Transfer-Learning-Library minimises: the *sum* of the kernels instead of their
-    average, hence as many times the unbiased value, plus the constant 2 / (n - 1).
+    The kernel is the average of Gaussians with bandwidths ``multipliers`` times the mean squared distance over the
+    joint batch. (The paper learns the weights of that convex combination; equal weights are common practice.)
+    ``estimator="tllib"`` is the loss of the Transfer-Learning-Library. It sums the kernels instead of averaging them,
+    so its value is the unbiased one times the number of kernels, plus the constant 2 / (n - 1).
 
     Args:
-        source: (n, d) features; on several ranks this rank's rows, all of which are gathered.
+        source: (n, d) features; on several ranks this rank's rows; all ranks' rows are gathered.
         target: (m, d) features.
         multipliers: one per kernel.
         estimator: ``unbiased`` (the paper's), ``biased`` (never negative), or ``tllib``.
         linear: use the estimator over neighbouring rows (the paper's n / 2 disjoint pairs; for ``tllib`` n cyclic
-            ones). Needs n = m.
+            pairs). It needs n = m.
 
     Returns:
         A scalar.
@@ -165,11 +167,11 @@ def joint_mk_mmd(
 ) -> Tensor:
     """Squared MMD between two joint distributions of features and predictions: Long et al., ICML 2017.
 
-    https://arxiv.org/abs/1605.06636: the kernel is that of :func:`mk_mmd` on the features times
+    https://arxiv.org/abs/1605.06636. The kernel on the features is that of :func:`mk_mmd`. It is multiplied by
     exp(-|p - q|^2 / (2 sigma^2)) on the softmax of the logits. The estimators are those of :func:`mk_mmd`.
 
     Args:
-        source: (n, d) features and (n, K) logits; on several ranks this rank's rows, all of which are gathered.
+        source: (n, d) features and (n, K) logits; on several ranks this rank's rows; all ranks' rows are gathered.
         target: (m, d) features and (m, K) logits.
         sigma: standard deviation of the Gaussian of the predictions.
         multipliers: one per kernel of the features.
@@ -190,7 +192,7 @@ def joint_mk_mmd(
 
 
 def _estimate(kernels: Tensor, count: int, rows: tuple[int, int], estimator: Estimator, linear: bool) -> Tensor:
-    """The value from a sum of ``count`` kernels, (n + m, n + m), and n and m."""
+    """The estimate from the sum of ``count`` kernels, (n + m, n + m); ``rows`` is (n, m)."""
     n, m = rows
     if min(n, m) < 2:
         raise ValueError(f"MMD needs at least two rows of each domain, not {n} and {m}")
@@ -208,19 +210,20 @@ def _estimate(kernels: Tensor, count: int, rows: tuple[int, int], estimator: Est
 def pairwise_mmd(domains: Sequence[Tensor], gammas: Sequence[float] = GAMMAS) -> Tensor:
     """Squared MMD (biased, quadratic time), averaged over all pairs of domains: "MMD" of DomainBed (read in its code).
 
-    The kernel is the *sum* of exp(-gamma d) over fixed gammas, d the squared distance: no bandwidth from the data.
+    The kernel is the *sum* of exp(-gamma d) over fixed gammas, where d is the squared distance. No bandwidth is
+    computed from the data.
 
     Args:
-        domains: features (n_m, d) of each; on several ranks this rank's rows, all of which are gathered.
+        domains: features (n_m, d) of each; on several ranks this rank's rows; all ranks' rows are gathered.
         gammas: one per kernel.
 
     Returns:
-        A scalar; 0 of a single domain.
+        A scalar; 0 for a single domain.
     """
     rows = [gather_rows(features) for features in domains]
     sizes = [len(features) for features in rows]
     distances = squared_distances(torch.cat(rows))
-    distances = distances - distances.diagonal().diag()  # a large gamma would blow up the rounding of what is 0
+    distances = distances - distances.diagonal().diag()  # exact zeros: a large gamma would amplify rounding errors
     kernels = gaussian_kernels(distances, [0.5 / gamma for gamma in gammas], 1.0)
     means = [[block.mean() for block in torch.split(strip, sizes, 1)] for strip in torch.split(kernels, sizes)]
     pairs = [means[i][i] + means[j][j] - 2 * means[i][j] for i, j in combinations(range(len(rows)), 2)]
@@ -230,14 +233,14 @@ def pairwise_mmd(domains: Sequence[Tensor], gammas: Sequence[float] = GAMMAS) ->
 def cyclic_mmd(source: Tensor, target: Tensor, *, count: int = 5, bandwidth: float | None = None) -> Tensor:
     """Squared MMD in linear time over the pairs (i, i + 1), as DCAN's authors compute it (read in their code).
 
-    The kernels are summed, not averaged. At equal sizes it is zero for equal samples, and the unbiased estimate in
-    quadratic time is its mean over all orders of each domain's rows.
+    The kernels are summed, not averaged. If both samples have the same size, the value is zero for equal samples, and
+    its mean over all orders of each domain's rows is the unbiased estimate in quadratic time.
 
     Args:
-        source: (n, d) features; on several ranks this rank's rows, all of which are gathered.
+        source: (n, d) features; on several ranks this rank's rows; all ranks' rows are gathered.
         target: (m, d) features.
         count: number of kernels, see :func:`doubling_kernels`.
-        bandwidth: of the narrowest; from the mean distance if ``None``.
+        bandwidth: that of the narrowest kernel; ``None``: computed from the mean distance.
 
     Returns:
         A scalar; it can be negative.
@@ -264,19 +267,19 @@ def subset_mmd(
 ) -> Tensor:
     """Squared MMD (biased, quadratic time) between subsets of two samples, many pairs of subsets at once.
 
-    With w_k the difference of the two uniform distributions over the rows of subset k it is w_k' K w_k, the squared
-    distance of two mean embeddings. The bandwidth is that of all rows, the same for all subsets.
+    Let w_k be the difference of the two uniform distributions over the rows of pair k. The value is w_k' K w_k, the
+    squared distance of the two mean embeddings. All subsets share one bandwidth, computed from all rows.
 
     Args:
-        source: (n, d) features, of all ranks: nothing is gathered here.
-        target: (m, d) features, likewise.
+        source: (n, d) features of all ranks; nothing is gathered here.
+        target: (m, d) features of all ranks.
         source_subsets: (k, n) bool, whether a row is in a subset.
         target_subsets: (k, m) bool.
         count: number of kernels, see :func:`doubling_kernels`.
-        bandwidth: of the narrowest; from the mean distance if ``None``.
+        bandwidth: that of the narrowest kernel; ``None``: computed from the mean distance.
 
     Returns:
-        (k,), not negative; 0 where one of the two subsets is empty.
+        (k,), not negative; 0 if one of the two subsets is empty.
     """
     kernels = doubling_kernels(squared_distances(torch.cat([source, target])), count, bandwidth)
     sizes = [subsets.sum(1, keepdim=True) for subsets in (source_subsets, target_subsets)]
@@ -297,24 +300,25 @@ def subset_cyclic_mmd(
     bandwidth: float | None = None,
     offset: bool = False,
 ) -> Tensor:
-    """As :func:`subset_mmd` in linear time, the regulariser of DCAN's authors (read in their code).
+    """:func:`subset_mmd` in linear time, the regulariser of DCAN's authors (read in their code).
 
-    Of subsets with n_k and m_k rows: sum_{i < n_k} k(s_i, s_i+1) + k(t_i, t_i+1) - k(s_i, t_i+1) - k(s_i+1, t_i) over
-    n_k + m_k, positions modulo n_k and m_k, with a bandwidth of each pair of subsets. The authors count t_i from
-    position m_k of the rows of both instead of from n_k (``offset``), which takes source rows for target rows unless
-    the subsets are equally large. Shapes are fixed, rows are picked by sorting: no host read.
+    For subsets with n_k and m_k rows it is the sum over i < n_k of k(s_i, s_i+1) + k(t_i, t_i+1) - k(s_i, t_i+1) -
+    k(s_i+1, t_i), divided by n_k + m_k. Positions are modulo n_k and m_k. Each pair of subsets has its own bandwidth.
+    The rows of both subsets form one list, source rows first. t_i starts at position n_k of it; in the authors' code
+    t_i starts at position m_k (``offset``), which takes source rows for target rows unless the subsets are equally
+    large. Shapes are fixed and rows are picked by sorting, so the host reads nothing.
 
     Args:
-        source: (n, d) features, of all ranks: nothing is gathered here.
-        target: (m, d) features, likewise.
+        source: (n, d) features of all ranks; nothing is gathered here.
+        target: (m, d) features of all ranks.
         source_subsets: (k, n) bool, whether a row is in a subset.
         target_subsets: (k, m) bool.
         count: number of kernels, see :func:`doubling_kernels`.
-        bandwidth: of the narrowest; from the mean distance if ``None``.
-        offset: the authors' position of t_i.
+        bandwidth: that of the narrowest kernel; ``None``: computed from the mean distance.
+        offset: use the authors' position of t_i.
 
     Returns:
-        (k,); 0 where one of the two subsets is empty. It can be negative.
+        (k,); 0 if one of the two subsets is empty. It can be negative.
     """
     distances = squared_distances(torch.cat([source, target]))
     n = source.shape[0]
@@ -328,7 +332,7 @@ def subset_cyclic_mmd(
         unit = total / ((size * (size - 1)).clamp_min(1) * 2 ** (count // 2))
     else:
         unit = bandwidth
-    rows = subsets.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # of subset k: its rows, source first
+    rows = subsets.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # row k: subset k's rows, source first
     i = torch.arange(n, device=source.device)[None]
 
     def row(step: Tensor, of_source: bool) -> Tensor:

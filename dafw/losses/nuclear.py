@@ -1,4 +1,4 @@
-"""The nuclear norm of a batch of predictions: sure one by one, diverse together."""
+"""The nuclear norm of a batch of predictions: large if each prediction is confident and all together are diverse."""
 
 from typing import Literal
 
@@ -12,14 +12,14 @@ Scale = Literal["rows", "values"]
 
 
 def negative_nuclear_norm(logits: Tensor, *, scale: Scale = "rows") -> Tensor:
-    """-||P||_* / N, with P = softmax(logits) and ||P||_* the sum of its singular values; to be minimised.
+    """-||P||_* / N, to be minimised, where P = softmax(logits) and ||P||_* is the sum of the singular values of P.
 
     Cui et al., "Towards Discriminability and Diversity", CVPR 2020, https://arxiv.org/abs/2003.12237.
-    The singular values need a decomposition, for which the host waits on a GPU; its gradient, U V^T, has no
-    differences of singular values in it, so it is finite where they coincide.
+    The singular values need a decomposition, and on a GPU the host waits for it. The gradient, U V^T, contains no
+    differences of singular values, so it is finite where they coincide.
 
     Args:
-        logits: (N, K); on several ranks this rank's rows, all of which are gathered.
+        logits: (N, K); on several ranks this rank's rows; all ranks' rows are gathered.
         scale: divide by the number of ``rows`` (the paper's form) or of singular ``values``, min(N, K).
 
     Returns:

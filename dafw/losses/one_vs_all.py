@@ -1,4 +1,4 @@
-"""Losses of one binary classifier per class: "is of this class" against "is of another"."""
+"""Losses of one-vs-all classifiers: for each class a binary classifier says "this class" or "another class"."""
 
 import torch
 from torch import Tensor
@@ -8,18 +8,18 @@ from dafw.nn.precision import full_precision
 
 
 def one_vs_all(logits: Tensor, labels: Tensor) -> Tensor:
-    """The own class's classifier says yes, and the one of the others that is most inclined to says no.
+    """Binary loss of the own class's classifier plus that of the other class's classifier that is most wrong.
 
     mean_i [-log p_i[y_i] + max_{k != y_i} -log(1 - p_i[k])] with p_i[k] = softmax(logits_i[k])[1]: Saito and Saenko,
-    ICCV 2021, https://arxiv.org/abs/2104.03344. The logarithms are exact, where the authors' code adds 1e-8 to each
+    ICCV 2021, https://arxiv.org/abs/2104.03344. The logarithms are exact; the authors' code adds 1e-8 to each
     probability.
 
     Args:
-        logits: (N, K, 2), of each class's classifier: first "another class", second "this class".
+        logits: (N, K, 2), for each class's classifier the logits of "another class" and "this class", in this order.
         labels: (N,) int64.
 
     Returns:
-        A scalar, 0 or more; a mean over rows, so the ranks' own values average to that of the whole batch.
+        A scalar, 0 or more; a mean over rows, so averaging over ranks gives the value of the whole batch.
 
     Raises:
         ValueError: ``logits`` is not (N, K, 2).
@@ -46,7 +46,7 @@ def this_class(logits: Tensor) -> Tensor:
 
 
 def another_class(logits: Tensor, classes: Tensor) -> Tensor:
-    """Probability, by the classifier of a given class for each row, of another class.
+    """Probability of "another class" for each row, from the binary classifier of the class given for that row.
 
     Args:
         logits: (N, K, 2), see :func:`one_vs_all`.

@@ -1,4 +1,4 @@
-"""Prototypes of clusters: a loss towards them, and how they follow the features."""
+"""Prototypes of clusters: a loss that pulls features towards them, and the update of the prototypes."""
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +9,15 @@ from dafw.nn.precision import full_precision
 
 @torch.no_grad()
 def move_prototypes(prototypes: Tensor, features: Tensor, codes: Tensor) -> Tensor:
-    """Prototypes after a batch: m becomes (w m + (1 - w) b) / |...|, where b is the direction of a cluster's rows.
+    """Prototypes after a batch: m becomes (w m + (1 - w) b) / |...|, where b is the direction of the cluster's rows.
 
-    b is the normalised sum of the cluster's normalised features and w the cosine of m and b: the less a batch agrees
-    with a prototype, the further it moves. A cluster without a row keeps its own. Li et al., CVPR 2021 (DCC).
+    b is the normalised sum of the cluster's normalised features, and w is the cosine of m and b: the less a batch
+    agrees with a prototype, the further that prototype moves. A cluster without a row keeps its prototype. Li et al.,
+    CVPR 2021 (DCC).
 
     Args:
         prototypes: (k, d) unit vectors.
-        features: (n, d), of all ranks: nothing is gathered here.
+        features: (n, d), of all ranks; nothing is gathered here.
         codes: (n,) int64, the cluster of each row.
 
     Returns:
@@ -31,13 +32,13 @@ def move_prototypes(prototypes: Tensor, features: Tensor, codes: Tensor) -> Tens
 
 
 def prototype_cross_entropy(prototypes: Tensor, features: Tensor, codes: Tensor, temperature: float = 0.1) -> Tensor:
-    """Cross-entropy of softmax(cos(f, m) / temperature) over the prototypes m with each row's own cluster.
+    """Cross-entropy of softmax(cos(f, m) / temperature) over the prototypes m; the label is each row's own cluster.
 
     Args:
         prototypes: (k, d) unit vectors.
         features: (n, d).
         codes: (n,) int64, the cluster of each row.
-        temperature: the lower, the harder.
+        temperature: divides the cosines; a lower one sharpens the softmax.
 
     Returns:
         A scalar, the mean over the rows.

@@ -1,4 +1,4 @@
-"""Learning from one's own confident predictions."""
+"""Pseudo-labels: learning from confident predictions of the network itself."""
 
 import torch
 from torch import Tensor
@@ -8,11 +8,11 @@ from dafw.nn.precision import full_precision
 
 
 def confident_labels(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """The predicted classes, and which of them are sure.
+    """The predicted classes, and a mask of the confident predictions.
 
     Args:
         logits: (N, K); no gradient flows into them.
-        threshold: least probability of a prediction that counts.
+        threshold: least probability of a confident prediction.
 
     Returns:
         Classes (N,) int64, and (N,) True where max_k p_k >= threshold.
@@ -22,18 +22,19 @@ def confident_labels(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 def confident_cross_entropy(logits: Tensor, teacher: Tensor, threshold: float) -> Tensor:
-    """1/N sum_i 1[max_k q_ik >= threshold] CE(p_i, argmax_k q_ik), with q of the teacher.
+    """1/N sum_i 1[max_k q_ik >= threshold] CE(p_i, argmax_k q_ik), where q are the teacher's probabilities.
 
-    FixMatch: Sohn et al., NeurIPS 2020, https://arxiv.org/abs/2001.07685, equation 4. The sum is divided by all rows,
-    not by the confident ones: the fewer there are, the less they weigh.
+    FixMatch: Sohn et al., NeurIPS 2020, https://arxiv.org/abs/2001.07685, equation 4. The sum is divided by the number
+    of all rows, not of the confident ones, so few confident rows weigh little.
 
     Args:
-        logits: (N, K), what learns, for instance those of strongly augmented images.
-        teacher: (N, K), what decides, for instance those of the same images augmented weakly. Gets no gradient.
-        threshold: least probability of a prediction that counts (paper: 0.95; tllib: 0.9).
+        logits: (N, K), the logits that learn, for instance of strongly augmented images.
+        teacher: (N, K), the logits that give the pseudo-labels, for instance of the same images with weak augmentation.
+            No gradient flows into them.
+        threshold: least probability of a confident prediction (paper: 0.95; tllib: 0.9).
 
     Returns:
-        A scalar; a mean over rows, so the ranks' own values average to that of the whole batch.
+        A scalar; a mean over rows, so averaging over ranks gives the value of the whole batch.
     """
     classes, sure = confident_labels(teacher, threshold)
     each = F.cross_entropy(full_precision(logits), classes, reduction="none")

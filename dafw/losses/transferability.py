@@ -1,4 +1,4 @@
-"""How likely a sample is of a class that both domains have, and weights of rows made of it."""
+"""Transferability: how likely a sample's class is one that both domains have, and row weights made from such scores."""
 
 import math
 
@@ -11,22 +11,23 @@ from dafw.nn.precision import full_precision
 
 
 def transferability(scores: Tensor, logits: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Similarity to the source less uncertainty of the class: d - H(p) / log K.
+    """Similarity to the source minus uncertainty about the class: d - H(p) / log K.
 
-    d = sigmoid(scores) is what a critic that no feature deceives takes for the probability of the source, p =
-    softmax(logits / temperature).  You et al., "Universal Domain Adaptation", CVPR 2019: the weight of a target sample,
-    high if its class is one of the source's; of a source sample it is the negative.
+    d = sigmoid(scores) is the probability of the source according to a critic that the features are not trained to
+    deceive; p = softmax(logits / temperature).  You et al., "Universal Domain Adaptation", CVPR 2019. The value is the
+    weight of a target sample: it is high if its class is one of the source's. The weight of a source sample is the
+    negative.
 
     Args:
-        scores: (N,) or (N, 1), of the critic; positive for the source.
+        scores: (N,) or (N, 1), logits of the critic; positive for the source.
         logits: (N, K), K at least 2.
-        temperature: by which the logits are divided.
+        temperature: divides the logits.
 
     Returns:
         (N,), between -1 and 1.
 
     Raises:
-        ValueError: ``scores`` is not one number for each row, or there is one class alone.
+        ValueError: ``scores`` is not one number for each row, or there is only one class.
     """
     if scores.numel() != len(logits) or logits.shape[1] < 2:
         shapes = f"{tuple(scores.shape)} and {tuple(logits.shape)}"
@@ -36,13 +37,13 @@ def transferability(scores: Tensor, logits: Tensor, *, temperature: float = 1.0)
 
 
 def mean_one(values: Tensor) -> Tensor:
-    """Weights (x - min x) / (mean x - min x): from 0 up, with mean 1 over the rows of all ranks.
+    """Weights (x - min x) / (mean x - min x): the least is 0, and their mean over the rows of all ranks is 1.
 
-    It is what the code of You et al., CVPR 2019, makes of a domain's values in a batch: scaled to [0, 1], then divided
-    by their mean.
+    The code of You et al., CVPR 2019, does the same with a domain's values in a batch: it scales them to [0, 1] and
+    then divides by their mean.
 
     Args:
-        values: (N,), one domain's; on several ranks this rank's rows. No gradient flows through.
+        values: (N,), those of one domain; on several ranks this rank's rows. No gradient flows through.
 
     Returns:
         (N,), each between 0 and the number of all ranks' rows; all 1 where the values are equal.

@@ -1,4 +1,4 @@
-"""Optimal transport with an entropic term, balanced or not, by a fixed number of Sinkhorn's iterations."""
+"""Optimal transport with an entropic term, balanced or unbalanced, by a fixed number of Sinkhorn iterations."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from dafw.nn.precision import full_precision
 
 
 class Transport(NamedTuple):
-    """What Sinkhorn's iterations found: plan_ij = exp(rows_i - cost_ij / epsilon + columns_j).
+    """The result of :func:`sinkhorn`: plan_ij = exp(rows_i - cost_ij / epsilon + columns_j).
 
     Attributes:
-        plan: (n, m), what goes from row i to column j.
-        rows: (n,), the logarithm of the rows' scaling; -inf where a row has no mass.
-        columns: (m,), that of the columns'.
+        plan: (n, m), the mass that goes from row i to column j.
+        rows: (n,), the logarithm of the rows' scaling; -inf for a row without mass.
+        columns: (m,), the logarithm of the columns' scaling.
     """
 
     plan: Tensor
@@ -32,25 +32,25 @@ def sinkhorn(
     relax_rows: float | None = None,
     relax_columns: float | None = None,
 ) -> Transport:
-    """The plan Q >= 0 with the least <Q, cost> + epsilon sum_ij Q_ij (log Q_ij - 1), close to the given marginals.
+    """The plan Q >= 0 that minimises <Q, cost> + epsilon sum_ij Q_ij (log Q_ij - 1) under the given marginals.
 
-    A marginal that is relaxed costs relax * KL(its sums, the given ones) instead of being met exactly. Cuturi, Sinkhorn
+    A relaxed marginal need not be met exactly; it costs relax * KL(its sums, the given ones). Cuturi, Sinkhorn
     Distances, NIPS 2013, https://arxiv.org/abs/1306.0895; Chizat et al., Scaling Algorithms for Unbalanced Optimal
     Transport Problems, Math. Comp. 87 (2018), https://arxiv.org/abs/1607.05816. Each iteration scales the rows, then
-    the columns: sums of columns that are not relaxed are exact whatever the number of iterations. If both are relaxed,
-    an iteration brings the scalings nearer to the solution by at least the factor a b with
-    a = relax / (relax + epsilon) of the rows, b of the columns.
+    the columns. So the sums of columns that are not relaxed are exact after any number of iterations. If both are
+    relaxed, each iteration reduces the distance of the scalings to the solution at least by the factor a b, where a =
+    relax / (relax + epsilon) for the rows and b the same for the columns.
 
-    All is computed in logarithms, so that no ``epsilon`` overflows, and nothing is read from the device.
+    All computations are in logarithms, so no ``epsilon`` overflows. Nothing is read from the device.
 
     Args:
         cost: (n, m).
-        rows: (n,) mass of each row, 0 for a row that is to be left out; 1 / n each if ``None``.
-        columns: (m,) mass of each column, likewise.
+        rows: (n,) mass of each row, 0 for a row to leave out; ``None``: 1 / n each.
+        columns: (m,) mass of each column, 0 for a column to leave out; ``None``: 1 / m each.
         epsilon: weight of the entropy, positive.
-        iterations: how many.
+        iterations: number of iterations.
         relax_rows: weight of the rows' divergence; ``None`` for exact sums.
-        relax_columns: weight of the columns' divergence.
+        relax_columns: weight of the columns' divergence; ``None`` for exact sums.
 
     Raises:
         ValueError: if ``epsilon`` or ``iterations`` is not positive.

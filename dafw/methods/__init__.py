@@ -29,7 +29,8 @@ from dafw.methods.adaptation import (
     SourceOnly,
     UniOT,
 )
-from dafw.methods.base import AdaptationMethod, Losses, Method
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses, Method
 from dafw.methods.generalization import (
     CORAL,
     DRM,

@@ -57,7 +57,7 @@ class ManualOptimization(Base):
 
         Args:
             parts: parameters and their gradients, already averaged over the ranks.
-            average: whether the moving average of the weights takes a step too, if there is one.
+            average: whether the teachers, such as a moving average of the weights, follow too.
         """
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
@@ -65,8 +65,8 @@ class ManualOptimization(Base):
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
         optimizer.step()
-        if self.ema is not None and average:
-            self.ema.update(self.network)
+        if average:
+            self.step_teachers()
 
 
 def with_zeros(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The record of training steps: terms stay on the device until a look reads them all at once."""
+"""The record of training steps: terms stay on the device until a flush reads them all at once."""
 
 import math
 from collections.abc import Mapping
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from dafw.data.batch import Batch
+from dafw.data.served import ServedDomains
+from dafw.errors import NonFiniteLoss
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -17,8 +19,17 @@ else:
     Base = object
 
 
-class Trained(NamedTuple):
-    """One step: its number, its samples, its terms, what else must be finite, and diagnostics (on the device)."""
+class TrainedStep(NamedTuple):
+    """One training step; tensors are on the device.
+
+    Attributes:
+        step: its number, from 0.
+        domain: (N,) int64, the domain of each row.
+        index: (N,) int64, the position of each row in its domain.
+        terms: the terms of its loss.
+        guarded: further values that must be finite.
+        diagnostics: further values to log.
+    """
 
     step: int
     domain: Tensor
@@ -28,30 +39,30 @@ class Trained(NamedTuple):
     diagnostics: Mapping[str, Tensor]
 
 
-class NonFiniteLoss(Exception):
-    """A loss term became NaN or infinite; the message names it, the step and the samples."""
-
-    retryable = False  # a run repeats exactly, so another attempt would end here again
-
-
 class StepRecord(Base):
     """Guard and log of the training steps, without a host read in the step.
 
-    Steps wait in ``window``. A *look* moves them to the host in one transfer and checks them; it happens every
+    Steps wait in ``window``. :meth:`flush` moves them to the host in one transfer and checks them. It happens every
     ``log_every_n_steps`` steps and before every checkpoint, so that no checkpoint holds what followed a NaN.
     """
 
     steps_started: int
-    window: list[Trained]
+    window: list[TrainedStep]
     unlogged: list[dict[str, float]]
     last_terms: dict[str, float]
     _diagnostics: dict[str, Tensor]
-    #: Whether the step's loss is computed once more at other weights: no step of its own, but it must be finite.
+    #: Whether this pass computes the step's loss once more at other weights. It is no step of its own, but its terms
+    #: must be finite.
     repeated_pass: bool = False
 
     def start_record(self) -> None:
         """Called by the constructor."""
         self.window, self.unlogged, self.last_terms, self._diagnostics = [], [], {}, {}
+
+    if TYPE_CHECKING:
+
+        @property
+        def datamodule(self) -> ServedDomains | None: ...  # noqa: D102
 
     @property
     def logs_this_step(self) -> bool:
@@ -60,13 +71,13 @@ class StepRecord(Base):
         return self.steps_started % every == 0
 
     def diagnose(self, name: str, value: Tensor | float) -> None:
-        """Adds a diagnostic to this step's record; worth it only where :attr:`looks` is true."""
+        """Adds a diagnostic to this step's record. Ask :attr:`logs_this_step` first: other steps need none."""
         self._diagnostics[name] = torch.as_tensor(value, device=self.device).detach()
 
     def record_step(
         self, batch: Batch, terms: Mapping[str, Tensor], guarded: Mapping[str, Tensor] | None = None
     ) -> None:
-        """Remembers this step.
+        """Adds this step to the record.
 
         Args:
             batch: its batch.
@@ -79,11 +90,12 @@ class StepRecord(Base):
             self.window[-1] = last._replace(guarded={**last.guarded, **{f"{n}_aside": t for n, t in kept.items()}})
             self._diagnostics = {}
             return
-        self.window.append(Trained(self.steps_started - 1, batch.domain, batch.index, kept, also, self._diagnostics))
+        rows = batch.domain, batch.index
+        self.window.append(TrainedStep(self.steps_started - 1, *rows, kept, also, self._diagnostics))
         self._diagnostics = {}
 
     def flush(self) -> None:
-        """Reads the steps since the last look.
+        """Reads the steps since the last flush.
 
         Raises:
             NonFiniteLoss: naming the first term that was not finite, its step and its samples.
@@ -100,7 +112,7 @@ class StepRecord(Base):
         self.unlogged += [{n: row[n] for n in record.terms} for record, row in zip(records, values, strict=True)]
 
     def log_window(self) -> None:
-        """StepLogger, and logs the means of the terms since the last time and the latest diagnostics."""
+        """Flushes, and logs the means of the terms since the last time and the latest diagnostics."""
         self.flush()
         names = sorted({name for row in self.unlogged for name in row})
         means = {n: sum(row.get(n, 0.0) for row in self.unlogged) / len(self.unlogged) for n in names}
@@ -125,20 +137,19 @@ class StepRecord(Base):
         numbers = iter(values.tolist())
         return [{name: next(numbers) for name in row} for row in rows]
 
-    def _read_diagnostics(self, records: list[Trained]) -> None:
+    def _read_diagnostics(self, records: list[TrainedStep]) -> None:
         latest: dict[str, Tensor] = {}
         for record in records:
             latest |= record.diagnostics
         if latest:
             self._latest = {f"diagnostics/{name}": value for name, value in self._read([latest])[0].items()}
 
-    def _failure(self, record: Trained, term: str, value: float) -> str:
+    def _failure(self, record: TrainedStep, term: str, value: float) -> str:
         keys = torch.stack([record.domain, record.index])
         if self.trainer.world_size > 1:
             keys = self.all_gather(keys).movedim(0, -1).flatten(1)  # type: ignore[union-attr]
-        domains = getattr(getattr(self.trainer, "datamodule", None), "train_domains", None)
-        rows = keys.T.tolist()
-        names = [domains[d].id(i) if domains else f"{d}/{i}" for d, i in rows]
+        data = self.datamodule
+        names = [f"{d}/{i}" if data is None else data.train_domains[d].id(i) for d, i in keys.T.tolist()]
         return f'the loss term "{term}" became {value} at step {record.step}; its batch held {", ".join(names)}'
 
     def write(self, values: Mapping[str, float]) -> None:
@@ -147,7 +158,7 @@ class StepRecord(Base):
             logger.log_metrics(dict(values), step=self.steps_started)
 
     def record_state(self) -> dict[str, Any]:
-        """What a checkpoint must hold for the log to go on as if nothing had happened."""
+        """The values that a checkpoint must hold for the log to go on as if nothing had happened."""
         return {"unlogged": self.unlogged, "latest": self._latest}
 
     def load_record_state(self, state: Mapping[str, Any]) -> None:

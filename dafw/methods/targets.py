@@ -11,7 +11,7 @@ from dafw.problems import Outputs
 
 def target_outputs(method: Method) -> Outputs:
     """Outputs of every training sample of the targets, see :func:`training_outputs`."""
-    data: Any = method.trainer.datamodule  # type: ignore[attr-defined]
+    data: Any = method.data
     first = len(data.labelled)
     return training_outputs(method, first, first + len(data.training_targets))
 
@@ -31,7 +31,7 @@ def training_outputs(method: Method, first: int, last: int) -> Outputs:
     Returns:
         features (n, d) and logits (n, K): domains in the datamodule's order, each one's samples in its own.
     """
-    data: Any = method.trainer.datamodule  # type: ignore[attr-defined]
+    data: Any = method.data
     modes, found = [(module, module.training) for module in method.network.modules()], []
     method.network.eval()
     for position, domain in enumerate(data.train_domains[first:last], first):
@@ -44,7 +44,7 @@ def training_outputs(method: Method, first: int, last: int) -> Outputs:
         columns = [gather_unequal(column) for column in columns]
         order = columns[0].argsort()
         found.append((columns[1][order], columns[2][order]))
-    for module, training in modes:  # of which some may be frozen
+    for module, training in modes:  # a frozen part may have been in evaluation mode
         module.training = training
     features, logits = (torch.cat(column) for column in zip(*found, strict=True))
     return Outputs(features, logits)

@@ -1,4 +1,4 @@
-"""Metrics of evaluations: of targets whose classes are not the source's (torchmetrics classes); of groups by style."""
+"""Open-set metrics for targets with unknown classes (torchmetrics classes), and how well groups separate styles."""
 
 from dafw.metrics.open_set import (
     OS,

@@ -1,7 +1,7 @@
-"""Metrics for targets with samples of classes that the source lacks: the unknown class.
+"""Metrics for targets that contain samples of unknown classes, which the source lacks.
 
-Labels and predictions are 0 to K - 1 for the K known classes and K for unknown. A metric whose samples are not there is
-nan, not 0 or 1. All are exact on several ranks, and an update never waits for the device.
+Labels and predictions are 0 to K - 1 for the K known classes and K for unknown. A metric without samples is nan, not 0
+or 1. All are exact on several ranks, and an update never waits for the device.
 """
 
 from typing import Any, Literal
@@ -17,17 +17,17 @@ Average = Literal["sample", "class"]
 
 
 class OpenSetMetric(Metric):
-    """Base of what follows from how many samples of each class were predicted as each class.
+    """Base of the metrics that follow from a confusion matrix over the known classes and unknown.
 
     Args:
         num_classes: number K of known classes.
-        options: of :class:`torchmetrics.Metric`.
+        options: passed to :class:`torchmetrics.Metric`.
 
     Attributes:
-        confusion: (K + 1, K + 1) int64 counts; a row is a true class, a column a predicted one, the last is unknown.
+        confusion: (K + 1, K + 1) int64 counts. Rows are true classes, columns predicted ones; the last is unknown.
 
     Raises:
-        UserError: without a known class.
+        UserError: if there is no known class.
     """
 
     is_differentiable: bool = False
@@ -49,17 +49,17 @@ class OpenSetMetric(Metric):
             target: (N,) integers from 0 to K.
 
         Raises:
-            RuntimeError: if one is outside; on an accelerator the device says so, later.
+            RuntimeError: if one is outside this range; on an accelerator the device reports it later.
         """
         classes = self.num_classes + 1
         cell = target.long() * classes + prediction.long()
         outside = (torch.minimum(target, prediction) < 0) | (torch.maximum(target, prediction) >= classes)
-        cell = torch.where(outside, classes * classes, cell)  # no such cell, so that it cannot be counted elsewhere
+        cell = torch.where(outside, classes * classes, cell)  # not a cell: it must not be counted in another one
         counts = torch.zeros_like(self.confusion).flatten().scatter_add_(0, cell, torch.ones_like(cell))
         self.confusion = self.confusion + counts.view_as(self.confusion)
 
     def recalls(self) -> Tensor:
-        """(K + 1,) share of each class's samples that were predicted as that class; nan without a sample."""
+        """(K + 1,) share of each class's samples that were predicted as that class; nan for a class without samples."""
         return _share(self.confusion.diagonal(), self.confusion.sum(1))
 
     def common_accuracy(self, average: Average) -> Tensor:
@@ -70,12 +70,12 @@ class OpenSetMetric(Metric):
 
 
 class CommonAccuracy(OpenSetMetric):
-    """Accuracy on samples of known classes; such a sample that is predicted unknown is wrong.
+    """Accuracy on samples of known classes; such a sample is wrong if it is predicted unknown.
 
     Args:
         num_classes: number K of known classes.
-        average: over ``sample``s, or over each ``class`` first and then over the known classes that have samples.
-        options: of :class:`torchmetrics.Metric`.
+        average: ``sample``: over samples; ``class``: over each class first, then over the known classes with samples.
+        options: passed to :class:`torchmetrics.Metric`.
     """
 
     def __init__(self, num_classes: int, average: Average = "sample", **options: Any) -> None:
@@ -97,17 +97,17 @@ class UnknownAccuracy(OpenSetMetric):
 
 
 class HScore(OpenSetMetric):
-    """Harmonic mean 2 a u / (a + u) of the accuracies on known classes, a, and on unknown samples, u.
+    """Harmonic mean 2 a u / (a + u) of the accuracy a on known classes and the accuracy u on unknown samples.
 
     Fu et al., Learning to Detect Open Classes for Universal Domain Adaptation, ECCV 2020, introduced it:
     https://www.ecva.net/papers/eccv_2020/papers_ECCV/html/2396_ECCV_2020_paper.php.
-    Papers differ in a: over samples in the code of DCC, over classes in that of ROS and of the
-    Transfer-Learning-Library (where it is called HOS); the two are not comparable where classes differ in size.
+    Papers differ in a. The code of DCC averages over samples. The code of ROS and that of the Transfer-Learning-Library
+    (which calls it HOS) average over classes. The two are not comparable if classes differ in size.
 
     Args:
         num_classes: number K of known classes.
-        average: what a is, see :class:`CommonAccuracy`.
-        options: of :class:`torchmetrics.Metric`.
+        average: how a is averaged, see :class:`CommonAccuracy`.
+        options: passed to :class:`torchmetrics.Metric`.
     """
 
     def __init__(self, num_classes: int, average: Average = "sample", **options: Any) -> None:
@@ -123,7 +123,7 @@ class HScore(OpenSetMetric):
 
 
 class OS(OpenSetMetric):
-    """Mean of the accuracies of the known classes and of unknown as one class more: those of them with samples.
+    """Mean of the accuracies of the known classes and of unknown as one more class, over those that have samples.
 
     Unknown weighs one in K + 1, so a model that rejects nothing can score high; see :class:`HScore`.
     """
@@ -134,7 +134,7 @@ class OS(OpenSetMetric):
 
 
 class OSStar(OpenSetMetric):
-    """OS*: the mean of the accuracies of the known classes that have samples, unknown left out."""
+    """OS*: mean of the accuracies of the known classes that have samples; unknown is left out."""
 
     def compute(self) -> Tensor:
         """A scalar; nan without a sample of a known class."""
@@ -142,11 +142,11 @@ class OSStar(OpenSetMetric):
 
 
 class _Detection(Metric):
-    """Base of what follows from the scores of all samples, which are kept.
+    """Base of the metrics that need the scores of all samples; it stores them.
 
     Args:
         num_classes: number K of known classes; the label K is unknown.
-        options: of :class:`torchmetrics.Metric`.
+        options: passed to :class:`torchmetrics.Metric`.
     """
 
     is_differentiable: bool = False
@@ -159,13 +159,13 @@ class _Detection(Metric):
         self.num_classes = _known(num_classes)
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("labels", [], dist_reduce_fx="cat")
-        self.set_dtype(torch.float64)  # that of what a rank without a sample sends: it must be what the others send
+        self.set_dtype(torch.float64)  # a rank without samples sends this dtype: it must be that of the others
 
     def update(self, unknown: Tensor, target: Tensor) -> None:
-        """Keeps a batch.
+        """Stores a batch.
 
         Args:
-            unknown: (N,) floating point scores, higher for what is rather unknown.
+            unknown: (N,) floating point scores, higher for samples that are more likely unknown.
             target: (N,) integers from 0 to K.
         """
         dtype = _real(unknown)
@@ -173,7 +173,7 @@ class _Detection(Metric):
         self.labels.append((target == self.num_classes).to(dtype))
 
     def compute(self) -> Tensor:
-        """A scalar; nan without a known or without an unknown sample, or where a score is nan."""
+        """A scalar; nan if there is no known or no unknown sample, or if a score is nan."""
         if not len(self.scores):
             return torch.tensor(torch.nan, device=self.device)
         scores, unknown = dim_zero_cat(self.scores), dim_zero_cat(self.labels) > 0
@@ -193,15 +193,15 @@ class _Detection(Metric):
 
 
 class UnknownAUROC(_Detection):
-    """Probability that an unknown sample has a higher score than a known one, a tie counting one half.
+    """Probability that an unknown sample has a higher score than a known one; a tie counts one half.
 
-    The area under the ROC curve of unknown against known, Hendrycks and Gimpel, ICLR 2017,
-    https://arxiv.org/abs/1610.02136; it is the same whichever of the two is called positive. Pairs are counted in
-    integers, so scores may be of any range.
+    This is the area under the ROC curve of unknown against known, Hendrycks and Gimpel, ICLR 2017,
+    https://arxiv.org/abs/1610.02136. It does not depend on which of the two is called positive. Pairs are counted in
+    integers, so scores may have any range.
 
     Args:
         num_classes: number K of known classes; the label K is unknown.
-        options: of :class:`torchmetrics.Metric`.
+        options: passed to :class:`torchmetrics.Metric`.
     """
 
     higher_is_better: bool = True
@@ -216,36 +216,37 @@ class UnknownFPR95(_Detection):
     """Share of the known samples that are flagged as unknown at the threshold that flags 95 % of the unknown ones.
 
     Unknown is the positive class, as in the code of Outlier Exposure, Hendrycks et al., ICLR 2019,
-    https://arxiv.org/abs/1812.04606. Others, the code of energy-based detection (Liu et al., NeurIPS 2020) by default,
-    call the known positive: the share of unknown samples that pass where 95 % of the known do. That is another number
-    under the same name. A sample is flagged if its score is at least the threshold, and the threshold is the highest
-    that flags 95 % or more; that of Outlier Exposure's code is the one whose share is nearest to 95 %, which differs
-    where there are few unknown samples or ties.
+    https://arxiv.org/abs/1812.04606. Other code, such as that of energy-based detection (Liu et al., NeurIPS 2020) by
+    default, calls the known class positive. It then reports the share of unknown samples that pass where 95 % of the
+    known ones pass: another number under the same name. A sample is flagged if its score is at least the threshold. The
+    threshold is the highest that flags 95 % or more. Outlier Exposure's code takes the threshold with the share nearest
+    to 95 %; the two differ if there are few unknown samples or ties.
 
     Args:
         num_classes: number K of known classes; the label K is unknown.
-        options: of :class:`torchmetrics.Metric`.
+        options: passed to :class:`torchmetrics.Metric`.
     """
 
     higher_is_better: bool = False
 
     def compare(self, inside: Tensor, outside: Tensor) -> Tensor:
         """See :class:`_Detection`."""
-        flagged = (95 * len(outside) + 99) // 100  # the least number that is 95 % or more
+        flagged = (95 * len(outside) + 99) // 100  # the smallest number that is 95 % or more
         below = torch.searchsorted(inside, outside[len(outside) - flagged])
         return _share(len(inside) - below, torch.full_like(below, len(inside)))
 
 
 def open_set_metrics(num_classes: int) -> MetricCollection:
-    """All of them; update with ``update(prediction=..., unknown=..., target=...)``.
+    """All open-set metrics in one collection; update it with ``update(prediction=..., unknown=..., target=...)``.
 
     Args:
         num_classes: number K of known classes.
 
     Returns:
-        ``h_score`` (of sample accuracy), ``h_score_class_mean``, ``common_accuracy`` (over samples),
-        ``mean_class_accuracy`` (over the known classes; ``os_star`` is the same number by the name open-set papers give
-        it), ``os``, ``os_star``, ``unknown_accuracy``, ``auroc`` and ``fpr95``.
+        ``h_score`` (with the accuracy over samples), ``h_score_class_mean``, ``common_accuracy`` (over samples),
+        ``mean_class_accuracy`` (over the known classes), ``os``, ``os_star`` (the same number as
+        ``mean_class_accuracy``, under the name that open-set papers give it), ``unknown_accuracy``, ``auroc`` and
+        ``fpr95``.
     """
     return MetricCollection(
         {

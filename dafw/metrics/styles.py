@@ -1,4 +1,4 @@
-"""How far groups of samples, such as clusters, hold one style each, where the styles are known."""
+"""Measures how far groups of samples, such as clusters, contain one known style each."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 
 class StyleSplit(NamedTuple):
-    """What groups make of the styles of n samples.
+    """How well groups separate the styles of n samples.
 
     Attributes:
         samples: n.
-        groups: how many groups there are.
-        purity: share of the samples whose style is the most frequent one of their group.
+        groups: number of groups.
+        purity: share of the samples that have the most frequent style of their group.
         baseline: the purity of a single group, which is the share of the most frequent style.
         ami: adjusted mutual information of groups and styles: 1 if they are the same, 0 on average if groups are drawn
-            at random. Purity grows with the number of groups, even of random ones; this does not.
+            at random. Purity grows with the number of groups, even for random ones; the adjusted information does not.
     """
 
     samples: int
@@ -27,14 +27,14 @@ class StyleSplit(NamedTuple):
 
 
 def style_split(groups: NDArray[np.int64], styles: NDArray[np.int64]) -> StyleSplit:
-    """Purity and adjusted mutual information, Vinh, Epps and Bailey, JMLR 11 (2010), of scikit-learn.
+    """Purity and adjusted mutual information (Vinh, Epps and Bailey, JMLR 11 (2010); computed by scikit-learn).
 
     Args:
-        groups: (n,), each sample's group by any numbers.
+        groups: (n,), each sample's group; any integers.
         styles: (n,), each sample's style.
 
     Raises:
-        ValueError: without a sample, or if the lengths differ.
+        ValueError: if there is no sample, or if the lengths differ.
     """
     from sklearn.metrics import adjusted_mutual_info_score
 
@@ -49,7 +49,7 @@ def style_split(groups: NDArray[np.int64], styles: NDArray[np.int64]) -> StyleSp
 
 
 def mean_split(splits: Sequence[StyleSplit]) -> StyleSplit:
-    """Several splits as one: sums of samples and groups, means of the shares weighted by samples.
+    """Combines several splits into one: sums of samples and groups, means of the shares weighted by samples.
 
     Args:
         splits: one or more.

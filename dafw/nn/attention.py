@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dafw.errors import UserError
 from dafw.nn.distributed import gather_rows, world_size
-from dafw.nn.norm import BatchLayout
+from dafw.nn.layout import BatchLayout
 from dafw.nn.precision import full_precision
 
 GateForm = Literal["paper", "authors"]
@@ -41,7 +41,7 @@ class SqueezeExcite(nn.Module):
 class DomainAttention(nn.Module):
     """Attention whose squeeze belongs to the row's domain: leading rows source, the others target.
 
-    How many rows are source is read from :class:`~dafw.nn.norm.BatchLayout`, as batch normalisation reads it, so that
+    How many rows are source is read from :class:`~dafw.nn.layout.BatchLayout`, as batch normalisation reads it, so that
     evaluation says which path to take. Both squeezes start as copies of the plain module's.
 
     Args:
@@ -61,11 +61,11 @@ class DomainAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Weighs the channels of each row by its domain's path: (N, C, H, W), the same shape."""
         pooled = x.mean((2, 3), keepdim=True)
-        num_source = min(self.layout.num_source or 0, len(x))
+        num_source = min(self.layout.num_source or 0, x.shape[0])
         parts = []
         if num_source:
             parts.append(self.source_squeeze(pooled[:num_source]))
-        if num_source < len(x):
+        if num_source < x.shape[0]:
             parts.append(self.squeeze_target(pooled[:num_source], pooled[num_source:]))
         hidden = parts[0] if len(parts) == 1 else torch.cat(parts)
         weights: Tensor = self.gate(self.excite(self.act(hidden)))
@@ -112,7 +112,7 @@ class GatedDomainAttention(DomainAttention):
 
     def squeeze_target(self, source: Tensor, target: Tensor) -> Tensor:
         """As the decision says; a training batch of both domains makes a new one first."""
-        if self.training and len(source):
+        if self.training and source.shape[0]:
             self.shared.copy_(domain_gap(source, target, form=self.form) < self.threshold)
         return torch.where(self.shared, self.source_squeeze(target), self.target_squeeze(target))
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dafw.errors import UserError, choose
+from dafw.errors import UserError, choose, nearest, sentence
 from dafw.nn.digits import DIGIT_NETS
 from dafw.nn.ibn import IBNForm, convert_ibn, split_state, start_norms
 from dafw.nn.weights import load_weights
@@ -97,9 +97,29 @@ def _make_timm(
         if input_size is not None and config is not None and config.fixed_input_size:
             made_with.setdefault("img_size", input_size)
         module = timm.create_model(name, pretrained=False, **made_with)
-    except (TypeError, RuntimeError, ValueError, AssertionError) as error:
-        raise UserError(f"timm cannot make the backbone {name} with {made_with}: {error}") from error
+    except Exception as error:  # a model's own code fails in its own ways when an argument is not for it
+        raise UserError(_timm_fault(name, made_with, error)) from error
     return module, made_with
+
+
+def _timm_fault(name: str, arguments: dict[str, Any], error: Exception) -> str:
+    """One sentence; where timm looked a name up and did not find it, it names the argument that gave the name."""
+    if isinstance(error, KeyError) and error.args:
+        for key, value in arguments.items():
+            if isinstance(value, str) and error.args[0] in (value, value.lower(), value.replace("_", "").lower()):
+                return f'timm knows no {key} "{value}" for the backbone {name}: {nearest(value, _layers(key))}'.rstrip(
+                    ": "
+                )
+    kind = "" if isinstance(error, TypeError | RuntimeError | ValueError) else f"{type(error).__name__} "
+    return f"timm cannot make the backbone {name} with {arguments}: {kind}{sentence(error)}"
+
+
+def _layers(key: str) -> list[str]:
+    """Names that timm has for a kind of layer, as far as this version of timm tells."""
+    from timm.layers import create_norm, create_norm_act
+
+    maps = (getattr(create_norm, "_NORM_MAP", {}), getattr(create_norm_act, "_NORM_ACT_MAP", {}))
+    return [layer for known in maps for layer in known] if key == "norm_layer" else []
 
 
 def _measure(name: str, module: nn.Module, in_channels: int, input_size: int | None) -> int:

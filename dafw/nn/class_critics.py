@@ -1,4 +1,4 @@
-"""One small critic per class, all of them in a few batched operations."""
+"""One small critic per class; all critics are computed in a few batched operations."""
 
 import math
 
@@ -9,7 +9,7 @@ from dafw.nn.norm import DomainBatchNorm
 
 
 class GroupedLinear(nn.Module):
-    """K linear layers side by side: (n, K, in) -> (n, K, out), each initialised as ``nn.Linear``.
+    """K linear layers side by side: (n, K, in) -> (n, K, out); each is initialised like ``nn.Linear``.
 
     Args:
         groups: K.
@@ -32,27 +32,27 @@ class GroupedLinear(nn.Module):
         return torch.baddbmm(self.bias, x.transpose(0, 1), self.weight).transpose(0, 1)
 
     def extra_repr(self) -> str:
-        """What ``print`` shows between the parentheses."""
+        """The text that ``print`` shows between the parentheses."""
         return "{}, {}, {}".format(*self.weight.shape)
 
 
 class ClassCritics(nn.Module):
-    """For each of K classes a critic of its own, Linear-BatchNorm-ReLU-Linear-BatchNorm-ReLU-Linear, without sharing.
+    """One critic for each of K classes, Linear-BatchNorm-ReLU-Linear-BatchNorm-ReLU-Linear, without shared weights.
 
-    As in ParetoDA: Lv et al., NeurIPS 2021, https://arxiv.org/abs/2112.04137. What K modules would do one by one takes
-    eight operations here whatever K is. Its batch statistics are those of all rows of a call, over all ranks.
+    As in ParetoDA: Lv et al., NeurIPS 2021, https://arxiv.org/abs/2112.04137. All critics together take eight
+    operations, whatever K is. The batch statistics are over all rows of a call, on all ranks.
 
     Args:
         in_features: width d of the features.
         num_classes: K.
-        width: width of each critic's two hidden layers (the authors' program: 1024).
-        out_features: scores of each critic.
+        width: width of the two hidden layers of each critic (the authors' program: 1024).
+        out_features: number of scores of each critic.
     """
 
     def __init__(self, in_features: int, num_classes: int, *, width: int = 1024, out_features: int = 2) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.first = nn.Linear(in_features, num_classes * width)  # all see the same features: one matrix
+        self.first = nn.Linear(in_features, num_classes * width)  # all critics get the same features: one matrix
         self.first_norm = DomainBatchNorm(num_classes * width)
         self.second = GroupedLinear(num_classes, width, width)
         self.second_norm = DomainBatchNorm(num_classes * width)

@@ -1,4 +1,4 @@
-"""Clusters of a target that agree with classes of a source: domain consensus."""
+"""Domain consensus: clusters of a target that agree with classes of a source."""
 
 import warnings
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 class Clusters(NamedTuple):
-    """A target in k clusters.
+    """The target's samples in k clusters, some of them matched with source classes.
 
     Attributes:
         codes: (n,) int64, the cluster of each sample.
         centres: (k, d) means of the clusters' samples.
-        pairs: (m, 2) int64, classes and the clusters that match them.
+        pairs: (m, 2) int64, pairs of a class and its matching cluster.
         score: mean consensus score of the pairs.
     """
 
@@ -30,14 +30,14 @@ class Clusters(NamedTuple):
 
 
 def class_centres(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The direction of each class that occurs.
+    """The mean direction of each class that occurs.
 
     Args:
         features: (n, d) unit vectors.
         labels: (n,) int64.
 
     Returns:
-        (c, d) normalised means, and the (c,) classes they are of, in ascending order.
+        (c, d) normalised means, and their (c,) classes in ascending order.
     """
     classes, positions = torch.unique(labels, return_inverse=True)
     sums = features.new_zeros(len(classes), features.shape[1]).index_add_(0, positions, features)
@@ -47,14 +47,14 @@ def class_centres(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def kmeans(
     features: Tensor, k: int, *, start: Tensor | None = None, trials: int = 10, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """k-means of scikit-learn, the same whatever the number of processors.
+    """k-means of scikit-learn; the result does not depend on the number of processors.
 
     Args:
         features: (n, d), on the host.
         k: number of clusters, n or fewer.
         start: (k, d) centres to start from, instead of several random starts.
-        trials: number of random starts, the best of which counts.
-        seed: of the random starts.
+        trials: number of random starts; the best result is returned.
+        seed: seed of the random starts.
 
     Returns:
         Centres (k, d) and codes (n,) int64.
@@ -68,7 +68,7 @@ def kmeans(
 
 
 def match(one: Tensor, other: Tensor) -> Tensor:
-    """Mutual nearest neighbours by cosine: (m, 2) int64 pairs of rows of (a, d) and (b, d), each row in one at most."""
+    """Mutual nearest neighbours by cosine: (m, 2) int64 pairs of rows of (a, d) and (b, d); each row at most once."""
     similarities = F.normalize(one, dim=1) @ F.normalize(other, dim=1).T
     there, back = similarities.argmax(1), similarities.argmax(0)
     rows = torch.arange(len(one))
@@ -79,14 +79,14 @@ def match(one: Tensor, other: Tensor) -> Tensor:
 def consensus_scores(
     pairs: Tensor, source: tuple[Tensor, Tensor, Tensor], target: tuple[Tensor, Tensor, Tensor]
 ) -> Tensor:
-    """How far the samples of each matched pair agree that it is one.
+    """How far the samples of each matched pair confirm the match.
 
-    Half the share of class i's samples whose nearest target centre is that of cluster j, plus half the share of cluster
-    j's samples whose nearest source centre is that of class i. Li et al., CVPR 2021 (DCC).
+    The score is the mean of two shares: the share of class i's samples whose nearest target centre is that of cluster
+    j, and the share of cluster j's samples whose nearest source centre is that of class i. Li et al., CVPR 2021 (DCC).
 
     Args:
         pairs: (m, 2) rows of the source's and of the target's centres.
-        source: features (n_s, d), the row of each one's centre (n_s,), and the centres (a, d).
+        source: features (n_s, d), the row of each sample's own centre (n_s,), and the centres (a, d).
         target: features (n_t, d), codes (n_t,) and centres (b, d).
 
     Returns:
@@ -111,7 +111,7 @@ def cluster(
     trials: int = 10,
     seed: int = 0,
 ) -> Clusters:
-    """k-means of the target, matched with the source's classes.
+    """Clusters the target by k-means and matches the clusters with the source's classes.
 
     Args:
         target: (n_t, d) unit vectors, on the host.
@@ -132,16 +132,16 @@ def cluster(
 
 
 def search(make: Callable[[int], Clusters], first: int, last: int, step: int, patience: int = 3) -> Clusters:
-    """The clusters of the k in first, first + step, ..., last whose consensus score is highest, the smallest of equals.
+    """Tries k = first, first + step, ..., last; returns the clusters with the highest score, the first of equals.
 
-    The search ends after ``patience`` k in a row that were not better than the one before each, with the k before them,
-    be that the best or not (read in DCC's code).
+    The search stops early after ``patience`` values of k in a row that were not better than their predecessor. It then
+    returns the clusters of the k before them, even if they are not the best (read in DCC's code).
 
     Args:
-        make: k -> clusters.
+        make: makes the clusters for k.
         first: smallest k.
-        last: largest k; ``first`` is tried even if larger.
-        step: between two k.
+        last: largest k; ``first`` is tried even if it is larger.
+        step: distance of two k.
         patience: see above.
     """
     found: list[Clusters] = []

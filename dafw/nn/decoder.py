@@ -11,14 +11,14 @@ from dafw.errors import UserError
 
 
 class UpsamplingBlock(nn.Module):
-    """Enlarges maps and adds a correction: u + conv(relu(norm(conv(relu(norm(u)))))), u being the enlarged maps.
+    """Enlarges maps and adds a correction: u + conv(relu(norm(conv(relu(norm(u)))))), where u are the enlarged maps.
 
-    A 1x1 convolution brings u to the new number of channels where it differs. Normalisation is over groups of a row's
-    own channels, so that no row depends on the batch.
+    If the number of channels changes, a 1x1 convolution brings u to the new number. Normalisation is over groups of a
+    row's own channels, so that no row depends on the batch.
 
     Args:
-        before: channels of the maps that come.
-        after: channels of those that go.
+        before: channels of the input maps.
+        after: channels of the output maps.
     """
 
     def __init__(self, before: int, after: int) -> None:
@@ -36,20 +36,21 @@ class UpsamplingBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embeddings (n, D) to images (n, C, H, W) of any size: a small map, then residual blocks that enlarge it.
+    """Decodes embeddings (n, D) to images (n, C, H, W) of any size: a small map, then residual blocks that enlarge it.
 
-    A Linear makes a map of ``start`` x ``start``; of B blocks, block b ends at round(start (H / start)^(b / B)) rows,
-    and columns likewise, the last one at H x W: with ``start=7`` and two blocks 7, 14, 28, with five 7, 14, ..., 224.
-    Images are not bounded: the last layer is a convolution. The design is ours.
+    A Linear makes a map of ``start`` x ``start``. Block b of B blocks enlarges it to round(start (H / start)^(b / B))
+    rows, and columns in the same way. The last block ends at H x W. With ``start=7``, two blocks give 7, 14, 28, and
+    five give 7, 14, ..., 224. The last layer is a convolution, so the values of the images are not bounded. The design
+    is ours.
 
     Args:
         dim: D.
         channels: C.
-        widths: channels of the first map and of what each block makes of it; one more than there are blocks.
+        widths: channels of the first map and of the output of each block; one more than there are blocks.
         start: side of the first map.
 
     Raises:
-        UserError: without a block, or with a size below 1.
+        UserError: if there is no block, or a size is below 1.
     """
 
     def __init__(self, dim: int, channels: int, widths: Sequence[int] = (64, 32, 16), *, start: int = 7) -> None:
@@ -65,12 +66,12 @@ class Decoder(nn.Module):
         self.last = nn.Conv2d(widths[-1], channels, 3, padding=1)
 
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Height and width of the maps behind each block."""
+        """Height and width of the maps after each block."""
         shares = [(b + 1) / len(self.blocks) for b in range(len(self.blocks))]
         return [(self.between(height, share), self.between(width, share)) for share in shares]
 
     def between(self, end: int, share: float) -> int:
-        """So far up the geometric way from the first side to the last."""
+        """The side at ``share`` of the geometric way from the first side to the last."""
         side: float = self.start * (end / self.start) ** share
         return max(1, round(side))
 
@@ -84,5 +85,5 @@ class Decoder(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Up to eight groups, as many as divide the channels."""
+    """Group normalisation with gcd(8, channels) groups, at most eight."""
     return nn.GroupNorm(gcd(8, channels), channels)

@@ -2,9 +2,9 @@
 
 ``mnist_net``, ``svhn_net`` and ``gtsrb_net`` are of Ganin et al., "Domain-Adversarial Training of Neural Networks",
 JMLR 17 (2016), https://arxiv.org/abs/1505.07818. In that paper the label head and the critic both sit on the flattened
-output of the last convolution: these are the *features* here, and ``make_head`` is the paper's label head.
-Every ReLU stands behind the pooling of its stage: the two commute, and there it has a quarter of the work.
-``mnist_cnn`` is DomainBed's; the others are ours.
+output of the last convolution. These outputs are the *features* here, and ``make_head`` is the paper's label head.
+Every ReLU stands after the pooling of its stage: the two commute, and after pooling it has a quarter of the work.
+``mnist_cnn`` is DomainBed's. The others are ours.
 """
 
 from typing import ClassVar
@@ -17,7 +17,7 @@ from dafw.nn.mlp import mlp
 
 
 def side_after(layers: nn.Sequential, side: int) -> int:
-    """Height (= width) in pixels of what ``layers`` make of a square image; 0 if it is too small for them."""
+    """Height (= width) in pixels of the output of ``layers`` for a square image; 0 if the image is too small."""
     for layer in layers:
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
             kernel, stride, padding = (
@@ -37,10 +37,10 @@ class DigitNet(nn.Module):
         in_channels: channels C of an image.
         input_size: side S of an image in pixels.
         dropout: share of the label head's hidden units dropped in training. The paper names dropout for its SVHN
-            network without saying where; 0 leaves it out.
+            network but not its place. 0 leaves it out.
 
     Raises:
-        UserError: if images of that size vanish in the network's convolutions.
+        UserError: if images of that size are too small for the network's convolutions.
     """
 
     name: ClassVar[str]
@@ -87,12 +87,15 @@ class DigitNet(nn.Module):
         return features
 
     def pool(self, x: Tensor) -> Tensor:
-        """What becomes of the last maps, (N, C, H, W) -> (N, num_features): all their values in a row."""
+        """Pools the last maps, (N, C, H, W) -> (N, num_features): flattens all values."""
         return x.flatten(1)
 
 
 class MNISTNet(DigitNet):
-    """The MNIST network: 28x28 images, 768 features, label head 100-100-K. From 16x16 on, other sizes change 768."""
+    """The MNIST network: 28x28 images, 768 features, label head 100-100-K.
+
+    Takes 16x16 and more; another size gives another number of features.
+    """
 
     name = "mnist_net"
     hidden = (100, 100)
@@ -113,9 +116,9 @@ class MNISTNet(DigitNet):
 class SVHNNet(DigitNet):
     """The SVHN network: 32x32 images, 8192 features, label head 3072-2048-K.
 
-    As drawn in the paper, without padding, the third convolution would see a 4x4 image through a 5x5 kernel.
-    Here convolutions keep the size (padding 2) and pooling halves it (padding 1), so 128 maps of 8x8 remain;
-    later papers do the same.
+    In the paper's drawing, without padding, the third convolution would apply a 5x5 kernel to a 4x4 image.
+    Here convolutions keep the size (padding 2) and pooling halves it (padding 1), so 128 maps of 8x8 remain.
+    Later papers do the same.
     """
 
     name = "svhn_net"
@@ -178,7 +181,7 @@ class SmallBNNet(DigitNet):
         return nn.Sequential(*self.stage(in_channels, 24), *self.stage(24, 64), *self.stage(64, 64))
 
     def stage(self, before: int, after: int) -> list[nn.Module]:
-        """The layers between two sizes of image."""
+        """The layers of one stage, which halves the size of the image."""
         norm = nn.BatchNorm2d(after)
         return [nn.Conv2d(before, after, 3, padding=1, bias=False), norm, nn.MaxPool2d(2, 2), nn.ReLU(inplace=True)]
 
@@ -189,16 +192,16 @@ class SmallBNNet(DigitNet):
 
 
 class SmallSENet(SmallBNNet):
-    """``small_bn_net`` with squeeze-and-excitation behind each convolution's normalisation, for methods that act on it.
+    """``small_bn_net`` with squeeze-and-excitation after each convolution's normalisation, for methods that act on it.
 
-    Ours, from no paper: as in SE-ResNet, attention sees the normalised maps in front of the ReLU; it squeezes them to a
+    Ours, from no paper. As in SE-ResNet, the attention sees the normalised maps before the ReLU. It squeezes them to a
     quarter of their channels.
     """
 
     name = "small_se_net"
 
     def stage(self, before: int, after: int) -> list[nn.Module]:
-        """The layers between two sizes of image."""
+        """The layers of one stage, which halves the size of the image."""
         convolution, norm, *rest = super().stage(before, after)
         return [convolution, norm, SqueezeExcite(after, reduction=4), *rest]
 
@@ -206,11 +209,11 @@ class SmallSENet(SmallBNNet):
 class MNISTCNN(DigitNet):
     """DomainBed's network for rotated and coloured MNIST: 28x28 images, 128 features, label head 128-K.
 
-    Four 3x3 convolutions of 64, 128, 128 and 128 channels, the second with stride 2, each with a ReLU and, behind it,
-    group normalisation of 8 groups; the mean over the last maps (Gulrajani and Lopez-Paz, ICLR 2021,
-    https://arxiv.org/abs/2007.01434; order and paddings as in the authors' code, read there). DomainBed feeds it images
-    in [0, 1] as they are: that is ``mean: [0.0]``, ``std: [1.0]`` of :class:`~dafw.nn.network.Network`, whose own
-    default is 0.5 for both. Any size of image.
+    It has four 3x3 convolutions of 64, 128, 128 and 128 channels, the second with stride 2. Each is followed by a ReLU
+    and then by group normalisation of 8 groups. The features are the means of the last maps (Gulrajani and Lopez-Paz,
+    ICLR 2021, https://arxiv.org/abs/2007.01434; order and paddings were read in the authors' code). DomainBed feeds it
+    images in [0, 1] as they are. This needs ``mean: [0.0]``, ``std: [1.0]`` of :class:`~dafw.nn.network.Network`; its
+    default is 0.5 for both. It takes images of any size.
     """
 
     name = "mnist_cnn"

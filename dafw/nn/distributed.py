@@ -1,7 +1,7 @@
-"""Autograd through collectives: what makes a loss over the whole batch exact on any number of ranks.
+"""Autograd through collectives, so that a loss over the whole batch is exact on any number of ranks.
 
-Convention: each rank r backpropagates its own loss L_r, and DistributedDataParallel then averages the parameters'
-gradients over the R ranks, so the quantity that is minimised is (1/R) sum_r L_r.
+Convention: each rank r backpropagates its own loss L_r. DistributedDataParallel then averages the parameters'
+gradients over the R ranks. So the quantity that is minimised is (1/R) sum_r L_r.
 """
 
 from typing import Any
@@ -13,15 +13,15 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 def world_size() -> int:
-    """Number of ranks; 1 where no process group was started."""
+    """Number of ranks; 1 if no process group was started."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def leave_process_group() -> None:
     """Ends the process group, if one was started, while Python can still run.
 
-    Lightning leaves a gloo group to the end of the process, where one of gloo's threads that still holds a tensor
-    aborts it, after all its work is done. To be called once all ranks are done with collectives.
+    Lightning leaves a gloo group open until the process ends. There a gloo thread that still holds a tensor can abort
+    the process after all its work is done. Call this function when all ranks are done with collectives.
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
@@ -58,7 +58,7 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     s = sum_r x_r enters every rank's loss, so d(sum_q L_q)/dx_r = sum_q dL_q/ds: the backward pass is the same sum.
 
     Args:
-        x: any shape, the same on every rank.
+        x: a tensor of any shape; the shape is the same on every rank.
 
     Returns:
         The sum, the same on every rank; ``x`` itself on one process.
@@ -70,26 +70,26 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 
 def gather_unequal(x: Tensor, dim: int = 0) -> Tensor:
-    """The ranks' tensors one after the other, where they may differ in size along ``dim``; not differentiable.
+    """Joins the ranks' tensors in the order of the ranks; they may differ in size along ``dim``; not differentiable.
 
     Args:
-        x: this rank's.
-        dim: along which they are joined.
+        x: this rank's tensor.
+        dim: dimension along which they are joined.
 
     Returns:
-        The same on every rank; ``x`` itself on one process.
+        The joined tensor, the same on every rank; ``x`` itself on one process.
     """
     return x if world_size() == 1 else torch.cat(gather_all_tensors(x), dim)
 
 
 def mean_over_ranks(tensors: list[Tensor]) -> list[Tensor]:
-    """Average each tensor over the ranks, all of them in one collective; not differentiable.
+    """Average each tensor over the ranks, with one collective for all of them; not differentiable.
 
     Args:
-        tensors: any shapes, the same on every rank, of one dtype.
+        tensors: tensors of one dtype and any shapes; the shapes are the same on every rank.
 
     Returns:
-        The averages, the same on every rank; the very list on one process.
+        The averages, the same on every rank; the same list object on one process.
     """
     if world_size() == 1:
         return tensors
@@ -103,7 +103,7 @@ def average_over_ranks(x: Tensor) -> None:
     """Average ``x`` over the ranks in place; not differentiable.
 
     Args:
-        x: contiguous, of a shape and dtype that are the same on every rank.
+        x: a contiguous tensor; shape and dtype are the same on every rank.
     """
     if world_size() > 1:
         dist.all_reduce(x)
@@ -111,17 +111,17 @@ def average_over_ranks(x: Tensor) -> None:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """All ranks' rows in the order one process would hold them; differentiable any number of times.
+    """All ranks' rows in the order in which one process would hold them; differentiable any number of times.
 
     Rank r of R holds positions r, r + R, ... of the global batch, so row i of rank r goes to position i * R + r.
 
-    Why the gradient is that of one process: let L be a loss of the gathered rows, computed alike on every rank. Rank r
-    receives sum_q dL_q/dx_r = R * dL/dx_r, hence parameter gradients R * (dL/dx_r)(dx_r/dw); their average over the
-    ranks is (1/R) sum_r R * (dL/dx_r)(dx_r/dw) = dL/dw.  (The same holds for losses that differ between ranks.)
+    The gradient is that of one process. Let L be a loss of the gathered rows, computed in the same way on every rank.
+    Rank r receives sum_q dL_q/dx_r = R * dL/dx_r, hence parameter gradients R * (dL/dx_r)(dx_r/dw). Their average over
+    the ranks is (1/R) sum_r R * (dL/dx_r)(dx_r/dw) = dL/dw.  (The same holds for losses that differ between ranks.)
 
     Args:
-        x: (n, ...), with the same n on every rank. Gather the two domains one by one, not a joint batch: the order
-            within it would mix them.
+        x: (n, ...), with the same n on every rank. Gather the two domains separately: gathering a joint batch would
+            mix their rows.
 
     Returns:
         (R * n, ...), the same on every rank; ``x`` itself on one process.
@@ -133,10 +133,10 @@ def gather_rows(x: Tensor) -> Tensor:
 
 
 def from_first_rank(x: Tensor) -> Tensor:
-    """Rank 0's ``x`` on every rank, without a gradient: for random numbers on which all ranks must agree.
+    """Rank 0's ``x`` on every rank, without a gradient; for random numbers on which all ranks must agree.
 
     Args:
-        x: any shape, the same on every rank.
+        x: a tensor of any shape; the shape is the same on every rank.
     """
     if world_size() == 1:
         return x

@@ -1,4 +1,4 @@
-"""Dropout that keeps norms."""
+"""Dropout that preserves norms."""
 
 import math
 
@@ -7,10 +7,10 @@ from torch.nn import functional as F
 
 
 class NormPreservingDropout(nn.Module):
-    """Drops units in training and scales the others so that the expected *squared norm* stays, not the mean.
+    """Drops units in training and scales the others so that the expected *squared norm*, not the mean, is preserved.
 
-    y = x * mask / sqrt(1 - p): Xu et al., ICCV 2019, https://arxiv.org/abs/1811.07456 ("L2-preserved dropout"). The
-    ranks of a distributed run draw their own masks.
+    y = x * mask / sqrt(1 - p): Xu et al., ICCV 2019, https://arxiv.org/abs/1811.07456 ("L2-preserved dropout"). Each
+    rank of a distributed run draws its own mask.
 
     Args:
         p: share of the units to drop, at least 0 and below 1.
@@ -23,5 +23,5 @@ class NormPreservingDropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
+        """Takes and returns a tensor of any shape."""
         return F.dropout(x, self.p) * math.sqrt(1 - self.p) if self.training and self.p else x

@@ -1,4 +1,4 @@
-"""Features of a network that does not learn, each computed once."""
+"""A cache for the features of a frozen network: each input is computed once."""
 
 from collections.abc import Callable
 from hashlib import blake2b
@@ -8,18 +8,18 @@ import torch
 from torch import Tensor, nn
 
 Features = dict[bytes, Tensor]
-_KNOWN: dict[bytes, Features] = {}  # of the whole process: the runs of a table share them
+_KNOWN: dict[bytes, Features] = {}  # one cache for the whole process: the runs of a table share it
 
 
 class FeatureCache:
-    """Calls a frozen module, and keeps what it made of each input, to be looked up the next time.
+    """Calls a frozen module and caches its output for each input.
 
-    An input is known by its content, whatever data it comes from. What is kept is of the module's weights and code, the
-    device and the precision: with others it is computed anew. Each new input is passed by itself, so that its features
-    do not depend on those beside it, and a run that goes on ends as one that was never stopped.
+    An input is identified by its content, whatever data it comes from. Outputs are cached separately for each set of
+    weights and code of the module, device and precision. Each new input passes through the module on its own, so its
+    features do not depend on the other rows of its batch, and a resumed run ends like one that was never stopped.
 
     Args:
-        limit: how many inputs are kept, of d numbers each; further ones are computed each time.
+        limit: maximum number of cached inputs, d numbers each; the outputs for more inputs are computed each time.
     """
 
     def __init__(self, limit: int) -> None:
@@ -27,17 +27,17 @@ class FeatureCache:
         self.weights: bytes | None = None
 
     def forget(self, *_: Any) -> None:
-        """The weights may have changed. What was made of others is not lost: they may come back."""
+        """Notes that the weights may have changed. Outputs of the old weights stay cached, since they may come back."""
         self.weights = None
 
     def __call__(self, module: nn.Module, x: Tensor, prepare: Callable[[Tensor], Tensor], how: str) -> Tensor:
-        """``module(prepare(x))`` for inputs (N, ...), features (N, ...), without a gradient.
+        """``module(prepare(x))`` for inputs (N, ...) gives features (N, ...), without a gradient.
 
         Args:
-            module: in evaluation mode.
+            module: the module, in evaluation mode.
             x: a batch.
-            prepare: what the module sees of a batch; treats each row by itself.
-            how: names what ``prepare`` does, and in which precision.
+            prepare: transforms a batch before the module sees it; must treat each row on its own.
+            how: names the transform ``prepare`` and its precision.
         """
         if not len(x):
             return self.compute(module, x, prepare)
@@ -54,20 +54,20 @@ class FeatureCache:
         return torch.stack(rows)
 
     def compute(self, module: nn.Module, x: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
-        """Tensors that training may use, even if a test, in inference mode, made them."""
+        """Computes tensors that training may use, even if a test computes them in inference mode."""
         with torch.inference_mode(False), torch.no_grad():
             found: Tensor = module(prepare(x.clone()))
             return found
 
 
 def _keys(x: Tensor) -> list[bytes]:
-    """One for each row, of its shape, type and content."""
+    """One key for each row, from its shape, dtype and content."""
     kind = blake2b(f"{tuple(x.shape[1:])} {x.dtype}".encode()).digest()
     return [blake2b(_bytes(row), digest_size=16, key=kind).digest() for row in x.cpu()]
 
 
 def _digest(module: nn.Module) -> bytes:
-    """Of the structure and of all weights and statistics."""
+    """A hash of the structure and of all weights and statistics."""
     found = blake2b(str(module).encode(), digest_size=16)
     for name, value in module.state_dict().items():
         found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())

@@ -1,8 +1,8 @@
-"""IBN-Net: instance and batch normalisation side by side, in place of the batch normalisation of a ResNet.
+"""IBN-Net: instance and batch normalisation side by side replace the batch normalisation of a ResNet.
 
 Pan et al., "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net", ECCV 2018,
-https://arxiv.org/abs/1807.09441.  Instance normalisation takes an image's own mean and variance per channel, in
-training and in evaluation alike, so it removes what is common to an image, its style; batch normalisation keeps it.
+https://arxiv.org/abs/1807.09441.  Instance normalisation uses an image's own mean and variance per channel, both in
+training and in evaluation. So it removes the style, which is common to the whole image; batch normalisation keeps it.
 """
 
 import sys
@@ -20,16 +20,16 @@ _SUPPORTED = "timm's ResNets of BasicBlock or Bottleneck (resnet18 to resnet152,
 
 
 class IBN(nn.Module):
-    """The first channels by instance normalisation, the rest by batch normalisation, each with its own scale and shift.
+    """Instance normalisation of the first channels, batch normalisation of the rest, each with its own scale and shift.
 
-    The parts are the children ``IN`` and ``BN``, named as in the authors' code; ``BN`` is an ordinary layer, which
-    :func:`~dafw.nn.norm.convert_norm` replaces. With ``norm: domain_specific`` it alone has an affine per domain.
+    The parts are the children ``IN`` and ``BN``, named as in the authors' code. ``BN`` is an ordinary layer, so
+    :func:`~dafw.nn.norm.convert_norm` replaces it. With ``norm: domain_specific`` only ``BN`` has an affine per domain.
 
     Args:
         channels: C.
-        ratio: share of the channels for instance normalisation: int(C * ratio) of them. 0 is batch normalisation alone,
-            1 instance normalisation alone; the part that is left out is None.
-        eps: added to the variances.
+        ratio: share of the channels with instance normalisation: int(C * ratio) of them. 0 is pure batch normalisation,
+            1 pure instance normalisation; the unused part is None.
+        eps: constant added to the variances.
         momentum: weight of a new batch in the running statistics; None: the average of all batches so far.
 
     Raises:
@@ -50,7 +50,7 @@ class IBN(nn.Module):
 
     @classmethod
     def from_batch_norm(cls, layer: nn.BatchNorm2d, ratio: float = 0.5) -> Self:
-        """A layer that starts with the affine parameters of ``layer``, and with its statistics for the BN part."""
+        """A layer that starts with the affine parameters of ``layer``; its BN part also gets the running statistics."""
         new = cls(layer.num_features, ratio, eps=layer.eps, momentum=layer.momentum).train(layer.training)
         if layer.weight is not None:
             new.to(layer.weight).requires_grad_(layer.weight.requires_grad)
@@ -61,7 +61,7 @@ class IBN(nn.Module):
         """Normalises (N, C, H, W).
 
         Raises:
-            UserError: maps of one value, whose own statistics would leave nothing of them.
+            UserError: for maps of one value; normalising them by their own statistics would erase it.
         """
         if self.IN is None:
             return self.BN(x)  # type: ignore
@@ -71,12 +71,12 @@ class IBN(nn.Module):
 
 
 class InstanceNormAct(nn.Module):
-    """An affine instance normalisation in front of an activation.
+    """An affine instance normalisation before an activation.
 
     Args:
         channels: C.
         act: the activation.
-        eps: added to the variance.
+        eps: constant added to the variance.
     """
 
     def __init__(self, channels: int, act: nn.Module, eps: float = 1e-5) -> None:
@@ -103,20 +103,21 @@ def _refuse_one_value(x: Tensor) -> None:
 
 
 def convert_ibn(module: nn.Module, form: IBNForm, name: str | None = None) -> None:
-    """Makes an IBN-Net of a timm ResNet, in place; convert before :func:`~dafw.nn.norm.convert_norm`.
+    """Turns a timm ResNet into an IBN-Net, in place; call it before :func:`~dafw.nn.norm.convert_norm`.
 
     ``a``: ``bn1`` of every residual block of stages 1 to 3 becomes an :class:`IBN` of ratio 0.5. ``b``: the stem's
-    ``bn1`` becomes an instance normalisation, and another follows the addition, in front of the activation, in the last
-    block of stages 1 and 2. So in the authors' code (read there). New layers start with the affine parameters of those
-    they replace; in ``b``, those after an addition with scale 1 and shift 0. All other names and shapes stay.
+    ``bn1`` becomes an instance normalisation. In the last block of stages 1 and 2 another one is added, between the
+    addition and the activation. The authors' code does the same (read there). New layers start with the affine
+    parameters of the layers they replace; those after an addition start with scale 1 and shift 0. All other names and
+    shapes stay.
 
     Args:
         module: the network.
         form: a or b.
-        name: what to call it in errors; its class if not given.
+        name: name of the network in errors; None: that of its class.
 
     Raises:
-        UserError: an unknown form, or a network that has no such blocks.
+        UserError: for an unknown form, or a network without such blocks.
     """
     choose("ibn", form, ("a", "b"))
     name = name or type(module).__name__
@@ -154,10 +155,10 @@ def _batch_norm(parent: nn.Module, name: str) -> nn.BatchNorm2d:
 
 
 def start_norms(module: nn.Module) -> None:
-    """Scale 1 and shift 0 for every normalisation, as the authors start them.
+    """Sets scale 1 and shift 0 for every normalisation, as the authors do.
 
-    timm starts the last one of each residual block with scale 0. The convolutions of both start alike, normal with
-    variance 2 / (k^2 * channels out).
+    timm starts the last normalisation of each residual block with scale 0. Both initialise convolutions in the same
+    way, from a normal distribution with variance 2 / (k^2 * channels out).
     """
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d | nn.InstanceNorm2d) and layer.affine:
@@ -166,15 +167,15 @@ def start_norms(module: nn.Module) -> None:
 
 
 def split_state(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a plain network under the names of ``module``, whose layers :func:`convert_ibn` replaced.
+    """Renames the weights of a plain network for ``module``, which has the layers of :func:`convert_ibn`.
 
-    Scale and shift of a replaced batch normalisation go to the IN and the BN part by channel, its running statistics to
-    the BN part alone, since instance normalisation has none. Instance normalisation after an addition, which a plain
-    network lacks, keeps what it has in ``module``. The authors' own IBN weights are understood too.
+    Scale and shift of a replaced batch normalisation are divided between the IN and the BN part by channel. The running
+    statistics go to the BN part alone, since instance normalisation has none. A plain network lacks the instance
+    normalisation after an addition; it keeps its values of ``module``. The authors' own IBN weights are accepted too.
 
     Args:
         module: the network with its IBN layers.
-        state: of a plain or of an IBN network, under the names of ``module`` otherwise.
+        state: weights of a plain or of an IBN network, otherwise with the names of ``module``.
     """
     found = dict(state)
     plain = not any("IN" in key.split(".") for key in found)

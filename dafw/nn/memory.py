@@ -115,9 +115,11 @@ class SubPrototypeMemory(nn.Module):
                 kept = torch.where((kept > 0).any(1, keepdim=True), kept, attention)
             sparse = F.normalize(kept, p=1, dim=1)
             if self.reading == "global":
-                weights = sparse.view(len(z), *memory.shape[:2])
+                weights = sparse.view(z.shape[0], *memory.shape[:2])
             else:  # zeros for all but the winners
-                weights = sparse.new_zeros(len(z), *memory.shape[:2]).scatter(2, winners[..., None], sparse[..., None])
+                weights = sparse.new_zeros(z.shape[0], *memory.shape[:2]).scatter(
+                    2, winners[..., None], sparse[..., None]
+                )
             return Read(weights.flatten(1) @ memory.flatten(0, 1), weights, winners, z)
 
     def attend(self, z: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +127,7 @@ class SubPrototypeMemory(nn.Module):
         keys = memory.flatten(0, 1)
         if self.normalise:
             z, keys = F.normalize(z, dim=1), F.normalize(keys, dim=1)
-        similarities = (z @ keys.t() / self.temperature).view(len(z), *memory.shape[:2])
+        similarities = (z @ keys.t() / self.temperature).view(z.shape[0], *memory.shape[:2])
         best, winners = similarities.max(2)
         logits = best if self.reading == "per_item" else similarities.flatten(1)
         return logits.softmax(1), winners
@@ -144,7 +146,7 @@ class SubPrototypeMemory(nn.Module):
 def adaptive_threshold(weights: Tensor, top_k: int) -> Tensor:
     """The (K + 1)-th largest weight of each row, (n, m) -> (n, 1); 0 where there are only K."""
     if top_k == weights.shape[1]:
-        return weights.new_zeros(len(weights), 1)
+        return weights.new_zeros(weights.shape[0], 1)
     return weights.topk(top_k + 1, dim=1).values[:, -1:]
 
 

@@ -1,4 +1,4 @@
-"""MixStyle: training images exchange part of their style in the network's early maps.
+"""MixStyle: training images exchange part of their style in early feature maps of the network.
 
 Zhou et al., "Domain Generalization with MixStyle", ICLR 2021, https://arxiv.org/abs/2104.02008.
 """
@@ -13,7 +13,7 @@ from torch.distributions import Beta
 
 from dafw.errors import UserError, choose
 from dafw.nn.digits import DigitNet
-from dafw.nn.norm import BatchLayout
+from dafw.nn.layout import BatchLayout
 from dafw.nn.precision import full_precision
 
 Pairs = Literal["random", "cross_domain"]
@@ -29,7 +29,7 @@ class MixStyle(nn.Module):
 
     ``random`` pairs by a permutation of the batch. ``cross_domain`` draws each row's partner from the rows of other
     domains, with replacement; a row of the only domain in the batch has itself. (The authors' form swaps the halves of
-    a batch of two domains.) The rows' domains come from :class:`~dafw.nn.norm.BatchLayout`, which a method
+    a batch of two domains.) The rows' domains come from :class:`~dafw.nn.layout.BatchLayout`, which a method
     fills at each step.
 
     Args:
@@ -53,10 +53,10 @@ class MixStyle(nn.Module):
         self.layout = BatchLayout()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (N, C, H, W), the same shape.
+        """Takes and returns maps (N, C, H, W).
 
         Raises:
-            UserError: ``cross_domain``, and the domains of these rows are not known.
+            UserError: with ``cross_domain``, if the domains of these rows are not known.
         """
         if not self.training or self.p == 0:
             return x
@@ -79,7 +79,7 @@ class MixStyle(nn.Module):
         return torch.where(mixed, scale, 1.0), torch.where(mixed, shift, 0.0)
 
     def partners(self, count: int, device: torch.device) -> Tensor:
-        """The other row of each row's pair: (N,) int64."""
+        """The partner of each row: (N,) int64."""
         if self.pairs == "random":
             return torch.randperm(count, device=device)
         domain = self.layout.domain_of(count)
@@ -94,17 +94,17 @@ class MixStyle(nn.Module):
         return scores.argmax(1)
 
     def extra_repr(self) -> str:
-        """What ``print`` shows between the parentheses."""
+        """The text that ``print`` shows between the parentheses."""
         return f"alpha={self.alpha}, p={self.p}, pairs={self.pairs}"
 
 
 def insert_mixstyle(
     module: nn.Module, stages: Sequence[int], *, alpha: float = 0.1, p: float = 0.5, pairs: Pairs = "random"
 ) -> None:
-    """Puts a :class:`MixStyle` behind each of these stages of ``module``, in place; names in its state stay.
+    """Inserts a :class:`MixStyle` after each of these stages of ``module``, in place; names in its state do not change.
 
-    A stage is ``layer1``, ``layer2``, ... of a ResNet, timm's or of the same form; of the digit networks, a convolution
-    and what follows it up to the next.
+    In a ResNet, timm's or one of the same form, a stage is ``layer1``, ``layer2``, ... In the digit networks a stage is
+    a convolution with all layers up to the next one.
 
     Args:
         module: the backbone.
@@ -114,7 +114,7 @@ def insert_mixstyle(
         pairs: see :class:`MixStyle`.
 
     Raises:
-        UserError: a network that has no such stages, or not that many; a stage twice; see :class:`MixStyle`.
+        UserError: a network without such stages or with fewer of them; a stage given twice; see :class:`MixStyle`.
     """
     name = getattr(module, "name", type(module).__name__)
     count = _count_stages(module)
@@ -143,7 +143,7 @@ def _count_stages(module: nn.Module) -> int:
 
 
 def _insert(layers: nn.Sequential, stage: int, new: nn.Module) -> nn.Sequential:
-    """``new`` in front of convolution number ``stage`` + 1, or at the end; the others keep their names."""
+    """Inserts ``new`` before convolution number ``stage`` + 1, or at the end; the other layers keep their names."""
     named, convolutions = OrderedDict[str, nn.Module](), 0
     for key, layer in layers.named_children():
         convolutions += isinstance(layer, nn.Conv2d)

@@ -1,4 +1,4 @@
-"""The small fully connected network behind critics, bottlenecks and heads."""
+"""The small fully connected network of critics, bottlenecks and heads."""
 
 from collections.abc import Sequence
 
@@ -16,12 +16,12 @@ def mlp(
         in_features: width d of the input, (N, d).
         hidden: widths of the hidden layers; none gives a single Linear.
         out_features: width of the output, (N, out_features), without an activation.
-        norm: put batch normalisation before each ReLU. Its statistics are those of the joint batch, over all ranks: a
-            critic normalised one domain at a time could not see the shift of the mean that it is there to find.
+        norm: put batch normalisation before each ReLU. Its statistics are those of the joint batch, over all ranks. A
+            critic must see the shift of the mean between domains; normalising each domain separately would hide it.
         dropout: share of the hidden units to drop; 0 adds no layer.
 
     Returns:
-        The layers in a row, so that state-dict keys are their positions: ``0.weight``, ``1.weight``, ...
+        A sequence of the layers; state-dict keys are their positions: ``0.weight``, ``1.weight``, ...
     """
     layers: list[nn.Module] = []
     for width in hidden:
@@ -36,10 +36,10 @@ def mlp(
 
 
 class Residual(nn.Module):
-    """x + W_2 relu(W_1 x + b_1) + b_2: a small correction of rows (N, width), near the identity at first.
+    """x + W_2 relu(W_1 x + b_1) + b_2: a small correction of rows (N, width), close to the identity at first.
 
     Args:
-        width: of a row.
+        width: width of a row.
         hidden: width of the hidden layer.
         std: standard deviation of the initial weights, around 0.
         bias: initial value of both biases.

@@ -1,4 +1,4 @@
-"""Joint features of two representations: their outer product, or a random projection of it."""
+"""Joint features of two representations: their outer product or a random projection of it."""
 
 import math
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class MultilinearMap(nn.Module):
-    """Features and class probabilities of a sample as one vector, in which their correlations can be seen.
+    """Joins features and class probabilities of a sample to one vector that shows their correlations.
 
-    f (N, d), g (N, K) -> g (x) f, (N, K * d), entry c * d + j being g_c f_j; or, where that is too wide, the random
-    projection (f R_f) * (g R_g) / sqrt(width), (N, width), whose inner products are on average those of the outer
-    products.  R_f (d, width) and R_g (K, width) hold standard normal numbers; they are buffers, drawn once.
+    f (N, d), g (N, K) -> g (x) f, (N, K * d), where entry c * d + j is g_c f_j. If that is too wide, use the random
+    projection (f R_f) * (g R_g) / sqrt(width), (N, width). Its inner products are on average those of the outer
+    products.  R_f (d, width) and R_g (K, width) hold standard normal numbers. They are buffers, drawn once.
 
     Long et al., Conditional Adversarial Domain Adaptation, NeurIPS 2018, https://arxiv.org/abs/1705.10667.
 

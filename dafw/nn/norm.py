@@ -16,7 +16,6 @@ https://arxiv.org/abs/1906.03950.  In evaluation all four use running statistics
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
@@ -26,55 +25,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from dafw.nn.distributed import gather_rows, world_size
+from dafw.nn.layout import BatchLayout
 from dafw.nn.precision import full_precision
 
 NormMode = Literal["joint", "separate", "domain_specific", "frozen"]
 NORM_MODES: tuple[str, ...] = get_args(NormMode)
 _BRANCH = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-
-
-@dataclass
-class BatchLayout:
-    """What the normalisation layers of one network must know about the batch; one object, shared by all of them.
-
-    Deep copies of the network (a moving average, a teacher) share it too: what it says of a batch holds for them all.
-
-    Attributes:
-        num_source: how many leading rows of the batch are source; None: every row is target, as when serving.
-        sync: whether training statistics are taken over all ranks.
-        track: whether training statistics enter the running ones.
-        domain: (N,) int64, the domain of each row of the training batch; None if no one said.
-        test_batch: whether evaluation normalises a batch by its own statistics (mean and biased variance, on several
-            ranks of this rank's rows), which enter no running ones; one value per channel, which has no variance, by
-            the running statistics.
-    """
-
-    num_source: int | None = None
-    sync: bool = True
-    track: bool = True
-    test_batch: bool = False
-    domain: Tensor | None = None
-
-    def domain_of(self, count: int) -> Tensor | None:
-        """The domains of the ``count`` rows of a pass: of the whole batch, or of its source rows alone.
-
-        None for any other pass, and if no one said.
-        """
-        if self.domain is None or count == len(self.domain):
-            return self.domain
-        return self.domain[:count] if count == self.num_source else None
-
-    @contextmanager
-    def untracked(self) -> Iterator[None]:
-        """Within, running statistics stay as they are: for a further pass of a batch that has been counted."""
-        previous, self.track = self.track, False
-        try:
-            yield
-        finally:
-            self.track = previous
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
 
 class _Branch(NamedTuple):
@@ -193,12 +149,13 @@ class DomainBatchNorm(nn.Module):
             raise ValueError(f"num_source is {num_source}, but the batch has {x.shape[0]} rows")
         split = self.mode == "domain_specific" or (self.mode == "separate" and self._uses_batch(x))
         if not split or not num_source:
-            y = self._normalise(x, self._branch(source=False))
+            y = self._normalise(x, self._branch(source=False), slice(None))
         elif num_source == x.shape[0]:
-            y = self._normalise(x, self._branch(source=True))
+            y = self._normalise(x, self._branch(source=True), slice(None))
         else:
-            y_source = self._normalise(x[:num_source], self._branch(source=True))
-            y = torch.cat([y_source, self._normalise(x[num_source:], self._branch(source=False))])
+            source, target = slice(num_source), slice(num_source, None)
+            y_source = self._normalise(x[source], self._branch(source=True), source)
+            y = torch.cat([y_source, self._normalise(x[target], self._branch(source=False), target)])
         if self.drop is not None:
             y = self.drop(y)
         return y if self.act is None else self.act(y)
@@ -210,8 +167,14 @@ class DomainBatchNorm(nn.Module):
             return self.mode != "frozen"
         return self.layout.test_batch and x.numel() > x.shape[1]
 
-    def _normalise(self, x: Tensor, branch: _Branch) -> Tensor:
-        """One part of the batch by one branch, as one call of ``nn.BatchNorm`` (but for the ranks)."""
+    def _normalise(self, x: Tensor, branch: _Branch, rows: slice) -> Tensor:
+        """Normalises one part of the batch by one branch, as one call of ``nn.BatchNorm`` (but for ranks and padding).
+
+        Args:
+            x: the part.
+            branch: parameters and statistics.
+            rows: where the part lies in the batch.
+        """
         weight, bias, mean, var, batches = branch
         if not self._uses_batch(x):
             return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
@@ -219,8 +182,10 @@ class DomainBatchNorm(nn.Module):
             mean = var = batches = None
         if batches is not None:
             batches.add_(1)
-        if self.training and self.layout.sync and world_size() > 1:
-            y, batch_mean, batch_var = _normalise_over_ranks(x, weight, bias, self.eps)
+        over_ranks = self.training and self.layout.sync and world_size() > 1
+        inside = self.layout.inside(rows, *x.shape[2:]) if x.ndim == 4 else None
+        if over_ranks or inside is not None:
+            y, batch_mean, batch_var = _normalise_by_hand(x, weight, bias, self.eps, inside, over_ranks)
         elif mean is None or var is None or self.momentum is not None:
             return F.batch_norm(x, mean, var, weight, bias, True, self.momentum or 0.0, self.eps)
         else:  # a momentum of 1 writes the batch's own statistics
@@ -250,13 +215,21 @@ class DomainBatchNorm(nn.Module):
         )
 
 
-def _normalise_over_ranks(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+def _normalise_by_hand(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, inside: Tensor | None, over_ranks: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Training-mode batch normalisation with the statistics of all ranks' rows, differentiable any number of times.
+    """Normalises by batch statistics that leave out padding and may span the ranks; differentiable any number of times.
 
     Rank r contributes its n_r values per channel with mean m_r and biased variance v_r; with N = sum n_r,
     m = sum (n_r / N) m_r and v = sum (n_r / N) (v_r + (m_r - m)^2).  One collective each way, of 2 C + 1 numbers.
+
+    Args:
+        x: (n, C, ...).
+        weight: (C,).
+        bias: (C,).
+        eps: added to the variance.
+        inside: (n, 1, h, w) bool, the positions that count; None for all.
+        over_ranks: whether the rows of all ranks count.
 
     Returns:
         The normalised x, m (C,), and the unbiased variance v N / (N - 1) (C,).
@@ -265,17 +238,25 @@ def _normalise_over_ranks(
         ValueError: one value per channel over all ranks (equal shares assumed).
     """
     channels = x.shape[1]
-    values = x.numel() // channels
-    if values * world_size() <= 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
-    wide = full_precision(x)
-    var, mean = torch.var_mean(wide, [0, *range(2, x.ndim)], correction=0)
-    ranks = gather_rows(torch.cat([mean, var, mean.new_full((1,), values)])[None])
-    means, variances, sizes = torch.split(ranks, [channels, channels, 1], dim=1)
-    total = sizes.sum()
-    shares = sizes / total
-    mean = (shares * means).sum(0)
-    var = (shares * (variances + (means - mean).square())).sum(0)
+    wide, dims = full_precision(x), [0, *range(2, x.ndim)]
+    if inside is None:
+        values = x.numel() // channels
+        if values * world_size() <= 1:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
+        var, mean = torch.var_mean(wide, dims, correction=0)
+        count = mean.new_full((1,), values)
+    else:
+        count = inside.sum().to(wide.dtype).view(1)
+        mean = (wide * inside).sum(dims) / count
+        var = ((wide - mean.view(1, -1, 1, 1)).square() * inside).sum(dims) / count
+    total = count
+    if over_ranks:
+        ranks = gather_rows(torch.cat([mean, var, count])[None])
+        means, variances, sizes = torch.split(ranks, [channels, channels, 1], dim=1)
+        total = sizes.sum()
+        shares = sizes / total
+        mean = (shares * means).sum(0)
+        var = (shares * (variances + (means - mean).square())).sum(0)
     scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
     shift = -mean * scale if bias is None else bias - mean * scale
     shape = [1, channels, *[1] * (x.ndim - 2)]

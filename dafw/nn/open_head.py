@@ -1,10 +1,10 @@
-"""A label head with one output more than there are classes."""
+"""A label head with one more output than there are classes."""
 
 from torch import Tensor, nn
 
 
 class OpenHead(nn.Module):
-    """Serves as a head of the known classes, (N, d) -> (N, K), and has a last output for "none of them".
+    """Wraps a head so that it returns the known classes, (N, d) -> (N, K), and hides a last output for "none of them".
 
     Args:
         head: (N, d) -> (N, K + 1).
@@ -19,11 +19,11 @@ class OpenHead(nn.Module):
         return self.open(features)[:, :-1]
 
     def open(self, features: Tensor) -> Tensor:
-        """All logits, (N, K + 1), that of "none of them" last."""
+        """All logits, (N, K + 1); the last one is that of "none of them"."""
         logits: Tensor = self.head(features)
         return logits
 
     def margin(self, features: Tensor) -> Tensor:
-        """The last logit minus the largest of the others, (N,): positive where no known class is the likeliest."""
+        """The last logit minus the largest of the others, (N,): positive if "none of them" is the likeliest."""
         logits = self.open(features)
         return logits[:, -1] - logits[:, :-1].amax(1)

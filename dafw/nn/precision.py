@@ -1,4 +1,4 @@
-"""Sums over many numbers are taken in at least 32 bits."""
+"""Sums over many numbers need at least 32 bits."""
 
 import torch
 from torch import Tensor

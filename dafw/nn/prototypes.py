@@ -1,4 +1,4 @@
-"""Class scores from directions: a linear layer between unit vectors."""
+"""A label head that scores classes by direction: a linear layer between unit vectors."""
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,11 @@ class PrototypeHead(nn.Module):
 
     @torch.no_grad()
     def normalise(self) -> None:
-        """Brings every prototype back to length 1: to be called after each update."""
+        """Scales every prototype back to length 1; to be called after each update."""
         self.weight.copy_(F.normalize(self.weight, dim=1))
 
     def cosines(self, features: Tensor) -> Tensor:
-        """(N, d) -> (N, K) in full precision; no gradient flows into the prototypes, whatever their length."""
+        """(N, d) -> (N, K) cosines in full precision, for prototypes of any length; these get no gradient."""
         prototypes = F.normalize(full_precision(self.weight.detach()), dim=1)
         with torch.autocast(features.device.type, enabled=False):
             return F.normalize(full_precision(features), dim=1) @ prototypes.T

@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class _Reversal(torch.autograd.Function):
-    """``scale`` gets no gradient: it is a schedule's value, not something to train."""
+    """``scale`` gets no gradient: it is the value of a schedule, not a parameter."""
 
-    # Not forward and setup_context: with those, torch binds the arguments to the signature again at each call.
+    # Without setup_context: with it, torch would bind the arguments to the signature at each call.
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float | Tensor) -> Tensor:
         ctx.scale = scale
@@ -21,14 +21,14 @@ class _Reversal(torch.autograd.Function):
 
 
 def reverse_gradient(x: Tensor, scale: float | Tensor = 1.0) -> Tensor:
-    """Return ``x`` itself, through which gradients flow back multiplied by ``-scale``.
+    """Return ``x`` itself; gradients that flow back through it are multiplied by ``-scale``.
 
     R(x) = x and dR/dx = -scale * I: Ganin et al., JMLR 17 (2016), section 4, https://arxiv.org/abs/1505.07818.
-    A critic behind it descends its own loss, unscaled; whatever comes before it ascends that loss, times ``scale``.
+    A critic after it descends its own loss, unscaled. The layers before it ascend that loss, times ``scale``.
 
     Args:
         x: any shape and floating dtype.
-        scale: a number, or a tensor of no dimensions (so that a value computed on the device is never read back).
+        scale: a number, or a tensor without dimensions (so that a value computed on the device is never read back).
 
     Returns:
         An alias of ``x``: the same storage, shape and dtype.

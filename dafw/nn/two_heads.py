@@ -4,11 +4,11 @@ from torch import Tensor, nn
 
 
 class TwoHeads(nn.Module):
-    """Serves as one head whose logits are the mean of both: (N, d) -> (N, K).
+    """Combines two heads into one with the mean of their logits: (N, d) -> (N, K).
 
     Args:
         first: a head, (N, d) -> (N, K).
-        second: another of the same form.
+        second: another head of the same form.
     """
 
     def __init__(self, first: nn.Module, second: nn.Module) -> None:

@@ -1,1 +1,1 @@
-"""Schedules as functions of the share of training done."""
+"""Schedules of the share of training done, sharpness-aware rules, and the Pareto programme."""

@@ -1,18 +1,18 @@
-"""Several objectives on shared parameters: the direction that a preference picks among their gradients.
+"""Combines the gradients of several objectives on shared parameters into the direction that a preference picks.
 
-ParetoDA: Lv et al., Pareto Domain Adaptation, NeurIPS 2021, https://arxiv.org/abs/2112.04137. With the gradients
-g_1, ..., g_m of the objectives as columns of G, g_v the gradient of a loss on held-out samples (the guidance), C = G'G
-and q = G'g_v, the direction is G w, where the weights w >= 0, sum w = 1 solve a linear programme of m variables:
+ParetoDA: Lv et al., Pareto Domain Adaptation, NeurIPS 2021, https://arxiv.org/abs/2112.04137. The gradients
+g_1, ..., g_m of the objectives are the columns of G. g_v is the gradient of a loss on held-out samples (the guidance).
+With C = G'G and q = G'g_v, the direction is G w. The weights w >= 0, sum w = 1 solve a linear programme of m variables:
 
 *guided*   max w.q   such that (C w)_j >= 0 for the objective that the guidance agrees with most (the largest q_j > 0),
            (C w)_j >= q_j for those it contradicts (q_j <= 0), and no bound for the others it agrees with;
            C w >= 0 if it agrees with none.
 *descent*  max 1.Cw  such that C w >= 0 (no objective rises) and w.q >= min(max_j q_j, 0).
 
-Which of them runs is up to the caller. All weights are then multiplied by m, so that they sum to the number of
+The caller decides which of the two is solved. All weights are then multiplied by m, so that they sum to the number of
 objectives, as in a plain sum of losses.
 
-The paper itself was not at hand: both programmes and the factor m were read in the authors' code, the rest follows a
+The paper itself was not at hand. Both programmes and the factor m were read in the authors' code; the rest follows a
 summary of the paper.
 """
 
@@ -31,16 +31,16 @@ from torch import Tensor
 from dafw.nn.distributed import average_over_ranks
 
 Mode = Literal["paper", "authors"]
-#: Columns of a block in :meth:`GradientRows.products`.
+#: Number of columns in one block of :meth:`GradientRows.products`.
 BLOCK = 65_536
 
 
 class Preference(NamedTuple):
-    """What :func:`choose_weights` chose.
+    """The result of :func:`choose_weights`.
 
     Attributes:
         weights: one per objective, not negative.
-        feasible: whether the programme has a solution; equal weights otherwise.
+        feasible: whether the programme has a solution; if not, the weights are equal.
     """
 
     weights: tuple[float, ...]
@@ -48,14 +48,14 @@ class Preference(NamedTuple):
 
 
 class GradientRows:
-    """Gradients of several losses at the same parameters, as rows of one matrix that is kept from step to step.
+    """Gradients of several losses at the same parameters, as rows of one matrix that is reused from step to step.
 
-    In a step: :meth:`put` for each loss, :meth:`average`, :meth:`products`, :meth:`combine`. Copies and pickles are
-    without the numbers.
+    In a step call :meth:`put` for each loss, then :meth:`average`, :meth:`products` and :meth:`combine`. Copies and
+    pickles hold no gradients.
 
     Args:
-        parameters: what the losses are differentiated by, P numbers in all; moved to another device or made another
-            dtype, they get a new matrix at the next ``put``.
+        parameters: the parameters of the losses, P numbers in all. If their device or dtype changes, the next ``put``
+            makes a new matrix.
         count: number of losses k.
 
     Attributes:
@@ -68,14 +68,14 @@ class GradientRows:
         self._views: list[list[Tensor]] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the numbers."""
+        """The state without the gradients."""
         return {**self.__dict__, "matrix": torch.empty(0), "_views": []}
 
     def put(self, row: int, gradients: Sequence[Tensor | None]) -> None:
-        """Copies the gradients of one loss into a row, in whatever memory format they are.
+        """Copies the gradients of one loss into a row; they may have any memory format.
 
         Args:
-            row: the loss's number, from 0.
+            row: number of the loss, from 0.
             gradients: one for each parameter; ``None`` stands for zeros.
         """
         self._allocate()
@@ -91,7 +91,7 @@ class GradientRows:
         if self._views and self.matrix.device == device and self.matrix.dtype == dtype:
             return
         sizes = [parameter.numel() for parameter in self.parameters]
-        self.matrix, self._views = torch.empty(0), []  # the old one goes before the new one comes
+        self.matrix, self._views = torch.empty(0), []  # free the old matrix before allocating the new one
         self.matrix = torch.empty(self.count, sum(sizes), dtype=dtype, device=device)
         self._views = [
             [part.view(parameter.shape) for part, parameter in zip(row.split(sizes), self.parameters, strict=True)]
@@ -103,9 +103,10 @@ class GradientRows:
         average_over_ranks(self.matrix)
 
     def products(self) -> Tensor:
-        """Inner products of all rows, (k, k), at least in float32 and whatever the autocast.
+        """Inner products of all rows, (k, k), at least in float32, also under autocast.
 
-        Summed over blocks of columns: of a long thin matrix times its transpose BLAS makes twice the time.
+        They are summed over blocks of columns, since BLAS takes twice the time for a long thin matrix times its
+        transpose.
         """
         k, columns = self.matrix.shape
         whole = columns - columns % BLOCK
@@ -121,10 +122,10 @@ class GradientRows:
         """sum_j w_j g_j, as one gradient for each parameter.
 
         Args:
-            weights: one for each of the first rows; the others are left out.
+            weights: one for each of the first rows; the other rows are left out.
 
         Returns:
-            Tensors shaped like the parameters, and in their dtype: views of one new vector, which may be kept.
+            Tensors with the shapes and dtype of the parameters. They are views of one new vector, so they stay valid.
         """
         first, *rows = self.matrix[: len(weights)].unbind()
         total = first * weights[0]
@@ -135,16 +136,17 @@ class GradientRows:
 
 
 def choose_weights(products: ArrayLike, *, guided: bool, mode: Mode = "paper") -> Preference:
-    """Weights of m objectives, on the host.
+    """Weights of m objectives, computed on the host.
 
     Args:
-        products: (m + 1, m + 1) inner products of the objectives' gradients and, last, the guidance's.
-        guided: which programme.
-        mode: ``paper``: equal weights that sum to m where the programme has no solution; ``authors``: that sum to m^2,
-            as in their code, which multiplies (1, ..., 1) by m as well.
+        products: (m + 1, m + 1) inner products of the objectives' gradients and of the guidance's gradient, the latter
+            last.
+        guided: solve the *guided* programme instead of *descent*.
+        mode: the equal weights if the programme has no solution. With ``paper`` they sum to m. With ``authors`` they
+            sum to m^2, as in their code, which multiplies (1, ..., 1) by m as well.
 
     Returns:
-        The weights. Products that are not finite count as without a solution.
+        The weights. If a product is not finite, the programme counts as having no solution.
 
     Raises:
         ValueError: ``products`` is not square, or has no objective.
@@ -160,18 +162,18 @@ def choose_weights(products: ArrayLike, *, guided: bool, mode: Mode = "paper") -
 
 
 def simplex_weights(gram: ArrayLike, guidance: ArrayLike, *, guided: bool) -> NDArray[np.float64] | None:
-    """Solves one of the module's two programmes: by its corners, or with HiGHS where they leave a doubt.
+    """Solves one of the module's two programmes: by trying its corners, or with HiGHS if their answer is not sure.
 
-    Both are scaled so that the largest inner product is 1, which changes no solution and gives the solver's absolute
-    tolerances a meaning, however small the gradients are.
+    Both are scaled so that the largest inner product is 1. The scaling changes no solution, and it gives the solver's
+    absolute tolerances a meaning, however small the gradients are.
 
     Args:
         gram: (m, m) C, inner products of the objectives' gradients.
         guidance: (m,) q, their inner products with the guidance.
-        guided: which programme.
+        guided: solve the *guided* programme instead of *descent*.
 
     Returns:
-        (m,) weights on the simplex, or ``None``: no solution.
+        (m,) weights on the simplex, or ``None`` if there is no solution.
     """
     c, q = np.asarray(gram, dtype=np.float64).tolist(), np.asarray(guidance, dtype=np.float64).tolist()
     m = len(q)
@@ -203,17 +205,20 @@ def simplex_weights(gram: ArrayLike, guidance: ArrayLike, *, guided: bool) -> ND
 def best_corner(
     gain: Sequence[float], left: Sequence[Sequence[float]], right: Sequence[float]
 ) -> tuple[bool, list[float] | None]:
-    """Max gain.w such that left w >= right and w on the simplex, by trying every corner: a fraction of a solver's call.
+    """Maximises gain.w such that left w >= right and w is on the simplex, by trying every corner.
 
-    What the bounds leave of the simplex is a bounded polytope. A linear function is largest over one at a corner, and a
-    corner is the one solution of m - 1 bounds that are met with equality, sum w = 1 being the m-th equation. With
-    sum w = 1, row.w >= b is the same as (row - b 1).w >= 0. So all choices of m - 1 of these rows and of w_j >= 0 are
-    solved, and those kept that meet the other bounds. No corner means no solution.
+    It takes a fraction of the time of a solver's call.
 
-    A solver decides within its tolerances (HiGHS: 1e-7). Nothing is decided here that could depend on them.
+    The bounds leave a bounded polytope of the simplex. A linear function is largest at one of its corners. A corner is
+    the only solution of m - 1 bounds that are met with equality, together with sum w = 1 as the m-th equation. Because
+    sum w = 1, row.w >= b is the same as (row - b 1).w >= 0. So the function solves the equations for every choice of m
+    - 1 of these rows and of w_j >= 0, and keeps the solutions that meet the other bounds. If no corner is left, there
+    is no solution.
 
-    Plain numbers, not arrays: between two training steps NumPy's many small functions have left the processor's caches,
-    and a call of them costs five times what it does in a loop.
+    A solver decides within its tolerances (HiGHS: 1e-7). This function decides nothing that could depend on them.
+
+    It uses plain numbers, not arrays: between two training steps NumPy's many small functions drop out of the
+    processor's caches, and one call of them then costs five times as much as in a loop.
 
     Args:
         gain: (m,), of the order of 1.
@@ -221,8 +226,9 @@ def best_corner(
         right: (r,).
 
     Returns:
-        Whether the answer is sure: no corner breaks a bound by less than 1e-6, none is that of bounds which are almost
-        parallel, and none is better than the others by less than 1e-6. And (m,) the best corner; ``None``: no solution.
+        Whether the answer is sure, and the best corner (m,), or ``None`` if there is no solution. The answer is sure if
+        no corner breaks a bound by less than 1e-6, no corner comes from bounds that are almost parallel, and no other
+        corner comes within 1e-6 of the best value.
     """
     m = len(gain)
     bounds = [[number - b for number in row] for row, b in zip(left, right, strict=True)]
@@ -255,13 +261,13 @@ def best_corner(
 
 
 def normal(rows: Sequence[Sequence[float]]) -> list[float]:
-    """The cross product of m - 1 rows of m numbers: orthogonal to them all, zero if they are dependent.
+    """The cross product of m - 1 rows of m numbers: orthogonal to all of them, zero if they are dependent.
 
-    Its inner product with a further row is the determinant of that row above the others.
+    Its inner product with one more row is the determinant of that row on top of the others.
     """
     if not rows:
         return [1.0]
-    if len(rows) == 2:  # ParetoDA's own case
+    if len(rows) == 2:  # ParetoDA has three objectives
         (a, b, c), (d, e, f) = rows
         return [b * f - c * e, c * d - a * f, a * e - b * d]
     minors = [[[*row[:j], *row[j + 1 :]] for row in rows] for j in range(len(rows) + 1)]

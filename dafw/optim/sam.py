@@ -1,7 +1,7 @@
-"""Sharpness-aware minimisation's step aside: the gradient is taken a little uphill of the weights and applied at them.
+"""The ascent step of sharpness-aware minimisation: the gradient is taken uphill of the weights and applied at them.
 
-``with perturbed(parameters, ascent(gradients, rho)):`` moves the parameters; what is differentiated inside is SAM's
-gradient, to be applied after it.
+``with perturbed(parameters, ascent(gradients, rho)):`` moves the parameters. A gradient computed inside is SAM's
+gradient; it is applied after the block.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,16 @@ from torch import Tensor
 def ascent(gradients: Sequence[Tensor], rho: float, eps: float = 1e-12) -> list[Tensor]:
     """The step uphill, rho g / (||g|| + eps): Foret et al., ICLR 2021, https://arxiv.org/abs/2010.01412, equation 2.
 
-    The norm is one number over all tensors, computed where they are; nothing is read by the host.
+    The norm is one number over all tensors. It is computed on their device; the host reads nothing.
 
     Args:
-        gradients: of the loss with respect to each parameter; on several ranks those of the whole batch, or each rank
-            would step aside in a direction of its own.
+        gradients: gradient of the loss with respect to each parameter. On several ranks they must be those of the whole
+            batch; otherwise each rank would step in its own direction.
         rho: length of the step (paper: 0.05).
-        eps: keeps the step of a zero gradient zero.
+        eps: makes the step zero if the gradient is zero.
 
     Returns:
-        One tensor for each gradient, of its shape; together their norm is rho.
+        One tensor for each gradient, of its shape. Their joint norm is rho.
     """
     norm = torch.nn.utils.get_total_norm(gradients)
     return list(torch._foreach_mul(list(gradients), rho / (norm + eps)))
@@ -31,17 +31,17 @@ def ascent(gradients: Sequence[Tensor], rho: float, eps: float = 1e-12) -> list[
 
 @contextmanager
 def perturbed(parameters: Sequence[Tensor], steps: Sequence[Tensor]) -> Iterator[None]:
-    """Within, each parameter is moved by its step; afterwards it holds its old values, to the last bit.
+    """Moves each parameter by its step within the block, and restores the old values afterwards, to the last bit.
 
-    The values are kept and copied back, as adding a step and taking it away again would round. A graph made before
-    must not be differentiated within or after.
+    The values are cloned and copied back, since adding a step and subtracting it again would round. A graph made before
+    the block must not be differentiated within or after it.
 
     Args:
-        parameters: what to move, in place.
+        parameters: the tensors to move, in place.
         steps: one tensor for each parameter, of its shape.
 
     Raises:
-        ValueError: not one step for each parameter.
+        ValueError: if there is not one step for each parameter.
     """
     if len(parameters) != len(steps):
         raise ValueError(f"{len(steps)} steps for {len(parameters)} parameters")

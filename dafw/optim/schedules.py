@@ -1,4 +1,4 @@
-"""Schedules: pure functions of the share of training done, and the classes that put them into a YAML file.
+"""Schedules: pure functions of the share of training done, and classes that make them usable in a YAML file.
 
 A schedule keeps no counter, so it survives resume, gradient accumulation and any number of ranks.
 """
@@ -16,7 +16,7 @@ def dann_ramp(progress: float, gamma: float = 10.0) -> float:
 
     Args:
         progress: p, the share of training done.
-        gamma: steepness; the higher, the sooner the ramp is up.
+        gamma: steepness; with a higher one the ramp rises sooner.
     """
     return math.tanh(gamma * progress / 2)  # the same function, and its exponential cannot overflow
 
@@ -25,37 +25,37 @@ def inverse_decay(progress: float, alpha: float = 10.0, power: float = 0.75) -> 
     """(1 + alpha p)^-power, from 1 down: Ganin et al., JMLR 17 (2016), section 5.2, https://arxiv.org/abs/1505.07818.
 
     Args:
-        progress: p, the share of training done, or a number of steps with an ``alpha`` per step.
-        alpha: how much sooner than at the end the decay sets in.
+        progress: p, the share of training done; or the number of steps done, if ``alpha`` is per step.
+        alpha: speed of the decay; a higher one makes it set in sooner.
         power: the exponent.
     """
     return float((1.0 + alpha * progress) ** -power)
 
 
 def exponential_ramp(progress: float, gamma: float = 3.0) -> float:
-    """exp(-gamma (1 - p)), up to 1 at p = 1 and from there on: DCC's weight of a regulariser (read in its code).
+    """exp(-gamma (1 - p)), up to 1 at p = 1 and then constant: DCC's weight of a regulariser (read in its code).
 
     Args:
-        progress: p, the share of training, or of another number of steps, that is done.
+        progress: p, the share done of training or of another number of steps.
         gamma: steepness.
     """
     return math.exp(-gamma * (1 - min(1.0, progress)))
 
 
 def constant(progress: float) -> float:
-    """1, whatever the progress."""
+    """The factor 1, whatever the progress."""
     return 1.0
 
 
 def cosine(progress: float, warmup: float = 0.0) -> float:
     """Linear from 0 to 1 over the first ``warmup`` of training, then half a cosine down to 0.
 
-    (1 + cos(pi q)) / 2 with q the share done of what follows the warm-up: Loshchilov and Hutter, ICLR 2017,
-    https://arxiv.org/abs/1608.03983, without restarts.
+    After the warm-up it is (1 + cos(pi q)) / 2, where q is the share done of the rest: Loshchilov and Hutter, ICLR
+    2017, https://arxiv.org/abs/1608.03983, without restarts.
 
     Args:
-        progress: the share of training done; beyond 1 the factor remains 0.
-        warmup: share of training to warm up for, in [0, 1).
+        progress: the share of training done; beyond 1 the factor stays 0.
+        warmup: share of training used for the warm-up, in [0, 1).
 
     Raises:
         ValueError: ``warmup`` outside [0, 1).
@@ -72,7 +72,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def __call__(self, progress: float, step: int) -> float:
-        """The factor for the step about to be made.
+        """The factor for the next step.
 
         Args:
             progress: steps done / steps planned, in [0, 1].
@@ -113,7 +113,7 @@ class Cosine(Schedule):
     """A linear warm-up, then half a cosine down to 0.
 
     Args:
-        warmup: share of training to warm up for, in [0, 1).
+        warmup: share of training used for the warm-up, in [0, 1).
     """
 
     warmup: float = 0.0

@@ -1,7 +1,7 @@
-"""Sharpness-aware minimisation and its relatives: rules that turn gradients at several points into one to descend.
+"""Sharpness-aware minimisation and its relatives: rules that combine gradients at several points into one.
 
-A rule is given to any method (``model.sharpness: SAM``). The optimiser of such a method is wrapped in
-:class:`SharpnessAware`, whose ``step`` takes a closure and calls it once for each of the rule's passes.
+A rule is given to any method (``model.sharpness: SAM``). The method's optimiser is then wrapped in
+:class:`SharpnessAware`. Its ``step`` takes a closure and calls it once for each pass of the rule.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,28 +16,29 @@ from dafw.errors import UserError
 from dafw.optim.sam import ascent, perturbed
 from dafw.recording import Recorded
 
-#: Gradients at the parameters as they are now, one for each.
+#: Computes the gradients at the current values of the parameters, one tensor for each parameter.
 Evaluate = Callable[[], list[Tensor]]
 
 
 class Sharpness(Recorded):
-    """A rule. On several ranks it sees the gradients of the whole batch, so that all ranks step aside alike.
+    """Base class of a rule. On several ranks it gets the gradients of the whole batch, so all ranks take the same step.
 
     Attributes:
-        passes: passes of the batch, forward and backward, in a step.
-        local: whether each rank's first gradient is of its own rows only.
+        passes: number of forward and backward passes of the batch in one step.
+        local: whether each rank computes its first gradient from its own rows only.
     """
 
     passes: ClassVar[int] = 2
     local: bool = False
 
     def gradient(self, parameters: Sequence[Tensor], here: list[Tensor], evaluate: Evaluate) -> list[Tensor]:
-        """What to descend.
+        """The gradient to descend.
 
         Args:
-            parameters: what is trained; it is moved within and holds its old values, to the last bit, afterwards.
+            parameters: the trained parameters. They may be moved within; afterwards they hold their old values, to the
+                last bit.
             here: gradients at the parameters, one for each.
-            evaluate: gradients at what the parameters hold when it is called; ``passes - 1`` calls.
+            evaluate: computes the gradients at the current values of the parameters; to be called ``passes - 1`` times.
 
         Returns:
             One tensor for each parameter, of its shape.
@@ -46,15 +47,15 @@ class Sharpness(Recorded):
 
 
 class SAM(Sharpness):
-    """The gradient a little uphill: at theta + rho g / ||g||, applied at theta.
+    """Takes the gradient a little uphill, at theta + rho g / ||g||, and applies it at theta.
 
     Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, ICLR 2021,
     https://arxiv.org/abs/2010.01412, equation 2 and algorithm 1.
 
     Args:
-        rho: length of the step aside; the norm is over all parameters (paper: 0.05).
-        local: each rank steps aside along the gradient of its own rows, which saves one reduction and is what the paper
-            calls m-sharpness; two ranks then do not train what one trains.
+        rho: length of the step uphill; the norm is over all parameters (paper: 0.05).
+        local: each rank steps uphill along the gradient of its own rows. This saves one reduction; the paper calls it
+            m-sharpness. Two ranks then do not train the same as one.
 
     Raises:
         UserError: if ``rho`` is negative.
@@ -70,15 +71,15 @@ class SAM(Sharpness):
 
 
 class SAGM(Sharpness):
-    """The mean of the gradient here and of the one at theta + (rho / ||g|| - alpha) g.
+    """The mean of the gradient at theta and of the gradient at theta + (rho / ||g|| - alpha) g.
 
     It descends the loss, the loss uphill and the angle between the two gradients. Wang et al., Sharpness-Aware Gradient
-    Matching for Domain Generalization, CVPR 2023, https://arxiv.org/abs/2303.10353; step, defaults and the halves as
-    read in the authors' code.
+    Matching for Domain Generalization, CVPR 2023, https://arxiv.org/abs/2303.10353. The step, the defaults and the
+    factors 1/2 were read in the authors' code.
 
     Args:
         rho: length of the step uphill (authors' code: 0.05).
-        alpha: how much of the gradient is taken back (0.001; 0.0005 on Office-Home and DomainNet).
+        alpha: factor of the gradient that is subtracted from the step (0.001; 0.0005 on Office-Home and DomainNet).
 
     Raises:
         UserError: if ``rho`` or ``alpha`` is negative.
@@ -96,18 +97,18 @@ class SAGM(Sharpness):
 
 
 class GAM(Sharpness):
-    """The gradient of L + weight * rho_norm * ||dL/dtheta'||, theta' where that norm is largest nearby.
+    """The gradient of L + weight * rho_norm * ||dL/dtheta'||, where theta' is the nearby point with the largest norm.
 
-    The norm's gradient, h = H g / ||g||, is a difference of two gradients, (g(theta + rho g / ||g||) - g(theta)) / rho.
-    From h at theta follows theta' = theta + rho_norm h / ||h||, and h at theta' is added to the loss's gradient.
+    The gradient of the norm, h = H g / ||g||, is a difference of two gradients, (g(theta + rho g / ||g||) - g(theta)) /
+    rho. h at theta gives theta' = theta + rho_norm h / ||h||. h at theta' is added to the gradient of the loss.
 
     Zhang et al., Gradient Norm Aware Minimization Seeks First-Order Flatness and Improves Generalization, CVPR 2023,
-    https://arxiv.org/abs/2303.03108; the steps and that the norm's gradient is such a difference are recalled, not
-    read, and so is that the authors' code mixes several of these gradients with weights of its own.
+    https://arxiv.org/abs/2303.03108. Three things are recalled, not read: the steps, that the norm's gradient is such a
+    difference, and that the authors' code mixes several of these gradients with weights of its own.
 
     Args:
-        rho: distance over which the norm's gradient is measured (recalled: 0.05).
-        rho_norm: radius within which the norm is largest (recalled: 0.1).
+        rho: distance over which the gradient of the norm is measured (recalled: 0.05).
+        rho_norm: radius within which the largest norm is searched (recalled: 0.1).
         weight: weight of the flatness term (unsure: 1).
 
     Raises:
@@ -131,7 +132,7 @@ class GAM(Sharpness):
         return list(torch._foreach_add(here, there, alpha=self.weight * self.rho_norm))
 
     def slope(self, parameters: Sequence[Tensor], here: list[Tensor], evaluate: Evaluate) -> list[Tensor]:
-        """Gradient of the gradient's norm at the parameters as they are."""
+        """Gradient of the gradient's norm at the current values of the parameters."""
         with perturbed(parameters, ascent(here, self.rho)):
             there = evaluate()
         return list(torch._foreach_div(torch._foreach_sub(there, here), self.rho))
@@ -144,22 +145,22 @@ def _length(name: str, value: float) -> float:
 
 
 class SharpnessAware(Optimizer):
-    """Another optimiser, whose ``step`` takes the gradient of a rule.
+    """Wraps another optimiser: its ``step`` descends the gradient of a rule.
 
-    Parameter groups, state and checkpoints are the other's. Parameters without a gradient in the first pass are left
-    out of all passes.
+    Parameter groups, state and checkpoints are those of the wrapped optimiser. Parameters without a gradient in the
+    first pass are left out of all passes.
 
     Args:
-        base: the optimiser that descends.
-        rule: what it descends.
-        around: called with the number of each pass, from 0; the pass happens within what it returns.
+        base: the wrapped optimiser.
+        rule: computes the gradient that ``base`` descends.
+        around: called with the number of each pass, from 0; returns the context manager in which the pass runs.
     """
 
     def __init__(self, base: Optimizer, rule: Sharpness, around: Callable[[int], AbstractContextManager[Any]]) -> None:
         self.base, self.rule, self.around = base, rule, around
 
     def __getattr__(self, name: str) -> Any:
-        """What is not said here is the base's."""
+        """Looks up all other attributes on the wrapped optimiser."""
         if name == "base":
             raise AttributeError(name)
         return getattr(self.base, name)
@@ -175,7 +176,7 @@ class SharpnessAware(Optimizer):
             The loss of the first pass.
 
         Raises:
-            RuntimeError: without a closure.
+            RuntimeError: if there is no closure.
         """
         if closure is None:
             raise RuntimeError("a sharpness-aware step needs a closure that computes the gradients")
@@ -196,20 +197,20 @@ class SharpnessAware(Optimizer):
         return loss
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What is trained."""
+        """The parameters of all groups."""
         for group in self.param_groups:
             yield from group["params"]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As the base's."""
+        """Calls the wrapped optimiser's ``zero_grad``."""
         self.base.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """The base's: a rule has no state."""
+        """The state of the wrapped optimiser; a rule has no state."""
         return self.base.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Into the base."""
+        """Loads the state into the wrapped optimiser."""
         self.base.load_state_dict(state_dict)
 
     def __repr__(self) -> str:
@@ -217,5 +218,5 @@ class SharpnessAware(Optimizer):
 
 
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Copies, since what holds the gradients may be used again by the next pass."""
+    """Copies of the gradients, since the next pass may reuse the tensors that hold them."""
     return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]

@@ -1,7 +1,20 @@
 """What is predicted: a problem knows the supervised loss, the metrics and the form of a prediction."""
 
-from dafw.problems.base import Problem
+from dafw.problems.base import Predicted, Problem, Shown
 from dafw.problems.classification import Classification
-from dafw.problems.outputs import Outputs
+from dafw.problems.model import NetworkBase
+from dafw.problems.outputs import BoxOutputs, MaskOutputs, Outputs, RowOutputs
+from dafw.problems.rows import TensorRows
 
-__all__ = ["Classification", "Outputs", "Problem"]
+__all__ = [
+    "BoxOutputs",
+    "Classification",
+    "MaskOutputs",
+    "NetworkBase",
+    "Outputs",
+    "Predicted",
+    "Problem",
+    "RowOutputs",
+    "Shown",
+    "TensorRows",
+]

@@ -1,42 +1,145 @@
-"""What every problem answers: how to learn from labels, how to score, how to write a prediction down."""
+"""What every problem answers: how to learn from labels, how to measure, how to write a prediction down."""
 
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from dafw.problems.outputs import Outputs
+from dafw.data.domain import Domain
 from dafw.recording import Recorded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A batch of evaluated samples of one domain that pictures may show, on the CPU.
+
+    Args:
+        domain: the domain's name.
+        is_target: whether it is a target.
+        inputs: the n inputs, (n, ...) or a list.
+        outputs: the network's outputs of them.
+        labels: their labels; ``None`` if the domain has none.
+        unknown: (n,) margins by which the method holds a sample to be of no known class; ``None`` if it rejects none.
+    """
+
+    domain: str
+    is_target: bool
+    inputs: Any
+    outputs: Any
+    labels: Any
+    unknown: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Predictions for one domain.
+
+    Args:
+        domain: the domain's name.
+        ids: the stable names of its n samples.
+        columns: by name one value for each sample, see :meth:`Problem.predictions`.
+    """
+
+    domain: str
+    ids: Sequence[str]
+    columns: Mapping[str, Sequence[Any]]
 
 
 class Problem(Recorded):
     """The part of a method that depends on *what* is predicted: classes, masks, boxes, ...
 
-    A method or a setting never looks inside ``Outputs.logits`` or at labels; it asks its problem.
+    A method or a setting never looks inside ``outputs.logits`` or at labels; it asks its problem. Labels ``y`` are
+    those of the first rows of a batch, see :class:`~dafw.data.batch.Batch`.
     """
 
+    #: The kind of prediction: classification, segmentation, detection, ...
+    kind: ClassVar[str] = ""
     #: The metric that tables print.
     primary: ClassVar[str] = ""
     #: The metric that tables print where the target has classes of its own.
     open_primary: ClassVar[str] = ""
-    #: Whether the label-free validators apply (they need one feature vector and one class score a sample).
+    #: Whether label-free validators apply: :meth:`evidence` gives feature vectors and class scores.
     supports_unsupervised_validators: ClassVar[bool] = False
+    #: Whether labels lie in the image's plane, so that views need the affine map of what they moved.
+    is_spatial: ClassVar[bool] = False
+    #: The value by which a metric says that it is undefined, besides nan.
+    undefined: ClassVar[float | None] = None
 
-    def loss(self, outputs: Outputs, y: Any) -> Tensor:
-        """Supervised loss of labelled rows: outputs (n, ...), their labels -> scalar."""
-        raise NotImplementedError
+    #: Where ``dafw predict`` writes unless it is told.
+    predictions_name: ClassVar[str] = "predictions.csv"
 
-    def metrics(self, num_classes: int, *, rejects: bool = False, has_unknown: bool = False) -> MetricCollection:
+    # ---- learning
+
+    def terms(self, outputs: Any, y: Any) -> dict[str, Tensor]:
+        """The terms of the supervised loss by name, scalars whose sum is minimised.
+
+        Args:
+            outputs: of n labelled rows.
+            y: their labels.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define terms(outputs, y)")
+
+    def loss(self, outputs: Any, y: Any) -> Tensor:
+        """The supervised loss of n labelled rows, the sum of :meth:`terms` -> scalar."""
+        return reduce(add, self.terms(outputs, y).values())
+
+    def row_losses(self, outputs: Any, y: Any) -> Tensor:
+        """The supervised loss of each of n labelled rows -> (n,)."""
+        rows = [self.loss(outputs[row : row + 1], y[row : row + 1]) for row in range(len(outputs))]
+        return torch.stack(rows)
+
+    def pseudo_labels(self, outputs: Any, threshold: float = 0.0) -> tuple[Any, Tensor]:
+        """What a model's outputs teach another one.
+
+        Args:
+            outputs: of n rows.
+            threshold: least confidence of a prediction that counts.
+
+        Returns:
+            Labels of the n rows in the form of ``y``, and a weight (n, ...) of each: 1 if it counts, else 0.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define pseudo_labels(outputs, threshold)")
+
+    def carry(self, labels: Any, maps: Tensor, size: tuple[int, int]) -> Any:
+        """Labels of n images after affine maps moved the images' pixels. Classes stay as they are.
+
+        Args:
+            labels: in the form of ``y``.
+            maps: (n, 2, 3), see :class:`~dafw.data.batch.Batch`.
+            size: height and width of the images that the maps lead to.
+        """
+        return labels
+
+    # ---- measuring
+
+    def metrics(
+        self,
+        num_classes: int,
+        *,
+        class_names: Sequence[str] = (),
+        rejects: bool = False,
+        has_unknown: bool = False,
+    ) -> MetricCollection:
         """New metrics; one is named :attr:`primary`, or :attr:`open_primary` if ``has_unknown``.
 
         Args:
             num_classes: classes that the model predicts.
+            class_names: their names.
             rejects: whether the method holds some samples to be of no known class.
             has_unknown: whether there may be such samples, labelled ``num_classes``.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define metrics(num_classes, ...)")
 
-    def score(self, metrics: MetricCollection, outputs: Outputs, y: Any, unknown: Tensor | None = None) -> None:
+    def score(self, metrics: MetricCollection, outputs: Any, y: Any, unknown: Tensor | None = None) -> None:
         """Updates :meth:`metrics`.
 
         Args:
@@ -47,11 +150,61 @@ class Problem(Recorded):
         """
         metrics.update(outputs.logits, y)
 
-    def predictions(self, outputs: Outputs, unknown: Tensor | None = None) -> dict[str, Any]:
-        """One entry per column of a prediction file, each with one value (or one row) per sample.
+    def values(self, metrics: MetricCollection, class_names: Sequence[str] = ()) -> dict[str, float]:
+        """The values of :meth:`metrics` by name. A vector is spread over the classes, as in ``iou/road``.
+
+        A value that equals :attr:`undefined` is nan.
+        """
+        found: dict[str, float] = {}
+        for name, value in metrics.compute().items():
+            numbers = torch.as_tensor(value).detach().double().cpu()
+            if self.undefined is not None:
+                numbers = numbers.where(numbers != self.undefined, torch.nan)
+            if numbers.numel() == 1:
+                found[name] = float(numbers)
+            else:
+                names = class_names if len(class_names) == len(numbers) else [str(i) for i in range(len(numbers))]
+                found |= {f"{name}/{each}": float(number) for each, number in zip(names, numbers, strict=True)}
+        return found
+
+    def evidence(self, outputs: Any) -> tuple[Tensor, Tensor]:
+        """Features (n * r, d) and logits (n * r, K) for the label-free validators, r rows for each of n samples."""
+        raise NotImplementedError(f"{type(self).__name__} must define evidence(outputs)")
+
+    def evidence_labels(self, outputs: Any, y: Any) -> Tensor:
+        """The labels (n * r,) of the rows of :meth:`evidence`."""
+        raise NotImplementedError(f"{type(self).__name__} must define evidence_labels(outputs, y)")
+
+    # ---- showing
+
+    def predictions(self, outputs: Any, unknown: Tensor | None = None) -> dict[str, Any]:
+        """The columns of a prediction file, each with one value (or one row) for each sample.
 
         Args:
             outputs: of n samples.
             unknown: as in :meth:`score`.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define predictions(outputs)")
+
+    def write_predictions(self, found: Sequence[Predicted], class_names: Sequence[str], path: Path) -> None:
+        """Writes predictions to a file, or to a folder of files.
+
+        Args:
+            found: the predictions for each target.
+            class_names: names of the classes that the model predicts.
+            path: where to write.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define write_predictions(found, class_names, path)")
+
+    def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> "dict[str, Figure]":
+        """Figures of evaluated samples by name.
+
+        Args:
+            shown: batches of samples of each source and target.
+            class_names: names of the classes, "unknown" behind them if there is such a class.
+        """
+        return {}
+
+    def wrong_samples(self, domain: Domain, num_classes: int) -> list[str]:
+        """Sentences that name the samples with a wrong label, such as a class that does not exist."""
+        return []

@@ -1,14 +1,25 @@
 """Single-label classification."""
 
-from typing import Any, ClassVar, Literal
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from dafw.data.domain import Domain
+from dafw.files import write_atomically
 from dafw.metrics import CommonAccuracy, open_set_metrics
-from dafw.problems.base import Problem
+from dafw.problems.base import Predicted, Problem, Shown
 from dafw.problems.outputs import Outputs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Classification(Problem):
@@ -18,6 +29,7 @@ class Classification(Problem):
         label_smoothing: share of the label's mass spread over all classes.
     """
 
+    kind: ClassVar[str] = "classification"
     primary: ClassVar[str] = "accuracy"
     open_primary: ClassVar[str] = "h_score"
     supports_unsupervised_validators: ClassVar[bool] = True
@@ -25,15 +37,31 @@ class Classification(Problem):
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self.label_smoothing = label_smoothing
 
-    def loss(self, outputs: Outputs, y: Tensor) -> Tensor:
-        """Cross-entropy: logits (n, K), y (n,) int64 -> scalar."""
-        return F.cross_entropy(outputs.logits, y, label_smoothing=self.label_smoothing)
+    # ---- learning
+
+    def terms(self, outputs: Outputs, y: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy: logits (n, K), y (n,) int64 -> a scalar named ``supervised``."""
+        return {"supervised": F.cross_entropy(outputs.logits, y, label_smoothing=self.label_smoothing)}
 
     def row_losses(self, outputs: Outputs, y: Tensor) -> Tensor:
-        """Cross-entropy of each row, whose mean is :meth:`loss`: logits (n, K), y (n,) int64 -> (n,)."""
+        """Cross-entropy of each row; their mean is the loss: logits (n, K), y (n,) int64 -> (n,)."""
         return F.cross_entropy(outputs.logits, y, label_smoothing=self.label_smoothing, reduction="none")
 
-    def metrics(self, num_classes: int, *, rejects: bool = False, has_unknown: bool = False) -> MetricCollection:
+    def pseudo_labels(self, outputs: Outputs, threshold: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The most probable class of each row (n,), and whether its probability reaches the threshold (n,)."""
+        share, label = outputs.logits.detach().float().softmax(1).max(1)
+        return label, (share >= threshold).float()
+
+    # ---- measuring
+
+    def metrics(
+        self,
+        num_classes: int,
+        *,
+        class_names: Sequence[str] = (),
+        rejects: bool = False,
+        has_unknown: bool = False,
+    ) -> MetricCollection:
         """``accuracy`` (over samples) and ``mean_class_accuracy`` (classes without a sample left out).
 
         Where the target has classes of its own, :func:`dafw.metrics.open_set_metrics` instead. Where it has none, a
@@ -45,9 +73,19 @@ class Classification(Problem):
         return MetricCollection({name: CommonAccuracy(num_classes, average=kind) for name, kind in kinds.items()})
 
     def score(self, metrics: MetricCollection, outputs: Outputs, y: Tensor, unknown: Tensor | None = None) -> None:
-        """Updates :meth:`metrics`: logits (n, K), y (n,), ``unknown`` (n,), of which what is positive is rejected."""
+        """Updates :meth:`metrics`: logits (n, K), y (n,); rows with a positive ``unknown`` (n,) are rejected."""
         prediction = outputs.logits.argmax(1) if unknown is None else _rejecting(outputs.logits, unknown)
         metrics.update(prediction=prediction, unknown=unknown, target=y)
+
+    def evidence(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
+        """The features (n, d) and logits (n, K) themselves."""
+        return outputs.features, outputs.logits
+
+    def evidence_labels(self, outputs: Outputs, y: Tensor) -> Tensor:
+        """The labels (n,) themselves."""
+        return y
+
+    # ---- showing
 
     def predictions(self, outputs: Outputs, unknown: Tensor | None = None) -> dict[str, Any]:
         """``prediction`` (n,) positions, K for unknown, and ``probabilities`` (n, K); ``unknown`` (n,) if given."""
@@ -56,6 +94,52 @@ class Classification(Problem):
             return {"prediction": probabilities.argmax(1), "probabilities": probabilities}
         prediction = _rejecting(outputs.logits, unknown)
         return {"prediction": prediction, "probabilities": probabilities, "unknown": unknown.float()}
+
+    def write_predictions(self, found: Sequence[Predicted], class_names: Sequence[str], path: Path) -> None:
+        """Writes a CSV file with one line for each sample: domain, sample, prediction, one probability for each class.
+
+        For a method that rejects samples ``unknown`` is the margin of the rejection, and a possible prediction.
+        """
+        names = (*class_names, "unknown")
+        margins = ["unknown"] if any("unknown" in one.columns for one in found) else []
+        keys = ["prediction", *margins, "probabilities"]
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["domain", "sample", "prediction", *margins, *(f"p_{name}" for name in class_names)])
+        for one in found:
+            columns = [one.columns[key] for key in keys]
+            for sample, prediction, *margin, shares in zip(one.ids, *columns, strict=True):
+                numbers = [f"{number:.6f}" for number in (*margin, *shares)]
+                writer.writerow([one.domain, sample, names[prediction], *numbers])
+        write_atomically(path, text.getvalue())
+
+    def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> "dict[str, Figure]":
+        """``embedding`` of the features of all domains, and ``confusion`` of the targets' labels and predictions."""
+        from dafw import plots
+
+        matrix = np.zeros((len(class_names), len(class_names)), np.int64)
+        features, domains, classes = [], [], []
+        for one in shown:
+            features.append(one.outputs.features.float())
+            domains += [one.domain] * len(one.outputs)
+            labels = one.labels if one.labels is not None else [len(class_names)] * len(one.outputs)
+            classes += [int(label) for label in labels]
+            if one.is_target and one.labels is not None:
+                found = self.predictions(one.outputs, one.unknown)["prediction"]
+                np.add.at(matrix, (np.asarray(one.labels), found.numpy()), 1)
+        named = [*class_names, "no label"]
+        figures = {"embedding": plots.embedding(torch.cat(features).numpy(), domains, classes, class_names=named)}
+        if matrix.any():
+            figures["confusion"] = plots.confusion(matrix, list(class_names))
+        return figures
+
+    def wrong_samples(self, domain: Domain, num_classes: int) -> list[str]:
+        """The samples with a class below 0 or not below ``num_classes``."""
+        classes = domain.classes
+        if classes is None:
+            return [] if domain.labels is None else [f"{domain.name} has labels that are not one class a sample"]
+        wrong = np.flatnonzero((classes < 0) | (classes >= num_classes))
+        return [f"{domain.id(int(i))} has class {classes[i]}, but there are {num_classes} classes" for i in wrong]
 
 
 def _rejecting(logits: Tensor, unknown: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""One run: its configuration, its directory, its result, and the commands that make and read it."""
+"""One run: its configuration, its directory, its result, and the commands that make it."""

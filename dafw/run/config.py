@@ -1,11 +1,13 @@
-"""The configuration of a run: LightningCLI parses it, says in one sentence what is wrong, and instantiates."""
+"""The configuration of a run. LightningCLI parses and instantiates it, and a mistake is one sentence."""
 
 import json
 import logging
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from jsonargparse import ArgumentError
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.strategies import DDPStrategy
 
 import dafw.methods  # so that short names of methods resolve
 import datamodules
@@ -23,7 +24,7 @@ from dafw.callbacks import progress_callback
 from dafw.checkpoints import read_checkpoint
 from dafw.errors import UserError, sentence
 from dafw.methods.source_free.base import find_checkpoint
-from dafw.run.config_errors import broken_file, explain
+from dafw.run.config_errors import broken_file, check_constructor, explain
 from dafw.run.loggers import WandbMode
 from datamodules.base import DomainDataModule
 
@@ -58,7 +59,7 @@ class RunOptions:
 
 
 class DafwCLI(LightningCLI):
-    """LightningCLI with our links, defaults and run options; it parses and instantiates, nothing more."""
+    """LightningCLI with the links, defaults and run options of this project. It only parses and instantiates."""
 
     def __init__(self, arguments: list[str]) -> None:
         super().__init__(
@@ -83,14 +84,14 @@ class DafwCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses, with the default network where none is given."""
+        """Parses, with the default network if none is given."""
         super().parse_arguments(parser, with_network(parser, list(args)))
         for key, value in list(self.config.items()):
             if value == "None":  # what the parser makes of null on the command line for a nested "str | None"
                 self.config[key] = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Links what one side knows and the other needs; adds the run options."""
+        """Adds the run options. Links arguments: the datamodule tells the method its numbers of classes and sources."""
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("data.num_sources", "model.init_args.num_sources", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
@@ -99,42 +100,37 @@ class DafwCLI(LightningCLI):
         parser.add_argument("--output", type=str | None, default=None, help="where predict writes its file")
 
     def before_instantiate_classes(self) -> None:
-        """Refuses what has arguments but no class: the parser would make the abstract base."""
+        """Refuses arguments without a class, since the parser would make the abstract base class."""
         for key in ("model", "data"):
             home, _, name = self.config[key]["class_path"].rpartition(".")
             if home.split(".")[0] in ("dafw", "datamodules") and name in ABSTRACT:
                 raise UserError(f"{key} must be given")
+            check_constructor(key, self.config[key]["class_path"], self.config[key]["init_args"])
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """The trainer is made later, when the run directory is known."""
+        """Keeps the arguments. The trainer is made when the run directory is known."""
         self.trainer_arguments = kwargs
         return None  # type: ignore[return-value]
 
     def make_trainer(self, callbacks: list[pl.Callback], loggers: list[Any], folder: Path) -> pl.Trainer:
-        """The trainer with this run's callbacks and loggers beside the user's."""
+        """The trainer with the callbacks and loggers of this run and those of the user."""
         config = dict(self.config_init["trainer"])
         own = config["logger"] if isinstance(config["logger"], list) else [config["logger"]]
         config["logger"] = loggers + [logger for logger in own if logger not in (None, False, True)]
         config["default_root_dir"] = str(folder)
-        if self.model.adapts_in_test:
-            config["inference_mode"] = False
         progress = [] if config["enable_progress_bar"] is False else [progress_callback()]
         config["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in progress)
         given = config["callbacks"] or []
         given = given if isinstance(given, list) else [given]  # a class path alone is no list
         config["callbacks"] = [*given, *callbacks, *progress]
         try:
-            trainer = pl.Trainer(**config)
+            return pl.Trainer(**config)
         except (MisconfigurationException, ValueError, TypeError) as error:
             raise UserError(f"trainer: {sentence(error)}") from error
-        if isinstance(trainer.strategy, DDPStrategy):
-            # Buffers agree by construction, and a broadcast in evaluation would wait for ranks with fewer batches.
-            trainer.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
-        return trainer
 
 
 def with_signed_names(arguments: list[str]) -> list[str]:
-    """The arguments, with ``--data.target=-90%`` for ``--data.target -90%``, which would pass for another option."""
+    """Writes ``--data.target -90%`` as ``--data.target=-90%``, since ``-90%`` would pass for an option."""
     keys = [f"--data.{init_args}{end}" for init_args in ("", "init_args.") for end in ("source", "target")]
     joined: list[str] = []
     for argument in arguments:
@@ -146,12 +142,19 @@ def with_signed_names(arguments: list[str]) -> list[str]:
 
 
 def with_network(parser: LightningArgumentParser, arguments: list[str]) -> list[str]:
-    """The arguments, with ``Network()`` if the method needs a network and neither they nor a file name one.
+    """Adds ``Network()`` to the arguments if the method needs a network and none is given.
 
-    A source-free method gets the network of its checkpoint.
+    What they or a file say of the network without naming its class is said of a ``Network``. A source-free method gets
+    the network of its checkpoint.
     """
-    if any(argument.startswith("--model.network") for argument in arguments):
+    models = list(_models(arguments))
+    classes = [str(model["class_path"]) for model in models if model.get("class_path")]
+    networks = [network for model in models if (network := _inside(model).get("network")) is not None]
+    if any(isinstance(network, str) or (isinstance(network, dict) and "class_path" in network) for network in networks):
         return arguments
+    if networks:  # the method comes first: without it, the network would bring the defaults of the methods' base class
+        method = ["--model", classes[-1]] if classes else []
+        return [*method, "--model.network", NETWORK, *arguments]
     try:
         parser.parse_args([argument for argument in arguments if not argument.startswith("--print_config")])
     except ArgumentError as error:
@@ -160,8 +163,33 @@ def with_network(parser: LightningArgumentParser, arguments: list[str]) -> list[
     return arguments
 
 
+def _models(arguments: list[str]) -> Iterator[dict[str, Any]]:
+    """What each argument and each file says of the method and its network, in their order."""
+    words = [*arguments, ""]
+    for argument, following in pairwise(words):
+        key, equals, value = argument.partition("=")
+        value = value if equals else following
+        if key == "--model":
+            yield {"class_path": value}
+        elif key in ("--model.network", "--model.network.class_path", "--model.init_args.network"):
+            yield {"network": value}
+        elif key.startswith(("--model.network.", "--model.init_args.network.")):
+            yield {"network": {}}
+        elif key == "--config":
+            with suppress(OSError, ValueError, yaml.YAMLError):  # which the parser reports
+                held = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+                model = held.get("model") if isinstance(held, dict) else None
+                yield {"class_path": model} if isinstance(model, str) else model if isinstance(model, dict) else {}
+
+
+def _inside(model: dict[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments, which a file may give without naming the class."""
+    arguments = model.get("init_args", model)
+    return arguments if isinstance(arguments, dict) else {}
+
+
 def _network(parser: LightningArgumentParser, arguments: list[str]) -> str:
-    """The network of the checkpoint that the arguments name, in JSON; the default one if there is none."""
+    """The network of the checkpoint that the arguments name, as JSON; the default network if there is none."""
     try:
         given = parser.parse_args([argument for argument in arguments if not argument.startswith("--print_config")])
         held = read_checkpoint(find_checkpoint(given["model.init_args.checkpoint"]))["dafw"]["method"]["init_args"]
@@ -171,7 +199,7 @@ def _network(parser: LightningArgumentParser, arguments: list[str]) -> str:
 
 
 def parse(arguments: list[str]) -> DafwCLI:
-    """Parses and instantiates. A method without a network gets ``Network()``, the MNIST network of the DANN paper.
+    """Parses and instantiates. A method without a network gets ``Network()``: the MNIST network of the DANN paper.
 
     Raises:
         UserError: for a wrong key, value, class or path.
@@ -199,7 +227,7 @@ def parse(arguments: list[str]) -> DafwCLI:
 
 
 def _user_error(error: BaseException) -> UserError | None:
-    """The error of ours behind one of the parser's."""
+    """The :class:`UserError` that caused an error of the parser."""
     return next((cause for cause in _causes(error) if isinstance(cause, UserError)), None)
 
 
@@ -210,7 +238,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _quiet() -> None:
-    """Silences what Lightning says to everyone and nobody can act on."""
+    """Silences messages of Lightning that no user can act on."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in (

@@ -2,22 +2,22 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning import Callback, Trainer
 
 import dafw.methods
 import datamodules
-from dafw.errors import nearest
+from dafw.errors import UserError, nearest
 from dafw.evaluation.rejection import Rejection
-from dafw.nn.network import Network
 from dafw.optim.schedules import Schedule
 from dafw.optim.sharpness import Sharpness
-from dafw.problems import Problem
+from dafw.problems import NetworkBase, Problem
 
 _KEY = re.compile(r'(?:Parser key|Key) "([\w.]+)"')
 _UNKNOWN = re.compile(
@@ -36,7 +36,7 @@ RUN_KEYS = ("root", "dir", "checkpoint_every", "keep_checkpoints", "wandb", "pro
 KINDS: dict[str, tuple[str, type]] = {
     "model": ("method", dafw.methods.Method),
     "data": ("datamodule", datamodules.DomainDataModule),
-    "model.network": ("network", Network),
+    "model.network": ("network", NetworkBase),
     "model.schedule": ("schedule", Schedule),
     "model.problem": ("problem", Problem),
     "model.sharpness": ("rule of sharpness", Sharpness),
@@ -78,6 +78,49 @@ def explain(message: str, arguments: Sequence[str] = ()) -> str:
     return f"{key}: {lines[-1]}" if key and key not in lines[-1] else lines[-1]
 
 
+def check_constructor(key: str, class_path: str, arguments: Mapping[str, Any]) -> None:
+    """Refuses a class of the user's whose constructor the command line cannot read.
+
+    Args:
+        key: ``model`` or ``data``.
+        class_path: of a method or a datamodule.
+        arguments: of its constructor, as parsed.
+
+    Raises:
+        UserError: if ``**base`` hides the arguments of the base class, or the network's argument has no type.
+    """
+    if hidden := _hides_base(key, class_path):
+        raise UserError(hidden)
+    network = arguments.get("network")
+    if key == "model" and network is not None and not (isinstance(network, Namespace) and "class_path" in network):
+        name = class_path.rpartition(".")[2]
+        raise UserError(
+            f"{name}.__init__ does not say what its argument network is: annotate it, network: Network, so that the"
+            " command line can make one"
+        )
+
+
+#: An argument of each kind's base class that every class of the kind takes.
+_ALWAYS = {"model": "num_classes", "data": "batch_size"}
+
+
+def _hides_base(key: str, class_path: str) -> str:
+    """What to say of a class that takes ``**base`` and passes it on where no parser finds it; empty if it does not."""
+    module, _, name = class_path.rpartition(".")
+    if module.partition(".")[0] in ("dafw", "datamodules"):
+        return ""
+    owner = getattr(import_module(module), name)
+    parameters = inspect.signature(owner.__init__).parameters.values()
+    rest = [one.name for one in parameters if one.kind is inspect.Parameter.VAR_KEYWORD]
+    if not rest or key not in _ALWAYS or _ALWAYS[key] in _options([class_path], key):
+        return ""
+    return (
+        f"{name}.__init__ hides the arguments of its base class from the command line: pass **{rest[0]} on by itself,"
+        f" super().__init__(..., **{rest[0]}), and not within a dictionary; an argument with a default of your own"
+        " goes into the signature"
+    )
+
+
 def _given(inner: str) -> str:
     """What the user gave for the innermost key."""
     match = _GIVEN.search(inner)
@@ -94,6 +137,8 @@ def _group(message: str) -> str:
 
 def _unknown_key(path: str, name: str, classes: list[str]) -> str:
     name = name.split("=")[0].split()[0].lstrip("-")
+    if classes and (hidden := _hides_base(path.partition(".")[0], classes[-1])):
+        return hidden
     full = f"{path}.{name}" if path and not name.startswith(f"{path}.") else name
     first = full.partition(".")[0]
     if first not in TOP_KEYS:
@@ -119,7 +164,7 @@ def _options(classes: list[str], key: str) -> Iterable[str]:
     if classes:
         parser = ArgumentParser(exit_on_error=False)
         module, _, name = classes[-1].rpartition(".")
-        parser.add_class_arguments(getattr(import_module(module), name))
+        parser.add_class_arguments(getattr(import_module(module), name), fail_untyped=False)
         return {action.dest.split(".")[0] for action in parser._actions if action.dest not in ("help", "==SUPPRESS==")}
     return _homes().get(key.partition(".")[0], set())
 
@@ -156,7 +201,7 @@ def _names(base: type) -> list[str]:
         return [name for name in dafw.methods.__all__ if name not in bases]
     if base is datamodules.DomainDataModule:
         return [name for name in datamodules.__all__ if name != "DomainDataModule"]
-    found: set[type] = {base} if base is Network else set()
+    found: set[type] = set()
     waiting = [base]
     while waiting:
         subclasses: set[type] = set(waiting.pop().__subclasses__()) - found

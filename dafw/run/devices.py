@@ -1,4 +1,4 @@
-"""Which GPUs there are, asked without torch."""
+"""Finds the GPUs, without torch."""
 
 import os
 import re
@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """What to put into ``CUDA_VISIBLE_DEVICES``, one entry per GPU (or per slice of a GPU cut by MIG).
+    """Values for ``CUDA_VISIBLE_DEVICES``, one for each GPU, or for each MIG slice of a GPU.
 
-    An existing ``CUDA_VISIBLE_DEVICES`` is obeyed; else ``nvidia-smi`` is asked; without it there is none.
+    An existing ``CUDA_VISIBLE_DEVICES`` is obeyed. Otherwise ``nvidia-smi`` is asked. Without it there are none.
     """
     given = environment.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
@@ -27,7 +27,7 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def parse_listing(text: str) -> list[str]:
-    """The devices in the output of ``nvidia-smi -L``: a GPU by its number, or its MIG slices by their names."""
+    """Devices in the output of ``nvidia-smi -L``: a GPU by its number, or its MIG slices by their names."""
     devices: list[list[str]] = []
     for line in text.splitlines():
         if match := re.match(r"GPU (\d+):", line):
@@ -38,9 +38,9 @@ def parse_listing(text: str) -> list[str]:
 
 
 def worker_environment(number: int, workers: int, gpus: list[str]) -> dict[str, str]:
-    """What worker ``number`` of ``workers`` sets before torch is imported: its GPU, and its share of the threads.
+    """Environment of worker ``number`` of ``workers``, set before it imports torch: its GPU and its number of threads.
 
-    Without GPUs a worker has one thread: runs beside each other are quicker than threads inside them.
+    Without GPUs a worker has one thread, since runs side by side are quicker than threads inside a run.
     """
     if not gpus:
         return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -49,7 +49,7 @@ def worker_environment(number: int, workers: int, gpus: list[str]) -> dict[str, 
 
 
 def default_workers(gpus: list[str]) -> int:
-    """One worker per GPU, or else per core this process may use."""
+    """One worker for each GPU. Without a GPU one for each core that this process may use."""
     if gpus:
         return len(gpus)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

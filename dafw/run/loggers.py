@@ -1,13 +1,18 @@
-"""Where values go: a CSV file always, W&B as asked."""
+"""Where the values of a run go: a CSV file always, and W&B if it is asked for."""
 
 import csv
+import io
 import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any, Literal
 
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
+
+from dafw.errors import UserError, sentence, warn
+from dafw.files import write_atomically
+from dafw.run.result import RESULT, Result
 
 WandbMode = Literal["offline", "online", "disabled"]
 
@@ -18,10 +23,13 @@ def rank() -> int:
 
 
 class CsvLog(Logger):
-    """One row a step and a column a value, in ``metrics.csv``; a resumed run goes on in the same file.
+    """Writes ``metrics.csv``: a row for each step, a column for each value. A resumed run goes on in the same file.
 
     Args:
         path: the file.
+
+    Raises:
+        UserError: if the file is there and damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,24 +38,31 @@ class CsvLog(Logger):
         self.columns: list[str] = ["step"]
         self.rows: list[dict[str, str]] = []
         if self.path.exists():
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self.rows = list(reader)
-                self.columns = list(reader.fieldnames or self.columns)
+            try:
+                with self.path.open(newline="", encoding="utf-8") as file:
+                    reader = csv.DictReader(file)
+                    self.rows = list(reader)
+                    self.columns = list(reader.fieldnames or [])
+                    for row in self.rows:
+                        int(row["step"])
+                if self.columns[:1] != ["step"]:
+                    raise ValueError("the first column is not the step")
+            except (csv.Error, ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{self.path} is damaged: remove it, and the run goes on without it") from error
 
     @property
     def name(self) -> str:
-        """Part of Lightning's paths; unused."""
+        """Part of Lightning's paths. It is not used."""
         return ""
 
     @property
     def version(self) -> str:
-        """Part of Lightning's paths; unused."""
+        """Part of Lightning's paths. It is not used."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
-        """Nothing: ``config.yaml`` holds them."""
+        """Does nothing, since ``config.yaml`` holds the parameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -63,35 +78,75 @@ class CsvLog(Logger):
 
     @rank_zero_only
     def forget_after(self, step: int) -> None:
-        """Drops the rows behind ``step``: a run that goes on from there writes them again."""
+        """Drops the rows after ``step``. A run that goes on from there writes them again."""
         kept = [row for row in self.rows if int(row["step"]) <= step]
         if len(kept) < len(self.rows):
             self.rows = kept
             self._write()
 
     def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(".unfinished")
-        with unfinished.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, restval="")
-            writer.writeheader()
-            writer.writerows(self.rows)
-        unfinished.replace(self.path)
+        """Writes the file. It does not wait for the disk: a step would, and a lost row costs no number of a result."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, text.getvalue(), sync=False)
+
+
+class Tracker(WandbLogger):
+    """Lightning's W&B logger. After its first error it warns, and logs nothing more: the run goes on without it."""
+
+    failed = False
+
+    def _try(self, action: str, *arguments: Any, **options: Any) -> None:
+        if not self.failed:
+            try:
+                getattr(super(), action)(*arguments, **options)
+            except Exception as error:  # of W&B, of its service process or of the network
+                self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Warns of the first error of W&B, and logs nothing more."""
+        if not self.failed:
+            warn(f"W&B logs no more of this run: {sentence(error)}")
+        self.failed = True
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Sends values to W&B."""
+        self._try("log_metrics", metrics, step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Sends hyper-parameters to W&B."""
+        self._try("log_hyperparams", params)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Ends what Lightning logs."""
+        self._try("finalize", status)
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Ends the W&B run, even after an error, so that the next run of this process does not go on in it."""
+        try:
+            self.experiment.finish(exit_code=exit_code)
+        except Exception as error:
+            self.fail(error)
 
 
 def wandb_logger(
     folder: Path, *, mode: WandbMode, project: str, group: str, name: str, run_id: str, config: dict[str, Any]
-) -> Logger | None:
-    """A W&B logger that cannot stop or delay a run; ``None`` if W&B is switched off or not installed.
+) -> Tracker | None:
+    """A W&B logger that cannot stop a run, or ``None`` if W&B is switched off, not installed or does not start.
 
     Args:
-        folder: run directory; W&B writes into its ``wandb/``.
-        mode: ``offline`` needs neither account nor network; the environment's ``WANDB_MODE`` wins over it.
+        folder: the run directory. W&B writes into its ``wandb/``.
+        mode: ``offline`` needs neither account nor network. The environment variable ``WANDB_MODE`` wins over it.
         project: W&B project: the table's name, or the datamodule's.
         group: W&B group: the method.
         name: the run's name.
-        run_id: stable id, so that a resumed run goes on in the same W&B run.
-        config: what the run's page shows as its configuration.
+        run_id: an id that stays the same, so that a resumed run goes on in the same W&B run.
+        config: the configuration that the run's page shows.
     """
     chosen = os.environ.get("WANDB_MODE", mode)
     if chosen not in ("offline", "online", "dryrun") or rank():
@@ -99,7 +154,6 @@ def wandb_logger(
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb
-        from pytorch_lightning.loggers import WandbLogger
     except ImportError:
         return None
     settings = wandb.Settings(
@@ -107,13 +161,13 @@ def wandb_logger(
     )
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
 
-    def start(mode: Literal["offline", "online"]) -> Logger:
+    def start(mode: Literal["offline", "online"]) -> Tracker:
         run = wandb.init(
             project=project,
             group=group,
             name=name,
             id=run_id,
-            dir=folder,
+            dir=folder.absolute(),  # W&B's process keeps the working directory that it was started in
             config=config,
             mode=mode,
             resume="allow" if mode == "online" else None,
@@ -121,11 +175,38 @@ def wandb_logger(
         )
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        return WandbLogger(experiment=run, save_dir=folder)
+        return Tracker(experiment=run, save_dir=folder)
 
     if chosen == "online":
         try:
             return start("online")
         except (wandb.errors.Error, OSError) as error:
             print(f"W&B cannot be reached ({error}); this run is logged offline")
-    return start("offline")
+    try:
+        return start("offline")
+    except Exception as error:  # a run needs no W&B
+        warn(f"W&B logs nothing of this run: {sentence(error)}")
+        return None
+
+
+def track_result(tracker: Tracker, folder: Path, result: Result, pictures: list[Path]) -> None:
+    """Sends pictures and result to W&B, and ends its run. An error is a warning.
+
+    Args:
+        tracker: the logger.
+        folder: the run directory, with the result file.
+        result: its content.
+        pictures: PNG files.
+    """
+    import wandb
+
+    try:
+        run = tracker.experiment
+        run.log({picture.stem: wandb.Image(str(picture)) for picture in pictures})
+        run.summary.update({f"test/{d}/{k}": v for d, metrics in result.test.items() for k, v in metrics.items()})
+        artifact = wandb.Artifact(f"result-{result.config_hash}", type="result")
+        artifact.add_file(str(folder / RESULT))
+        run.log_artifact(artifact)
+    except Exception as error:
+        tracker.fail(error)
+    tracker.finish()

@@ -1,33 +1,37 @@
-"""The process that executes runs one after the other, and what one attempt at a run comes to."""
+"""One attempt at a run, and the process that makes attempts one after the other."""
 
 import contextlib
-import faulthandler
 import gc
 import importlib
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import connection, parent_process
+from multiprocessing import connection
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 from dafw.errors import UserError
-from dafw.run.directory import Busy
+from dafw.files import Busy
+from dafw.run.pool import limit_threads
 
 LOG = "log.txt"
 FAILED = "failed.txt"
-EXECUTE = "dafw.run.directory:execute"
-"""What executes a cell: a function of a configuration and the root of the run directories, by import path."""
+EXECUTE = "dafw.run.entry:execute"
+"""What executes an order: a function of a configuration and the root of the run directories, by import path."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """One attempt at a cell, as sent to a worker."""
+    """One attempt at a run.
+
+    Attributes:
+        config: the complete configuration.
+        directory: the run directory.
+        root: folder of the run directories.
+        attempt: number of the attempt, from 1.
+    """
 
     config: dict[str, Any]
     directory: Path
@@ -37,7 +41,13 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended. ``done`` means the function returned: whether there is a result, the directory tells."""
+    """How an attempt ended.
+
+    Attributes:
+        status: "done" if the function returned, with or without a result; "busy" if another process makes the run.
+        error: why it failed.
+        retryable: whether a second attempt may end otherwise.
+    """
 
     status: Literal["done", "busy", "failed"]
     error: str = ""
@@ -52,10 +62,10 @@ def load_function(path: str) -> Callable[[dict[str, Any], Path], Any]:
 
 
 def attempt(execute: Callable[[dict[str, Any], Path], Any], order: Order) -> Outcome:
-    """Executes a cell, with everything it prints going to ``log.txt`` in its directory.
+    """Executes an order. Everything that it prints goes to ``log.txt`` in the run directory.
 
-    A mistake of the user (:class:`UserError`) is not retried, nor is an error that says ``retryable = False``: a second
-    attempt would end the same way.
+    A mistake of the user (:class:`UserError`) and an error with ``retryable = False`` are not tried again, since a
+    second attempt would end the same way.
     """
     order.directory.mkdir(parents=True, exist_ok=True)
     with _printing_to(order.directory / LOG):
@@ -92,9 +102,14 @@ def last_words(directory: Path) -> str:
         return "no output"
 
 
-def serve(pipe: connection.Connection, function: str, environment: dict[str, str]) -> None:
-    """The worker's main loop: takes orders from the pipe and answers each with its outcome, until the pipe closes."""
-    become_worker(environment)
+def serve(pipe: connection.Connection, environment: dict[str, str], function: str) -> None:
+    """Takes orders from the pipe and answers each with its outcome, until the pipe closes.
+
+    Args:
+        pipe: to the process that gives the orders.
+        environment: of this process, which is set.
+        function: what executes an order, by import path.
+    """
     execute: Callable[[dict[str, Any], Path], Any] | None = None
     while True:
         try:
@@ -117,63 +132,8 @@ def _prepare(function: str, environment: dict[str, str]) -> Callable[[dict[str, 
     return execute
 
 
-def become_worker(environment: dict[str, str]) -> None:
-    """What a worker does first.
-
-    The environment is set before anything imports torch. A worker leads its own process group, so Ctrl-C reaches the
-    parent alone, which passes it on as SIGTERM; if the parent dies, the worker sends itself SIGTERM.
-    """
-    os.environ.update(environment)
-    with contextlib.suppress(OSError):  # it leads one already
-        os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    faulthandler.enable(file=2)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-
-
-def limit_threads(environment: dict[str, str]) -> None:
-    """Gives torch the threads that the environment names."""
-    import torch
-
-    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", "1")))
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[int]:
-    """A file descriptor that becomes readable on SIGINT or SIGTERM, which do nothing else meanwhile.
-
-    Outside the main thread signals stay as they are.
-    """
-    read, write = os.pipe()
-    os.set_blocking(read, False)
-    os.set_blocking(write, False)
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(write, b"x")
-
-    ours = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    kept = {signum: signal.signal(signum, note) for signum in ours}
-    try:
-        yield read
-    finally:
-        for signum, handler in kept.items():
-            signal.signal(signum, handler)
-        os.close(read)
-        os.close(write)
-
-
-def _follow_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
 def _clean() -> None:
-    """Gives the memory of a finished run back, since the next one needs it."""
+    """Frees the memory of a finished run, since the next one needs it."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -182,7 +142,7 @@ def _clean() -> None:
 
 @contextlib.contextmanager
 def _printing_to(path: Path) -> Iterator[None]:
-    """Sends standard output and error of the whole process, its native code and its children to the end of a file."""
+    """Appends to a file all output of this process, of its native code and of its children."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)

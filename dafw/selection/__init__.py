@@ -6,7 +6,7 @@ from dafw.selection.entropy import Entropy
 from dafw.selection.information_maximisation import InformationMaximisation
 from dafw.selection.snd import SoftNeighbourhoodDensity
 
-#: By name. Source accuracy and the oracle are none of them: they are the metrics of the problem itself.
+#: The validators by name. Source accuracy and the oracle are not among them: they are metrics of the problem.
 VALIDATORS: dict[str, type[Validator]] = {
     validator.name: validator
     for validator in (

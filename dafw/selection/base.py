@@ -1,4 +1,4 @@
-"""What a validator may see, and what it is."""
+"""The base class of validators, and the evidence that a validator may see."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from torch import Tensor
 
 @dataclass
 class Evidence:
-    """One network's outputs at one validation: everything a choice may rest on, target labels not being part of it.
+    """One network's outputs at one validation: all that a validator may see. Target labels are not part of it.
 
-    In a source-free run there are no source rows: n = m = 0.
+    A source-free run has no source rows: n = m = 0.
 
     Attributes:
-        source_train_features: (n, d), source samples that were trained on.
-        source_features: (m, d), held-out source samples.
-        source_logits: (m, K), the same samples.
-        source_labels: (m,) integers, the same samples.
-        target_features: (t, d), target samples.
-        target_logits: (t, K), the same samples.
+        source_train_features: (n, d), of source samples that were trained on.
+        source_features: (m, d), of held-out source samples.
+        source_logits: (m, K), of the same held-out samples.
+        source_labels: (m,) integers, of the same held-out samples.
+        target_features: (t, d), of target samples.
+        target_logits: (t, K), of the same target samples.
     """
 
     source_train_features: Tensor
@@ -37,15 +37,15 @@ def precise(x: Tensor) -> Tensor:
 
 
 class Validator(ABC):
-    """A score of a checkpoint. It reads all rows it is given and talks to no other rank.
+    """A score of a checkpoint. It uses all rows it is given and does not communicate with other ranks.
 
     A score that does not exist (no rows, non-finite outputs) is nan, never an exception.
 
     Attributes:
         name: its key in results and configuration.
-        higher_is_better: the direction of a good score.
-        needs_source: whether it reads source samples, so that a source-free run does not have it.
-        reference: where it was proposed.
+        higher_is_better: whether a higher score is better.
+        needs_source: whether it reads source samples; a source-free run does not compute it then.
+        reference: the paper that proposed it.
     """
 
     name: ClassVar[str]

@@ -12,12 +12,13 @@ from dafw.selection.base import Evidence, Validator, precise
 
 
 class DeepEmbeddedValidation(Validator):
-    """The target risk, estimated by weighting held-out source losses, with a control variate.
+    """Estimates the target risk from weighted losses of held-out source samples, with a control variate.
 
-    A logistic regression on the features tells target from training source; its odds give the density ratios
-    w_i = (n / t) P(target | f_i) / P(source | f_i) of the held-out source samples. With l_i their cross-entropies, the
-    score is mean(w l) + eta mean(w) - eta, eta = -cov(w l, w) / var(w): as E[w] = 1 the last two cancel in expectation,
-    and reduce the variance. Equal weights leave nothing to reduce (eta = 0); fewer than two held-out samples give nan.
+    A logistic regression on the features tells target samples from training samples of the source. Its odds give the
+    density ratios w_i = (n / t) P(target | f_i) / P(source | f_i) of the held-out source samples. l_i are their
+    cross-entropies. The score is mean(w l) + eta mean(w) - eta, with eta = -cov(w l, w) / var(w). Since E[w] = 1, the
+    last two terms cancel in expectation; they reduce the variance. If all weights are equal, eta is 0. Fewer than two
+    held-out samples give nan.
 
     Args:
         regularisation: inverse strength C of the logistic regression's L2 penalty, on standardised features.
@@ -49,18 +50,18 @@ class DeepEmbeddedValidation(Validator):
 def density_ratios(
     source: NDArray[np.float64], target: NDArray[np.float64], at: NDArray[np.float64], regularisation: float = 1.0
 ) -> NDArray[np.float64]:
-    """Target density over source density, from the odds of a logistic regression between the two samples.
+    """Target density divided by source density, from the odds of a logistic regression between the two samples.
 
     Args:
         source: (n, d).
         target: (t, d).
-        at: (m, d), where to estimate.
+        at: (m, d), the points at which the ratio is estimated.
         regularisation: inverse strength of the L2 penalty, on features standardised over both samples.
 
     Returns:
         (m,), not negative.
     """
-    from sklearn.linear_model import LogisticRegression  # a second to import: not before it is needed
+    from sklearn.linear_model import LogisticRegression  # takes a second to import: only when needed
 
     both = np.concatenate([source, target])
     mean, scale = both.mean(0), both.std(0)
@@ -73,7 +74,7 @@ def density_ratios(
 
 
 def controlled_mean(weights: Tensor, losses: Tensor) -> Tensor:
-    """mean(w l) + eta (mean(w) - 1), eta = -cov(w l, w) / var(w), or 0 where the weights are all equal.
+    """mean(w l) + eta (mean(w) - 1) with eta = -cov(w l, w) / var(w), or eta = 0 if all weights are equal.
 
     Args:
         weights: (m,), with expectation 1.

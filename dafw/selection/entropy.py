@@ -9,9 +9,9 @@ from dafw.selection.base import Evidence, Validator, precise
 
 
 class Entropy(Validator):
-    """mean_i H(p_i) over target samples: how unsure the predictions are, 0 to log K.
+    """mean_i H(p_i) over target samples: how uncertain the predictions are, 0 to log K.
 
-    A network that gives every sample the same class with certainty has the best score possible.
+    A network that predicts the same class for every sample with certainty has the best possible score.
     """
 
     name: ClassVar[str] = "entropy"

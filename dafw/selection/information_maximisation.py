@@ -9,9 +9,9 @@ from dafw.selection.base import Evidence, Validator, precise
 
 
 class InformationMaximisation(Validator):
-    """H(mean_i p_i) - mean_i H(p_i) over target samples, 0 to log K: sure one by one, diverse together.
+    """H(mean_i p_i) - mean_i H(p_i) over target samples, 0 to log K: high if predictions are confident and diverse.
 
-    Constant predictions score 0. It favours balanced classes, whether the target's are or not.
+    Constant predictions score 0. It favours balanced classes, even if the target's classes are not balanced.
     """
 
     name: ClassVar[str] = "im"

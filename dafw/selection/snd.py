@@ -10,14 +10,15 @@ from dafw.selection.base import Evidence, Validator, precise
 
 
 class SoftNeighbourhoodDensity(Validator):
-    """Mean entropy of each target sample's similarities to the others: high where samples have many near neighbours.
+    """Mean entropy of each target sample's similarities to the others: high if samples have many near neighbours.
 
-    With u_i the softmax outputs scaled to length one, q_ij is the softmax over j != i of u_i . u_j / temperature, and
-    the score mean_i H(q_i), 0 to log(N - 1). Constant predictions reach that maximum; one sample has no neighbour: nan.
+    u_i are the softmax outputs scaled to length one. q_ij is the softmax over j != i of u_i . u_j / temperature. The
+    score is mean_i H(q_i), 0 to log(N - 1). Constant predictions reach that maximum. A single sample has no neighbour
+    and gives nan.
 
     Args:
         temperature: the paper's 0.05.
-        chunk: rows compared with all others at a time, which bounds the memory to ``chunk`` * N numbers.
+        chunk: number of rows compared with all others at a time; bounds the memory to ``chunk`` * N numbers.
     """
 
     name: ClassVar[str] = "snd"

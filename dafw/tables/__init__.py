@@ -1,1 +1,1 @@
-"""Tables: methods x tasks x seeds, with published numbers beside. Nothing here imports torch before a run starts."""
+"""Tables: methods x tasks x seeds, next to published numbers. Nothing here imports torch before a run starts."""

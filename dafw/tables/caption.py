@@ -1,15 +1,16 @@
-"""What a table's numbers are, in sentences."""
+"""The sentences under a table, which say what its numbers are."""
 
 from collections import Counter
 from collections.abc import Iterable
 
+from dafw.run.result import SettingRecord
 from dafw.tables.fields import target_columns
 from dafw.tables.grid import LEFT_OUT
 from dafw.tables.overlay import merge
 from dafw.tables.published import MARKS, MEANINGS
 from dafw.tables.store import Store
 
-#: What a metric is, where a paper's word for it has two meanings.
+#: Explains the metrics whose names have two meanings in papers.
 METRICS = {
     "h_score": "The h score is the harmonic mean of two accuracies, over the samples of common classes, all together, "
     "and over those of unknown classes; h_score_class_mean, with the mean over common classes, is another number.",
@@ -26,8 +27,8 @@ def caption(store: Store, kinds: Iterable[str], marks: Iterable[str]) -> list[st
 
     Args:
         store: the results.
-        kinds: the kinds of lines that are shown; others are not explained.
-        marks: the marks that are shown.
+        kinds: kinds of the lines that are shown. Others are not explained.
+        marks: marks that are shown.
     """
     return [
         sentence for sentence in (*_numbers(store), *_lines(store, set(kinds), set(marks)), *_runs(store)) if sentence
@@ -75,8 +76,8 @@ def _numbers(store: Store) -> list[str]:
 
 
 def _oracle(store: Store) -> list[str]:
-    """What the criterion oracle reads, and by which metric where that is not the one that is printed."""
-    others = {result.own_metric for result in store.results.values() if "oracle" in result.criteria}
+    """Says what the criterion oracle reads, and its metric if that is not the printed one."""
+    others = {result.run.metric for result in store.results.values() if "oracle" in result.criteria}
     others -= {store.table.metric}
     by = f", by {' or '.join(sorted(name.replace('_', ' ') for name in others))}" if others else ""
     said = f"The criterion oracle chooses the checkpoint with target validation labels{by}."
@@ -84,8 +85,8 @@ def _oracle(store: Store) -> list[str]:
 
 
 def _label_sets(store: Store) -> list[str]:
-    """How many classes source and target share, where that is not all."""
-    found = {tuple(result.label_sets.items()): result.label_sets for result in store.results.values()}
+    """Says how many classes source and target share, if they do not share all."""
+    found = {tuple(result.run.label_sets.items()): result.run.label_sets for result in store.results.values()}
     return [
         f"Label sets: {sets['kind']}, {sets['common']} classes common, {sets['source_private']} of the source alone, "
         f"{sets['target_private']} of the target alone."
@@ -95,7 +96,7 @@ def _label_sets(store: Store) -> list[str]:
 
 
 def _starts(store: Store) -> list[str]:
-    """Which rows start from others, and the criteria that they cannot have."""
+    """Names the rows that start from others, and the criteria that a row cannot have."""
     sentences = []
     for row in store.table.rows:
         if row.start is not None:
@@ -105,15 +106,15 @@ def _starts(store: Store) -> list[str]:
             one for one in store.table.select if one != LEFT_OUT and any(result.is_without(one) for result in results)
         ]
         if absent:
-            is_free = any(result.setting == "source-free" for result in results)
-            why = ("source-free", "source") if is_free else ("a generalization method", "target")
-            reads = f"which read{'s' if len(absent) == 1 else ''} {why[1]} samples"
-            sentences.append(f"{row.name} is {why[0]}: there is no {', '.join(absent)}, {reads}.")
+            setting = results[0].run.setting
+            kind, side = (f"a {setting.name} method", "target") if setting.source else (setting.name, "source")
+            reads = f"which read{'s' if len(absent) == 1 else ''} {side} samples"
+            sentences.append(f"{row.name} is {kind}: there is no {', '.join(absent)}, {reads}.")
     return sentences
 
 
 def _left_out(store: Store) -> list[str]:
-    """What chooses by left-out sources, and for which rows it does not exist."""
+    """Explains the criterion of left-out sources, and names the rows without it."""
     table = store.table
     if LEFT_OUT not in table.select:
         return []
@@ -129,12 +130,12 @@ def _left_out(store: Store) -> list[str]:
 
 
 def _test_splits(store: Store) -> list[str]:
-    """Which rows are tested on another number of target samples than the others: the first task where some are."""
+    """Names the rows that are tested on different numbers of target samples, for the first task with such rows."""
     for task in store.table.tasks:
         counts: dict[int, list[str]] = {}
         for row in store.table.rows:
-            found = {result.num_target_test for key, result in store.results.items() if key[:2] == (row.name, task)}
-            for count in sorted(found - {0}):
+            found = {result.run.num_target_test for key, result in store.results.items() if key[:2] == (row.name, task)}
+            for count in sorted(found):
                 counts.setdefault(count, []).append(row.name)
         if len(counts) > 1:
             said = "; ".join(f"{count:,} for {', '.join(rows)}" for count, rows in sorted(counts.items(), reverse=True))
@@ -145,10 +146,10 @@ def _test_splits(store: Store) -> list[str]:
 
 
 def _ranks(store: Store) -> list[str]:
-    """How many ranks trained each row, where that is not the same everywhere."""
+    """Says how many ranks trained each row, if the numbers differ."""
     counts: dict[tuple[int, ...], list[str]] = {}
     for row in store.table.rows:
-        found = {result.ranks for (name, _, _), result in store.results.items() if name == row.name} - {0}
+        found = {result.run.ranks for (name, _, _), result in store.results.items() if name == row.name}
         if found:
             counts.setdefault(tuple(sorted(found)), []).append(row.name)
     if len({number for numbers in counts for number in numbers}) < 2:
@@ -158,19 +159,20 @@ def _ranks(store: Store) -> list[str]:
 
 
 def _settings(store: Store) -> list[str]:
-    """What the methods may see, where not all are of the adaptation setting."""
-    settings: dict[str, list[str]] = {}
+    """Says what the methods may see, if their settings differ or none of them sees the target."""
+    settings: dict[SettingRecord, list[str]] = {}
     for row in store.table.rows:
-        for setting in {result.setting for (name, _, _), result in store.results.items() if name == row.name}:
+        for setting in {result.run.setting for (name, _, _), result in store.results.items() if name == row.name}:
             settings.setdefault(setting, []).append(row.name)
-    if set(settings) == {"generalization"}:
-        return ["Setting: generalization, where no image of the target is seen in training."]
-    said = "; ".join(f"{name}: {', '.join(rows)}" for name, rows in settings.items() if name)
+    if len(settings) == 1 and not any(setting.target for setting in settings):
+        (setting,) = settings
+        return [f"Setting: {setting.name}, where no image of the target is seen in training."]
+    said = "; ".join(f"{setting.name}: {', '.join(rows)}" for setting, rows in settings.items())
     return [f"The table mixes settings. {said}."] if len(settings) > 1 else []
 
 
 def _transductive(store: Store) -> list[str]:
-    """Which rows need other test samples for a prediction, and why."""
+    """Names the rows that need other test samples for a prediction, and says why."""
     reasons: dict[str, list[str]] = {}
     for row, reason in store.transductive.items():
         reasons.setdefault(reason.rstrip("."), []).append(row)
@@ -179,7 +181,7 @@ def _transductive(store: Store) -> list[str]:
 
 
 def _averaged(store: Store) -> list[str]:
-    """Which rows have one set of weights alone, whatever the criterion."""
+    """Names the rows with averaged weights, which are the same under every criterion."""
     averaged = store.averaged
     if not averaged or store.table.select == ("last",):
         return []
@@ -216,13 +218,15 @@ def _runs(store: Store) -> list[str]:
     cells = store.table.runs()
     sentences = [f"{len(results)} of {len(cells)} runs are done."]
     if results:
-        steps = sorted({result.steps for result in results})
+        steps = sorted({result.run.steps for result in results})
         often = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
-        machines = Counter(result.machine for result in results if result.machine)
-        versions = sorted({f"{name} {version}" for result in results for name, version in result.versions.items()})
-        revisions = sorted({result.git_revision[:10] for result in results if result.git_revision})
-        sentences.append(f"{often} training steps a run, {duration(sum(result.seconds for result in results))} in all.")
-        sentences.append(f"Machine: {'; '.join(machine for machine, _ in machines.most_common())}." if machines else "")
+        machines = Counter(result.run.machine for result in results)
+        versions = sorted({f"{name} {version}" for result in results for name, version in result.run.versions.items()})
+        revisions = sorted({result.run.git_revision[:10] for result in results if result.run.git_revision})
+        sentences.append(
+            f"{often} training steps a run, {duration(sum(result.run.seconds['total'] for result in results))} in all."
+        )
+        sentences.append(f"Machine: {'; '.join(machine for machine, _ in machines.most_common())}.")
         behind = f" (git {', '.join(revisions)})" if revisions else ""
         sentences.append(f"Versions: {', '.join(versions)}{behind}.")
     sentences += [f"Broken, counted as missing: {reason}." for reason in store.broken.values()]
@@ -230,7 +234,7 @@ def _runs(store: Store) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """As in ``4 s``, ``12 min``, ``3.4 h``."""
+    """Seconds as text, for example ``4 s``, ``12 min`` or ``3.4 h``."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -111,7 +111,7 @@ def _run(table: Table, args: argparse.Namespace) -> int:
         for cell in table.runs():
             print(f"{found[cell.label]:<12} {cell.label:<50} {store.directories[cell.row, cell.task, cell.seed]}")
         return 0
-    make_sheet(store)  # a criterion that the runs made so far do not know fails now, not after the others
+    make_sheet(store)  # an unknown criterion fails before any run is made
     reporter = make_reporter(Console(stderr=True) if sys.stderr.isatty() else Console())
     if args.launcher == "slurm":
         from dafw.tables.slurm import parse_cluster, submit_table

@@ -68,7 +68,7 @@ def _index(methods: Path) -> Index:
 
 
 def _declared(node: ast.ClassDef, index: Index) -> Any:
-    """What the class body assigns to ``control``, or else what a base class of the index does."""
+    """The value that the class body assigns to ``control``; without one, that of a base class in the index."""
     for statement in node.body:
         targets: list[ast.expr] = statement.targets if isinstance(statement, ast.Assign) else []
         targets = [statement.target] if isinstance(statement, ast.AnnAssign) else targets

@@ -1,4 +1,4 @@
-"""What the keys of a table file may hold: each function raises a UserError that says where the wrong value is."""
+"""Checks the values in a table file. Each function raises a UserError that names the place of a wrong value."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
@@ -39,7 +39,7 @@ def target_columns(tasks: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def mapping(where: str, given: Any, keys: Iterable[str]) -> dict[str, Any]:
-    """The given, if it is a mapping of some of the keys."""
+    """Returns the value if it is a mapping with no other keys."""
     if not isinstance(given, dict):
         raise UserError(f"{where} is not a mapping of keys to values")
     for key in given:
@@ -48,7 +48,7 @@ def mapping(where: str, given: Any, keys: Iterable[str]) -> dict[str, Any]:
 
 
 def strings(where: str, given: Any) -> tuple[str, ...]:
-    """One name or several, each once."""
+    """Returns one name or several as a tuple, each once."""
     names = tuple(str(name) for name in (given if isinstance(given, list) else [given]))
     if len(set(names)) != len(names) or not names:
         raise UserError(f"{where} is empty or names something twice")
@@ -56,7 +56,7 @@ def strings(where: str, given: Any) -> tuple[str, ...]:
 
 
 def read_seeds(where: str, given: Any) -> tuple[int, ...]:
-    """The seeds, each once."""
+    """Returns the seeds, each once."""
     if not isinstance(given, list) or not all(type(seed) is int and seed >= 0 for seed in given):
         raise UserError(f"seeds in {where} is a list of whole numbers from 0, as in [0, 1, 2]")
     if len(set(given)) != len(given):
@@ -65,7 +65,7 @@ def read_seeds(where: str, given: Any) -> tuple[int, ...]:
 
 
 def read_tasks(where: str, given: Any) -> tuple[str, ...]:
-    """The tasks as they are called, shorthands written out."""
+    """Returns the names of the tasks. Shorthands are written out."""
     if isinstance(given, dict):
         shorthand = mapping(f"tasks of {where}", given, ("pairs", "leave_one_out"))
         if len(shorthand) != 1:
@@ -84,7 +84,7 @@ def read_tasks(where: str, given: Any) -> tuple[str, ...]:
 
 
 def read_notes(where: str, given: Any) -> tuple[str, ...]:
-    """The sentences of a note, each as one line."""
+    """Returns the sentences of a note, each as one line."""
     notes = given if isinstance(given, list) else [given]
     if not notes or not all(isinstance(note, str) and note.strip() for note in notes):
         raise UserError(f"note in {where} is a sentence, or a list of sentences")
@@ -92,7 +92,7 @@ def read_notes(where: str, given: Any) -> tuple[str, ...]:
 
 
 def check_parts(where: str, parts: Mapping[str, Any]) -> None:
-    """Refuses keys that no part has, and a task that is not the table's."""
+    """Refuses keys that no part has, and tasks that are not in the table."""
     for section in SECTIONS:
         part = parts.get(section) or {}
         mapping(f"{section} of {where}", part, OBJECT_KEYS if section in ("model", "data") else part)
@@ -102,7 +102,7 @@ def check_parts(where: str, parts: Mapping[str, Any]) -> None:
 
 
 def read_parts(where: str, given: Any, keys: Sequence[str]) -> dict[str, Any]:
-    """The parts of a configuration among the keys, without the empty ones."""
+    """Returns the parts of a configuration that are among the keys and not empty."""
     found = mapping(where, given, keys)
     check_parts(where, found)
     return {section: found[section] for section in SECTIONS if found.get(section)}

@@ -1,4 +1,4 @@
-"""A table: methods x tasks x seeds. How its file is written: :mod:`dafw.tables.reading`."""
+"""A table: methods x tasks x seeds. :mod:`dafw.tables.reading` reads its file."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dafw.errors import UserError, choose
-from dafw.run.directory import averages_weights, run_directory
+from dafw.run.directory import run_directory
+from dafw.run.identity import averages_weights
 from dafw.tables.fields import (
     check_parts,
     split_task,
@@ -17,15 +18,15 @@ from dafw.tables.overlay import merge
 from dafw.tables.published import Published
 
 LEFT_OUT = "leave_one_domain_out"
-"""The criterion that chooses by runs without one of the sources, see :meth:`Table.without_each_source`."""
+"""The criterion that chooses a checkpoint by runs without one of the sources, see :meth:`Table.without_each_source`."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method of a table: its configuration, and for a control what turns the adaptation off, above all else.
+    """One method of a table: its configuration. A control has an overlay that turns the adaptation off.
 
-    ``control_of`` names the method of a control made for it; ``controlled_by`` another row that serves as control;
-    ``start`` the row from whose trained models this one's runs start.
+    A control names its method in ``control_of``. A method names a row that serves as its control in ``controlled_by``.
+    ``start`` names the row whose trained models are the start of this row's runs.
     """
 
     name: str
@@ -39,9 +40,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a table, with the complete configuration that ``dafw.run.directory.execute`` takes.
+    """One run of a table, with the complete configuration that ``dafw.run.entry.execute`` takes.
 
-    Where it starts from another cell, ``model.init_args.checkpoint`` is the name of that one's run directory.
+    If it starts from another cell, ``model.init_args.checkpoint`` is the name of that cell's run directory.
     """
 
     row: str
@@ -52,11 +53,11 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """As in ``DANN mnist->usps seed 0``."""
+        """The cell in words, for example ``DANN mnist->usps seed 0``."""
         return f"{self.row} {self.task} seed {self.seed}"
 
     def placed(self, root: Path) -> "Cell":
-        """The cell whose configuration finds the run it starts from under ``root``; its own directory is the same."""
+        """The cell with the path under ``root`` of the run that it starts from. Its run directory stays the same."""
         if self.start is None:
             return self
         checkpoint = str(run_directory(self.start.config, root))
@@ -65,7 +66,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A grid of runs. ``settings`` (from ``--set``) lies over every cell; ``narrowed`` says what was left out."""
+    """A grid of runs. ``settings`` (from ``--set``) overlay every cell. ``narrowed`` says which part it is."""
 
     name: str
     title: str
@@ -83,18 +84,18 @@ class Table:
 
     @property
     def folder(self) -> str:
-        """The folder of its pages: the name, with a hash behind it if the table is not the file's own."""
+        """Name of the folder of its pages. It ends in a hash if options changed the table of the file."""
         variant = f"{self.narrowed}|{self.settings}"
         return (
             f"{self.name}-{sha256(variant.encode()).hexdigest()[:8]}" if self.narrowed or self.settings else self.name
         )
 
     def cells(self) -> list[Cell]:
-        """Every run, all of the first seed before the second: half a table is then a whole one with fewer seeds."""
+        """All cells, those of the first seed first. So half a table is a whole table with fewer seeds."""
         return [self._cell(row, task, seed) for seed in self.seeds for row in self.rows for task in self.tasks]
 
     def helpers(self) -> list[Cell]:
-        """The further runs by which :data:`LEFT_OUT` chooses, if it is asked for; each serves two tasks or more."""
+        """The further runs that :data:`LEFT_OUT` needs, if it is asked for. Each serves two tasks or more."""
         if LEFT_OUT not in self.select:
             return []
         shown = {(cell.row, cell.task, cell.seed) for cell in self.cells()}
@@ -110,12 +111,12 @@ class Table:
         return [cell for key, cell in found.items() if key not in shown]
 
     def runs(self) -> list[Cell]:
-        """Every run there is to make: the cells, and those by which their checkpoints are chosen."""
+        """All runs to make: the cells, and the helpers by which checkpoints are chosen."""
         return [*self.cells(), *self.helpers()]
 
     @staticmethod
     def without_each_source(task: str) -> dict[str, str]:
-        """For each source the task that leaves it out and has it as a further target; targets are sorted.
+        """By source, the task without it that has it as a further target. Targets are sorted.
 
         >>> Table.without_each_source("a,b,c->d")
         {'a': 'b,c->a,d', 'b': 'a,c->b,d', 'c': 'a,b->c,d'}
@@ -136,25 +137,25 @@ class Table:
 
     @property
     def oracles(self) -> frozenset[str]:
-        """The rows with a run that trains on target labels, wherever that was set, or starts from such a run."""
+        """The rows with a run that trains on target labels, or that starts from such a run."""
         return self.descended({row.name for row in self.rows if any(map(trains_on_target_labels, self._configs(row)))})
 
     @property
     def monitoring(self) -> tuple[str, ...]:
-        """The rows with a run in which a callback may monitor what target labels say."""
+        """The rows with a run in which a callback may monitor a value of target labels."""
         return tuple(row.name for row in self.rows if any(map(may_monitor_target_labels, self._configs(row))))
 
     def descended(self, names: Iterable[str]) -> frozenset[str]:
-        """These rows and every row that starts from one of them, directly or by way of others."""
+        """These rows and all rows that start from one of them, directly or through others."""
         first = frozenset(names)
         return first | {name for name, starts in starts_of(self.rows).items() if not first.isdisjoint(starts)}
 
     def _configs(self, row: Row) -> Iterable[dict[str, Any]]:
-        """The configuration of its run on each task; over seeds they differ in nothing else."""
+        """The configuration of a row's run on each task. Seeds change nothing else in it."""
         return (self._config(row, task, self.seeds[0]) for task in self.tasks)
 
     def _cell(self, row: Row, task: str, seed: int, settings_of: str | None = None) -> Cell:
-        """The run of a row on a task, with the settings that ``per_task`` has for it, or for another task."""
+        """The run of a row on a task, with the ``per_task`` settings of that task or of another one."""
         starts = [self._cell(other, task, seed, settings_of) for other in self.rows if other.name == row.start]
         config = self._config(row, task, seed, settings_of)
         return Cell(row.name, task, seed, config, *starts).placed(Path())
@@ -176,7 +177,7 @@ class Table:
         return replace(self, settings=tuple(settings.items()))
 
     def with_selection(self, select: Sequence[str], allow_oracle: bool) -> "Table":
-        """The table with other selection criteria (none given: its own).
+        """The table with other selection criteria. An empty list keeps its own.
 
         Raises:
             UserError: if one is ``oracle`` and that is not allowed, or :data:`LEFT_OUT` and a task has but one source,
@@ -211,7 +212,7 @@ class Table:
                     )
 
     def only(self, rows: Sequence[str], tasks: Sequence[str], seeds: Sequence[int]) -> "Table":
-        """The part of the table with these rows, tasks and seeds; none given means all.
+        """The part of the table with these rows, tasks and seeds. An empty list means all.
 
         A row brings its control, and the row from whose runs it starts.
 
@@ -241,7 +242,7 @@ class Table:
 
 
 def starts_of(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """For each row the one it starts from, the one that starts from, and so on; a circle ends where it closes."""
+    """By row, the chain of rows that it starts from. A circle ends where it closes."""
     start = {row.name: row.start for row in rows}
     found: dict[str, list[str]] = {}
     for name in start:

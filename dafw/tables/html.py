@@ -1,10 +1,11 @@
-"""A table as one static page: no scripts, no other files, light and dark by the reader's own setting."""
+"""Renders a table as one static page, without scripts or other files. The reader's setting makes it light or dark."""
 
 import base64
 import os
 from html import escape
 from pathlib import Path
 
+from dafw.run.result import RESULT
 from dafw.tables.caption import duration
 from dafw.tables.render import NONE, blocks, marks_of
 from dafw.tables.sheet import Line, Sheet, Value
@@ -52,7 +53,7 @@ details { margin-top: 2rem; } summary { cursor: pointer; font-weight: 600; font-
 a { color: var(--link); text-decoration: none; } a:hover { text-decoration: underline; }
 @media print { body { background: #fff; } .card { border: 0; } details { display: none; } }
 """
-FILES = ("result.json", "config.yaml", "metrics.csv", "log.txt")
+FILES = (RESULT, "config.yaml", "metrics.csv", "log.txt")
 CLASSES = {
     "method": "method",
     "published": "published",
@@ -164,7 +165,7 @@ def _runs(store: Store, folder: Path) -> str:
         for criterion in criteria:
             percent = store.percents(cell.row, cell.task, criterion).get(cell.seed)
             numbers.append(f'<td class="num">{NONE if percent is None else f"{percent:.2f}"}</td>')
-        seconds = duration(result.seconds) if result is not None else NONE
+        seconds = duration(result.run.seconds["total"]) if result is not None else NONE
         rows.append(
             f"<tr><td>{escape(cell.row)}</td><td>{_arrow(cell.task)}</td><td>{cell.seed}</td>{''.join(numbers)}"
             f'<td class="num">{seconds}</td><td>{" · ".join(links) or "not started"}</td></tr>'

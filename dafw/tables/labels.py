@@ -1,4 +1,4 @@
-"""Whether the configuration of a run lets target labels in."""
+"""Whether target labels take part in a run, read from its configuration."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ NO = ("", "false", "no", "off", "null", "~")
 
 
 def trains_on_target_labels(config: Mapping[str, Any]) -> bool:
-    """Whether the data are an oracle's: the labels that train are the target's."""
+    """Whether target labels train the run (``data.oracle``)."""
     data = config.get("data") or {}
     arguments = [part for key in ("init_args", "dict_kwargs") if isinstance(part := data.get(key), Mapping)]
     return any(_is_on(part.get("oracle")) for part in arguments)
@@ -36,5 +36,5 @@ def has_classes_of_the_target(config: Mapping[str, Any]) -> bool:
 
 
 def _is_on(given: Any) -> bool:
-    """A switch, which may be a word: whatever does not say no is on."""
+    """Reads a switch that may be a word. Every word that does not say no is on."""
     return given.strip().lower() not in NO if isinstance(given, str) else bool(given)

@@ -1,35 +1,48 @@
-"""Making the runs of a table on this machine, with a pool of worker processes.
+"""Makes the runs of a table on this machine, with a pool of worker processes.
 
-A run that is done is skipped, an interrupted one is resumed, a failed one is tried once more, and one that another
-process works on is left to it and read when it is done. One that starts from another run waits until that one is done,
-and fails with it. Workers import torch once and take one run after the other.
+A run that is done is skipped. An interrupted run is resumed. A failed run is tried once more. If another process makes
+a run, its result is read when it is done. A run that starts from another one waits for it, and fails if that fails.
+Workers import torch once, and make one run after the other.
 """
 
 import contextlib
-import multiprocessing
-import os
 import signal
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from multiprocessing import connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from dafw.run.devices import default_workers, visible_gpus, worker_environment
+from dafw.run.devices import default_workers, visible_gpus
 from dafw.run.directory import run_directory
-from dafw.run.worker import EXECUTE, FAILED, LOG, Order, Outcome, last_words, serve, signals
+from dafw.run.pool import GRACE, POLL, ProcessPool, Worker, signals
+from dafw.run.result import RESULT, BrokenResult
+from dafw.run.worker import EXECUTE, FAILED, LOG, Order, Outcome, last_words, serve
 from dafw.tables.grid import Cell, Table
 from dafw.tables.progress import Reporter
-from dafw.tables.store import BrokenResult, read_result
+from dafw.tables.store import read_cell
 
 ATTEMPTS = 2
+"""Times that a run is tried."""
 SLOWEST_POLL = 60.0
+"""Seconds between two tries to take over a run that another process makes, at most."""
 
 
 @dataclass(eq=False)
 class Job:
-    """One run directory to fill, whichever cells of the table read it; ``start`` is the one it starts from."""
+    """One run directory to fill. Several cells of the table may read it.
+
+    Attributes:
+        cell: the first of these cells.
+        directory: the run directory.
+        attempts: number of attempts so far.
+        error: why the last attempt failed.
+        due: time from which a run of another process may be tried again.
+        pause: seconds of the last wait for it.
+        started: time at which the last attempt began.
+        start: the job that it starts from.
+        done: whether it has a number.
+        dropped: whether it failed for good.
+    """
 
     cell: Cell
     directory: Path
@@ -53,12 +66,12 @@ class Job:
         return self.start.log if self.start is not None and self.start.dropped else self.directory / LOG
 
     def result(self, metric: str) -> float | None:
-        """The number in percent (mean over targets) of a finished run, None if there is none that can be used.
+        """The number of a finished run in percent, the mean over its targets; ``None`` if it has none.
 
-        Notes in ``done`` whether there is.
+        Sets ``done``.
         """
         try:
-            result = read_result(self.directory, self.cell, metric)
+            result = read_cell(self.directory, self.cell, metric)
         except BrokenResult:
             return None
         scores = (result.scores("last") or {}) if result is not None else {}
@@ -66,25 +79,25 @@ class Job:
         return 100 * sum(scores.values()) / len(scores) if scores else None
 
     def prepare(self, metric: str) -> None:
-        """Counts an attempt, and renames a damaged ``result.json``: its presence would mean that the run is done."""
+        """Counts an attempt. Renames a damaged ``result.json``, since its presence would mean that the run is done."""
         self.attempts += 1
         self.started = time.monotonic()
         try:
-            read_result(self.directory, self.cell, metric)
+            read_cell(self.directory, self.cell, metric)
         except BrokenResult as error:
             if error.damaged:
-                (self.directory / "result.json").replace(self.directory / "result.broken.json")
+                (self.directory / RESULT).replace(self.directory / "result.broken.json")
 
     def trouble(self, metric: str) -> str:
         """Why there is no number although the run ended."""
         try:
-            read_result(self.directory, self.cell, metric)
+            read_cell(self.directory, self.cell, metric)
         except BrokenResult as error:
             return str(error)
         return f"ended without a result: {last_words(self.directory)}"
 
     def fail(self, error: str, retryable: bool) -> bool:
-        """Remembers the error, here and in the run directory; whether the run deserves another attempt."""
+        """Keeps the error, here and in the run directory. Returns whether the run is to be tried again."""
         self.error = error
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / FAILED).write_text(f"{error}\n", encoding="utf-8")
@@ -92,7 +105,7 @@ class Job:
         return not self.dropped
 
     def fails_with(self) -> str:
-        """Why the run cannot be made, if the one it starts from failed for good; empty if it did not."""
+        """Why the run cannot be made: the run that it starts from failed for good. Empty if that did not."""
         if self.start is None or not self.start.dropped:
             return ""
         return f"it starts from {self.start.cell.label}, which failed: {self.start.error}"
@@ -100,7 +113,17 @@ class Job:
 
 @dataclass
 class Report:
-    """What a launch came to."""
+    """How a launch ended, in numbers of runs.
+
+    Attributes:
+        total: all runs of the table.
+        skipped: runs that were done before.
+        made: runs that this launch made.
+        read: runs that another process made meanwhile.
+        failed: runs without a number.
+        interrupted: whether a signal ended the launch.
+        unsubmitted: runs that were not submitted, since they start from runs that are not done.
+    """
 
     total: int
     skipped: int = 0
@@ -114,16 +137,6 @@ class Report:
     def exit_code(self) -> int:
         """0 if every run has a number, 1 if one has none, 130 if it was interrupted."""
         return 130 if self.interrupted else 1 if self.failed else 0
-
-
-@dataclass
-class Slot:
-    """A worker and what it is at."""
-
-    number: int
-    process: SpawnProcess
-    pipe: connection.Connection
-    job: Job | None = None
 
 
 def make_jobs(table: Table, root: Path) -> list[Job]:
@@ -145,19 +158,19 @@ def run_table(
     *,
     workers: int | None = None,
     function: str = EXECUTE,
-    poll: float = 5.0,
-    grace: float = 120.0,
+    poll: float = POLL,
+    grace: float = GRACE,
 ) -> Report:
     """Makes every run of the table that is not done.
 
-    Ctrl-C and SIGTERM end it: workers get SIGTERM, on which a run saves a checkpoint; a second one, or the end of the
-    grace period, kills them.
+    Ctrl-C and SIGTERM end it: workers get SIGTERM, and save a checkpoint. A second signal or the end of the grace
+    period kills them.
 
     Args:
         table: what to make.
         root: folder of the run directories.
         reporter: is told what happens.
-        workers: how many processes; by default one per GPU, or one per core.
+        workers: number of processes. The default is one per GPU, or one per core.
         function: what executes a cell, see :data:`dafw.run.worker.EXECUTE`.
         poll: seconds between two looks at a run that another process makes.
         grace: seconds that workers get to save a checkpoint.
@@ -167,95 +180,82 @@ def run_table(
     pending = deque(job for job in jobs if job.result(table.metric) is None)
     report.skipped = len(jobs) - len(pending)
     reporter.begin(report.total, report.skipped)
-    gpus = visible_gpus()
-    count = min(workers or default_workers(gpus), len(pending))
+    count = min(workers or default_workers(visible_gpus()), len(pending))
     with signals() as stop:
-        pool = Pool(table.metric, root, reporter, report, pending, function, poll, grace, stop)
+        pool = ProcessPool(serve, (function,), count, stop, grace)
+        launch = Launch(pool, table.metric, root, reporter, report, pending, poll)
         try:
-            pool.run([worker_environment(i, count, gpus) for i in range(count)])
+            launch.run()
         finally:
-            pool.close()
+            pool.close(idle=[worker for worker in pool.workers if worker not in launch.jobs])
             reporter.close()
     return report
 
 
-class Pool:
-    """The workers, the queue, and the runs that others are making."""
+class Launch:
+    """Hands runs to the workers, and reads what they and other processes made.
+
+    Args:
+        pool: the workers.
+        metric: the table's.
+        root: folder of the run directories.
+        reporter: is told what happens.
+        report: counts what happens.
+        pending: the runs to make.
+        poll: seconds between two looks at a run that another process makes.
+    """
 
     def __init__(
         self,
+        pool: ProcessPool,
         metric: str,
         root: Path,
         reporter: Reporter,
         report: Report,
         pending: deque[Job],
-        function: str,
         poll: float,
-        grace: float,
-        stop: int,
     ) -> None:
-        self.metric, self.root, self.reporter, self.report, self.pending = metric, root, reporter, report, pending
-        self.function, self.poll, self.grace, self.stop = function, poll, grace, stop
-        self.slots: list[Slot] = []
+        self.pool, self.metric, self.root = pool, metric, root
+        self.reporter, self.report, self.pending, self.poll = reporter, report, pending, poll
+        self.jobs: dict[Worker, Job] = {}
         self.elsewhere: list[Job] = []
 
-    def run(self, environments: list[dict[str, str]]) -> None:
+    def run(self) -> None:
         """Returns when every run has ended one way or the other, or after a signal."""
-        while self.pending or self.elsewhere or any(slot.job for slot in self.slots):
-            self._feed(environments)
-            if not (self.elsewhere or any(slot.job for slot in self.slots)):
+        while self.pending or self.elsewhere or self.jobs:
+            self._feed()
+            if not (self.elsewhere or self.jobs):
                 return
-            timeout = self.poll if self.elsewhere else None
-            watched: list[connection.Connection | int] = [self.stop]
-            watched += [part for slot in self.slots for part in (slot.pipe, slot.process.sentinel)]
-            ready = connection.wait(watched, timeout)
-            if self.stop in ready:
+            ready = self.pool.wait(self.poll if self.elsewhere else None)
+            if ready.stopped:
                 self.report.interrupted = True
                 return
-            for slot in list(self.slots):
-                if slot.pipe in ready:
-                    self._listen(slot)
-                elif slot.process.sentinel in ready:
-                    self._bury(slot)
+            for worker, outcome in ready.messages:
+                self._take(worker, outcome)
+            for worker in ready.ended:
+                self._replace(worker)
             self._look_elsewhere()
 
-    def _feed(self, environments: list[dict[str, str]]) -> None:
-        """Hands pending runs to idle workers, starting workers as long as there are too few."""
-        idle = [slot for slot in self.slots if slot.job is None]
-        while idle or len(self.slots) < len(environments):
+    def _feed(self) -> None:
+        """Hands pending runs to idle workers. Starts workers as long as there are too few."""
+        idle = [worker for worker in self.pool.workers if worker not in self.jobs]
+        while idle or not self.pool.full:
             job = next((job for job in self.pending if job.ready), None)
             if job is None:
                 return
             self.pending.remove(job)
             if self._read(job):  # another process made it in the meantime
                 continue
-            slot = idle.pop() if idle else self._start(environments)
+            worker = idle.pop() if idle else self.pool.start()
             job.prepare(self.metric)
-            slot.job = job
-            with contextlib.suppress(OSError):  # a worker that died is noticed by its sentinel
-                slot.pipe.send(Order(job.cell.config, job.directory, self.root, job.attempts))
+            self.jobs[worker] = job
+            with contextlib.suppress(OSError):  # the pool notices a worker that died
+                worker.pipe.send(Order(job.cell.config, job.directory, self.root, job.attempts))
             self.reporter.started(job.cell.label)
 
-    def _start(self, environments: list[dict[str, str]]) -> Slot:
-        """Starts the first worker that is not there: each number has its own GPU."""
-        taken = {slot.number for slot in self.slots}
-        number = next(number for number in range(len(environments)) if number not in taken)
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, self.function, environments[number]))
-        process.start()
-        theirs.close()
-        self.slots.append(Slot(number, process, ours))
-        return self.slots[-1]
-
-    def _listen(self, slot: Slot) -> None:
+    def _take(self, worker: Worker, outcome: Outcome) -> None:
         """Takes a worker's answer."""
-        try:
-            outcome: Outcome = slot.pipe.recv()
-        except (EOFError, OSError):
-            self._bury(slot)
-            return
-        job, slot.job = slot.job, None
+        job = self.jobs.pop(worker, None)
         if job is None:
             return
         if outcome.status == "busy":
@@ -273,12 +273,9 @@ class Pool:
             self.report.made += 1
             self.reporter.ended(job.cell.label, f"{percent:.2f} %", time.monotonic() - job.started)
 
-    def _bury(self, slot: Slot) -> None:
+    def _replace(self, worker: Worker) -> None:
         """A worker died: its run counts as failed once, and another worker takes its place."""
-        slot.process.join()
-        slot.pipe.close()
-        self.slots.remove(slot)
-        job, code = slot.job, slot.process.exitcode or 0
+        job, code = self.jobs.pop(worker, None), self.pool.remove(worker)
         if job is not None:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             memory = " (out of memory?)" if code == -signal.SIGKILL else ""
@@ -294,7 +291,7 @@ class Pool:
                 self._fail(other, other.fails_with(), retryable=False)
 
     def _look_elsewhere(self) -> None:
-        """Reads what other processes finished; takes over, when nothing else is left, what one of them dropped."""
+        """Reads what other processes finished. When nothing else is left, tries to take over their runs."""
         for job in list(self.elsewhere):
             if self._read(job):
                 self.elsewhere.remove(job)
@@ -303,30 +300,10 @@ class Pool:
                 self.pending.append(job)
 
     def _read(self, job: Job) -> bool:
-        """Takes a result that another process made, if it is there."""
+        """Reads the result of a run if another process made it."""
         percent = job.result(self.metric)
         if percent is None:
             return False
         self.report.read += 1
         self.reporter.ended(job.cell.label, f"{percent:.2f} %", None)
         return True
-
-    def close(self) -> None:
-        """Ends the workers: those at work get SIGTERM and the grace period, unless a second signal comes."""
-        for slot in self.slots:
-            slot.pipe.close()
-            if slot.job is not None:
-                slot.process.terminate()
-        deadline = time.monotonic() + self.grace
-        alive = [slot.process for slot in self.slots]
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.stop, 4096)
-        while alive and (left := deadline - time.monotonic()) > 0:
-            ready = connection.wait([self.stop, *(process.sentinel for process in alive)], left)
-            if self.stop in ready:
-                break
-            alive = [process for process in alive if process.sentinel not in ready]
-        for process in alive:
-            process.kill()
-        for slot in self.slots:
-            slot.process.join()

@@ -8,9 +8,9 @@ import yaml
 from dafw.errors import UserError, choose
 
 SECTIONS = ("model", "data", "trainer", "run")
-"""The parts of a configuration that a table may set; the seed is the table's own."""
+"""The parts of a configuration that a table may set. The seed belongs to the table itself."""
 OBJECT_KEYS = ("class_path", "init_args", "dict_kwargs")
-"""The keys of a part that names a class."""
+"""The keys of a part that is a class."""
 
 
 def merge(base: Mapping[str, Any], *overlays: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Everything a table is written as, in ``<root>/tables/<name>/``."""
+"""Writes all files of a table into ``<root>/tables/<name>/``."""
 
 import io
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from dafw.run.directory import write_atomically
+from dafw.files import write_atomically
 from dafw.tables.html import render_html
 from dafw.tables.render import render_cells, render_csv, render_latex, render_markdown
 from dafw.tables.sheet import Sheet
@@ -31,7 +31,7 @@ def write_pages(sheet: Sheet, store: Store, root: Path) -> Path:
 
 
 def _pictures(sheet: Sheet, store: Store, folder: Path) -> dict[str, tuple[bytes, bytes]]:
-    """Light and dark PNGs by caption; the light ones also become files. Empty if there is nothing to draw."""
+    """By caption, a light and a dark PNG. The light ones also become files. Empty if there is nothing to draw."""
     if not store.results:
         return {}
     from dafw.plots import histories, table_bars
@@ -72,7 +72,7 @@ def _dots(sheet: Sheet) -> list[Any]:
 
 
 def _series(store: Store) -> dict[str, dict[str, tuple[list[int], list[float], list[float]]]]:
-    """``{task: {method: (steps, means, stds)}}`` over the seeds that validated at a step; controls are left out."""
+    """``{task: {method: (steps, means, stds)}}`` over the seeds with a validation at a step, without controls."""
     table = store.table
     series: dict[str, dict[str, tuple[list[int], list[float], list[float]]]] = {}
     for task in table.tasks:
@@ -80,11 +80,11 @@ def _series(store: Store) -> dict[str, dict[str, tuple[list[int], list[float], l
             by_step: dict[int, list[float]] = {}
             for seed in table.seeds:
                 result = store.get(row.name, task, seed) if row.control_of is None else None
-                for record in result.history if result is not None else ():
-                    scores = [record.test.get(name, {}).get(table.metric) for name in result.target] if result else []
+                for one in result.run.history if result is not None else ():
+                    scores = [one.test.get(name, {}).get(table.metric) for name in result.run.target] if result else []
                     known = [100 * score for score in scores if score is not None]
                     if known and len(known) == len(scores):
-                        by_step.setdefault(record.step, []).append(fmean(known))
+                        by_step.setdefault(one.step, []).append(fmean(known))
             if by_step:
                 steps = sorted(by_step)
                 means = [fmean(by_step[step]) for step in steps]

@@ -1,4 +1,4 @@
-"""What a launcher says while it works: a live display on a terminal, a line per finished cell elsewhere."""
+"""Reports the progress of a launch: a live display on a terminal, a line for each finished run elsewhere."""
 
 from typing import Protocol
 
@@ -10,29 +10,29 @@ from dafw.tables.caption import duration
 
 
 class Reporter(Protocol):
-    """What a launcher tells."""
+    """What a launcher tells its display."""
 
     def begin(self, total: int, skipped: int) -> None:
-        """There are ``total`` runs, of which ``skipped`` are done already."""
+        """A launch begins. It has ``total`` runs, and ``skipped`` of them are done."""
 
     def started(self, label: str) -> None:
         """A run was handed to a worker."""
 
     def ended(self, label: str, text: str, seconds: float | None) -> None:
-        """A run is done; ``text`` is its number. No seconds: another process made it."""
+        """A run is done, and ``text`` is its number. Without seconds, another process made it."""
 
     def failed(self, label: str, error: str, log: str, again: bool) -> None:
-        """An attempt failed; ``again`` says whether another follows."""
+        """An attempt failed. ``again`` says whether another one follows."""
 
     def waiting(self, label: str) -> None:
         """Another process works on the run."""
 
     def close(self) -> None:
-        """Nothing follows."""
+        """The launch ended."""
 
 
 class Lines:
-    """A line per event, for logs and pipes."""
+    """Prints a line for each event, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -40,7 +40,7 @@ class Lines:
         self.busy: set[str] = set()
 
     def begin(self, total: int, skipped: int) -> None:
-        """Says how much there is to do."""
+        """Prints how many runs there are to make."""
         self.total, self.done = total, skipped
         self.say(f"{total} runs, {skipped} done already")
 
@@ -49,32 +49,32 @@ class Lines:
         self.console.print(Text(text, style=style), soft_wrap=True)
 
     def started(self, label: str) -> None:
-        """Nothing: the line comes at the end."""
+        """Prints nothing. The line follows when the run ends."""
 
     def ended(self, label: str, text: str, seconds: float | None) -> None:
-        """The number of a run."""
+        """Prints the number of a run."""
         self.done += 1
         how = "made by another process" if seconds is None else f"in {duration(seconds)}"
         self.say(f"[{self.done}/{self.total}] {label}: {text} {how}")
 
     def failed(self, label: str, error: str, log: str, again: bool) -> None:
-        """What went wrong, and where to read more."""
+        """Prints what went wrong, and where to read more."""
         self.say(
             f"{label}: {error}; {'trying once more' if again else 'no number'}, see {log}", "yellow" if again else "red"
         )
 
     def waiting(self, label: str) -> None:
-        """Says so once per run."""
+        """Prints it once for each run."""
         if label not in self.busy:
             self.busy.add(label)
             self.say(f"{label}: another process is at it, its result will be read")
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
 
 class Live(Lines):
-    """The lines, and below them a bar for the table and a clock for each run at work."""
+    """Prints the lines, and shows a bar for the table and a clock for each run below them."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -119,5 +119,5 @@ class Live(Lines):
 
 
 def make_reporter(console: Console) -> Reporter:
-    """The display that suits the console."""
+    """The live display for a terminal, and lines for anything else."""
     return Live(console) if console.is_terminal else Lines(console)

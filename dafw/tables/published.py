@@ -29,7 +29,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Published:
-    """One number somebody printed, in percent."""
+    """One published number, in percent."""
 
     method: str
     task: str

@@ -1,4 +1,4 @@
-"""A sheet as terminal text, Markdown, LaTeX and CSV."""
+"""Renders a sheet as terminal text, Markdown, LaTeX and CSV."""
 
 import csv
 import io
@@ -17,19 +17,19 @@ STYLES = {"method": "bold", "published": "cyan", "minus published": "dim cyan", 
 
 
 def label(line: Line) -> str:
-    """A line's first field: belongings are indented, lines that use target labels or other test samples say so."""
+    """First field of a line. Lines below a method are indented. Target labels and other test samples are mentioned."""
     indent = "" if line.kind == "method" else "  "
     return "".join([indent, line.label, *(f" ({mark})" for mark in marks_of(line))])
 
 
 def marks_of(line: Line) -> list[str]:
-    """What is said behind a method's name: that its runs use target labels, or other test samples to predict one."""
+    """Text after a method's name if its runs use target labels, or other test samples for a prediction."""
     marks = (("oracle", line.oracle), ("transductive", line.transductive))
     return [name for name, holds in marks if holds and line.kind == "method"]
 
 
 def blocks(sheet: Sheet) -> list[tuple[str, tuple[str, ...], tuple[Line, ...]]]:
-    """Heading, columns and lines of all there is to print: a block per criterion, then the criteria side by side."""
+    """Heading, columns and lines of each block: one for each criterion, then one with the criteria side by side."""
     found = [
         (f"Checkpoint: {describe_criterion(part.criterion)}", sheet.columns, part.lines) for part in sheet.sections
     ]
@@ -40,7 +40,7 @@ def blocks(sheet: Sheet) -> list[tuple[str, tuple[str, ...], tuple[Line, ...]]]:
 
 
 def render_terminal(sheet: Sheet, console: Console) -> None:
-    """Prints to the console; columns that do not fit beside each other go below."""
+    """Prints to the console. Columns that do not fit side by side go below."""
     if not console.is_terminal:
         console = Console(file=console.file, color_system=None, width=10_000)
     console.print(Text(sheet.title, style="bold"))
@@ -68,7 +68,7 @@ def render_terminal(sheet: Sheet, console: Console) -> None:
 
 
 def _fit(widths: list[int], room: int) -> list[list[int]]:
-    """Consecutive columns grouped so that each group fits; a group has at least one."""
+    """Groups consecutive columns so that each group fits. A group has at least one column."""
     groups: list[list[int]] = [[]]
     used = 0
     for i, width in enumerate(widths):
@@ -132,7 +132,7 @@ TEX = {
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is; ``->`` becomes an arrow."""
+    """Escapes text for LaTeX. ``->`` becomes an arrow."""
     return re.sub("|".join(map(re.escape, TEX)), lambda match: TEX[match[0]], text)
 
 
@@ -180,7 +180,7 @@ def _tex_value(value: Value | None) -> str:
 
 
 def render_csv(sheet: Sheet) -> str:
-    """One line per number of the table: criterion, row, kind of line, column, mean, std, n, mark, note."""
+    """CSV with a line for each number: criterion, row, kind of line, column, mean, std, n, mark, note."""
     rows: list[list[object]] = [["criterion", "row", "kind", "column", "mean", "std", "n", "mark", "note"]]
     for section in sheet.sections:
         for line in section.lines:
@@ -194,7 +194,7 @@ def render_csv(sheet: Sheet) -> str:
 
 
 def render_cells(store: Store) -> str:
-    """One line per run, criterion and target domain, in percent, with the run's steps, seconds and directory.
+    """CSV with a line for each run, criterion and target: percent, and the run's steps, seconds and directory.
 
     ``oracle`` says whether target labels trained this run, or any run of its row.
     """
@@ -207,8 +207,9 @@ def render_cells(store: Store) -> str:
         for criterion in (*result.criteria, LEFT_OUT) if result is not None else ():
             for domain, score in (store.scores(cell.row, cell.task, cell.seed, criterion) or {}).items():
                 assert result is not None
-                oracle = result.oracle or cell.row in oracles
-                numbers = [round(100 * score, 4), oracle, result.steps, result.seconds, result.directory.name]
+                oracle = result.run.oracle or cell.row in oracles
+                run = result.run
+                numbers = [round(100 * score, 4), oracle, run.steps, run.seconds["total"], result.directory.name]
                 rows.append([cell.row, cell.task, cell.seed, criterion, domain, *numbers])
     return _csv(rows)
 

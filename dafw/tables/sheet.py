@@ -1,4 +1,4 @@
-"""A table as lines and columns, before anybody decides how it looks.
+"""A table as lines and columns, without a decision on its looks.
 
 One section per selection criterion. In a section every method has its line, followed by what belongs to it: published
 numbers, the difference to them, its control, and the difference to its control, paired over seeds.
@@ -22,7 +22,7 @@ Kind = Literal["method", "published", "minus published", "control", "minus contr
 
 @dataclass(frozen=True)
 class Value:
-    """What one field shows, in percent (differences: percentage points)."""
+    """One field, in percent. Differences are in percentage points."""
 
     mean: float
     std: float | None = None
@@ -35,7 +35,7 @@ class Value:
 
     @property
     def number(self) -> str:
-        """The mean with one decimal, a difference with its sign; a published number as it was printed."""
+        """The mean with one decimal. A difference has its sign, and a published number is as it was printed."""
         if self.printed:
             return f"{self.mean:.2f}".removesuffix("0")
         text = f"{self.mean:{'+' if self.signed else ''}.1f}"
@@ -48,19 +48,19 @@ class Value:
 
     @property
     def count(self) -> str:
-        """``n=1`` where the number of seeds has to be said, or nothing."""
+        """``n=1`` if the number of seeds must be mentioned, or nothing."""
         return f"n={self.n}" if self.says_n else ""
 
     @property
     def text(self) -> str:
-        """Plain text, as in ``71.0 ± 1.2 (n=2)†``."""
+        """Plain text, for example ``71.0 ± 1.2 (n=2)†``."""
         spread = f" ± {self.spread}" if self.spread else ""
         return f"{self.number}{spread}{f' ({self.count})' if self.count else ''}{self.mark}"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a section: a method's own numbers or something beside them."""
+    """One line of a section: a method's own numbers, or a control, a difference or published numbers."""
 
     kind: Kind
     row: str
@@ -80,7 +80,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A complete table, ready to be rendered."""
+    """A complete table with all its numbers."""
 
     name: str
     title: str
@@ -121,7 +121,7 @@ def make_sheet(store: Store) -> Sheet:
 
 
 def describe_criterion(criterion: str) -> str:
-    """What a checkpoint chosen so is called."""
+    """The name of a checkpoint that the criterion chose."""
     said = {
         "last": "last (the final weights)",
         "oracle": "oracle (chosen with target labels)",
@@ -135,7 +135,7 @@ def _marks(lines: Sequence[Line]) -> set[str]:
 
 
 def _columns(table: Table) -> tuple[str, ...]:
-    """The targets of a task that has several, then the task; the summaries last."""
+    """The columns: for a task of several targets each target, then each task, then the summaries."""
     targets = target_columns(table.tasks)
     found: list[str] = []
     for task in table.tasks:
@@ -172,7 +172,7 @@ def _percents(store: Store, row: str, criterion: str) -> list[dict[int, float]]:
 
 
 def _fields(store: Store, row: str, criterion: str) -> list[dict[int, float]]:
-    """Percent by seed for each column but the summaries."""
+    """Percent by seed for each column, without the summaries."""
     targets = target_columns(store.table.tasks)
     fields = []
     for column in _columns(store.table):
@@ -193,7 +193,7 @@ def _value(table: Table, percents: dict[int, float], *, signed: bool = False, no
 
 
 def _worst(store: Store, row: str, criterion: str) -> tuple[str, dict[int, float]]:
-    """The (task, target domain) with the lowest mean, and its percents; nothing unless every task has a number."""
+    """The task and target with the lowest mean, and its percents. ``None`` unless every task has a number."""
     domains = {
         f"{task}, on {target}" if len(split_task(task)[1]) > 1 else task: percents
         for task in store.table.tasks
@@ -230,7 +230,7 @@ def _against_control(store: Store, method: str, control: str, criterion: str) ->
 
 
 def _worst_gain(store: Store, method: str, control: str, criterion: str) -> Value | None:
-    """The difference between the two numbers in the column "worst", which may be of two tasks, hence not paired."""
+    """The difference of two numbers in the column "worst". They may be of two tasks, so it is not paired."""
     (ours, a), (theirs, b) = (_worst(store, name, criterion) for name in (method, control))
     if not a or not b:
         return None
@@ -240,7 +240,7 @@ def _worst_gain(store: Store, method: str, control: str, criterion: str) -> Valu
 
 
 def _published(store: Store, name: str, row: str, own: tuple[Value | None, ...]) -> list[Line]:
-    """A line per source that printed numbers for the method, each followed by ours minus theirs (if we have any)."""
+    """For each source with published numbers of the method a line, then our numbers minus them if there are any."""
     table = store.table
     columns = _columns(table)
     ours: list[Published] = [one for one in table.published if one.method == name and one.metric == table.metric]

@@ -1,4 +1,4 @@
-"""Making the runs of a table on a SLURM cluster, through submitit (the extra ``slurm``).
+"""Makes the runs of a table on a SLURM cluster, through submitit (the extra ``slurm``).
 
 A job array has a task per run (or per ``chunk`` of runs). Runs that start from others are a second array, submitted
 when the first is done. A task that is preempted or reaches its time limit saves a checkpoint, is put back into the
@@ -19,7 +19,9 @@ from types import FrameType
 from typing import Any
 
 from dafw.errors import UserError, choose
-from dafw.run.worker import EXECUTE, FAILED, Order, Outcome, attempt, last_line, load_function, signals
+from dafw.run.pool import signals
+from dafw.run.result import RESULT
+from dafw.run.worker import EXECUTE, FAILED, Order, Outcome, attempt, last_line, load_function
 from dafw.tables.grid import Table
 from dafw.tables.launch import Job, Report, make_jobs
 from dafw.tables.progress import Reporter
@@ -39,10 +41,10 @@ NATIVE = {
     "setup": "slurm_setup",
     "warning": "slurm_signal_delay_s",
 }
-"""Keys of ``--slurm`` that submitit knows under another name."""
+"""By key of ``--slurm``, its name in submitit."""
 OPTIONS = (*NATIVE, "time", "chunk", "requeues", "cluster")
-POLL = 15.0
-"""Seconds between two looks at the queue and at the run directories."""
+QUEUE_POLL = 15.0
+"""Seconds between two questions to SLURM about its queue, which many users ask."""
 LARGEST_ARRAY = 1000
 """SLURM's default ``MaxArraySize`` is 1001."""
 
@@ -104,7 +106,7 @@ def _minutes(text: str) -> int:
 
 
 class Chunk:
-    """What an array task calls: makes its runs one after the other; submitit puts it back into the queue if stopped.
+    """Makes the runs of an array task one after the other. If it is stopped, submitit puts it back into the queue.
 
     Args:
         orders: the runs.
@@ -124,7 +126,7 @@ class Chunk:
         execute = load_function(self.function)
         outcomes = {}
         for order in self.orders:
-            if not (order.directory / "result.json").exists():
+            if not (order.directory / RESULT).exists():
                 with warning:
                     outcome = attempt(execute, order)
                 warning.hand_over()
@@ -132,7 +134,7 @@ class Chunk:
         return outcomes
 
     def checkpoint(self) -> Any:
-        """What submitit puts back into the queue: the same runs, which go on where they are."""
+        """What submitit puts back into the queue: the same runs, which go on from their checkpoints."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -169,7 +171,7 @@ class Warned:
             signal.raise_signal(signal.SIGTERM)
 
     def hand_over(self) -> None:
-        """Calls submitit's handler if its signal came; it does not return."""
+        """Calls submitit's handler if its signal came. The handler does not return."""
         if self.came and callable(self.theirs):
             self.theirs(self.signum, None)
 
@@ -183,7 +185,7 @@ def submit_table(
     function: str = EXECUTE,
     poll: float | None = None,
 ) -> Report:
-    """Submits every run of the table that is not done, waits for all, and submits once more what failed.
+    """Submits every run of the table that is not done, waits for all, and submits failed runs once more.
 
     Runs that start from others follow when those are done.
 
@@ -210,7 +212,7 @@ def submit_table(
                 ready = [job for job in pending if job.ready]
                 submission = Submission(executor, ready, root, table.metric, cluster, function)
                 later = [job for job in pending if not job.ready]
-                pending = submission.wait(reporter, report, poll or POLL, stop)
+                pending = submission.wait(reporter, report, poll or QUEUE_POLL, stop)
                 report.unsubmitted = len(later) if report.interrupted else 0
                 pending += drop(later, reporter, report)
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
@@ -221,7 +223,7 @@ def submit_table(
 
 
 def drop(jobs: list[Job], reporter: Reporter, report: Report) -> list[Job]:
-    """Fails the jobs whose start failed for good, and those that start from them; returns the others."""
+    """Fails the jobs that start from a job that failed for good. Returns the other jobs."""
     while lost := [job for job in jobs if job.fails_with()]:
         for job in lost:
             job.fail(job.fails_with(), retryable=False)
@@ -232,7 +234,7 @@ def drop(jobs: list[Job], reporter: Reporter, report: Report) -> list[Job]:
 
 
 class Submission:
-    """One job array: which task makes which runs.
+    """One job array, and the runs of each task.
 
     Args:
         executor: submitit's.
@@ -257,7 +259,7 @@ class Submission:
         self.waiting = {id(job): (job, tasks[number // size]) for number, job in enumerate(jobs)}
 
     def wait(self, reporter: Reporter, report: Report, poll: float, stop: int) -> list[Job]:
-        """Returns the runs to submit once more, when every run has ended one way or the other, or after a signal."""
+        """Waits until every run has ended or a signal comes. Returns the runs to submit once more."""
         again: list[Job] = []
         gone: set[str] = set()
         started = time.monotonic()
@@ -274,7 +276,7 @@ class Submission:
                 else:
                     continue
                 del self.waiting[id(job)]
-            # A task is given one more look after it left the queue: its result may reach this machine later.
+            # Its result may reach this machine after it left the queue, so it is looked at once more.
             gone = {task.job_id for _, task in self.waiting.values() if self._ended(task, queued)}
             if self.waiting and connection.wait([stop], poll):
                 report.interrupted = True
@@ -282,7 +284,7 @@ class Submission:
         return again
 
     def _queued(self) -> set[str] | None:
-        """The array tasks that SLURM still holds; None if it cannot be asked."""
+        """The array tasks in SLURM's queue; ``None`` if it cannot be asked."""
         if self.cluster.name != "slurm":
             return None
         listed = subprocess.run(["squeue", "--me", "-h", "-r", "-o", "%i"], capture_output=True, text=True, check=False)
@@ -302,6 +304,6 @@ class Submission:
             return Outcome("failed", f"the job {task.job_id} died, see {task.paths.stderr}")
         try:
             outcomes: dict[str, Outcome] = task.result()
-        except Exception as error:  # submitit raises what the job raised, as text
+        except Exception as error:  # submitit raises the error of the job as text
             return Outcome("failed", f"the job {task.job_id} failed: {last_line(str(error))}")
         return outcomes.get(job.directory.name, Outcome("failed"))

@@ -15,14 +15,14 @@ class Statistic:
 
 
 def summarise(values: Sequence[float]) -> Statistic | None:
-    """The statistic of the values; None if there are none."""
+    """The statistic of the values; ``None`` if there is no value."""
     if not values:
         return None
     return Statistic(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
 
 
 def differences(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[int, float]:
-    """Ours minus theirs at every seed that both have: a seed decides initial weights and batches, so they are pairs."""
+    """Ours minus theirs at every seed that both have. They are pairs: a seed decides initial weights and batches."""
     return {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
 
 
@@ -34,6 +34,6 @@ def average(tasks: Sequence[Mapping[int, float]]) -> dict[int, float]:
 
 
 def worst(domains: Mapping[str, Mapping[int, float]]) -> str | None:
-    """The name whose mean over its seeds is the lowest; None unless every one has a number."""
+    """The name with the lowest mean over its seeds; ``None`` unless every name has a number."""
     means = {name: fmean(values.values()) for name, values in domains.items() if values}
     return min(means, key=lambda name: means[name]) if means and len(means) == len(domains) else None

@@ -1,9 +1,10 @@
-"""How far each run of a table is."""
+"""The state of each run of a table."""
 
 from pathlib import Path
 from typing import Literal
 
-from dafw.run.directory import Busy, lock
+from dafw.files import Busy
+from dafw.run.directory import LOCK, lock
 from dafw.run.worker import FAILED
 from dafw.tables.store import Store
 
@@ -13,7 +14,7 @@ STATES: tuple[State, ...] = ("done", "running", "failed", "interrupted", "missin
 
 def is_running(directory: Path) -> bool:
     """Whether a process holds the run directory."""
-    if not (directory / ".lock").exists():
+    if not (directory / LOCK).exists():
         return False
     try:
         with lock(directory):
@@ -25,8 +26,8 @@ def is_running(directory: Path) -> bool:
 def states(store: Store) -> dict[str, State]:
     """The state of every cell, by its label.
 
-    ``failed`` is a run whose last attempt ended with an error, ``interrupted`` one that was begun and goes on from its
-    last checkpoint, ``missing`` one that never began.
+    The last attempt of a ``failed`` run ended with an error. An ``interrupted`` run goes on from its last checkpoint. A
+    ``missing`` run never began.
     """
     found: dict[str, State] = {}
     for cell in store.table.runs():

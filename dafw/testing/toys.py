@@ -12,9 +12,10 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 
 from dafw.data import ArrayImages, Domain
+from dafw.data.roles import Split
 from dafw.nn.attention import SqueezeExcite
 from dafw.nn.network import Network
-from datamodules.base import DomainDataModule, Split
+from datamodules.base import DomainDataModule
 
 SIZE, CLASSES = 6, 3
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dafw.errors import UserError, choose
-from dafw.run.directory import read_result, write_atomically
+from dafw.files import write_atomically
+from dafw.run.result import read_result
 from dafw.tuning.space import Dimension, locate, method_space, overlay, parse_space, place, whole_space
 from dafw.tuning.study import Plan, Study, load_optuna
 from dafw.tuning.trials import brief, shown, work, work_together
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 
 SHOWN = 5
 UNSEARCHED = ("data.oracle", "data.source", "data.target", "model.checkpoint", "trainer.callbacks")
-"""What a study is about: its trials must not differ in it, nor in whether target labels take part."""
+"""Keys that must be the same in all trials of a study, since they say what it is about or which labels it uses."""
 SPACE_HELP = "KEY=LOW:HIGH[:log|:linear], KEY=A,B,C or a YAML file of these: added to the method's search space"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what ``dafw tune`` takes beside the options of ``dafw fit``."""
+    """Adds the options of ``dafw tune`` to those of ``dafw fit``."""
     parser.usage = (
         "dafw tune --objective VALIDATOR --study FILE [options below] [options of dafw fit]\n"
         "       dafw tune show FILE [--allow-oracle]"
@@ -92,7 +93,7 @@ def _show(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
 
 
 def make_plan(args: argparse.Namespace, rest: list[str]) -> Plan:
-    """What the command asks for, checked as far as it can be before anything is trained.
+    """The plan of the command, checked as far as possible before anything is trained.
 
     Args:
         args: the options of ``dafw tune``.
@@ -140,7 +141,7 @@ def make_plan(args: argparse.Namespace, rest: list[str]) -> Plan:
 
 def _direction(cli: "DafwCLI", objective: str, allow_oracle: bool) -> bool:
     """Whether a higher objective is better."""
-    from dafw.run.commands import directions
+    from dafw.run.checks import directions
 
     if objective == "oracle":
         if not allow_oracle:
@@ -164,13 +165,13 @@ def _labels(cli: "DafwCLI", objective: str) -> str:
 
 
 def _fixed(rest: Sequence[str], keys: Sequence[str]) -> list[str]:
-    """Those of the keys that have a value on the command line."""
+    """The keys among ``keys`` that have a value on the command line."""
     said = {argument.partition("=")[0].replace(".init_args.", ".") for argument in rest if argument.startswith("--")}
     return [key for key in keys if f"--{key}" in said]
 
 
 def _check_space(cli: "DafwCLI", config: Mapping[str, Any], space: Sequence[Dimension]) -> None:
-    """Whether each key exists and takes the ends of its range, or its choices."""
+    """Checks that each key exists and accepts the ends of its range, or its choices."""
     from jsonargparse import ArgumentError
 
     from dafw.run.config_errors import explain
@@ -191,9 +192,10 @@ def _check_space(cli: "DafwCLI", config: Mapping[str, Any], space: Sequence[Dime
 
 
 def _check_run(cli: "DafwCLI") -> None:
-    """What a run would refuse before its first step."""
+    """Checks all that a run would refuse before its first step."""
     from dafw.callbacks import averaging
-    from dafw.run.commands import check_trainer
+    from dafw.lightning_adapter import connect
+    from dafw.run.checks import check_trainer
 
     options = cli.config_init["trainer"]
     if options["devices"] not in ("auto", 1, "1", -1) or options["num_nodes"] != 1:
@@ -203,18 +205,17 @@ def _check_run(cli: "DafwCLI") -> None:
     if names := averaging(trainer.callbacks):  # type: ignore[attr-defined]
         raise UserError(f"no validation is of the weights that {names[0]} averages: leave it out of dafw tune")
     check_trainer(trainer, cli.model, cli.config_init["run"].allow_oracle)
-    trainer.strategy.connect(cli.model)  # whose setting says what the data loads
-    cli.datamodule.trainer = trainer
-    cli.datamodule.prepare_data()
-    cli.datamodule.setup("fit")
-    cli.datamodule.train_dataloader()
+    if connect(trainer, cli.model, cli.datamodule):
+        cli.datamodule.prepare_data()
+        cli.datamodule.setup("fit")
+        cli.datamodule.train_dataloader()
 
 
 # ---- after the last
 
 
 def print_study(study: Study, allow_oracle: bool) -> None:
-    """The best trials, and whether target labels took part."""
+    """Prints the best trials, and whether target labels took part."""
     plan, best, trials = study.plan, study.best(), study.trials()
     failed = sum(trial.state.name == "FAIL" for trial in trials)
     name = f"{plan['objective']} ({plan['select']} validation, {study.study.direction.name.lower()}d"
@@ -243,24 +244,24 @@ def _verdict(labels: str) -> str:
 
 
 def _test(runs: Mapping[str, str]) -> str:
-    """The mean test metric of the targets over the runs, as they ended."""
+    """The mean test metric of the targets over finished runs, as text."""
     values = []
     for folder in runs.values():
         result = read_result(Path(folder))
         if result is None:
             return "unknown"
-        values += [result["test"][name][result["metric"]] for name in result["target"]]
+        values += [result.test[name][result.metric] for name in result.target]
     mean = sum(values) / len(values) if values else math.nan
     return f"{100 * mean:.2f} %"
 
 
 def best_file(study: Path) -> Path:
-    """Where the best trial's values are written: ``dann.best.yaml`` beside ``dann.db``."""
+    """The file of the best trial's values, for example ``dann.best.yaml`` beside ``dann.db``."""
     return study.with_name(f"{study.stem}.best.yaml")
 
 
 def write_best(plan: Plan, study: Study) -> Path | None:
-    """Writes the best trial's values as a configuration to lay over others; ``None`` if no trial has an objective."""
+    """Writes the best trial's values as an overlay for other configurations; ``None`` if no trial has an objective."""
     best = study.best()
     if not best:
         return None

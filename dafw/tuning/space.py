@@ -1,4 +1,4 @@
-"""What is searched: keys of a configuration, each with a range or with choices."""
+"""The search space: keys of a configuration, each with a range or with choices."""
 
 import copy
 import math
@@ -41,23 +41,23 @@ class Dimension:
 
     @property
     def ends(self) -> tuple[Scalar, ...]:
-        """Its choices, or its least and greatest value: what a check must accept."""
+        """Its choices, or its least and its greatest value."""
         return self.choices or (self.low, self.high)
 
     def __str__(self) -> str:
-        """As ``--space`` takes it."""
+        """The dimension in the form of ``--space``."""
         if self.choices:
             return f"{self.key}={','.join(map(written, self.choices))}"
         return f"{self.key}={self.low}:{self.high}:{'log' if self.log else 'linear'}"
 
 
 def written(value: Any) -> str:
-    """A value as in YAML, on one line: ``0.1``, ``true``, ``joint``."""
+    """A value as YAML on one line, for example ``0.1``, ``true`` or ``joint``."""
     return str(yaml.safe_dump(value, default_flow_style=True, width=10**6)).removesuffix("\n").removesuffix("\n...")
 
 
 def make_range(key: str, low: Any, high: Any, scale: str = "") -> Dimension:
-    """A range, in log scale if it says so, or if it is of positive floats and spans a factor of 10 or more.
+    """A range. Its scale is logarithmic if it says so, or if it is of positive floats and spans a factor of 10.
 
     Raises:
         UserError: if the ends are no finite numbers in order, or a log scale starts at 0 or below.
@@ -86,7 +86,7 @@ def make_choices(key: str, values: Iterable[Any]) -> Dimension:
 
 
 def method_space(space: Mapping[str, Any]) -> list[Dimension]:
-    """A method's own ``search_space``: a tuple is a range, a list are choices."""
+    """The dimensions of a method's ``search_space``. A tuple is a range, a list holds choices."""
     return [
         make_range(f"model.{name}", *value) if isinstance(value, tuple) else make_choices(f"model.{name}", value)
         for name, value in space.items()
@@ -141,7 +141,7 @@ def _scalar(text: Any) -> Any:
 
 
 def whole_space(own: Sequence[Dimension], given: Sequence[Dimension], fixed: Iterable[str]) -> tuple[Dimension, ...]:
-    """The method's own dimensions without those that the command line fixes, then what is given, which wins.
+    """The dimensions of a search: the method's own without those that the command line fixes, and the given ones.
 
     Args:
         own: of the method.
@@ -163,7 +163,7 @@ def whole_space(own: Sequence[Dimension], given: Sequence[Dimension], fixed: Ite
 
 
 def locate(config: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """Where a key lies in a complete configuration, which names the arguments of a class ``init_args``.
+    """The place of a key in a complete configuration, which has the arguments of a class under ``init_args``.
 
     Raises:
         UserError: if there is no such key, naming the nearest.
@@ -206,7 +206,7 @@ def place(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any
 
 
 def overlay(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Only the values, with the classes that they are arguments of: a file for ``dafw fit --config``."""
+    """The values of some keys with their classes, as a file for ``dafw fit --config``."""
     result: dict[str, Any] = {}
     for key, value in values.items():
         source: Any = config

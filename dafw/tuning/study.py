@@ -1,9 +1,9 @@
 """The study: an SQLite file that Optuna writes, shared by processes that take turns.
 
-A transaction of SQLite is either in the file or not when its process is killed, and other tools read the file. But
-several writers would find it locked, and two could take the same trial. So whatever reads and then writes does so while
-it holds a lock of the operating system, which is gone with its process. Another such lock is held for each trial while
-it is at work: a trial that is running while nobody holds its lock was lost, and is tried again with its parameters.
+SQLite writes a transaction whole or not at all, even if its process is killed, and other tools can read the file. But
+several writers would find it locked, and two could take the same trial. So a process that reads and then writes holds a
+lock of the operating system, which ends with the process. A process also holds a lock for the trial that it works on. A
+running trial whose lock nobody holds was lost, and is tried again with its parameters.
 """
 
 import importlib
@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from dafw.errors import UserError
+from dafw.files import Busy, hold, locked
+from dafw.run.identity import INCIDENTAL, changing_callbacks
 from dafw.tuning.space import Dimension, locate, written
 
 if TYPE_CHECKING:
@@ -25,11 +27,11 @@ if TYPE_CHECKING:
 
 NAME = "dafw"
 CRASHES = 2
-"""Times that a trial may take its process with it, as by running out of memory."""
+"""Crashes of a process, for example for lack of memory, after which its trial has failed."""
 
 
 def load_optuna() -> Any:
-    """The package, without its log lines.
+    """Imports Optuna, and silences its log.
 
     Raises:
         UserError: if it is not installed.
@@ -45,19 +47,19 @@ def load_optuna() -> Any:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is searched, and by what: the same for all trials of a study.
+    """What a study searches, and how. It is the same for all its trials.
 
     Attributes:
-        study: the file.
+        study: the study's file.
         root: folder of the run directories.
-        config: a complete configuration, which the trials vary.
+        config: a complete configuration. The trials vary it.
         space: the searched keys.
         objective: the validator, or ``oracle``.
         select: the validation that counts: ``last`` or ``best``.
-        higher_is_better: the objective's direction.
-        seeds: of the runs of each trial; the objective is their mean.
-        trials: how many the study shall have.
-        sampler_seed: of the sampler.
+        higher_is_better: whether a higher objective is better.
+        seeds: seeds of the runs of each trial. The objective is their mean.
+        trials: number of trials that the study shall have.
+        sampler_seed: seed of the sampler.
         labels: how target labels take part in a run or in the objective; empty if they do not.
     """
 
@@ -74,9 +76,7 @@ class Plan:
     labels: str = ""
 
     def description(self) -> dict[str, Any]:
-        """What makes it another study if it is another: of a configuration, all that determines a run's numbers."""
-        from dafw.run.directory import INCIDENTAL, changing_callbacks
-
+        """What must be the same for a study to go on: all that determines the numbers of its runs, and the search."""
         kept = {key: value for key, value in self.config.items() if key in ("model", "data", "trainer")}
         fixed = {".".join(key): value for key, value in _leaves(kept)}
         dropped = {".".join(locate(self.config, dimension.key)) for dimension in self.space}
@@ -172,30 +172,30 @@ class Study:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """While no other process reads or writes."""
-        with FileLock(self.locks / "turn"):
+        """Holds the study while the block runs, so that no other process reads or writes it."""
+        with locked(self.locks / "turn"):
             yield
 
     # ---- what was found
 
     @property
     def plan(self) -> dict[str, Any]:
-        """The description of its plan."""
+        """The description of its plan, see :meth:`Plan.description`."""
         return dict(self.study.user_attrs.get("plan") or {})
 
     @property
     def labels(self) -> str:
-        """How target labels took part; empty if they did not."""
+        """How target labels take part; empty if they do not."""
         return str(self.plan.get("labels") or "")
 
     def trials(self) -> "list[FrozenTrial]":
-        """All but those that were lost and have been given another try."""
+        """All trials, without the lost ones that are tried again."""
         trials = self.study.get_trials(deepcopy=False)
         again = {trial.user_attrs.get("retry_of") for trial in trials}
         return [trial for trial in trials if trial.number not in again]
 
     def best(self) -> "list[FrozenTrial]":
-        """Those with an objective, the best first."""
+        """The trials with an objective, the best first."""
         done = [trial for trial in self.trials() if trial.state.name == "COMPLETE"]
         sign = -1 if self.study.direction.name == "MAXIMIZE" else 1
         return sorted(done, key=lambda trial: sign * trial.values[0])
@@ -203,10 +203,10 @@ class Study:
     # ---- work
 
     def take(self, plan: Plan) -> Taken | None:
-        """The next trial: one that was lost before, or a new one; ``None`` if there are enough.
+        """Takes the next trial: a lost one again, or a new one. ``None`` if there are enough.
 
-        A new one's parameters depend on the sampler's seed, on how many trials there are, and on what the finished ones
-        found, but not on the process that draws them, so that an interrupted study goes on as if it had not been.
+        The parameters of a new trial depend on the sampler's seed, on the number of trials and on what the finished
+        trials found. They do not depend on the process. So an interrupted study goes on as if nothing had happened.
         """
         from numpy.random import SeedSequence
 
@@ -217,12 +217,11 @@ class Study:
             seed = int(SeedSequence([plan.sampler_seed, begun]).generate_state(1)[0])
             self.study.sampler = self.optuna.samplers.TPESampler(seed=seed, constant_liar=True)
             trial = self.study.ask()
-            lock = FileLock(self.locks / str(trial.number))
-            lock.acquire()
+            lock = hold(self.locks / str(trial.number))
             return Taken(trial, {dimension.key: suggest(trial, dimension) for dimension in plan.space}, lock)
 
     def tell(self, taken: Taken, value: float | None, **notes: Any) -> None:
-        """Ends a trial, with its objective or, for a failed one, without, and with notes of what was found."""
+        """Ends a trial, with notes of what it found. A trial without an objective has failed."""
         with self.turn():
             for name, note in notes.items():
                 taken.trial.set_user_attr(name, note)
@@ -233,29 +232,28 @@ class Study:
             self._release(taken.lock)
 
     def give_back(self, taken: Taken) -> None:
-        """Leaves an interrupted trial to whoever goes on."""
+        """Gives an interrupted trial back, so that it is tried again."""
         with self.turn():
             self._retry(self._frozen(taken.number))
             self._release(taken.lock)
 
     def reclaim(self, crashed: bool = False) -> int:
-        """Makes another try of each trial whose process is gone.
+        """Tries each trial again that lost its process.
 
         Args:
-            crashed: whether its process ended by itself: after two such tries the trial has failed.
+            crashed: whether the process ended by itself. After :data:`CRASHES` such tries the trial has failed.
 
         Returns:
-            How many were found.
+            The number of such trials.
         """
         found = 0
         with self.turn():
             for trial in self.trials():
-                lock = FileLock(self.locks / str(trial.number))
+                if trial.state.name != "RUNNING":
+                    continue
                 try:
-                    if trial.state.name != "RUNNING":
-                        continue
-                    lock.acquire(timeout=0)
-                except Timeout:
+                    lock = hold(self.locks / str(trial.number), wait=False)
+                except Busy:
                     continue
                 found += 1
                 crashes = int(trial.user_attrs.get("crashes", 0)) + crashed
@@ -270,7 +268,7 @@ class Study:
         return self.study.get_trials(deepcopy=False)[number]
 
     def _retry(self, trial: "FrozenTrial", crashes: int | None = None) -> None:
-        """The new try first: whoever is killed in between leaves a lost trial that already has one."""
+        """Enqueues the new try first. If the process is killed in between, the lost trial already has its new try."""
         count = int(trial.user_attrs.get("crashes", 0)) if crashes is None else crashes
         self.study.enqueue_trial(dict(trial.params), user_attrs={"retry_of": trial.number, "crashes": count})
         self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
@@ -290,7 +288,7 @@ def suggest(trial: "Trial", dimension: Dimension) -> Any:
 
 
 def refuse_other(path: Path, held: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """A file holds one study.
+    """Checks that a file holds no other study.
 
     Raises:
         UserError: naming what differs from what is asked for.

@@ -1,34 +1,29 @@
-"""Making the trials of a study: here one after the other, or in several processes that share the study's file."""
+"""Makes the trials of a study: one after the other here, or in several processes that share the study's file."""
 
 import math
-import multiprocessing
-import os
 import signal
 import sys
 import time
 from collections.abc import Mapping
 from multiprocessing import connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from statistics import fmean
 from textwrap import shorten
 from typing import Any
 
-from dafw.errors import UserError
-from dafw.run.devices import visible_gpus, worker_environment
-from dafw.run.directory import ORACLE, execute, read_result, run_directory
-from dafw.run.worker import Order, Outcome, attempt, become_worker, limit_threads, signals
+from dafw.errors import NonFiniteLoss, UserError
+from dafw.run.directory import run_directory
+from dafw.run.entry import execute
+from dafw.run.identity import ORACLE
+from dafw.run.pool import POLL, ProcessPool, limit_threads, signals
+from dafw.run.result import Result, read_result
+from dafw.run.worker import Order, Outcome, attempt
 from dafw.tuning.space import place, written
 from dafw.tuning.study import Plan, Study, Taken
 
-GRACE = 120.0
-"""Seconds that interrupted processes get to save a checkpoint."""
-POLL = 1.0
-"""Seconds between two looks at a run that another process makes."""
-
 
 class Interrupted(Exception):
-    """A signal ended a trial's run, which can go on from its checkpoint."""
+    """A signal ended a trial's run. The run can go on from its checkpoint."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -62,7 +57,7 @@ def work(plan: Plan, study: Study) -> int:
 
 
 def run_trial(plan: Plan, study: Study, taken: Taken) -> None:
-    """Makes the runs of one trial, and tells the study what they found; a run that fails makes the trial fail."""
+    """Makes the runs of one trial, and tells the study what they found. If a run fails, the trial fails."""
     started = time.monotonic()
     scores: dict[str, float] = {}
     folders: dict[str, str] = {}
@@ -74,7 +69,9 @@ def run_trial(plan: Plan, study: Study, taken: Taken) -> None:
         try:
             if outcome.status == "failed":
                 raise UserError(outcome.error)
-            result = read_result(folder) or {}
+            result = read_result(folder)
+            if result is None:
+                raise UserError("it ended without a result")
             refuse_labels(result, plan)
             scores[str(seed)] = objective(result, plan)
         except UserError as error:
@@ -90,18 +87,18 @@ def run_trial(plan: Plan, study: Study, taken: Taken) -> None:
 
 
 def brief(error: str) -> str:
-    """An error on a line that can be read: what follows the first 150 characters is in the run's log."""
+    """The first 150 characters of an error. The run's log has all of it."""
     return shorten(error, 150, placeholder=" ...")
 
 
 def shown(params: Mapping[str, Any]) -> str:
-    """Parameters on one line: ``model.lr=0.01234 model.entropy=true``."""
+    """Parameters on one line, for example ``model.lr=0.01234 model.entropy=true``."""
     texts = {key: f"{value:.4g}" if isinstance(value, float) else written(value) for key, value in params.items()}
     return " ".join(f"{key}={text}" for key, text in texts.items())
 
 
 def make_run(config: dict[str, Any], folder: Path, root: Path) -> Outcome:
-    """Makes or resumes one run, with what it prints in its directory; waits if another process makes the same run.
+    """Makes or resumes one run. Its output goes into its directory. Waits if another process makes the same run.
 
     Raises:
         Interrupted: if a signal ended it.
@@ -109,7 +106,6 @@ def make_run(config: dict[str, Any], folder: Path, root: Path) -> Outcome:
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     from dafw.callbacks import Stopped
-    from dafw.methods.step_log import NonFiniteLoss
 
     signums: list[int] = []
 
@@ -117,7 +113,7 @@ def make_run(config: dict[str, Any], folder: Path, root: Path) -> Outcome:
         try:
             execute(config, root)
         except NonFiniteLoss as error:
-            raise UserError(str(error)) from error  # a finding, which needs no traceback
+            raise UserError(str(error)) from error  # the log needs no traceback
         except Stopped as stopped:
             signums.append(stopped.signum)
             raise
@@ -136,26 +132,27 @@ def make_run(config: dict[str, Any], folder: Path, root: Path) -> Outcome:
     return outcome
 
 
-def refuse_labels(result: Mapping[str, Any], plan: Plan) -> None:
-    """A study in which target labels have no part has no run in which they have.
+def refuse_labels(result: Result, plan: Plan) -> None:
+    """Checks that target labels took no part in a run of a study that is without them.
 
     Raises:
         UserError: if they trained the run or a callback monitored what they say, and the plan has no such labels.
     """
-    monitors = [name for name in result.get("monitors") or [] if name.startswith(ORACLE)]
-    if not plan.labels and (result.get("oracle") or monitors):
+    monitors = [name for name in result.monitors if name.startswith(ORACLE)]
+    if not plan.labels and (result.oracle or monitors):
         raise UserError("target labels took part in its run, and the study is one without")
 
 
-def objective(result: Mapping[str, Any], plan: Plan) -> float:
-    """A run's objective: at its last validation, or the best of all.
+def objective(result: Result, plan: Plan) -> float:
+    """The objective of a run, at its last validation or at its best one.
 
     Raises:
         UserError: if it has none that is finite.
     """
-    history = result.get("history") or []
-    part, name = ("oracle", result.get("metric")) if plan.objective == "oracle" else ("validators", plan.objective)
-    values = [float(record[part].get(name, math.nan)) for record in history]
+    if plan.objective == "oracle":
+        values = [one.oracle.get(result.metric, math.nan) for one in result.history]
+    else:
+        values = [one.validators.get(plan.objective, math.nan) for one in result.history]
     finite = [value for value in values if math.isfinite(value)]
     if plan.select == "best" and finite:
         return max(finite) if plan.higher_is_better else min(finite)
@@ -168,9 +165,8 @@ def objective(result: Mapping[str, Any], plan: Plan) -> float:
 # ---- several processes
 
 
-def serve(plan: Plan, environment: dict[str, str]) -> None:
-    """A worker process: makes trials until there are enough, or it gets SIGTERM."""
-    become_worker(environment)
+def serve(pipe: connection.Connection, environment: dict[str, str], plan: Plan) -> None:
+    """Makes trials in a worker process until there are enough, or SIGTERM comes. The pipe is not used."""
     limit_threads(environment)
     try:
         sys.exit(work(plan, Study(plan.study, plan)))
@@ -182,49 +178,26 @@ def serve(plan: Plan, environment: dict[str, str]) -> None:
 def work_together(plan: Plan, study: Study, workers: int) -> int:
     """Makes trials in several processes until there are enough.
 
-    A process that dies of its trial is replaced. Ctrl-C and SIGTERM are passed on, and each saves a checkpoint.
+    A process that dies of its trial is replaced. Ctrl-C and SIGTERM are passed on, and each process saves a checkpoint.
 
     Returns:
         0, 1 if the processes ended before there were enough trials, or 130 after a signal.
     """
-    gpus, context = visible_gpus(), multiprocessing.get_context("spawn")
-
-    def start(number: int) -> SpawnProcess:
-        process = context.Process(target=serve, args=(plan, worker_environment(number, workers, gpus)))
-        process.start()
-        return process
-
     with signals() as stop:
-        processes = {number: start(number) for number in range(workers)}
-        while processes:
-            ready = connection.wait([stop, *(process.sentinel for process in processes.values())])
-            if stop in ready:
-                _end(list(processes.values()), stop)
-                study.reclaim()
-                return 130
-            for number, process in list(processes.items()):
-                if process.sentinel in ready:
-                    process.join()
-                    del processes[number]
-                    if process.exitcode and study.reclaim(crashed=True):
-                        print(f"a process died ({process.exitcode}) in its trial; another takes its place", flush=True)
-                        processes[number] = start(number)
+        pool = ProcessPool(serve, (plan,), workers, stop)
+        try:
+            while not pool.full:
+                pool.start()
+            while pool.workers:
+                ready = pool.wait()
+                if ready.stopped:
+                    return 130
+                for worker in ready.ended:
+                    code = pool.remove(worker)
+                    if code and study.reclaim(crashed=True):
+                        print(f"a process died ({code}) in its trial; another takes its place", flush=True)
+                        pool.start()
+        finally:
+            pool.close()
+            study.reclaim()
     return 0 if sum(trial.state.is_finished() for trial in study.trials()) >= plan.trials else 1
-
-
-def _end(processes: list[SpawnProcess], stop: int) -> None:
-    """SIGTERM, and a kill after the grace period or a second signal."""
-    os.read(stop, 4096)
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + GRACE
-    alive = processes
-    while alive and (left := deadline - time.monotonic()) > 0:
-        ready = connection.wait([stop, *(process.sentinel for process in alive)], left)
-        if stop in ready:
-            break
-        alive = [process for process in alive if process.is_alive()]
-    for process in alive:
-        process.kill()
-    for process in processes:
-        process.join()

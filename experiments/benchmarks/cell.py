@@ -13,7 +13,8 @@ from unittest.mock import patch
 
 from harness import Measure, mirrored, say, timed
 
-from dafw.run.directory import execute, read_result
+from dafw.run.entry import execute
+from dafw.run.result import read_result
 
 LIMIT = 1.0
 
@@ -72,7 +73,7 @@ def overhead(setting: Setting, mode: str, seed: int, root: Path) -> float:
     taken = time.perf_counter() - start
     result = read_result(folder)
     assert result is not None, folder
-    return taken - float(result["seconds"]["train"]) - float(result["seconds"]["evaluate"])
+    return taken - result.seconds["train"] - result.seconds["evaluate"]
 
 
 def measure(quick: bool = False) -> list[Measure]:

@@ -21,7 +21,7 @@ from dafw.callbacks import Checkpointing, Stopping
 from dafw.methods import DANN
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
-from dafw.run.artifacts import Clock
+from dafw.run.clock import Clock
 from dafw.run.config import parse
 from dafw.run.loggers import CsvLog
 from dafw.testing.steps import Operations

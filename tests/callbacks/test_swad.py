@@ -14,7 +14,7 @@ from dafw.callbacks.swad import LossValley
 from dafw.errors import UserError
 from dafw.methods import ADDA, ERM, SHOT, Fish, FixMatch, Method, Mixup, ParetoDA, SourceOnly
 from dafw.nn.norm import DomainBatchNorm
-from dafw.run.directory import config_hash
+from dafw.run.identity import config_hash
 from dafw.testing import Case, case, contract
 from dafw.testing.cases import differences
 from dafw.testing.steps import StepWatch
@@ -132,7 +132,7 @@ def test_the_statistics_are_means_over_further_batches_and_nothing_else_changes(
         data.trainer.lightning_module.steps_started = done  # type: ignore[union-attr]
         for batch in loader:
             with torch.no_grad():
-                again.run(batch.x, batch.num_source)
+                again.forward_rows(batch.x, batch.num_source)
     means = torch.stack([x.mean((0, 2, 3)) for x in inputs[:6]]).mean(0)
     torch.testing.assert_close(layer.running_mean, means, rtol=1e-5, atol=1e-6)
     assert layer.momentum == 0.1
@@ -173,7 +173,7 @@ def test_statistics_are_of_what_a_step_passes(item: Case, passes: int, tmp_path:
 
     def note(_: Any, given: tuple[torch.Tensor]) -> None:
         if method.training:
-            seen.append((method.rows.num_source, given[0].clone()))
+            seen.append((method.layout.num_source, given[0].clone()))
 
     def compare(batch: Any) -> None:
         seen.clear()

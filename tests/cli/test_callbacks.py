@@ -12,8 +12,10 @@ from commands import QUICK, call
 
 from dafw.methods import ERM as ERMMethod
 from dafw.nn.network import Network
-from dafw.run.artifacts import Clock, write_result
-from dafw.run.directory import averages_weights, config_hash, execute
+from dafw.run.artifacts import collect_result
+from dafw.run.clock import Clock
+from dafw.run.entry import execute
+from dafw.run.identity import averages_weights, config_hash
 from dafw.testing.toys import ToyData
 
 ERM = ("--model", "ERM", *QUICK)
@@ -165,9 +167,9 @@ def test_lightnings_averages_of_weights(name: str, arguments: dict[str, Any], av
     )
     trainer.fit(method, datamodule=data)
     trainer.test(method, datamodule=data, verbose=False)
-    written = write_result(trainer, method, data, {"seed_everything": 0}, Path(), Clock())
+    result = collect_result(trainer, method, data, {"seed_everything": 0}, Clock())
     seen = any(torch.equal(weights, looking.tested[-1]) for weights in looking.validated)
-    assert (written["averaged"], seen) == (averaged, not averaged)
+    assert (result.averaged, seen) == (averaged, not averaged)
     assert averages_weights(
         {"trainer": {"callbacks": [{"class_path": f"pytorch_lightning.callbacks.{name}"}]}}
     ) == bool(averaged)

@@ -7,7 +7,9 @@ import yaml
 from commands import call, one_run
 
 from dafw.run.config import with_signed_names
-from dafw.run.directory import config_hash, read_result, run_directory
+from dafw.run.directory import run_directory
+from dafw.run.identity import config_hash
+from dafw.run.result import read_result
 from dafw.tables.fields import read_tasks, split_task
 
 TINY = (
@@ -32,8 +34,8 @@ def test_signs_on_the_command_line(capsys: pytest.CaptureFixture[str], sources: 
     folder = fit(capsys, "--data", "ColoredMNIST", "--data.source", sources, "--data.target", target)
     result = read_result(folder)
     assert result is not None
-    assert result["task"] == f"{sources.strip('[]')}->{target}"
-    assert set(result["test"]) == {*sources.strip("[]").split(","), target}
+    assert result.task == f"{sources.strip('[]')}->{target}"
+    assert set(result.test) == {*sources.strip("[]").split(","), target}
     assert "%" not in folder.name
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert run_directory(config, Path("runs")) == folder
@@ -44,7 +46,9 @@ def test_numbers_and_strings_are_the_same_run(capsys: pytest.CaptureFixture[str]
     Path("angles.yaml").write_text("data: {class_path: RotatedMNIST, init_args: {source: [15, 30], target: 0}}\n")
     folder = fit(capsys, "--config", "angles.yaml")
     assert folder.name.startswith("SourceOnly-15+30-0-s0-")
-    assert (read_result(folder) or {})["task"] == "15,30->0"
+    result = read_result(folder)
+    assert result is not None
+    assert result.task == "15,30->0"
     again = call(capsys, "fit", "--data", "RotatedMNIST", "--data.source", '["15","30"]', "--data.target", "0", *TINY)
     assert again.code == 0
     assert again.out.startswith("done already: ")

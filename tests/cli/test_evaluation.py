@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ import torch
 from commands import QUICK, call, one_run, rows
 
 from dafw.data import Domain
+from dafw.run.result import RESULT, TEST, read_result_file
 from dafw.testing.toys import ToyData
 
 ARGUMENTS = ("--model", "DANN", "--model.width", "8", *QUICK)
@@ -36,7 +38,9 @@ def copied(trained: Path, workplace: Path) -> None:
 
 
 def printed(out: str) -> dict[str, float]:
-    return {line.split()[0]: float(line.split()[1]) for line in out.splitlines()}
+    """The metrics by name, without the line that names the result file."""
+    lines = [line.split() for line in out.splitlines() if not line.endswith(".json")]
+    return {name: float(value) for name, value in lines}
 
 
 def test_test(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,6 +51,44 @@ def test_test(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found) == {f"test/{name}/{kind}" for name in "ab" for kind in ("accuracy", "mean_class_accuracy")}
     for name in "ab":
         assert found[f"test/{name}/accuracy"] == pytest.approx(result["test"][name]["accuracy"], abs=1e-4)
+
+
+def test_a_test_writes_a_result(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same numbers as the run's own result; what is measured anew may differ."""
+    folder = one_run(Path("runs"))
+    run = read_result_file(folder / RESULT)
+    checkpoint = next((folder / "checkpoints").iterdir())
+    for options, path in (((), folder / TEST), (("--output", "there/mine.json"), Path("there/mine.json"))):
+        done = call(capsys, "test", *ARGUMENTS, *options)
+        assert (done.code, done.out.splitlines()[-1]) == (0, str(path))
+        tested = read_result_file(path)
+        assert tested.seconds["total"] > 0
+        assert tested.checkpoint == str(checkpoint)
+        assert replace(tested, checkpoint="", history=run.history, seconds=run.seconds) == run
+    assert read_result_file(folder / RESULT) == run
+
+
+def test_a_test_knows_which_labels_trained_its_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    oracle = ("--data.oracle", "true", "--run.dir", "seen")
+    assert call(capsys, "fit", *ARGUMENTS, *oracle).code == 0
+    (path,) = Path("seen/checkpoints").iterdir()
+    assert call(capsys, "test", *ARGUMENTS, "--ckpt_path", path, "--output", "test.json").code == 0
+    assert read_result_file(Path("test.json")).oracle
+
+
+def test_a_training_without_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    """It tests the network as it starts, and leaves a result, a checkpoint and the pictures that there are."""
+    options = [word if word != "1" else "0" for word in ARGUMENTS]
+    options[options.index("--run.plots") + 1] = "true"
+    done = call(capsys, "fit", *options, "--run.dir", "none")
+    assert (done.code, done.err) == (0, "")
+    run = read_result_file(Path("none/result.json"))
+    assert (run.steps, run.history) == (0, ())
+    assert [path.name for path in Path("none/checkpoints").iterdir()] == ["step=0.ckpt"]
+    assert {path.name for path in Path("none/plots").iterdir()} == {"embedding.png", "confusion.png"}
+    tested = call(capsys, "test", *options, "--run.dir", "none")
+    assert tested.code == 0
+    assert read_result_file(Path("none/test.json")).test == run.test
 
 
 def test_validate(capsys: pytest.CaptureFixture[str]) -> None:

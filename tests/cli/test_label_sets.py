@@ -10,9 +10,9 @@ import torch
 from commands import QUICK, call, one_run, refused, rows
 
 from dafw.data import Domain
+from dafw.data.roles import Split
 from dafw.methods import SourceOnly
 from dafw.testing.toys import ToyData
-from datamodules.base import Split
 from datamodules.label_sets import LabelSets
 
 SETS = {"common": ["one"], "source_private": ["zero"], "target_private": ["two"]}
@@ -51,7 +51,7 @@ def test_a_run_on_a_universal_task(capsys: pytest.CaptureFixture[str], workplace
     result = fit(capsys, *ENTROPY, "--run.plots", "true")
     assert result["metric"] == "h_score"
     assert result["label_sets"] == {"kind": "universal", "common": 1, "source_private": 1, "target_private": 1}
-    assert result["undefined"] == {}
+    assert result["undefined_reason"] == {}
     assert set(result["test"]["a"]) == {"accuracy", "mean_class_accuracy"}
     assert {"h_score", "h_score_class_mean", "os", "os_star", "unknown_accuracy", "auroc", "fpr95"} < set(
         result["test"]["b"]
@@ -205,5 +205,5 @@ def test_a_test_set_without_unknown_samples_has_no_h_score(
     monkeypatch.setattr(ToyData, "load", lacking)
     result = fit(capsys, *ENTROPY)
     assert np.isnan(result["test"]["b"]["h_score"])
-    assert result["undefined"] == {"b": "the test split of b has no sample of a target-private class"}
+    assert result["undefined_reason"] == {"b": "the test split of b has no sample of a target-private class"}
     assert "b: h_score nan (the test split of b has no sample of a target-private class)" in result["printed"]

@@ -29,7 +29,7 @@ def test_from_a_run_to_a_result(capsys: pytest.CaptureFixture[str], source: Path
     config = yaml.safe_load(Path("shot/config.yaml").read_text())
     assert config["model"]["init_args"]["network"]["init_args"]["bottleneck"] == 4
     result = json.loads(Path("shot/result.json").read_text())
-    assert (result["setting"], result["source"], set(result["test"])) == ("source-free", ["a"], {"b"})
+    assert (result["setting"]["name"], result["source"], set(result["test"])) == ("source-free", ["a"], {"b"})
     shutil.rmtree(source)
     onwards = ("--config", "shot/config.yaml", "--run.dir", "shot")
     assert call(capsys, "test", *onwards).code == 0

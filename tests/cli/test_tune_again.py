@@ -9,7 +9,7 @@ import pytest
 from commands import call, fork, refused
 from tuned import IM, STUDY, TUNE, fake_run, found
 
-from dafw.methods.step_log import NonFiniteLoss
+from dafw.errors import NonFiniteLoss
 from dafw.run.directory import run_directory
 from dafw.tuning import trials
 from dafw.tuning.commands import add_arguments, make_plan

@@ -1,10 +1,12 @@
 """A user's own method, datamodule and network lie beside the command and are named by class path."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from commands import TOY, call, one_run
+import yaml
+from commands import QUICK, TOY, call, one_run, refused
 
 MINE = '''
 from typing import Any
@@ -98,3 +100,127 @@ def test_own_mistakes(capsys: pytest.CaptureFixture[str], fit: tuple[str, ...]) 
     assert "broken_here.Any cannot be imported: invalid syntax" in refused("fit", "--model", "broken_here.Any", *TOY)
     Path("lacking_here.py").write_text("import there_is_no_such_module")
     assert 'there is no module "there_is_no_such_module"' in refused("fit", "--model", "lacking_here.Any", *TOY)
+
+
+UNREADABLE = '''
+from typing import Any
+from dafw.methods import SourceOnly
+from dafw.testing.toys import ToyData
+from dafw.nn.network import Network
+
+
+class Untyped(SourceOnly):
+    """The network has no type."""
+
+    def __init__(self, network, *, width: int = 3, **base: Any) -> None:
+        super().__init__(network, **base)
+
+
+class AnyNetwork(SourceOnly):
+    """The network may be anything."""
+
+    def __init__(self, network: Any, **base: Any) -> None:
+        self.width = network.num_features
+        super().__init__(network, **base)
+
+
+class Hidden(SourceOnly):
+    """A default of its own for an argument of the base."""
+
+    def __init__(self, network: Network, *, width: int = 3, **base: Any) -> None:
+        super().__init__(network, **{"ema_decay": 0.9, **base})
+
+
+class Shown(SourceOnly):
+    """The same in words that the command line understands."""
+
+    def __init__(self, network: Network, *, ema_decay: float | None = 0.9, **base: Any) -> None:
+        super().__init__(network, ema_decay=ema_decay, **base)
+
+
+class HiddenData(ToyData):
+    """Data that hides the batch size."""
+
+    def __init__(self, source: str | list[str], target: str | list[str], **base: Any) -> None:
+        super().__init__(source, target, **{"count": 32, **base})
+'''
+
+
+def test_constructors_that_the_command_line_cannot_read(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("unreadable_here.py").write_text(UNREADABLE)
+
+    def said(name: str, *arguments: str) -> str:
+        return refused(capsys, "fit", "--model", f"unreadable_here.{name}", *QUICK, *arguments)
+
+    untyped = "does not say what its argument network is: annotate it, network: Network, so that the command line can"
+    for name in ("Untyped", "AnyNetwork"):
+        assert said(name).startswith(f"{name}.__init__ {untyped}")
+        Path("net.yaml").write_text("model: {init_args: {network: {class_path: Network}}}")
+        assert said(name, "--config", "net.yaml").startswith(f"{name}.__init__ {untyped}")
+    hidden = "hides the arguments of its base class from the command line: pass **base on by itself"
+    for arguments in ([], ["--model.lr", "0.1"], ["--model.ema_decay", "0.5"]):
+        assert said("Hidden", *arguments).startswith(f"Hidden.__init__ {hidden}")
+    data = [word.replace("dafw.testing.toys.ToyData", "unreadable_here.HiddenData") for word in QUICK]
+    assert refused(capsys, "fit", "--model", "DANN", *data).startswith(f"HiddenData.__init__ {hidden}")
+    shown = call(capsys, "fit", "--model", "unreadable_here.Shown", *QUICK, "--model.lr", "0.1")
+    assert shown.code == 0, shown.err
+    config = (one_run(Path("runs")) / "config.yaml").read_text()
+    assert "ema_decay: 0.9" in config
+
+
+ANY_KIND = '''
+from typing import Any
+from dafw.methods import SourceOnly
+from dafw.nn.network import Network
+from dafw.problems import NetworkBase
+
+
+class Narrow(Network):
+    """A network of the user's own."""
+
+    def __init__(self, width: int = 5) -> None:
+        super().__init__("dafw.testing.toys.ToyNet", bottleneck=width)
+
+
+class AnyKind(SourceOnly):
+    """Takes a network of any kind."""
+
+    def __init__(self, network: NetworkBase, **base: Any) -> None:
+        super().__init__(network, **base)
+'''
+
+
+BODY = "backbone: dafw.testing.toys.ToyNet"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "network"),
+    [
+        (["--model.network.backbone", "dafw.testing.toys.ToyNet", "--model.network.bottleneck", "5"], "{}"),
+        ([], f"{{{BODY}, bottleneck: 5}}"),
+        ([], f"{{class_path: Network, init_args: {{{BODY}, bottleneck: 5}}}}"),
+        (["--model.network.bottleneck", "5"], f"{{{BODY}, bottleneck: 4}}"),
+        ([], "{class_path: any_kind_here.Narrow}"),
+        (["--model.network", "any_kind_here.Narrow"], "{}"),
+        (["--model.network", "any_kind_here.Narrow", "--model.network.width", "5"], "{}"),
+    ],
+)
+def test_a_network_without_a_class_is_the_usual_one(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], network: str
+) -> None:
+    """Wherever its arguments stand, and although the method takes networks of any kind."""
+    Path("any_kind_here.py").write_text(ANY_KIND)
+    given = "" if network == "{}" else f", init_args: {{network: {network}}}"
+    Path("net.yaml").write_text(f"model: {{class_path: any_kind_here.AnyKind{given}}}")
+    start = QUICK.index("--model.network.backbone")
+    rest = (*QUICK[:start], *QUICK[start + 2 :])
+    done = call(capsys, "fit", "--config", "net.yaml", *arguments, *rest)
+    assert done.code == 0, done.err
+    config = yaml.safe_load((one_run(Path("runs")) / "config.yaml").read_text())
+    made = config["model"]["init_args"]["network"]
+    own = made["class_path"] == "any_kind_here.Narrow"
+    assert made["init_args"]["width" if own else "bottleneck"] == 5
+    assert own == any("Narrow" in word for word in (*arguments, network))
+    shutil.rmtree("runs")
+    said = refused(capsys, "fit", "--config", "net.yaml", *arguments, *rest, "--model.network.widht", "3")
+    assert said.startswith('unknown key "model.network.widht"')

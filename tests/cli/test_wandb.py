@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from commands import QUICK, call, one_run
 
-from dafw.run.directory import config_hash
+from dafw.run.identity import config_hash
 from dafw.run.loggers import wandb_logger
 
 FIT = ("fit", "--model", "DANN", "--model.width", "8", *QUICK)
@@ -54,7 +54,7 @@ def test_offline_by_default(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         "name": folder.name,
         "id": result["config_hash"],
         "mode": "offline",
-        "dir": str(folder),
+        "dir": str(folder.absolute()),
     }
     assert config_hash(options["config"]) == result["config_hash"]
     (kept,) = folder.glob("wandb/offline-run-*")

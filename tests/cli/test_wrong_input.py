@@ -66,6 +66,11 @@ def test_keys(capsys: pytest.CaptureFixture[str], key: str, said: str) -> None:
         ("model.lr", ".inf", "model.lr must be a positive number, not inf"),
         ("model.norm", "jont", 'model.norm: unknown value "jont": did you mean "joint"?'),
         ("model.optimizer", "adamm", 'unknown optimizer "adamm"'),
+        (
+            "model.optimizer",
+            "adahessian",
+            "adahessian needs second derivatives, which no training step computes: take adamw or momentum",
+        ),
         ("model.network.bottleneck", "x", 'model.network.bottleneck: expected int, got "x"'),
         ("model.network.mean", "[a]", 'model.network.mean: expected float, got "a"'),
         ("model.network.backbone", "resnet5O", 'unknown backbone "resnet5O": did you mean "resnet50"?'),
@@ -160,6 +165,24 @@ def test_classes(capsys: pytest.CaptureFixture[str], arguments: list[str], said:
 def test_files(capsys: pytest.CaptureFixture[str], text: str, said: str) -> None:
     Path("wrong.yaml").write_text(text)
     assert said in refused(capsys, *FIT, "--config", "wrong.yaml")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "said"),
+    [
+        (
+            "norm_layer",
+            "batchnrm2d",
+            'timm knows no norm_layer "batchnrm2d" for the backbone resnet10t: did you mean "batchnorm2d"?',
+        ),
+        ("norm_layer", "nonsense", 'timm knows no norm_layer "nonsense" for the backbone resnet10t'),
+        ("act_layer", "nonsense", 'timm knows no act_layer "nonsense" for the backbone resnet10t'),
+        ("block_args", "3", "timm cannot make the backbone resnet10t with {'num_classes': 0, 'in_chans': 3, 'block_"),
+    ],
+)
+def test_arguments_of_a_timm_backbone(capsys: pytest.CaptureFixture[str], argument: str, value: str, said: str) -> None:
+    network = ("--model.network.backbone", "resnet10t", f"--model.network.backbone_args.{argument}", value)
+    assert refused(capsys, *FIT, *network).startswith(said)
 
 
 def test_what_monitors_target_labels(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,7 @@ class Reads(ERM):
 
     def _read(self, moment: str) -> None:
         if moment == self.moment:
-            self._datamodule.load("b", self.split)
+            self.datamodule.load("b", self.split)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

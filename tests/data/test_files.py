@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dafw.data.files import cache_dir, cached_arrays, replacing
+from dafw.data.files import cache_dir, cached_arrays
+from dafw.files import replacing
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from dafw.data import Domain
+from dafw.data.roles import Split
 from dafw.errors import UserError
 from dafw.testing.toys import ToyData, toy_domain
-from datamodules.base import Split, hold_out
+from datamodules.base import hold_out
 
 
 class Partial(ToyData):

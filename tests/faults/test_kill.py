@@ -10,7 +10,7 @@ import pytest
 from commands import fork, one_run, until
 from interrupted import FIT, at_step, before, same
 
-from dafw.callbacks.checkpointing import checkpoints
+from dafw.checkpoints import checkpoints
 
 
 def die() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from commands import TOY, Outcome, call, one_run
 
-from dafw.callbacks.checkpointing import checkpoints
+from dafw.checkpoints import checkpoints
 from dafw.data.sampler import JointBatchSampler, Stream
 from dafw.methods import AdaptationMethod, Losses
 from dafw.nn.network import Network

@@ -16,7 +16,7 @@ from interrupted import FIT, at_step, same
 from two_ranks import gloo_threads
 
 import dafw.run.commands
-from dafw.callbacks.checkpointing import checkpoints
+from dafw.checkpoints import checkpoints
 from dafw.errors import UserError
 from dafw.testing.cases import TINY
 from dafw.testing.toys import ToyData

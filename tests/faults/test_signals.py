@@ -9,7 +9,7 @@ import pytest
 from commands import fork, one_run
 from interrupted import FIT, at_step, before, same
 
-from dafw.callbacks.checkpointing import checkpoints
+from dafw.checkpoints import checkpoints
 
 BOTH = pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
 

@@ -1,5 +1,6 @@
 """A disk that is full, and checkpoints that are damaged or hostile."""
 
+import os
 import pickle
 import re
 import shutil
@@ -12,18 +13,24 @@ import torch
 from commands import call, fork, one_run
 from interrupted import FIT, at_step, before, same
 
-from dafw.callbacks.checkpointing import checkpoints
+from dafw.checkpoints import checkpoints
+from dafw.files import UNFINISHED
 
 
-def full(pattern: str) -> Callable[[], None]:
-    """Every byte written to the file of this name in the run directory meets a full disk."""
-    return lambda: [(folder / pattern).symlink_to("/dev/full") for folder in Path("runs").iterdir()] and None
+def full(name: str) -> Callable[[], None]:
+    """Every byte that this process writes into the file of this name in the run directory meets a full disk."""
+
+    def fill() -> None:
+        for folder in Path("runs").iterdir():
+            (folder / f"{name}.{os.getpid()}{UNFINISHED}").symlink_to("/dev/full")
+
+    return fill
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_no_space_for_a_checkpoint(tmp_path: Path, uninterrupted: Path) -> None:
     fit = (*FIT, "--run.checkpoint_every", 4)
-    failed = fork(tmp_path, *fit, setup=at_step(7, full("checkpoints/step=8.unfinished"))).wait()
+    failed = fork(tmp_path, *fit, setup=at_step(7, full("checkpoints/step=8.ckpt"))).wait()
     folder = one_run(tmp_path / "runs")
     path = folder.relative_to(tmp_path) / "checkpoints" / "step=8.ckpt"
     assert (failed.code, failed.err) == (
@@ -42,7 +49,7 @@ def test_no_space_for_the_first_checkpoint(tmp_path: Path) -> None:
     def fill() -> None:
         (folder,) = Path("runs").iterdir()
         (folder / "checkpoints").mkdir()
-        full("checkpoints/step=0.unfinished")()
+        full("checkpoints/step=0.ckpt")()
 
     failed = fork(tmp_path, *FIT, setup=before("train_dataloader", fill)).wait()
     assert failed.code == 2
@@ -53,11 +60,10 @@ def test_no_space_for_the_first_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_no_space_for_the_log(tmp_path: Path, uninterrupted: Path) -> None:
     fit = (*FIT, "--run.checkpoint_every", 4)
-    failed = fork(tmp_path, *fit, setup=at_step(7, full("metrics.unfinished"))).wait()
+    failed = fork(tmp_path, *fit, setup=at_step(7, full("metrics.csv"))).wait()
     assert (failed.code, failed.err) == (2, "dafw: error: no space left on the disk\n")
     folder = one_run(tmp_path / "runs")
     assert (folder / "metrics.csv").read_text().startswith("step,")
-    (folder / "metrics.unfinished").unlink()
     assert fork(tmp_path, *fit).wait().code == 0
     same(folder, uninterrupted)
 
@@ -145,7 +151,7 @@ def test_what_a_killed_writer_left(capsys: pytest.CaptureFixture[str], two: Path
     """A file that was not finished is no checkpoint, and is written anew."""
     for path in two.iterdir():
         path.unlink()
-    (two / "step=12.unfinished").write_bytes(b"half")
+    (two / f"step=12.ckpt.1{UNFINISHED}").write_bytes(b"half")
     assert call(capsys, *FIT).code == 0
     assert [path.name for path in two.iterdir()] == ["step=12.ckpt"]
     same(two.parent, uninterrupted)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dafw.methods import CDAN, DANN, MDD, UAN
-from dafw.methods.adversarial import AdversarialMethod
+from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.problems import Outputs
 from dafw.run.loggers import CsvLog
 from dafw.testing.toys import ToyData, toy_network, toy_trainer

@@ -69,8 +69,8 @@ def test_steps_planned(tmp_path: Path, options: dict[str, Any], planned: int) ->
 def test_every_parameter_is_trained_once(tmp_path: Path) -> None:
     method = dann(ema_decay=0.9)
     trainer = train(method, tmp_path, epochs=1)
-    assert method.ema is not None
-    averaged = {id(parameter) for parameter in method.ema.parameters()}
+    assert method.weight_average is not None
+    averaged = {id(parameter) for parameter in method.weight_average.parameters()}
     trained = [id(parameter) for group in trainer.optimizers[0].param_groups for parameter in group["params"]]
     assert len(trained) == len(set(trained))
     assert set(trained) == {id(parameter) for parameter in method.parameters()} - averaged

@@ -126,8 +126,10 @@ def test_initial_weights(tmp_path: Path) -> None:
         for layer in (block.change[0], block.change[2]):
             assert layer.weight.std().item() == pytest.approx(0.005, rel=0.4)
             assert (layer.bias == 0.1).all()
-    assert method.ema is not None
-    assert all(torch.equal(method.network.state_dict()[k], v) for k, v in method.ema.module.state_dict().items())
+    assert method.weight_average is not None
+    assert all(
+        torch.equal(method.network.state_dict()[k], v) for k, v in method.weight_average.module.state_dict().items()
+    )
     assert all(part.layout is method.layout for part in domain_attentions(method))
     assert method.schedule == InverseDecay(alpha=1.0)
     assert make(schedule=Constant()).schedule == Constant()

@@ -272,7 +272,7 @@ def test_fish_averages_running_statistics_and_keeps_the_optimisers_state(tmp_pat
     method, trainer = item.train(tmp_path)
     counts = {int(state["step"]) for state in trainer.optimizers[0].state.values()}
     assert counts == {2 * method.steps_done}
-    assert method.ema is not None
+    assert method.weight_average is not None
     whole, _ = item.train(tmp_path, method=item.make(meta_lr=1.0))
     name = "backbone.norm.running_mean"
     assert not torch.equal(method.network.get_buffer(name), whole.network.get_buffer(name))

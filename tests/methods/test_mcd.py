@@ -108,7 +108,7 @@ def test_served_is_the_ensemble(tmp_path: Path) -> None:
     method, data = train(tmp_path, ema_decay=0.5)
     (batch,) = batches(data, 1)
     method.eval()
-    served = method.ema.module if method.ema is not None else method.network
+    served = method.weight_average.module if method.weight_average is not None else method.network
     assert isinstance(served, Network)
     assert served.head is not None
     with torch.no_grad():

@@ -17,7 +17,7 @@ from torch import Tensor
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.methods import ParetoCDAN, ParetoDA, ParetoMDD
-from dafw.methods.pareto import ParetoSteps
+from dafw.methods.adaptation.pareto_steps import ParetoSteps
 from dafw.optim.pareto import GradientRows, choose_weights
 from dafw.run.loggers import CsvLog
 from dafw.testing import Case, case

@@ -9,12 +9,12 @@ import torch
 
 from dafw.checkpoints import read_checkpoint
 from dafw.data import Batch, Domain
+from dafw.data.roles import Split
 from dafw.errors import UserError
 from dafw.methods import SHOT, Method, SourceOnly
 from dafw.run.artifacts import write_plots
 from dafw.testing import case
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
-from datamodules.base import Split
 
 TASK: dict[str, Any] = {"batch_size": 8, "steps_per_epoch": 3}
 
@@ -96,15 +96,15 @@ def test_it_starts_from_the_newest_checkpoint_of_a_run_or_from_a_file(source: Pa
     assert same(shot(source / "checkpoints"), network_of(files[1]))
     assert same(shot(files[0]), network_of(files[0]))
     moved = shot(files[0], ema_decay=0.9)
-    assert moved.ema is not None
-    assert same(moved, moved.ema.module.state_dict())
+    assert moved.weight_average is not None
+    assert same(moved, moved.weight_average.module.state_dict())
 
 
 def test_it_starts_from_the_weights_that_were_evaluated(tmp_path: Path) -> None:
     _, trainer = case(SourceOnly, ema_decay=0.8).train(tmp_path)
     path = tmp_path / "step=8.ckpt"
     trainer.save_checkpoint(path)
-    assert same(shot(path), network_of(path, "ema.module."))
+    assert same(shot(path), network_of(path, "weight_average.module."))
     assert not same(shot(path), network_of(path))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dafw.methods import MemSPM
-from dafw.methods.sub_prototypes import Retrieved, examples, most_used, style_numbers
+from dafw.methods.adaptation.sub_prototypes import Retrieved, examples, most_used, style_numbers
 from dafw.nn.memory import Read
 from dafw.testing import case
 from dafw.testing.cases import TINY

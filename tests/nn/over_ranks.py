@@ -19,8 +19,9 @@ from dafw.losses.transferability import mean_one
 from dafw.nn.attention import domain_gap
 from dafw.nn.distributed import from_first_rank, gather_rows, mean_over_ranks, sum_over_ranks
 from dafw.nn.ibn import IBN
+from dafw.nn.layout import BatchLayout
 from dafw.nn.mlp import mlp
-from dafw.nn.norm import NORM_MODES, BatchLayout, DomainBatchNorm, convert_norm
+from dafw.nn.norm import NORM_MODES, DomainBatchNorm, convert_norm
 
 ROWS, CHANNELS = 8, 3
 Losses = dict[str, Callable[[Tensor, Tensor], Tensor]]

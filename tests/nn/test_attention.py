@@ -20,8 +20,9 @@ from dafw.nn.attention import (
     domain_gap,
 )
 from dafw.nn.digits import SmallBNNet, SmallSENet
+from dafw.nn.layout import BatchLayout
 from dafw.nn.network import Network
-from dafw.nn.norm import BatchLayout, convert_norm
+from dafw.nn.norm import convert_norm
 from dafw.testing.steps import Operations
 
 N_S, N_T, C = 3, 5, 8

@@ -10,9 +10,10 @@ from torch import Tensor
 from dafw.errors import UserError
 from dafw.methods import DANN, ERM, SourceOnly
 from dafw.nn.digits import DIGIT_NETS
+from dafw.nn.layout import BatchLayout
 from dafw.nn.mixstyle import MixStyle
 from dafw.nn.network import Network
-from dafw.nn.norm import BatchLayout, convert_norm
+from dafw.nn.norm import convert_norm
 from dafw.recording import build, describe
 from dafw.testing.steps import HostCalls, Operations, StepWatch
 from dafw.testing.toys import ToyData, toy_trainer

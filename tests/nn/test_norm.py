@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dafw.nn.norm import NORM_MODES, BatchLayout, DomainBatchNorm, NormMode
+from dafw.nn.layout import BatchLayout
+from dafw.nn.norm import NORM_MODES, DomainBatchNorm, NormMode
 
 SHAPES: list[tuple[int, ...]] = [(), (5,), (4, 3), (2, 3, 2)]
 TORCH: dict[int, Any] = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

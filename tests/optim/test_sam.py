@@ -15,7 +15,7 @@ def gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
 
 
 def test_one_step_of_a_network() -> None:
-    arrays = {key: torch.tensor(value) for key, value in golden("sam/sam_step.npz").items()}
+    arrays = {key: torch.tensor(value) for key, value in golden("udim/sam_step.npz").items()}
     x, y = torch.cat([arrays["x0"], arrays["x1"]]).flatten(1), torch.cat([arrays["y0"], arrays["y1"]])
     names = ("0_l_weight", "0_l_bias", "1_weight", "1_bias")
     parameters = [arrays[f"before_{name}"].clone().requires_grad_(True) for name in names]
@@ -34,7 +34,7 @@ def test_one_step_of_a_network() -> None:
 
 
 def test_gradient_at_the_perturbed_weights() -> None:
-    arrays = {key: torch.tensor(value) for key, value in golden("sam/sagm_sam.npz").items()}
+    arrays = {key: torch.tensor(value) for key, value in golden("sagm/sagm_sam.npz").items()}
     parameters = [arrays[name].clone().requires_grad_(True) for name in ("w0", "b0")]
 
     def loss() -> Tensor:

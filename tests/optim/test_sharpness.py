@@ -20,7 +20,7 @@ def nothing(number: int) -> Iterator[None]:
 
 
 def linear_problem() -> tuple[dict[str, Tensor], nn.Linear]:
-    arrays = {key: torch.tensor(value) for key, value in golden("sam/sagm_sam.npz").items()}
+    arrays = {key: torch.tensor(value) for key, value in golden("sagm/sagm_sam.npz").items()}
     model = nn.Linear(arrays["w0"].shape[1], len(arrays["b0"]), dtype=arrays["w0"].dtype)
     with torch.no_grad():
         model.weight.copy_(arrays["w0"])
@@ -53,7 +53,7 @@ def gradient(arrays: dict[str, Tensor], w: Tensor, b: Tensor) -> list[Tensor]:
 
 
 def test_the_authors_step_of_sagm() -> None:
-    vectors = golden("sam/sagm_sam.npz")
+    vectors = golden("sagm/sagm_sam.npz")
     arrays, moved, passes = descend(SAGM(float(vectors["rho"]), float(vectors["alpha"])))
     assert passes == SAGM.passes == 2
     for found, key in zip(moved, ("w", "b"), strict=True):
@@ -61,7 +61,7 @@ def test_the_authors_step_of_sagm() -> None:
 
 
 def test_sam_descends_the_gradient_at_the_perturbed_weights() -> None:
-    arrays, moved, passes = descend(SAM(float(golden("sam/sagm_sam.npz")["rho"])))
+    arrays, moved, passes = descend(SAM(float(golden("sagm/sagm_sam.npz")["rho"])))
     assert passes == SAM.passes == 2
     for found, key in zip(moved, ("sam_grad_w", "sam_grad_b"), strict=True):
         np.testing.assert_allclose(found, arrays[key], rtol=1e-4, atol=1e-6)

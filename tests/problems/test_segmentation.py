@@ -11,11 +11,12 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from dafw.data import ArrayImages, Domain
+from dafw.data.roles import Split
 from dafw.methods import AdaptationMethod, Losses
 from dafw.nn.network import Network
 from dafw.problems import Outputs, Problem
 from dafw.testing.toys import toy_trainer
-from datamodules.base import DomainDataModule, Split
+from datamodules.base import DomainDataModule
 
 
 class Masks(Problem):

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from dafw.errors import UserError
-from dafw.run.directory import Busy, lock, run_directory, write_atomically
+from dafw.files import Busy, write_atomically
+from dafw.run.directory import lock, run_directory
+from dafw.run.result import SCHEMA_VERSION
+
+SETTINGS = {
+    "adaptation": {"name": "adaptation", "source": True, "target": True},
+    "generalization": {"name": "generalization", "source": True, "target": False},
+    "source-free": {"name": "source-free", "source": False, "target": True},
+}
 
 
 def write_result(directory: Path, config: dict[str, Any], accuracy: float, **parts: Any) -> None:
@@ -17,25 +25,35 @@ def write_result(directory: Path, config: dict[str, Any], accuracy: float, **par
     data = config["data"]["init_args"]
     source, target = data["source"], data["target"]
     result = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "method": config["model"]["class_path"],
         "task": f"{','.join(source)}->{','.join(target)}",
         "source": source,
         "target": target,
-        "setting": "adaptation",
+        "setting": SETTINGS["adaptation"],
         "seed": config["seed_everything"],
         "oracle": bool(data.get("oracle", False)),
+        "transductive_reason": "",
+        "averaged": "",
+        "monitors": [],
+        "norm": "joint",
+        "ranks": 1,
+        "threads": 1,
         "config_hash": directory.name[-8:],
         "steps": 1000,
         "seconds": {"total": 61.2, "train": 50.0, "evaluate": 8.0},
         "num_target_test": 1000,
         "metric": "accuracy",
+        "label_sets": {"kind": "closed", "common": 10, "source_private": 0, "target_private": 0},
+        "undefined_reason": {},
+        "by_class": {},
         "test": {name: {"accuracy": accuracy} for name in [*target, *source]},
         "history": [],
         "higher_is_better": {"im": True, "snd": True, "loss": False},
         "versions": {"dafw": "0.1.0", "torch": "2.15.0"},
         "git_revision": "abcdef1234567890",
         "machine": "linux x86_64, 2 cores, cpu",
+        "checkpoint": "",
     }
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "result.json", json.dumps(result | parts))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dafw import cli
-from dafw.run.directory import execute, read_result
+from dafw.run.entry import execute
+from dafw.run.result import SettingRecord, read_result
 from dafw.tables.overlay import parse_settings
 from dafw.tables.reading import find_table, load_table
 
@@ -43,8 +44,8 @@ def test_every_row_runs(name: str, pacs: Path, tmp_path: Path) -> None:
     for cell in cells:
         result = read_result(execute(cell.config, tmp_path / "runs"))
         assert result is not None
-        assert result["setting"] == "generalization", cell.label
-        assert set(result["test"]) >= set(result["target"]), cell.label
+        assert result.setting == SettingRecord("generalization", source=True, target=False), cell.label
+        assert set(result.test) >= set(result.target), cell.label
 
 
 @pytest.mark.slow

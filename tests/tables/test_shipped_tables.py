@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dafw.run.directory import execute, read_result
+from dafw.run.entry import execute
+from dafw.run.result import read_result
 from dafw.tables.overlay import parse_settings
 from dafw.tables.reading import find_table, load_table
 
@@ -63,4 +64,4 @@ def test_every_row_runs(name: str, images: Path, tmp_path: Path, monkeypatch: py
     for cell in cells:
         result = read_result(execute(cell.config, tmp_path / "runs"))
         assert result is not None
-        assert result["steps"] == 2, cell.label
+        assert result.steps == 2, cell.label

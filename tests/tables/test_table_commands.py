@@ -114,7 +114,7 @@ def test_the_oracle_needs_permission(
 def test_the_slurm_launcher(grid_file: Callable[..., Path], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = Path(__file__).parent
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parents[1])]))
-    monkeypatch.setattr("dafw.tables.slurm.POLL", 0.1)
+    monkeypatch.setattr("dafw.tables.slurm.QUEUE_POLL", 0.1)
     grid = grid_file(seeds=[0], tasks=["mnist->mnistm"])
     assert run("run", grid, "--root", root, "--launcher", "slurm", "--slurm", "cluster=local", "chunk=3") == 0
     assert len(fake_runs.calls(root)) == 3

@@ -14,8 +14,10 @@ import pytest
 from rich.console import Console
 
 from dafw.evaluation.evaluator import ExtraTestMetrics
-from dafw.run.artifacts import Clock, write_result
+from dafw.run.artifacts import collect_result
+from dafw.run.clock import Clock
 from dafw.run.directory import run_directory
+from dafw.run.result import RESULT, SettingRecord, read_result, write_result
 from dafw.tables.grid import Table
 from dafw.tables.html import render_html
 from dafw.tables.overlay import parse_settings
@@ -196,7 +198,7 @@ def test_a_result_says_whether_labels_of_its_target_trained_it(
     tmp_path: Path, oracle: bool, method: dict[str, Any], expected: bool
 ) -> None:
     stands: dict[str, Any] = {"setting": "source-free", "norm": "joint", "steps_done": 3, "history": []}
-    stands |= {"transductive_reason": "the batch's statistics", "further": ExtraTestMetrics({}, {})}
+    stands |= {"transductive_reason": "the batch's statistics", "extra_metrics": ExtraTestMetrics({}, {})}
     model: Any = SimpleNamespace(**stands, problem=SimpleNamespace(primary="accuracy"), **method)
     data: Any = SimpleNamespace(
         **{"task": "a->b,d", "source": ["a"], "target": ["b", "d"], "oracle": oracle, "domain": lambda *_: [0]},
@@ -206,11 +208,14 @@ def test_a_result_says_whether_labels_of_its_target_trained_it(
         callback_metrics={}, world_size=2, callbacks=[SimpleNamespace(averages_weights=True)]
     )
     trainer.callbacks += [SimpleNamespace(monitor=one) for one in ("val/im", "oracle/accuracy", "val/im", None)]
-    written = write_result(trainer, model, data, {"seed_everything": 0}, tmp_path, Clock())
-    assert written["oracle"] is expected
-    assert (written["transductive_reason"], written["averaged"]) == ("the batch's statistics", "SimpleNamespace")
-    assert written["ranks"] == 2
-    assert written["monitors"] == ["oracle/accuracy", "val/im"]
+    result = collect_result(trainer, model, data, {"seed_everything": 0}, Clock())
+    assert result.oracle is expected
+    assert (result.transductive_reason, result.averaged) == ("the batch's statistics", "SimpleNamespace")
+    assert result.ranks == 2
+    assert result.monitors == ("oracle/accuracy", "val/im")
+    assert result.setting == SettingRecord("source-free", source=False, target=True)
+    write_result(result, tmp_path / RESULT)
+    assert read_result(tmp_path) == result
     assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["oracle"] is expected
 
 
@@ -232,7 +237,7 @@ def test_a_score_that_does_not_exist_says_why(make_table: Make, fill: Fill) -> N
     table = make_table(rows=[SOURCE], seeds=[0], tasks=[FIRST], metric="h_score")
     target = FIRST.split("->")[1]
     undefined = {target: f"the test split of {target} has no sample of a target-private class"}
-    root = fill(table, lambda *_: 0.5, test={target: {"h_score": float("nan")}}, undefined=undefined)
+    root = fill(table, lambda *_: 0.5, test={target: {"h_score": float("nan")}}, undefined_reason=undefined)
     (reason,) = load(table, root).broken.values()
     assert reason.endswith(f'has no finite test "h_score" for {target}, since {undefined[target]}')
     (reason,) = load(replace(table, metric="hscore"), root).broken.values()

@@ -52,7 +52,7 @@ def fill(table: Table, root: Path, *, target: float = 0.0, without: tuple[str, .
             }
             for position, step in enumerate(STEPS)
         ]
-        given = {"history": history, "setting": "generalization", **parts}
+        given = {"history": history, "setting": fake_runs.SETTINGS["generalization"], **parts}
         fake_runs.write_result(run_directory(cell.config, root), cell.config, 0.4, **given)
     return root
 
@@ -160,7 +160,7 @@ def test_a_criterion_that_needs_the_target_is_not_called_source_free(make_table:
     rows = [ERM, {"name": "DANN", "model": {"class_path": "DANN"}}]
     table = make_table(**{**PARTS, "rows": rows, "select": ["last", "im"]})
     root = fill(table.only(["ERM"], [], []), tmp_path)
-    fill(table.only(["DANN"], [], []), root, setting="adaptation", history=[
+    fill(table.only(["DANN"], [], []), root, setting=fake_runs.SETTINGS["adaptation"], history=[
         {"step": 1, "validators": {"im": 0.5}, "oracle": {}, "test": {name: {"accuracy": 0.3} for name in DOMAINS}}
     ])  # fmt: skip
     caption = make_sheet(load(table, root)).caption
@@ -174,7 +174,7 @@ def test_what_a_generalization_run_could_have_is_missing(make_table: Make, tmp_p
     table = make_table(**{**PARTS, "rows": rows, "select": ["last", "source_train_accuracy", "dev"]})
     root = fill(table.only(["ERM"], [], []), tmp_path)
     scores = {"dev": 0.5, "source_train_accuracy": 0.9}
-    fill(table.only(["DANN"], [], []), root, setting="adaptation", history=[
+    fill(table.only(["DANN"], [], []), root, setting=fake_runs.SETTINGS["adaptation"], history=[
         {"step": 1, "validators": scores, "oracle": {}, "test": {name: {"accuracy": 0.3} for name in DOMAINS}}
     ])  # fmt: skip
     sheet = make_sheet(load(table, root))
@@ -257,7 +257,7 @@ def test_every_target_has_a_column(make_table: Make, tmp_path: Path) -> None:
 def test_a_row_that_needs_other_test_samples_is_marked_everywhere(make_table: Make, tmp_path: Path) -> None:
     plain = {"name": "plain", "model": {"class_path": "X"}}
     table = make_table(**{**PARTS, "select": ["last"], "rows": [ERM, plain]})
-    root = fill(table.only(["ERM"], [], []), tmp_path, transductive="batch statistics of the test stream.")
+    root = fill(table.only(["ERM"], [], []), tmp_path, transductive_reason="batch statistics of the test stream.")
     fill(table.only(["plain"], [], []), root)
     store = load(table, root)
     sheet = make_sheet(store)

@@ -12,10 +12,11 @@ import pytest
 
 from dafw.errors import UserError
 from dafw.run.directory import run_directory
+from dafw.run.result import BrokenResult
 from dafw.tables.grid import Table
 from dafw.tables.sheet import Line, Sheet, make_sheet
 from dafw.tables.statistics import average, differences, summarise, worst
-from dafw.tables.store import BrokenResult, load, read_result
+from dafw.tables.store import load, read_cell
 
 Make = Callable[..., Table]
 Fill = Callable[..., Path]
@@ -99,14 +100,14 @@ def test_several_targets_count_equally_and_the_worst_is_the_worst_domain(make_ta
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ({"schema_version": 2}, "has schema 2, this dafw reads 1"),
+        ({"schema_version": 1}, "has schema 1, this dafw reads 2"),
         ({"seed": 7}, "is of mnist->mnistm seed 7, not of mnist->mnistm seed 0"),
         ({"target": ["usps"]}, "not of mnist->mnistm seed 0"),
         ({"test": {"mnist": {"accuracy": 0.9}}}, 'no finite test "accuracy" for mnistm'),
         ({"test": {"mnistm": {"accuracy": math.nan}}}, 'no finite test "accuracy"'),
-        ({"test": {"mnistm": {"accuracy": "high"}}}, "does not follow schema 1"),
-        ({"history": [{"step": 1}]}, "does not follow schema 1"),
-        ({"seconds": 3}, "does not follow schema 1"),
+        ({"test": {"mnistm": {"accuracy": "high"}}}, "does not follow schema 2"),
+        ({"history": [{"step": 1}]}, "does not follow schema 2"),
+        ({"seconds": 3}, "does not follow schema 2"),
     ],
 )
 def test_a_result_that_cannot_be_used_says_why(
@@ -115,7 +116,7 @@ def test_a_result_that_cannot_be_used_says_why(
     cell = make_table().cells()[0]
     fake_runs.write_result(tmp_path / "run", cell.config, 0.5, **parts)
     with pytest.raises(BrokenResult) as error:
-        read_result(tmp_path / "run", cell, "accuracy")
+        read_cell(tmp_path / "run", cell, "accuracy")
     assert said in str(error.value)
     assert str(tmp_path / "run" / "result.json") in str(error.value)
 
@@ -124,14 +125,14 @@ def test_a_result_that_cannot_be_used_says_why(
 def test_a_result_that_is_no_result(make_table: Make, tmp_path: Path, text: str) -> None:
     (tmp_path / "result.json").write_text(text, encoding="utf-8")
     with pytest.raises(BrokenResult, match=r"result\.json"):
-        read_result(tmp_path, make_table().cells()[0], "accuracy")
+        read_cell(tmp_path, make_table().cells()[0], "accuracy")
 
 
 def test_a_broken_result_counts_as_missing_and_is_named(make_table: Make, fill: Fill) -> None:
     table = make_table()
     root = fill(table, lambda *_: 0.5)
     cell = table.cells()[0]
-    (run_directory(cell.config, root) / "result.json").write_text(json.dumps({"schema_version": 1}), encoding="utf-8")
+    (run_directory(cell.config, root) / "result.json").write_text(json.dumps({"schema_version": 2}), encoding="utf-8")
     store = load(table, root)
     assert store.get(cell.row, cell.task, cell.seed) is None
     sheet = make_sheet(store)

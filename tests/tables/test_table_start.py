@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from dafw.errors import UserError
-from dafw.run.directory import config_hash, lock, run_directory, within_run
+from dafw.run.directory import lock, run_directory
+from dafw.run.identity import config_hash, within_run
 from dafw.tables.grid import Table
 from dafw.tables.launch import Report, make_jobs, run_table
 from dafw.tables.overlay import parse_settings
@@ -175,7 +176,7 @@ def test_a_criterion_that_needs_source_samples_is_not_there(make_table: Make, tm
         free = cell.row == "SHOT"
         validators = {"im": 0.5} | ({} if free else scores)
         record = {"step": 1, "validators": validators, "oracle": {}, "test": {"mnistm": {"accuracy": 0.6}}}
-        setting = "source-free" if free else "adaptation"
+        setting = fake_runs.SETTINGS["source-free" if free else "adaptation"]
         directory = run_directory(cell.config, tmp_path)
         fake_runs.write_result(directory, cell.config, 0.7, history=[record], setting=setting)
     sheet = make_sheet(load(table, tmp_path))

@@ -1,4 +1,4 @@
-"""Methods that see labelled sources and unlabelled targets."""
+"""Methods that train on labelled sources and unlabelled targets."""
 
 from dafw.methods.adaptation.adabn import AdaBN
 from dafw.methods.adaptation.adda import ADDA

@@ -12,14 +12,14 @@ from dafw.errors import UserError
 from dafw.methods.adaptation.source_only import SourceOnly
 from dafw.nn.network import Network
 from dafw.nn.norm import DomainBatchNorm
-from dafw.problems import Outputs
 
 
 class AdaBN(SourceOnly):
     """Source-only training; on the target, every batch norm uses statistics of the target.
 
-    Loss: CE(source). Before each evaluation one pass over the target's unlabelled training split sets, layer by layer,
-    mean and variance (C,) to their averages over the batches of that pass. Source rows keep the source's statistics.
+    Loss: CE(source). Before each evaluation one pass over the target's unlabelled training split sets the mean and the
+    variance (C,) of each layer to their averages over the batches of that pass. Source rows use the source's
+    statistics.
 
     Li et al., Revisiting Batch Normalization For Practical Domain Adaptation, ICLR 2017 workshops,
     https://arxiv.org/abs/1603.04779, algorithm 1.
@@ -50,7 +50,7 @@ class AdaBN(SourceOnly):
 
     @contextmanager
     def target_statistics(self) -> Iterator[None]:
-        """Within, the batch norms hold the target's statistics."""
+        """Within the block, the batch norms hold the target's statistics."""
         layers = _norms(self.eval_network)
         kept = [(layer.running_mean, layer.running_var) for layer in layers]
         for position, layer in enumerate(layers):
@@ -62,31 +62,31 @@ class AdaBN(SourceOnly):
             for layer, (mean, variance) in zip(layers, kept, strict=True):
                 layer.running_mean, layer.running_var = mean, variance
 
-    def forward(self, x: Any) -> Outputs:
-        """Serves the target with its own statistics."""
+    def forward(self, x: Any) -> Any:
+        """Predicts on the target with the target's statistics."""
         with self.target_statistics():
             return super().forward(x)
 
-    def evaluate(self, batch: Batch, source: bool) -> Outputs:
-        """Source rows by the source's statistics, target rows by the target's."""
+    def evaluate(self, batch: Batch, source: bool) -> Any:
+        """Source rows with the source's statistics, target rows with the target's."""
         if source:
             return super().evaluate(batch, source)
         with self.target_statistics():
             return super().evaluate(batch, source)
 
-    def start_evaluation(self, stage: Any) -> None:
-        """Estimates the target's statistics, then prepares the metrics."""
-        self.estimate()
-        super().start_evaluation(stage)
+    def prepare_evaluation(self, stage: str) -> None:
+        """Estimates the target's statistics, except for a prediction, which has no data but its own."""
+        super().prepare_evaluation(stage)
+        if stage != "predict":
+            self.estimate()
 
     @torch.no_grad()
     def estimate(self) -> None:
-        """One pass over the target's training images; every rank makes all of it, so all agree."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        """One pass over the target's training images; every rank makes the whole pass, so all ranks agree."""
+        data: Any = self.data
         layers = _norms(self.eval_network)
         kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
-        sync, self.layout.sync = self.layout.sync, False
-        with self.target_statistics():
+        with self.target_statistics(), self.layout.temporarily(sync=False):
             for layer in layers:
                 layer.momentum = None
                 layer.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -97,7 +97,6 @@ class AdaBN(SourceOnly):
         for layer, (momentum, batches) in zip(layers, kept, strict=True):
             layer.momentum, layer.num_batches_tracked = momentum, batches
             layer.eval()
-        self.layout.sync = sync
 
 
 def _norms(network: nn.Module) -> list[DomainBatchNorm]:

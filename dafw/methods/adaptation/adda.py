@@ -1,6 +1,5 @@
 """ADDA: adversarial discriminative domain adaptation."""
 
-import copy
 import math
 from functools import reduce
 from operator import add
@@ -14,50 +13,53 @@ from dafw.callbacks import averaging
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.adversarial import domain_bce
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.methods.manual import ManualOptimization
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
+from dafw.nn.teacher import Teacher
 from dafw.optim.schedules import dann_ramp
-from dafw.problems import Outputs
 
 
 class ADDA(ManualOptimization, AdaptationMethod):
-    """An encoder of the target's own learns to make features that a critic takes for the source encoder's.
+    """Trains a separate encoder for the target until a critic takes its features for those of the source encoder.
 
-    Loss: for the share ``pretrain`` of training CE(source); then, of the critic, (BCE(D(f_s), 1) + BCE(D(f_t), 0)) / 2,
-    and of the target's encoder weight * BCE(D(f_t), 1). f_s, (n_s, d), are features by the encoder as it was at the end
-    of the first part, frozen from then on; f_t, (n_t, d), are by the target's encoder, which starts from there. The
-    label head stays as it was too. All means are over rows.
+    Loss: CE(source) for the share ``pretrain`` of training. Then the critic's loss is (BCE(D(f_s), 1) + BCE(D(f_t), 0))
+    / 2 and the target encoder's loss is weight * BCE(D(f_t), 1). The features f_s, (n_s, d), come from the encoder at
+    the end of the first part, which is frozen from then on. The features f_t, (n_t, d), come from the target's encoder,
+    which starts from the same weights. The label head stays as it was too. All means are over rows.
 
     Tzeng et al., Adversarial Discriminative Domain Adaptation, CVPR 2017, https://arxiv.org/abs/1702.05464. Read in the
-    authors' code: both losses are those of the same weights, and one update follows both; SVHN -> MNIST takes 10,000
-    steps of each part by Adam, at 0.001 and then 0.0002 (``adversarial_lr: 0.2``), and a critic of 500-500 units.
+    authors' code: both losses are computed at the same weights, and one update follows both. SVHN -> MNIST takes 10,000
+    steps of each part with Adam, at 0.001 and then 0.0002 (``adversarial_lr: 0.2``), and a critic of 500-500 units.
     tllib updates both at once too, but gives the encoder the critic's loss through a gradient reversal
     (``encoder_loss: reversed``), scaled by a ramp that comes near 2 after some thousand steps.
 
-    The frozen encoder normalises by its running statistics. The optimiser starts the second part afresh; the schedule
-    of the rate goes on. Each row passes one encoder once, and gradients are averaged over the ranks before each update.
-    Targets are served by their encoder, source rows are evaluated by theirs; the copy is part of the checkpoint. With
-    ``weight`` 0 the encoder keeps the weights it had, but its batch statistics go on to the target's.
+    The frozen encoder normalises with its running statistics. The optimiser starts the second part with an empty state;
+    the schedule of the rate goes on. Each row passes one encoder once. Gradients are averaged over the ranks before
+    each update. Target rows are evaluated with the target's encoder, source rows with the source's. The copy is part of
+    the checkpoint. With ``weight`` 0 the encoder keeps its weights, but its batch statistics still move to the
+    target's.
 
     Args:
-        network: images (N, C, H, W) to features (N, d) and logits (N, K); it becomes the target's.
+        network: images (N, C, H, W) to features (N, d) and logits (N, K); it becomes the target's encoder.
         width: width of the critic's hidden layers (paper: 500; tllib: 1024).
         depth: number of the critic's hidden layers (paper: 2).
         critic_norm: batch normalisation in the critic (paper: none; tllib: yes).
-        pretrain: share of training that is spent on the source (authors' SVHN -> MNIST: 0.5; tllib: 3 of 23 epochs).
-        adversarial_lr: learning rate of the second part as a multiple of ``lr``'s.
-        encoder_loss: ``inverted``, labels exchanged (paper), or ``reversed``, minus the critic's loss (tllib).
+        pretrain: share of training on the source alone (authors' SVHN -> MNIST: 0.5; tllib: 3 of 23 epochs).
+        adversarial_lr: learning rate of the second part as a multiple of ``lr``.
+        encoder_loss: ``inverted``: BCE with exchanged labels (paper); ``reversed``: minus the critic's loss (tllib).
         ramp_steps: with ``reversed``, the loss is scaled by ramp_height * (2 / (1 + exp(-i / ramp_steps)) - 1), where i
             counts the steps of the second part (tllib: 1000).
-        ramp_height: where that scale ends (tllib: 2).
+        ramp_height: final value of that scale (tllib: 2).
         weight: weight of the encoder's loss.
         base: see :class:`~dafw.methods.base.Method`.
 
     Raises:
-        UserError: if ``pretrain`` is no share, or ``norm`` is ``domain_specific``: each domain has an encoder already.
+        UserError: if ``pretrain`` is not in [0, 1), or ``norm`` is ``domain_specific`` (each domain already has its own
+            encoder).
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
@@ -90,14 +92,14 @@ class ADDA(ManualOptimization, AdaptationMethod):
         self.pretrain, self.adversarial_lr, self.weight = pretrain, adversarial_lr, weight
         self.encoder_loss, self.ramp_steps, self.ramp_height = encoder_loss, ramp_steps, ramp_height
         self.critic = mlp(network.num_features, [width] * depth, 1, norm=critic_norm)
-        self.source_network = copy.deepcopy(network).requires_grad_(False).eval()
+        self.source_encoder = Teacher(network, decay=1.0)
         self.register_buffer("separated", torch.tensor(False))
         self.adapts = False
 
     # ---- the two parts of training
 
     def setup(self, stage: str) -> None:
-        """Refuses an average of weights over both parts.
+        """Refuses a callback that would average the weights over both parts.
 
         Raises:
             UserError: if a callback averages the weights.
@@ -109,19 +111,13 @@ class ADDA(ManualOptimization, AdaptationMethod):
                 f"ADDA trains the source's and then the target's encoder, whose weights {names[0]} cannot average"
             )
 
-    def train(self, mode: bool = True) -> "ADDA":
-        """The frozen encoder remains in evaluation mode."""
-        super().train(mode)
-        self.source_network.eval()
-        return self
-
     def on_train_start(self) -> None:
-        """A resumed run goes on in the part that it was in."""
+        """Restores the part of training in which a resumed run was."""
         super().on_train_start()
         self.adapts = bool(self.separated)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Enters the second part at the first step that has ``pretrain`` behind it."""
+        """Enters the second part at the first step after the share ``pretrain`` of training."""
         super().on_train_batch_start(batch, batch_idx)
         if not self.adapts and self.progress >= self.pretrain:
             self.separate()
@@ -129,20 +125,20 @@ class ADDA(ManualOptimization, AdaptationMethod):
             group["lr"] *= self.adversarial_lr
 
     def separate(self) -> None:
-        """Keeps the source's encoder as it is now; the target's goes on from it."""
-        self.source_network.load_state_dict(self.eval_network.state_dict())
+        """Freezes a copy of the encoder for the source; the target's encoder continues from it."""
+        self.source_encoder.copy_from(self.eval_network)
         self.trainer.optimizers[0].state.clear()
         self.separated.fill_(True)
         self.adapts = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """A step of the part that training is in."""
+        """A step of the current part of training."""
         terms = self.adversarial_step(batch) if self.adapts else self.source_step(batch)
         self.record_step(batch, terms)
         return reduce(add, terms.values()).detach()
 
     def source_step(self, batch: Batch) -> Losses:
-        """The network learns the source."""
+        """Trains the network on the source."""
         source = self.forward_rows(batch.x[: batch.num_source], batch.num_source)
         loss = self.problem.loss(source, batch.y)
         weights = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
@@ -150,10 +146,10 @@ class ADDA(ManualOptimization, AdaptationMethod):
         return {"supervised": loss}
 
     def adversarial_step(self, batch: Batch) -> Losses:
-        """The critic learns to tell the domains apart and the target's encoder to be taken for the source's."""
+        """Trains the critic to tell the domains apart, and the target's encoder to look like the source's."""
         n = batch.num_source
         with torch.no_grad():
-            source = self.forward_rows(batch.x[:n], n, self.source_network)
+            source = self.forward_rows(batch.x[:n], n, self.source_encoder)
         target = self.forward_rows(batch.x[n:], 0)
         scores = self.critic(torch.cat([source.features, target.features])).squeeze(1)
         domain = domain_bce(scores, n)
@@ -170,7 +166,7 @@ class ADDA(ManualOptimization, AdaptationMethod):
 
     @property
     def encoder(self) -> list[nn.Parameter]:
-        """What the second part trains of the network: all but its head."""
+        """The parameters of the network that the second part trains: all but its head."""
         assert self.network.head is not None
         head = {id(parameter) for parameter in self.network.head.parameters()}
         return [p for p in self.network.parameters() if p.requires_grad and id(p) not in head]
@@ -184,8 +180,8 @@ class ADDA(ManualOptimization, AdaptationMethod):
 
     # ---- serving
 
-    def evaluate(self, batch: Batch, source: bool) -> Outputs:
-        """Source rows by the source's encoder, target rows by the target's."""
+    def evaluate(self, batch: Batch, source: bool) -> Any:
+        """Source rows with the source's encoder, target rows with the target's."""
         if source and bool(self.separated):
-            return self.forward_rows(batch.x, len(batch), self.source_network)
+            return self.forward_rows(batch.x, len(batch), self.source_encoder)
         return super().evaluate(batch, source)

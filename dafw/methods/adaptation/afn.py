@@ -6,32 +6,33 @@ from torch import nn
 
 from dafw.losses.entropy import mean_entropy
 from dafw.losses.norms import norm_to_radius, stepwise_norm
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.dropout import NormPreservingDropout
 from dafw.nn.network import Network
 from dafw.problems import Outputs
 
 
 class AFN(AdaptationMethod):
-    """Features of both domains whose norms grow: small norms, not other directions, make the target hard.
+    """Makes the norms of both domains' features grow; target features are hard because their norms are small.
 
     Loss: CE(source) + weight * (L(f_s) + L(f_t)) + entropy_weight * mean entropy of the target's predictions, features
-    (n, d). Stepwise (SAFN): L(f) = mean (|f| - |f|.detach() - step)^2, whose value is always step^2 and whose gradient
-    lets every norm grow alike. Hard (HAFN): L(f) = (mean |f| - radius)^2.
+    (n, d). Stepwise (SAFN): L(f) = mean (|f| - |f|.detach() - step)^2. Its value is always step^2; its gradient makes
+    every norm grow at the same rate. Hard (HAFN): L(f) = (mean |f| - radius)^2.
 
     Xu et al., Larger Norm More Transferable: An Adaptive Feature Norm Approach for Unsupervised Domain Adaptation, ICCV
-    2019, https://arxiv.org/abs/1811.07456. Step 1 and weight 0.05 are the Transfer-Learning-Library's (read); the
-    paper's are, as recalled, the same, and its radius 25. The paper's features pass a dropout that keeps norms.
+    2019, https://arxiv.org/abs/1811.07456. Step 1 and weight 0.05 are the Transfer-Learning-Library's (read). The
+    paper's are, as recalled, the same, and its radius is 25. The paper's features pass a dropout that preserves norms.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         variant: ``stepwise`` or ``hard``.
-        step: growth of each norm that the stepwise variant asks for (tllib: 0.3 on VisDA).
-        radius: mean norm that the hard variant asks for.
-        weight: weight of the norms.
+        step: growth of each norm that the stepwise variant aims at (tllib: 0.3 on VisDA).
+        radius: mean norm that the hard variant aims at.
+        weight: weight of the losses of the norms.
         entropy_weight: weight of the entropy (tllib: 0.1 on Office-31).
-        dropout: share of the features to drop in training, the expected squared norm being kept (tllib: 0.5). The
-            ranks of a distributed run draw their own.
+        dropout: share of the features to drop in training; the expected squared norm is preserved (tllib: 0.5). Each
+            rank of a distributed run draws its own mask.
         base: see :class:`~dafw.methods.base.Method`. tllib: lr 0.001, constant, and SGD without momentum.
     """
 

@@ -3,16 +3,17 @@
 from typing import Any, ClassVar, Literal
 
 from dafw.losses.nuclear import negative_nuclear_norm
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.network import Network
 from dafw.problems import Outputs
 
 
 class BNM(AdaptationMethod):
-    """Predictions on the target that are sure one by one and diverse together.
+    """Makes predictions on the target individually confident and jointly diverse.
 
-    Loss: CE(source) - weight * ||softmax(logits_t)||_* / n, logits (n, K), the nuclear norm of the batch of target
-    predictions over its number of rows.
+    Loss: CE(source) - weight * ||softmax(logits_t)||_* / n, logits (n, K): the nuclear norm of the batch of target
+    predictions, divided by the number of rows.
 
     Cui et al., Towards Discriminability and Diversity: Batch Nuclear-norm Maximization under Label Insufficient
     Situations, CVPR 2020, https://arxiv.org/abs/2003.12237. The weight 1 is DeepDA's; the paper's is, as recalled, the
@@ -20,8 +21,8 @@ class BNM(AdaptationMethod):
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
-        scale: divide the norm by the number of ``rows`` (the paper's form), or of singular ``values``, hence their
-            mean (DeepDA; the authors' code too, as recalled), which weighs more where a batch has fewer classes than
+        scale: divide the norm by the number of ``rows`` (the paper's form) or of singular ``values``, which gives their
+            mean (DeepDA; the authors' code too, as recalled). The latter is larger if there are fewer classes than
             rows.
         weight: weight of the norm.
         base: see :class:`~dafw.methods.base.Method`. DeepDA trains it with lr 0.001 and weight decay 0.0005.

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dafw.losses.adversarial import domain_bce
 from dafw.losses.entropy import certainty_weights
-from dafw.methods.adversarial import AdversarialMethod
+from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.nn.mlp import mlp
 from dafw.nn.multilinear import MultilinearMap
 from dafw.nn.network import Network
@@ -14,23 +14,23 @@ from dafw.nn.precision import full_precision
 from dafw.nn.reversal import reverse_gradient
 from dafw.problems import Outputs
 
-#: The widest outer product that a critic is given whole.
+#: Largest width of an outer product; wider ones are projected.
 WIDEST = 4096
 
 
 class CDAN(AdversarialMethod):
-    """A DANN whose critic sees features together with class predictions, hence each class by itself.
+    """A DANN with a critic that sees features together with class predictions, so it can treat each class separately.
 
-    Loss: CE(source) + weight * (mean_s w_i BCE(D(h_i), 1) + mean_t w_i BCE(D(h_i), 0)) / 2, where h_i = T(f_i, p_i)
-    joins the features f (n_s + n_t, d) with p = softmax(logits) (n_s + n_t, K), through which no gradient flows. T is
-    their outer product, (n_s + n_t, K * d), or a random projection of it. w_i is 1, or with ``entropy``
-    ("CDAN+E") 1 + exp(-H(p_i)), without gradient, scaled so that the weights of all rows sum to their number. The
-    gradient at the features is reversed and scaled by 2 / (1 + exp(-gamma p)) - 1, p the share of training done.
+    Loss: CE(source) + weight * (mean_s w_i BCE(D(h_i), 1) + mean_t w_i BCE(D(h_i), 0)) / 2. h_i = T(f_i, p_i) joins the
+    features f (n_s + n_t, d) with p = softmax(logits) (n_s + n_t, K); no gradient flows through p. T is their outer
+    product, (n_s + n_t, K * d), or a random projection of it. w_i is 1, or with ``entropy`` ("CDAN+E") 1 +
+    exp(-H(p_i)), without gradient, scaled so that the weights of all rows sum to their number. The gradient at the
+    features is reversed and scaled by 2 / (1 + exp(-gamma p)) - 1, where p is the share of training done.
 
     Long et al., Conditional Adversarial Domain Adaptation, NeurIPS 2018, https://arxiv.org/abs/1705.10667. Recalled,
-    not looked up: the paper's rule of projecting when d * K exceeds 4096, its ramp and its rate, which are DANN's, and
-    that its equation adds the two means (``weight=2``). The weights follow the Transfer-Learning-Library (read); the
-    authors' first code, as recalled, normalises them in each domain and lets the reversed gradient pass through them.
+    not looked up: the paper projects if d * K exceeds 4096, its ramp and its rate are DANN's, and its equation adds the
+    two means (``weight=2``). The weights follow the Transfer-Learning-Library (read). The authors' first code, as
+    recalled, normalises them in each domain and lets the reversed gradient pass through them.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).

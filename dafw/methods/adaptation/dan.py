@@ -3,27 +3,28 @@
 from typing import Any, ClassVar, Literal
 
 from dafw.losses.mmd import mk_mmd
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.network import Network
 from dafw.problems import Outputs
 
 
 class DAN(AdaptationMethod):
-    """Features of both domains with the same mean in a reproducing-kernel Hilbert space.
+    """Aligns the mean of both domains' features in a reproducing-kernel Hilbert space.
 
-    Loss: CE(source) + weight * MK-MMD^2(f_s, f_t), features (n, d), a sum of Gaussian kernels whose widths are
-    multiples of the mean squared distance.
+    Loss: CE(source) + weight * MK-MMD^2(f_s, f_t), features (n, d). The kernel is a sum of Gaussians with widths that
+    are multiples of the mean squared distance.
 
     Long et al., Learning Transferable Features with Deep Adaptation Networks, ICML 2015,
-    https://arxiv.org/abs/1502.02791, equations 1 to 4. The paper weighs the kernels by a quadratic programme and
-    aligns three layers of AlexNet; here, as in later code (tllib), the kernels weigh the same and one layer is aligned.
+    https://arxiv.org/abs/1502.02791, equations 1 to 4. The paper weighs the kernels by a quadratic programme and aligns
+    three layers of AlexNet. Here, as in later code (tllib), the kernels have equal weights and one layer is aligned.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         weight: weight of the discrepancy (paper: chosen from 0.1 to 2; tllib: 1).
-        estimator: ``unbiased``, ``biased``, or ``tllib``, which sums the kernels instead of averaging them and adds a
-            constant: five times the unbiased value with its five kernels.
-        linear: the estimate in linear time, from pairs of neighbours in the batch (paper, equation 4).
+        estimator: ``unbiased``, ``biased`` or ``tllib``. The last sums the kernels instead of averaging them (with its
+            five kernels five times the unbiased value) and adds a constant.
+        linear: use the estimate in linear time, from pairs of neighbours in the batch (paper, equation 4).
         base: see :class:`~dafw.methods.base.Method`. tllib trains it with lr 0.003.
     """
 

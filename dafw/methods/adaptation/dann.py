@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from dafw.losses.adversarial import domain_bce
-from dafw.methods.adversarial import AdversarialMethod
+from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
 from dafw.nn.reversal import reverse_gradient
@@ -13,14 +13,14 @@ from dafw.problems import Outputs
 
 
 class DANN(AdversarialMethod):
-    """Features from which a critic cannot tell the domain.
+    """Trains features from which a critic cannot tell the domain.
 
     Loss: CE(source) + weight * (BCE(critic(reverse(f_s)), 1) + BCE(critic(reverse(f_t)), 0)) / 2, means over the rows
-    of each domain; features (n_s + n_t, d), critic scores (n_s + n_t, 1). The reversed gradient is scaled by
-    2 / (1 + exp(-gamma p)) - 1, where p in [0, 1] is the share of training done. The critic's own gradient is not.
+    of each domain; features (n_s + n_t, d), critic scores (n_s + n_t, 1). The reversed gradient is scaled by 2 / (1 +
+    exp(-gamma p)) - 1, where p in [0, 1] is the share of training done. The critic's own gradient is not scaled.
 
     Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 17 (2016), https://arxiv.org/abs/1505.07818,
-    equations 9 and 14 and section 5.2.2. The paper's equation sums the two means: that is ``weight=2``.
+    equations 9 and 14 and section 5.2.2. The paper's equation adds the two means: that is ``weight=2``.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
@@ -52,11 +52,11 @@ class DANN(AdversarialMethod):
         self.critic = mlp(network.num_features, [width] * depth, 1, norm=critic_norm)
 
     def domain_loss(self, outputs: Outputs, num_source: int) -> Tensor:
-        """Binary cross-entropy of the critic, features (N, d) of both domains -> scalar."""
+        """Binary cross-entropy of the critic: features (N, d) of both domains -> scalar."""
         return domain_bce(self.judge(outputs, num_source), num_source)
 
     def judge(self, outputs: Outputs, num_source: int) -> Tensor:
-        """The critic's scores (N,), high for the source, of features (N, d) whose gradient is reversed."""
+        """The critic's scores (N,), high for the source, for features (N, d); the gradient at these is reversed."""
         scores: Tensor = self.critic(reverse_gradient(outputs.features, self.ramp)).squeeze(1)
         if self.logs_this_step:
             self.diagnose_critic(scores > 0, num_source)

@@ -12,7 +12,8 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.entropy import mean_entropy
 from dafw.losses.mmd import cyclic_mmd, subset_cyclic_mmd, subset_mmd
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.attention import convert_attention, domain_attentions
 from dafw.nn.distributed import from_first_rank, gather_rows
 from dafw.nn.mlp import Residual
@@ -21,45 +22,47 @@ from dafw.nn.norm import DomainBatchNorm, NormMode
 from dafw.nn.precision import full_precision
 from dafw.optim.schedules import InverseDecay
 from dafw.problems import Outputs
+from dafw.problems.model import NetworkBase
 
 #: The one kernel on class scores: count and bandwidth (read in the authors' code).
 ON_SCORES: dict[str, Any] = {"count": 1, "bandwidth": 1.68}
 
 
 class DCAN(AdaptationMethod):
-    """Channel attention of each domain's own, and blocks that correct the target's features and logits.
+    """Channel attention with a path for each domain, and blocks that correct the target's features and logits.
 
-    Every squeeze-and-excitation of the backbone gets a squeeze for each domain. With z the features and C the
-    classifier, the source is served by C(z), the target by z' = z + B(z) and y' = C(z') + B'(C(z')), B and B' being two
+    Every squeeze-and-excitation of the backbone gets one squeeze per domain. Let z be the features and C the
+    classifier. Source rows get C(z). Target rows get z' = z + B(z) and y' = C(z') + B'(C(z')). B and B' are two
     linear layers each, with a ReLU between them.
 
     Loss: CE(C(z_s)) + alpha * [MMD_5(z_s, z'_t) + MMD_1(softmax C(z_s), softmax y'_t) + R / K] + beta * mean entropy of
-    softmax y'_t; features (n, d), logits (n, K). MMD_5 sums five Gaussian kernels, MMD_1 has one, both in linear time.
-    R keeps the blocks near the identity on the source: it sums, over the classes in the batch, the squared distance of
-    the mean embeddings of that class's z_s and of z'_s of a random subset of its rows, and the same on logits.
+    softmax y'_t; features (n, d), logits (n, K). MMD_5 sums five Gaussian kernels and MMD_1 has one; both take linear
+    time. R keeps the blocks close to the identity on the source. It sums over the classes in the batch the squared
+    distance of two mean embeddings: of the class's z_s, and of z'_s of a random subset of its rows. The same is added
+    for the logits.
 
     Li et al., Domain Conditioned Adaptation Network, AAAI 2020, https://arxiv.org/abs/2005.06717. Numbers and details
     here were read in the authors' code. Of the paper's R only the form, a distance of mean embeddings, is known to us
-    (recalled); that all classes share one bandwidth is ours, and so is that a class's subset is of its own rows: the
-    authors' code draws it from all rows, which sets classes against the labels. The authors' recipe: ``lr`` 0.001,
-    ``backbone_lr`` 0.1, Nesterov momentum, weight decay 0.001, as in experiments/image_folder/dcan.yaml. The schedule
-    is (1 + p)^-0.75 if ``None``. Under ``norm: frozen`` scale and shift of the backbone's batch norms are not trained
-    either. A linear classifier starts from N(0, 0.01). A moving average, if asked for, is that of the network, not of B
-    and B'.
+    (recalled). Two choices are ours: all classes share one bandwidth, and a class's subset is drawn from its own rows.
+    The authors' code draws it from all rows, which compares classes against the labels. The authors' recipe: ``lr``
+    0.001, ``backbone_lr`` 0.1, Nesterov momentum, weight decay 0.001, as in experiments/image_folder/dcan.yaml. The
+    schedule is (1 + p)^-0.75 if ``None``. Under ``norm: frozen`` scale and shift of the backbone's batch norms are not
+    trained either. A linear classifier starts from N(0, 0.01). A moving average, if used, covers the network, not B and
+    B'.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K); must have squeeze-and-excitation.
         alpha: weight of the discrepancies and of R (authors: 1.5).
         beta: weight of the entropy (authors: 0.1).
         width: width of the hidden layer of B (authors: 128); that of B' is K.
-        subset: probability of a row to be in the subset of its class; in the authors' mode, K times that of a row to be
-            in the subset of any class (authors: 0.8; 2 for ImageCLEF).
+        subset: probability that a row is in the subset of its class; in the authors' mode, K times the probability that
+            a row is in the subset of any class (authors: 0.8; 2 for ImageCLEF).
         block_lr: learning rate of B and B' as a multiple of ``lr`` (authors: 0.001, which is 0.01 of the backbone's).
-        ten_crop: side of ten crops of each image in evaluation, whose probabilities are averaged (authors: 224 of 256
-            pixels, see the datamodule's ``evaluate_whole``); the image as it comes if ``None``.
-        mode: ``authors`` repeats their code where it departs from the above: R in linear time, over rows counted from
-            a wrong position unless the two subsets are equally large; subsets of random size that are the first rows;
-            no entropy terms of probabilities below 1e-7.
+        ten_crop: side of ten crops of each image in evaluation; their probabilities are averaged (authors: 224 of 256
+            pixels, see the datamodule's ``evaluate_whole``). ``None``: the whole image.
+        mode: ``authors`` repeats the differences of their code. R takes linear time, over rows counted from
+            a wrong position unless the two subsets are equally large. Subsets have random size and are the first rows.
+            The entropy leaves out probabilities below 1e-7.
         base: see :class:`~dafw.methods.base.Method`.
 
     Raises:
@@ -87,8 +90,6 @@ class DCAN(AdaptationMethod):
         mode: Literal["paper", "authors"] = "paper",
         **base,
     ) -> None:
-        if not domain_attentions(network):
-            convert_attention(network)
         super().__init__(network, **base)
         self.alpha, self.beta, self.subset, self.block_lr = alpha, beta, subset, block_lr
         self.ten_crop, self.mode = ten_crop, mode
@@ -103,23 +104,25 @@ class DCAN(AdaptationMethod):
             nn.init.zeros_(network.head.bias)
         self.correct_features = Residual(network.num_features, width)
         self.correct_logits = Residual(self.num_classes, self.num_classes)
-        if self.ema is not None:
-            self.ema.set(network)  # type: ignore[no-untyped-call]
+        if self.weight_average is not None:
+            self.weight_average.copy_from()
+
+    def build_network(self, network: NetworkBase, num_classes: int) -> None:
+        """Gives attention a path for each domain."""
+        if not domain_attentions(network):
+            convert_attention(network)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The two blocks at their own rate, then the network's groups."""
+        """The group of the two blocks with its own rate, then the network's groups."""
         *network, blocks = super().parameter_groups()
         return [{**blocks, "lr": self.lr * self.block_lr}, *network]
 
     # ---- training
 
     def losses(self, batch: Batch) -> Losses:
-        """All terms, of one forward of the joint batch."""
-        joint = self.forward_rows(batch.x, batch.num_source)
-        terms = self.terms(joint[: batch.num_source], joint[batch.num_source :], batch.y)
-        if self.logs_this_step:
-            self.compare_gradients(terms, joint.features)
-        return terms
+        """All terms, from one forward of the joint batch."""
+        joint = self.forward_batch(batch)
+        return self.terms(joint[: batch.num_source], joint[batch.num_source :], batch.y)
 
     def terms(self, source: Outputs, target: Outputs, y: Tensor) -> Losses:
         """The terms from uncorrected outputs: source (n_s) with labels y (n_s,), target (n_t)."""
@@ -135,12 +138,12 @@ class DCAN(AdaptationMethod):
         }
 
     def correct(self, outputs: Outputs, network: nn.Module) -> Outputs:
-        """Features and logits behind the two blocks; ``network`` has the classifier."""
+        """Features and logits after the two blocks; ``network`` has the classifier."""
         features = self.correct_features(outputs.features)
         return Outputs(features, self.correct_logits(network.head(features)))  # type: ignore[operator]
 
     def regulariser(self, source: Outputs, corrected: Outputs, y: Tensor) -> Tensor:
-        """R / K: each class's source rows (n, ...) against a random subset of corrected ones, over all ranks."""
+        """R / K: compares each class's source rows (n, ...) with a random subset of corrected ones, over all ranks."""
         features, corrected_features = gather_rows(source.features), gather_rows(corrected.features)
         logits, corrected_logits = gather_rows(source.logits), gather_rows(corrected.logits)
         members = gather_rows(y) == torch.arange(self.num_classes, device=y.device)[:, None]
@@ -151,10 +154,10 @@ class DCAN(AdaptationMethod):
         return (on_features + on_logits).sum() / self.num_classes
 
     def draw_subsets(self, members: Tensor) -> Tensor:
-        """(K, rows) bool, the same on all ranks: whether a row is in the random subset of a class.
+        """(K, rows) bool, the same on all ranks: True if a row is in the random subset of a class.
 
         Args:
-            members: (K, rows) bool, whether a row is of the class.
+            members: (K, rows) bool, True if a row belongs to the class.
         """
         draws = from_first_rank(torch.rand(members.shape, dtype=torch.float32, device=self.device))
         if self.mode == "authors":
@@ -165,15 +168,15 @@ class DCAN(AdaptationMethod):
     # ---- serving
 
     def forward(self, x: Any) -> Outputs:
-        """What serves the target: its own attention, then both blocks. Images (N, C, H, W) -> outputs."""
+        """Predicts on the target with its own attention and both blocks: images (N, C, H, W) -> outputs."""
         return self.serve(x, source=False)
 
     def evaluate(self, batch: Batch, source: bool) -> Outputs:
-        """Source rows by the source's path and without correction, target rows as they are served."""
+        """Source rows through the source's path without correction, target rows as in :meth:`forward`."""
         return self.serve(batch.x, source)
 
     def serve(self, x: Any, source: bool) -> Outputs:
-        """Outputs of rows of one domain; of ten crops, mean features, and logits of the mean probabilities."""
+        """Outputs for rows of one domain; with ten crops, mean features, and logits of the mean probabilities."""
         if self.ten_crop is None:
             return self.answer(x, source)
         if min(x.shape[-2:]) <= self.ten_crop:
@@ -187,6 +190,6 @@ class DCAN(AdaptationMethod):
         return Outputs(features, scores.logsumexp(0))
 
     def answer(self, x: Any, source: bool) -> Outputs:
-        """Outputs of rows of one domain, one pass."""
+        """Outputs for rows of one domain, in one pass."""
         outputs = self.forward_rows(x, len(x) if source else None, self.eval_network)
         return outputs if source else self.correct(outputs, self.eval_network)

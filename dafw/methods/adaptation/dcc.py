@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dafw.data.batch import Batch
+from dafw.data.setting import Balanced
 from dafw.errors import UserError
 from dafw.losses.class_discrepancy import contrastive_discrepancy
 from dafw.losses.prototypes import move_prototypes, prototype_cross_entropy
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.methods.targets import training_outputs
+from dafw.nn.buffers import VariableLengthBuffers
 from dafw.nn.consensus import Clusters, cluster, search
 from dafw.nn.distributed import gather_rows, world_size
 from dafw.nn.network import Network
@@ -25,54 +28,55 @@ from dafw.problems import Outputs
 LOG = logging.getLogger(__name__)
 
 
-class DCC(AdaptationMethod):
-    """Clusters the target, matches clusters with classes, and aligns what matches; the rest of the target is unknown.
+class DCC(VariableLengthBuffers, AdaptationMethod):
+    """Clusters the target, matches clusters with classes, and aligns matched pairs; the rest of the target is unknown.
 
-    At the start of each epoch (the authors' 200 steps, ``data.steps_per_epoch``) features of all training samples are
-    taken in evaluation mode and normalised; k-means clusters the target's, a cluster and a class match if their centres
-    are each other's nearest, and k is the one whose matched pairs agree best on their samples
-    (:mod:`dafw.nn.consensus`). k is searched from K on, later from ``k_first`` on, in steps of ``k_step`` up to
-    ``k_limit * K``; once two searches found the same k it stays, and k-means starts from the prototypes. Samples of
-    matched clusters with more than ``per_class`` samples have the class for a pseudo-label. Each step adds to the
-    random rows ``classes`` of the matched classes, ``per_class`` rows of each, of both domains.
+    At the start of each epoch (the authors' 200 steps, ``data.steps_per_epoch``) the features of all training samples
+    are computed in evaluation mode and normalised. k-means clusters the target's features. A cluster and a class match
+    if their centres are each other's nearest. The chosen k is the one whose matched pairs agree best on their samples
+    (:mod:`dafw.nn.consensus`). The first search for k starts at K, later ones at ``k_first``, in steps of ``k_step`` up
+    to ``k_limit * K``. Once two searches find the same k it is fixed, and k-means starts from the prototypes. Samples
+    of matched clusters with more than ``per_class`` samples get the class as a pseudo-label. Each step adds balanced
+    rows to the random ones: ``per_class`` rows of each of ``classes`` matched classes, from both domains.
 
     Loss: CE(source) + balanced_weight * CE(balanced source) + cdd_weight * (intra - inter) + weight_t *
-    CE(cos(f_t, prototypes) / temperature, cluster). Features (n, d), logits (n, K); intra and inter are class-wise MMDs
-    of the balanced rows (:func:`~dafw.losses.class_discrepancy.contrastive_discrepancy`); f_t are the random target
-    rows, of matched clusters or not, after which each prototype, at first its cluster's centre, moves; weight_t =
-    prototype_weight * exp(-gamma (1 - t / ramp_steps)) at step t. Without a matched class the two terms of balanced
-    rows are 0; those rows are then any, and count in batch statistics only.
+    CE(cos(f_t, prototypes) / temperature, cluster). Features (n, d), logits (n, K). intra and inter are class-wise MMDs
+    of the balanced rows (:func:`~dafw.losses.class_discrepancy.contrastive_discrepancy`). f_t are the random target
+    rows, of matched and unmatched clusters. Each prototype starts at its cluster's centre and moves with these rows.
+    weight_t = prototype_weight * exp(-gamma (1 - t / ramp_steps)) at step t. Without a matched class the two terms of
+    balanced rows are 0; those rows are then arbitrary, and count in batch statistics only.
 
-    A sample is unknown if its nearest prototype is of an unmatched cluster; none is if all match.
+    A sample is unknown if its nearest prototype belongs to an unmatched cluster. No sample is unknown if all clusters
+    match.
 
     Li et al., Domain Consensus Clustering for Universal Domain Adaptation, CVPR 2021, pp. 9752-9761,
     https://openaccess.thecvf.com/CVPR2021. Numbers and details were read in the authors' code,
-    https://github.com/Solacex/Domain-Consensus-Clustering. Theirs differs: it passes each part of a batch by itself, so
-    that batch statistics are of that part alone; it takes the prototypes' rows in equal numbers from clusters, not at
-    random; a class may come twice in a batch, and is then set against itself; after step 5000 the ramp goes on beyond
-    1. Their recipe: a network with ``bottleneck: 256``, ``bottleneck_relu: false`` and ``backbone_lr: 0.1``, batches of
-    36, ``optimizer: sgd`` (Nesterov), ``weight_decay: 5e-4``, ``lr`` 0.001 (Office-31) or 0.01 (Office-Home), times
-    (1 + 10 t / 10000)^-0.75: :class:`~dafw.optim.schedules.InverseDecay` with ``alpha: 0.001`` ``per: step``.
+    https://github.com/Solacex/Domain-Consensus-Clustering. Their code differs in four ways. It passes each part of a
+    batch separately, so batch statistics are of that part alone. It draws the prototypes' rows in equal numbers from
+    clusters, not at random. A class may come twice in a batch, and is then compared with itself. After step 5000 the
+    ramp goes on beyond 1. Their recipe: a network with ``bottleneck: 256``, ``bottleneck_relu: false`` and
+    ``backbone_lr: 0.1``, batches of 36, ``optimizer: sgd`` (Nesterov), ``weight_decay: 5e-4``, ``lr`` 0.001 (Office-31)
+    or 0.01 (Office-Home), times (1 + 10 t / 10000)^-0.75: :class:`~dafw.optim.schedules.InverseDecay` with
+    ``alpha: 0.001`` ``per: step``.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         balanced_weight: weight of the cross-entropy of the balanced source rows.
         cdd_weight: weight of the class-wise discrepancies.
         prototype_weight: weight of the prototypes' cross-entropy.
-        classes: classes in the balanced rows of a step (Office-31: 10, Office-Home: 6).
-        per_class: rows of each, over all ranks (Office-31: 3, Office-Home: 6).
-        temperature: of the prototypes' cross-entropy.
+        classes: number of classes in the balanced rows of a step (Office-31: 10, Office-Home: 6).
+        per_class: rows of each class, over all ranks (Office-31: 3, Office-Home: 6).
+        temperature: temperature of the prototypes' cross-entropy.
         gamma: steepness of that term's ramp.
-        ramp_steps: steps after which it is up (authors: 5000, though they train 3000); those of the training if
-            ``None``.
+        ramp_steps: length of the ramp in steps (authors: 5000, though they train 3000); ``None``: the whole training.
         warmup_steps: steps on the random source rows alone before the first clustering (Office-31: 0, Office-Home:
             400).
         k_step: step of the search for k (Office-31: 2, Office-Home: 5).
-        k_first: where the searches after the first one start; ``k_step`` if ``None``, as in the authors' code, which
-            with few classes ends at few clusters, all of them matched, so that nothing is rejected.
+        k_first: first k of all searches but the first one. ``None``: ``k_step``, as in the authors' code. With few
+            classes that code ends at few clusters, all of them matched, so that nothing is rejected.
         k_limit: largest k as a multiple of K (Office-31: 3, Office-Home: 5).
-        k_patience: how many k that are no better than the one before each end a search.
-        kmeans_trials: random starts of k-means (10 was scikit-learn's default then, recalled).
+        k_patience: a search ends after this many values of k that are no better than their predecessor.
+        kmeans_trials: number of random starts of k-means (10 was scikit-learn's default then, recalled).
         cdd_normaliser: ``batch`` averages over the classes in the batch; ``matched`` divides by the number of matched
             classes, as the authors' code does.
         base: see :class:`~dafw.methods.base.Method`.
@@ -89,6 +93,7 @@ class DCC(AdaptationMethod):
         "lr": (1e-4, 1e-1),
     }
 
+    variable_buffers = ("codes", "prototypes", "matched", "found_k")
     codes: Tensor
     starts: Tensor
     prototypes: Tensor
@@ -131,31 +136,35 @@ class DCC(AdaptationMethod):
         self.gamma, self.ramp_steps, self.warmup_steps = gamma, ramp_steps, warmup_steps
         self.k_step, self.k_limit, self.k_patience, self.kmeans_trials = k_step, k_limit, k_patience, kmeans_trials
         self.cdd_normaliser = cdd_normaliser
-        if balanced_weight or cdd_weight or prototype_weight:
-            self.balanced = classes, per_class
+        self.has_balanced_rows = bool(balanced_weight or cdd_weight or prototype_weight)
         for name in ("codes", "starts", "matched", "found_k"):
             self.register_buffer(name, torch.empty(0, dtype=torch.int64), persistent=name != "starts")
         self.register_buffer("prototypes", torch.empty(0, network.num_features))
         self.register_buffer("clustered_at", torch.tensor(-1))
 
+    @property
+    def balanced(self) -> Balanced | None:
+        """Class-balanced rows, by the clusters that match a class; none without a term that learns from them."""
+        return Balanced(self.classes, self.per_class, self.target_labels) if self.has_balanced_rows else None
+
     # ---- what a method on top of this one changes
 
     def extra_terms(self, batch: Batch, joint: Outputs) -> Losses:
-        """Further weighted terms of a step.
+        """Additional weighted terms of a step, for methods that extend this one.
 
         Args:
             batch: all rows of the step.
-            joint: their outputs, in the same order.
+            joint: outputs of these rows, in the same order.
         """
         return {}
 
     # ---- training
 
     def losses(self, batch: Batch) -> Losses:
-        """All terms, of one forward of the joint batch: random and balanced rows of the source, then of the target."""
-        joint = self.forward_rows(batch.x, batch.num_source)
+        """All terms, from one forward of the joint batch: random and balanced source rows, then such target rows."""
+        joint = self.forward_batch(batch)
         source, target = joint[: batch.num_source], joint[batch.num_source :]
-        extra = 0 if self.balanced is None else self.classes * self.per_class // world_size()
+        extra = self.classes * self.per_class // world_size() if self.has_balanced_rows else 0
         random, n = batch.num_source - extra, len(target) - extra
         terms = {"supervised": self.problem.loss(source[:random], batch.y[:random])}
         if len(self.prototypes) and extra:
@@ -163,13 +172,12 @@ class DCC(AdaptationMethod):
             terms["prototypes"] = self.regularise(target[:n], self.codes_of(batch)[:n])
         terms |= self.extra_terms(batch, joint)
         if self.logs_this_step:
-            self.compare_gradients(terms, joint.features)
             self.diagnose("clusters", float(len(self.prototypes)))
             self.diagnose("matched_clusters", (self.matched >= 0).sum())
         return terms
 
     def align(self, source: Outputs, target: Outputs, y: Tensor) -> Losses:
-        """The terms of the balanced rows, grouped by class: source (n) with labels y (n,), target (n)."""
+        """The terms of the balanced rows, which are grouped by class: source (n) with labels y (n,), target (n)."""
         matched = (self.matched >= 0).sum()
         present = (matched > 0).to(source.features.dtype)
         number = matched if self.cdd_normaliser == "matched" else None
@@ -184,15 +192,15 @@ class DCC(AdaptationMethod):
         }
 
     def regularise(self, target: Outputs, codes: Tensor) -> Tensor:
-        """Moves the prototypes towards the random target rows (n), of clusters codes (n,); their term."""
-        if not self.repeated_pass:
-            self.prototypes = move_prototypes(self.prototypes, gather_rows(target.features), gather_rows(codes))
+        """Moves the prototypes towards the random target rows (n) with clusters codes (n,), and returns their term."""
+        prototypes = move_prototypes(self.prototypes, gather_rows(target.features), gather_rows(codes))
+        self.propose(prototypes=prototypes)
         done = self.progress if self.ramp_steps is None else self.step / self.ramp_steps
         weight = self.prototype_weight * exponential_ramp(done, self.gamma)
-        return weight * prototype_cross_entropy(self.prototypes, target.features, codes, self.temperature)
+        return weight * prototype_cross_entropy(prototypes, target.features, codes, self.temperature)
 
     def codes_of(self, batch: Batch) -> Tensor:
-        """Cluster (n_t,) of each target row of the batch."""
+        """The cluster of each target row of the batch, (n_t,)."""
         n = batch.num_source
         return self.codes[self.starts[batch.domain[n:]] + batch.index[n:]]
 
@@ -200,7 +208,7 @@ class DCC(AdaptationMethod):
 
     def target_labels(self) -> list[Tensor]:
         """Pseudo-labels of each target, after a new clustering if an epoch starts and the warm-up is over."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = self.data
         first = len(data.labelled)
         sizes = [len(domain) for domain in data.train_domains]
         targets = sizes[first : first + len(data.training_targets)]
@@ -215,8 +223,8 @@ class DCC(AdaptationMethod):
 
     @torch.no_grad()
     def recluster(self) -> None:
-        """Clusters the targets' training samples anew. The ranks share the forward; the first one does the rest."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        """Clusters the targets' training samples anew. The ranks share the forward; the first rank does the rest."""
+        data: Any = self.data
         began, first = time.monotonic(), len(data.labelled)
         source = training_outputs(self, 0, first).features
         target = training_outputs(self, first, first + len(data.training_targets)).features
@@ -237,7 +245,7 @@ class DCC(AdaptationMethod):
         LOG.info(text, self.steps_done, len(codes), len(centres), int(large.sum()), score, time.monotonic() - began)
 
     def find(self, target: Tensor, source: Tensor, labels: Tensor) -> Clusters:
-        """Clusters of target features (n_t, d), given source features (n_s, d) and labels (n_s,), unit vectors all."""
+        """Clusters of target features (n_t, d), from source features (n_s, d) and labels (n_s,), all unit vectors."""
         seen = self.found_k.tolist()
         if len(seen) == 2 and seen[0] == seen[1]:
             return cluster(target, source, labels, seen[1], start=self.prototypes.cpu())
@@ -252,9 +260,10 @@ class DCC(AdaptationMethod):
     # ---- serving
 
     def unknown_scores(self, outputs: Outputs) -> Tensor:
-        """Largest cosine to an unmatched prototype minus that to a matched one: (N,), positive where unknown.
+        """Largest cosine to an unmatched prototype minus that to a matched one: (N,), positive for unknown samples.
 
-        A side without a prototype counts as -1, so that nothing is unknown where all match; -1 before any clustering.
+        If one side has no prototype, its cosine counts as -1, so nothing is unknown if all match. Before any clustering
+        the score is -1.
         """
         features = full_precision(outputs.features)
         if not len(self.prototypes):
@@ -264,9 +273,3 @@ class DCC(AdaptationMethod):
         known = self.matched >= 0
         unmatched, matched = (cosines.masked_fill(hidden, -1.0).amax(1) for hidden in (known, ~known))
         return unmatched - matched
-
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name in ("codes", "prototypes", "matched", "found_k"):  # as long as there are samples, clusters, searches
-            if (held := state.get(f"{prefix}{name}")) is not None:
-                setattr(self, name, getattr(self, name).new_empty(held.shape))
-        super()._load_from_state_dict(state, prefix, *rest)

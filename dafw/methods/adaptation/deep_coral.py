@@ -4,29 +4,31 @@ from typing import Any, ClassVar, Literal
 
 from dafw.errors import UserError
 from dafw.losses.coral import coral, mean_and_covariance
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.distributed import world_size
 from dafw.nn.network import Network
 from dafw.problems import Outputs
 
 
 class DeepCORAL(AdaptationMethod):
-    """The covariances of source and target activations are drawn together.
+    """Aligns the covariances of source and target activations.
 
-    Loss: CE(source) + weight * ||C_s - C_t||_F^2 / (4 d^2), C the covariance over the batch of activations (n, d).
+    Loss: CE(source) + weight * ||C_s - C_t||_F^2 / (4 d^2), where C is the covariance of activations (n, d) over the
+    batch.
 
     Sun and Saenko, Deep CORAL, ECCV 2016 workshops, https://arxiv.org/abs/1607.01719, equations 1 and 6. The paper
-    aligns the class scores of the last layer, and picks the weight so that both losses end at the same size.
+    aligns the class scores of the last layer, and chooses the weight so that both losses have the same size at the end.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         weight: weight of the alignment loss.
-        layer: what is aligned: ``logits`` (paper) or ``features`` (tllib, DomainBed).
+        layer: the activations that are aligned: ``logits`` (paper) or ``features`` (tllib, DomainBed).
         moments: ``covariance`` (paper) or ``mean_and_covariance``, mean squared differences of both (tllib, DomainBed).
         base: see :class:`~dafw.methods.base.Method`.
 
     Raises:
-        UserError: in training if a batch holds a single row of all sources, or of all targets.
+        UserError: in training, if a batch holds only one row of all sources or of all targets.
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}

@@ -12,20 +12,20 @@ from dafw.nn.network import Network
 
 
 class GDCAN(DCAN):
-    """DCAN whose attention is separate only where the two domains differ.
+    """DCAN with separate attention only in modules in which the two domains differ.
 
     Loss: that of :class:`~dafw.methods.adaptation.dcan.DCAN`. In every training step each attention module compares
-    the domains' pooled inputs (n_s, C) and (n_t, C) of all ranks: with r = mean / sqrt(variance + 1e-5) over all the
-    entries of a domain, tanh(|r_s - r_t| / |r_t|) below ``eta`` makes the target share the source's squeeze. The last
-    decision is the one that serves, and is part of a checkpoint.
+    the domains' pooled inputs (n_s, C) and (n_t, C) of all ranks. r = mean / sqrt(variance + 1e-5) is taken over all
+    entries of a domain. If tanh(|r_s - r_t| / |r_t|) is below ``eta``, the target uses the source's squeeze. Evaluation
+    uses the last decision, which is part of a checkpoint.
 
     Li et al., Generalized Domain Conditioned Adaptation Network, TPAMI 2021, https://arxiv.org/abs/2103.12339. The
-    statistics were read in the authors' code; that the paper's denominator is |r_t| is unsure. The code's is r_t, which
-    is negative for most inputs of an attention module, and then always shares.
+    statistics were read in the authors' code. That the paper's denominator is |r_t| is unsure. The code's is r_t, which
+    is negative for most inputs of an attention module, and then the paths are always shared.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K); must have squeeze-and-excitation.
-        eta: the gap below which paths are shared (authors: 0.2).
+        eta: paths are shared if the gap is below this (authors: 0.2).
         mode: ``authors`` divides the gap by r_t with its sign, and repeats their code as DCAN's ``mode`` does.
         base: see :class:`~dafw.methods.adaptation.dcan.DCAN`.
     """
@@ -37,7 +37,7 @@ class GDCAN(DCAN):
         super().__init__(network, mode=mode, **base)
 
     def losses(self, batch: Batch) -> Losses:
-        """DCAN's terms; diagnoses the share of modules in which the domains share a path."""
+        """DCAN's terms; also logs the share of modules in which the domains share a path."""
         terms = super().losses(batch)
         if self.logs_this_step:
             gates = [part.shared for part in domain_attentions(self.network) if isinstance(part, GatedDomainAttention)]

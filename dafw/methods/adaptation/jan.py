@@ -3,20 +3,21 @@
 from typing import Any, ClassVar, Literal
 
 from dafw.losses.mmd import joint_mk_mmd
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.network import Network
 from dafw.problems import Outputs
 
 
 class JAN(AdaptationMethod):
-    """Features and predictions of both domains with the same joint mean in a reproducing-kernel Hilbert space.
+    """Aligns the joint mean of features and predictions of both domains in a reproducing-kernel Hilbert space.
 
-    Loss: CE(source) + weight * MMD^2 of (f_s, p_s) and (f_t, p_t), features f (n, d), p = softmax(logits) (n, K), whose
-    kernel is a product: the average of Gaussians of the features, widths multiples of their mean squared distance,
-    times one Gaussian of the predictions of standard deviation ``sigma``.
+    Loss: CE(source) + weight * MMD^2 of (f_s, p_s) and (f_t, p_t), features f (n, d), p = softmax(logits) (n, K). The
+    kernel is a product of two. The kernel of the features is an average of Gaussians with widths that are multiples of
+    their mean squared distance. That of the predictions is one Gaussian with standard deviation ``sigma``.
 
     Long et al., Deep Transfer Learning with Joint Adaptation Networks, ICML 2017, https://arxiv.org/abs/1605.06636.
-    Recalled, not looked up: that the paper estimates in linear time (``linear``) and raises its weight from 0 to 1 by
+    Recalled, not looked up: the paper estimates in linear time (``linear``) and raises its weight from 0 to 1 by
     DANN's ramp. sigma is the Transfer-Learning-Library's (read), which by default estimates in quadratic time. The
     adversarial variant (JAN-A) is not here.
 
@@ -24,9 +25,9 @@ class JAN(AdaptationMethod):
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         weight: weight of the discrepancy (tllib: 1).
         sigma: standard deviation of the Gaussian of the predictions.
-        estimator: ``unbiased``, ``biased``, or ``tllib``, which sums the kernels of the features instead of averaging
-            them and adds a constant: five times the unbiased value with its five kernels.
-        linear: the estimate in linear time, from pairs of neighbours in the batch.
+        estimator: ``unbiased``, ``biased`` or ``tllib``. The last sums the kernels of the features instead of averaging
+            them (with its five kernels five times the unbiased value) and adds a constant.
+        linear: use the estimate in linear time, from pairs of neighbours in the batch.
         base: see :class:`~dafw.methods.base.Method`. tllib trains it with lr 0.003.
     """
 

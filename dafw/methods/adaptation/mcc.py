@@ -3,16 +3,17 @@
 from typing import Any, ClassVar
 
 from dafw.losses.confusion import class_confusion
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.network import Network
 from dafw.problems import Outputs
 
 
 class MCC(AdaptationMethod):
-    """Predictions on the target that do not waver between pairs of classes.
+    """Trains predictions on the target that do not waver between pairs of classes.
 
-    Loss: CE(source) + weight * confusion(logits_t), logits (n, K): the mean over classes of the share of that class's
-    softened predictions, each target row weighted by 1 + exp(-entropy), that falls on other classes.
+    Loss: CE(source) + weight * confusion(logits_t), logits (n, K). The confusion is the mean over classes of the share
+    of a class's softened predictions that falls on other classes; each target row is weighted by 1 + exp(-entropy).
 
     Jin et al., Minimum Class Confusion for Versatile Domain Adaptation, ECCV 2020, https://arxiv.org/abs/1912.03699.
     Temperature and weight are those of the Transfer-Learning-Library (read); the paper's are, as recalled, the same.

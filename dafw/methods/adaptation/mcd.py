@@ -10,42 +10,45 @@ from torch import Tensor, nn
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.discrepancy import class_balance, classifier_discrepancy
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.methods.manual import ManualOptimization
 from dafw.nn.network import Network
 from dafw.nn.norm import DomainBatchNorm
 from dafw.nn.two_heads import TwoHeads
 from dafw.problems import Outputs
+from dafw.problems.model import NetworkBase
 
 
 class MCD(ManualOptimization, AdaptationMethod):
-    """Two label heads find target images that the source does not decide; the features then leave none.
+    """Two label heads learn to disagree on target images that the source does not decide; the features remove this.
 
-    Loss: A, of all weights: CE_1(source) + CE_2(source) + balance * (b_1 + b_2); B, of the heads: the same
-    - weight * mean |p_1 - p_2|; C, of the features, ``feature_steps`` times: weight * mean |p_1 - p_2|.
+    Loss: step A, of all weights: CE_1(source) + CE_2(source) + balance * (b_1 + b_2). Step B, of the heads: the same
+    - weight * mean |p_1 - p_2|. Step C, of the features, ``feature_steps`` times: weight * mean |p_1 - p_2|.
     p_i = softmax(logits of head i), (n_t, K), and b_i = -mean_k log(mean_i p_ik + 1e-6) over the target's rows.
 
     Saito et al., Maximum Classifier Discrepancy for Unsupervised Domain Adaptation, CVPR 2018,
     https://arxiv.org/abs/1712.02560, steps A to C. Read in the authors' code: digits are trained without ``balance`` by
-    Adam at 0.0002 with batches of 128, VisDA with 0.01, wide heads (``head_widths``) and plain SGD for the features
-    (``feature_momentum``) at a constant rate of 0.001; weight decay is 0.0005. tllib follows the latter.
+    Adam at 0.0002 with batches of 128. VisDA is trained with ``balance`` 0.01, wide heads (``head_widths``) and plain
+    SGD for the features (``feature_momentum``) at a constant rate of 0.001; weight decay is 0.0005. tllib follows the
+    latter.
 
-    Each of the 2 + ``feature_steps`` updates is a step of the one optimiser (and of the average of ``ema_decay``), with
-    a pass of its own through the backbone, as the weights have changed; that of B needs no gradient. What a step does
-    not train has no gradient at all, so that neither momentum nor weight decay moves it. Gradients are averaged over
-    the ranks at every update. Served are the mean logits of both heads, whose class is that of the ensemble which the
-    authors print; tllib reports the head that is better on the target's labels.
+    Each of the 2 + ``feature_steps`` updates is a step of the one optimiser (and of the average of ``ema_decay``). Each
+    has its own pass through the backbone, since the weights have changed; the pass of B needs no gradient. Parameters
+    that a step does not train have no gradient at all, so neither momentum nor weight decay moves them. Gradients are
+    averaged over the ranks at every update. Evaluation uses the mean logits of both heads; their class is that of the
+    ensemble which the authors print. tllib reports the head that is better on the target's labels.
 
     Args:
-        network: images (N, C, H, W) to features (n_s + n_t, d) and logits; two heads take the place of its one.
-        num_classes: classes to predict.
-        weight: weight of the discrepancy (paper: 1; tllib: 10 on Office-31, 30 on Office-Home); with 0 there is step A
-            alone, as momentum would otherwise go on moving what B and C train.
+        network: images (N, C, H, W) to features (n_s + n_t, d) and logits; two heads replace its head.
+        num_classes: number of classes to predict.
+        weight: weight of the discrepancy (paper: 1; tllib: 10 on Office-31, 30 on Office-Home). With 0 only step A is
+            made, since momentum would otherwise keep moving the parameters of B and C.
         balance: weight of the balance of the predicted classes (paper's digits: 0; authors' VisDA and tllib: 0.01).
-        feature_steps: repetitions of step C (paper: 4).
-        head_widths: hidden widths of both heads, each layer Dropout-Linear-BatchNorm-ReLU, in place of the network's
+        feature_steps: number of repetitions of step C (paper: 4).
+        head_widths: hidden widths of both heads, each layer Dropout-Linear-BatchNorm-ReLU, instead of the network's
             head (tllib: 1024 and 1024).
-        head_dropout: dropout of these; the ranks of a distributed run draw their own.
+        head_dropout: dropout of these layers; each rank of a distributed run draws its own mask.
         feature_momentum: momentum of the backbone if it differs from the heads' (authors' VisDA and tllib: 0).
         base: see :class:`~dafw.methods.base.Method`.
     """
@@ -54,6 +57,7 @@ class MCD(ManualOptimization, AdaptationMethod):
     control_difference_reason: ClassVar[str] = "it trains two heads"
     backbone_passes: ClassVar[int] = 6
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.3, 30.0), "feature_steps": [1, 2, 4], "lr": (1e-4, 1e-1)}
+    network: Network
 
     def __init__(  # type: ignore[no-untyped-def]
         self,
@@ -70,27 +74,31 @@ class MCD(ManualOptimization, AdaptationMethod):
     ) -> None:
         if feature_steps < 1:
             raise UserError(f"model.feature_steps must be at least 1, not {feature_steps}")
-
-        def make_head() -> nn.Module:
-            if head_widths is None:
-                return network.make_head(num_classes)
-            return wide_head(network.num_features, head_widths, num_classes, head_dropout)
-
-        network.head, network.num_classes = TwoHeads(make_head(), make_head()).to(network.shift), num_classes
+        self.head_widths, self.head_dropout = head_widths, head_dropout
         super().__init__(network, num_classes=num_classes, **base)
         self.weight, self.balance, self.feature_steps = weight, balance, feature_steps
         self.updates_per_batch = 2 + feature_steps if weight else 1
         self.feature_momentum = feature_momentum
 
+    def build_network(self, network: NetworkBase, num_classes: int) -> None:
+        """Puts two label heads in the place of one."""
+
+        def make_head() -> nn.Module:
+            if self.head_widths is None:
+                return network.make_head(num_classes)
+            return wide_head(network.num_features, self.head_widths, num_classes, self.head_dropout)
+
+        network.head, network.num_classes = TwoHeads(make_head(), make_head()).to(network.shift), num_classes
+
     @property
     def features(self) -> list[nn.Parameter]:
-        """What step C trains: all of the network but its heads."""
+        """The parameters that step C trains: all of the network but its heads."""
         heads = {id(parameter) for parameter in self.heads}
         return [p for p in self.network.parameters() if p.requires_grad and id(p) not in heads]
 
     @property
     def heads(self) -> list[nn.Parameter]:
-        """What step B trains."""
+        """The parameters that step B trains."""
         assert self.network.head is not None
         return [p for p in self.network.head.parameters() if p.requires_grad]
 
@@ -109,27 +117,26 @@ class MCD(ManualOptimization, AdaptationMethod):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Steps A, B and C."""
-        self.layout.num_source = batch.num_source
-        terms = self.step_a(batch)
-        if self.weight:
-            found = self.step_b(batch)
-            for _ in range(self.feature_steps):
-                terms["discrepancy"] = self.step_c(batch)
-            if self.logs_this_step:
-                self.diagnose("discrepancy_of_step_b", found)
-        self.layout.num_source = None
+        with self.layout.temporarily(num_source=batch.num_source):
+            terms = self.step_a(batch)
+            if self.weight:
+                found = self.step_b(batch)
+                for _ in range(self.feature_steps):
+                    terms["discrepancy"] = self.step_c(batch)
+                if self.logs_this_step:
+                    self.diagnose("discrepancy_of_step_b", found)
         self.record_step(batch, terms)
         return reduce(add, terms.values()).detach()
 
     def step_a(self, batch: Batch) -> Losses:
-        """All weights learn the source; the terms of their loss."""
+        """Trains all weights on the source; returns the terms of the loss."""
         terms = self.supervise(*self.predict(self.network.extract(batch.x)), batch)
         everything = [*self.features, *self.heads]
         self.apply_gradients((everything, self.gradients(reduce(add, terms.values()), everything)))
         return terms
 
     def step_b(self, batch: Batch) -> Tensor:
-        """The heads learn the source and to differ on the target; their discrepancy before, weighted."""
+        """Trains the heads on the source and to differ on the target; returns their weighted discrepancy before."""
         with torch.no_grad():
             features = self.network.extract(batch.x)
         first, second = self.predict(features)
@@ -139,7 +146,7 @@ class MCD(ManualOptimization, AdaptationMethod):
         return discrepancy
 
     def step_c(self, batch: Batch) -> Tensor:
-        """The features learn to let the heads agree; their discrepancy before, weighted."""
+        """Trains the features so that the heads agree; returns their weighted discrepancy before."""
         discrepancy = self.disagree(*self.predict(self.network.extract(batch.x)), batch)
         self.apply_gradients((self.features, self.gradients(discrepancy, self.features)))
         return discrepancy
@@ -147,7 +154,7 @@ class MCD(ManualOptimization, AdaptationMethod):
     # ---- losses
 
     def predict(self, features: Tensor) -> tuple[Outputs, Outputs]:
-        """What each head makes of all rows' features (n_s + n_t, d)."""
+        """Outputs of each head for all rows' features (n_s + n_t, d)."""
         assert isinstance(self.network.head, TwoHeads)
         heads = self.network.head.first, self.network.head.second
         first, second = (Outputs(features, head(features)) for head in heads)

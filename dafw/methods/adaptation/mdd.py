@@ -5,34 +5,34 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from dafw.losses.adversarial import margin_disparity
-from dafw.methods.adversarial import AdversarialMethod
+from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.nn.network import Network
 from dafw.nn.reversal import reverse_gradient
 from dafw.problems import Outputs
 
 
 class MDD(AdversarialMethod):
-    """Features on which no second label head agrees with the first on the source and disagrees on the target.
+    """Trains features on which no second label head can agree with the first on the source and disagree on the target.
 
-    Loss: CE(source) + weight * (margin * mean_s -log q_i[y_i] + mean_t -log(1 - q_i[y_i])), where q is the softmax of
-    the second head's logits (n_s + n_t, K) and y_i the class that the label head predicts, from features
-    (n_s + n_t, d). The second head lowers the bracket; the features raise it, by a reversed gradient whose scale ramps
-    up from 0 to ``ramp_height``; the label head gets no gradient from it.
+    Loss: CE(source) + weight * (margin * mean_s -log q_i[y_i] + mean_t -log(1 - q_i[y_i])). q is the softmax of the
+    second head's logits (n_s + n_t, K), from features (n_s + n_t, d), and y_i is the class that the label head
+    predicts. The second head lowers the bracket. The features raise it by a reversed gradient with a scale that ramps
+    up from 0 to ``ramp_height``. The label head gets no gradient from it.
 
     Zhang et al., Bridging Theory and Algorithm for Domain Adaptation, ICML 2019, https://arxiv.org/abs/1904.05801.
     Recalled, not looked up: margin 4, learning rate 0.004, and that the trade-off rises to 0.1. The ramp is
-    the Transfer-Learning-Library's (read): it nears its height within a few thousand steps whatever the training's
-    length. There as in the authors' code both heads have a hidden layer: set the network's ``head_width``, which the
-    second head follows, and ``dropout``.
+    the Transfer-Learning-Library's (read): it comes near its height within a few thousand steps, whatever the length of
+    training. There and in the authors' code both heads have a hidden layer. For that set the network's ``head_width``,
+    which the second head follows, and ``dropout``.
 
-    The diagnosed critic accuracies say how often the second head agrees on source rows and disagrees on target rows.
+    The logged critic accuracies say how often the second head agrees on source rows and disagrees on target rows.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K); its ``make_head`` makes the second head too.
         margin: weight of the source rows, gamma in the paper.
         gamma: steepness of the reversal's ramp.
         ramp_steps: steps to ramp over (tllib: 1000); null: over the training.
-        ramp_height: where the reversal's ramp ends.
+        ramp_height: final value of the reversal's ramp.
         weight: weight of the discrepancy.
         base: see :class:`~dafw.methods.base.Method`.
     """
@@ -56,7 +56,7 @@ class MDD(AdversarialMethod):
         self.critic = network.make_head(self.num_classes)
 
     def domain_loss(self, outputs: Outputs, num_source: int) -> Tensor:
-        """Disagreement of the two heads, features (N, d) and logits (N, K) of both domains -> scalar."""
+        """Disagreement of the two heads: features (N, d) and logits (N, K) of both domains -> scalar."""
         scores = self.critic(reverse_gradient(outputs.features, self.ramp))
         if self.logs_this_step:
             self.diagnose_critic(scores.argmax(1) == outputs.logits.argmax(1), num_source)

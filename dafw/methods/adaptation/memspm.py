@@ -1,5 +1,6 @@
 """MemSPM: memory-assisted sub-prototype mining."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -8,15 +9,17 @@ from torch.nn import functional as F
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError, choose
+from dafw.evaluation.columns import TestColumns
 from dafw.evaluation.evaluator import ExtraTestMetrics
 from dafw.methods.adaptation.dcc import DCC
+from dafw.methods.adaptation.sub_prototypes import Retrieved, examples, retrieved_columns, style_numbers
 from dafw.methods.base import Losses
-from dafw.methods.sub_prototypes import Retrieved, examples, style_numbers
 from dafw.nn.decoder import Decoder
 from dafw.nn.memory import Read, Reading, SubPrototypeMemory
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.problems import Outputs
+from dafw.problems.model import NetworkBase
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,50 +28,50 @@ if TYPE_CHECKING:
 
 
 class MemSPM(DCC):
-    """DCC on what a memory of sub-prototypes reads for an image, instead of on the image's own features.
+    """DCC on embeddings read from a memory of sub-prototypes, instead of on the image's own features.
 
-    z = encoder(x), (n, d), is compared with N items of S learnt sub-prototypes each. The few that are most similar,
-    weighted, are the embedding z_hat, (n, d), that is classified, clustered, aligned and decoded to the image, see
-    :class:`~dafw.nn.memory.SubPrototypeMemory`. The memory is the last layer of the network in front of its label head,
-    so that ``features`` are z_hat everywhere; the head is Linear-BatchNorm-Linear, logits (n, K), as in DCC's code.
+    z = encoder(x), (n, d), is compared with N items of S learnt sub-prototypes each. The few most similar ones,
+    weighted, give the embedding z_hat, (n, d). It is classified, clustered, aligned and decoded to the image, see
+    :class:`~dafw.nn.memory.SubPrototypeMemory`. The memory is the last layer of the network before its label head,
+    so ``features`` are z_hat everywhere. The head is Linear-BatchNorm-Linear, logits (n, K), as in DCC's code.
 
     Loss: that of :class:`~dafw.methods.adaptation.dcc.DCC` + reconstruction_weight * |x - decoder(z_hat)|^2 over all
-    rows of both domains, x being the image as the network sees it, normalised per channel.
+    rows of both domains. x is the network's input image, normalised per channel.
 
     Lai et al., Memory-Assisted Sub-Prototype Mining for Universal Domain Adaptation, ICLR 2024,
-    https://arxiv.org/abs/2310.05453. No code of the authors is known, and what is here of the paper is recalled: the
+    https://arxiv.org/abs/2310.05453. No code of the authors is known. These parts of the paper are recalled: the
     frozen CLIP ViT-B/16, the adaptive threshold, DCC's losses, and the reconstruction. **Unsure** are N, S, K, the
     weights of the losses, the reading, the similarity, the decoder, and whether z_hat or the head's hidden layer is
-    clustered (DCC's code: the latter): the defaults are ours. Reviews of the paper speak of S up to 40, the result
-    still rising, and of a fixed threshold as 10 points worse: ``sub_prototypes=1`` and ``threshold=0.01`` are these
+    clustered (DCC's code: the latter). Their defaults are ours. Reviews of the paper say that the result still rises at
+    S = 40, and that a fixed threshold is 10 points worse: ``sub_prototypes=1`` and ``threshold=0.01`` are these
     ablations.
 
-    The control keeps memory and head, and trains them on the source alone: it has no decoder either, as that would
-    learn from the target's images.
+    The control keeps memory and head, and trains them on the source alone. It has no decoder either, since a decoder
+    would learn from the target's images.
 
     Args:
-        network: images (N, C, H, W) to features (N, d) and logits (N, K); a bottleneck, if it has one, is part of the
+        network: images (N, C, H, W) to features (N, d) and logits (N, K). Its bottleneck, if it has one, is part of the
             encoder, but learns. The paper's: ``backbone: vit_base_patch16_clip_224``, ``frozen: true``, no bottleneck.
-        num_classes: classes to predict.
-        items: N of the memory (unsure).
-        sub_prototypes: S of each item (unsure; 1 leaves items without sub-prototypes).
-        top_k: K, how many weights survive the adaptive threshold (unsure).
-        reading: ``per_item``, a softmax over each item's most similar sub-prototype, or ``global``, one over all
-            (unsure).
-        threshold: ``adaptive``, or a fixed one for all samples.
+        num_classes: number of classes to predict.
+        items: number N of items of the memory (unsure).
+        sub_prototypes: number S of sub-prototypes of each item (unsure; with 1 items have no sub-prototypes).
+        top_k: K, the number of weights that pass the adaptive threshold (unsure).
+        reading: ``per_item``: a softmax over the most similar sub-prototype of each item; ``global``: one over all
+            sub-prototypes (unsure).
+        threshold: ``adaptive``, or a fixed value for all samples.
         cosine: compare by cosines instead of inner products (unsure); with it ``read_temperature`` must be small.
         read_temperature: divides the similarities before the softmax (unsure; MemAE has none, 1).
-        head_width: hidden width of the label head; the network's own head if ``None``.
+        head_width: hidden width of the label head; ``None``: the network's own head.
         reconstruction_weight: weight of the reconstruction (unsure); with 0 there is no decoder.
-        reconstruction: the squared error's ``mean`` over an image's values, or their ``sum`` (unsure).
-        reconstruction_size: height and width of what is reconstructed, the images' averages over areas; the images
-            themselves if ``None``. A small one saves most of the decoder's work.
-        decoder_widths: channels of the decoder's first map and of what each block makes of it, see
-            :class:`~dafw.nn.decoder.Decoder`; 128, 64, 32 if ``None`` (unsure).
+        reconstruction: ``mean`` of the squared error over an image's values, or their ``sum`` (unsure).
+        reconstruction_size: height and width of the reconstruction's target, the images averaged over areas. ``None``:
+            the images themselves. A small size saves most of the decoder's work.
+        decoder_widths: channels of the decoder's first map and of each block's output, see
+            :class:`~dafw.nn.decoder.Decoder`; ``None``: 128, 64, 32 (unsure).
         base: see :class:`~dafw.methods.adaptation.dcc.DCC`. ``cdd_weight`` is 0.1 in the paper, as recalled.
 
     Raises:
-        UserError: for an argument out of range; in training, if the inputs are no images but shall be reconstructed.
+        UserError: for an argument out of range; in training, if inputs to reconstruct are not images.
     """
 
     control: ClassVar[dict[str, Any]] = {
@@ -105,27 +108,32 @@ class MemSPM(DCC):
         decoder_widths: list[int] | None = None,
         **base,
     ) -> None:
-        width = network.num_features
-        sizes = items, sub_prototypes, width, top_k
+        self.sizes, self.head_width = (items, sub_prototypes, network.num_features, top_k), head_width
         similarity: dict[str, Any] = {"normalise": cosine, "temperature": read_temperature}
-        memory = SubPrototypeMemory(*sizes, reading=reading, threshold=threshold, **similarity)
-        head = network.make_head(num_classes) if head_width is None else neck(width, head_width, num_classes)
-        encoder = [layer for layer in (network.bottleneck, network.feature_dropout) if layer is not None]
-        network.bottleneck = nn.Sequential(*encoder, memory).to(network.shift)
-        network.head, network.num_classes = head.to(network.shift), num_classes
+        self.reading: dict[str, Any] = {"reading": reading, "threshold": threshold, **similarity}
         super().__init__(network, num_classes=num_classes, **base)
         self.reconstruction_weight = reconstruction_weight
         self.reconstruction = choose("reconstruction", reconstruction, ("mean", "sum"))
         if reconstruction_size is not None and reconstruction_size < 1:
             raise UserError(f"model.reconstruction_size is a number of pixels, not {reconstruction_size}")
         self.reconstruction_size = reconstruction_size
-        self.read_of: dict[int, list[Retrieved]] = {}
         self.decoder: Decoder | None = None
         if reconstruction_weight:
-            self.decoder = Decoder(width, len(network.mean), decoder_widths or (128, 64, 32)).to(network.shift)
+            widths = decoder_widths or (128, 64, 32)
+            self.decoder = Decoder(network.num_features, len(network.mean), widths).to(network.shift)
+
+    def build_network(self, network: NetworkBase, num_classes: int) -> None:
+        """Puts the memory behind the encoder, and a label head behind the memory."""
+        assert isinstance(network, Network)
+        width, hidden = network.num_features, self.head_width
+        memory = SubPrototypeMemory(*self.sizes, **self.reading)
+        head = network.make_head(num_classes) if hidden is None else neck(width, hidden, num_classes)
+        encoder = [layer for layer in (network.bottleneck, network.feature_dropout) if layer is not None]
+        network.bottleneck = nn.Sequential(*encoder, memory).to(network.shift)
+        network.head, network.num_classes = head.to(network.shift), num_classes
 
     def extra_terms(self, batch: Batch, joint: Outputs) -> Losses:
-        """The reconstruction of all rows' images from ``joint.features``, the embeddings that the memory gave."""
+        """The reconstruction of all rows' images from ``joint.features``, the embeddings read from the memory."""
         if self.decoder is None:
             return {}
         if batch.x.ndim != 4:
@@ -141,44 +149,34 @@ class MemSPM(DCC):
 
     @torch.no_grad()
     def read(self, x: Tensor) -> Read:
-        """What the served network's memory reads for target images (N, C, H, W); in evaluation mode, please."""
+        """The evaluated network's memory reading for target images (N, C, H, W); call it in evaluation mode."""
         network: Any = self.eval_network
         found: Read = network.bottleneck[-1].read(network.bottleneck[:-1](network.encode(x)))
         return found
 
     def retrieved(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """For target images (N, C, H, W) the item and the sub-prototype of the largest weight, (N,) int64 both."""
+        """The item and the sub-prototype with the largest weight for target images (N, C, H, W), both (N,) int64."""
         return self.read(x).strongest()
 
-    def on_test_start(self) -> None:
-        """Starts to keep what the memory reads for the targets, where there are several."""
-        super().on_test_start()
-        self.read_of = {}
+    def test_columns(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What the memory reads for a target's batch, where there are several targets; one more pass."""
+        return retrieved_columns(self.read(batch.x)) if len(self.data.target) > 1 else {}
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """As any test, and one more pass over each of several targets, for :meth:`extra_test_metrics`."""
-        super().test_step(batch, batch_idx, dataloader_idx)
-        tested = [i for i, evaluation in enumerate(self.evaluations) if evaluation.role == "target_test"]
-        if len(tested) > 1 and dataloader_idx in tested:
-            found = Retrieved.of(self.read(batch.x), batch.y, batch.index)
-            self.read_of.setdefault(dataloader_idx, []).append(found)
-
-    def extra_test_metrics(self) -> ExtraTestMetrics:
+    @staticmethod
+    def extra_test_metrics(targets: list[TestColumns], class_names: tuple[str, ...]) -> ExtraTestMetrics:
         """How far sub-prototypes split a class by style, where the targets are several styles of it.
 
-        See :func:`~dafw.methods.sub_prototypes.style_numbers`; none for a single target, whose styles are not known.
+        See :func:`~dafw.methods.adaptation.sub_prototypes.style_numbers`. There are none for a single target, since its
+        styles are not known.
         """
-        kept, self.read_of = self.read_of, {}
-        domains = [Retrieved.joined(parts).of_all_ranks() for _, parts in sorted(kept.items())]
-        if not domains:
-            return ExtraTestMetrics({}, {})
-        return ExtraTestMetrics(*style_numbers(domains, self.trainer.datamodule.known_names))  # type: ignore[attr-defined]
+        domains = [Retrieved(**one.columns, labels=one.labels, index=one.index) for one in targets]
+        return ExtraTestMetrics(*style_numbers(domains, class_names)) if domains else ExtraTestMetrics({}, {})
 
     def pictures(self, data: "DomainDataModule") -> "dict[str, Figure]":
         """``sub_prototypes``: the target's test images nearest to the sub-prototypes that a class uses most.
 
         The labels of the target's test split sort them into classes, see
-        :func:`~dafw.methods.sub_prototypes.examples`; nothing is trained or selected by it.
+        :func:`~dafw.methods.adaptation.sub_prototypes.examples`; nothing is trained or selected by it.
         """
         from dafw import plots
 

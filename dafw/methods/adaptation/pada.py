@@ -18,32 +18,32 @@ from dafw.problems import Classification
 
 
 class PADA(DANN):
-    """A DANN for targets that lack some of the source's classes, whose source rows it gives little weight.
+    """A DANN for targets that lack some of the source's classes; source rows of these classes get little weight.
 
-    Loss: mean_s g[y_i] CE_i + weight * (mean_s g[y_i] BCE(D(f_i), 1) + mean_t BCE(D(f_i), 0)) / 2, D the critic on
-    features (n_s + n_t, d), whose reversed gradient is scaled as DANN's. The weight of class k is
-    g_k = m_k / max_j m_j, m = mean softmax(logits / temperature), (K,), over all training samples of the targets: the
-    network in evaluation mode, without labels or augmentation. All g_k are 1 until ``refresh_every`` steps are done,
-    and are computed anew after each so many; they are a buffer, and no gradient flows through them.
+    Loss: mean_s g[y_i] CE_i + weight * (mean_s g[y_i] BCE(D(f_i), 1) + mean_t BCE(D(f_i), 0)) / 2. D is the critic on
+    features (n_s + n_t, d); its reversed gradient is scaled as DANN's. The weight of class k is g_k = m_k / max_j m_j,
+    with m = mean softmax(logits / temperature), (K,), over all training samples of the targets. The network computes
+    them in evaluation mode, without labels or augmentation. All g_k are 1 until ``refresh_every`` steps are done, and
+    are computed anew after each further ``refresh_every`` steps. They are a buffer, and no gradient flows through them.
 
     Cao et al., Partial Adversarial Domain Adaptation, ECCV 2018, https://arxiv.org/abs/1808.04205; its objective is
-    recalled. Read in the authors' code and in the Transfer-Learning-Library, where a batch is weighed otherwise
+    recalled. The authors' code and the Transfer-Learning-Library were read. They weigh a batch differently
     (``mode``): both divide the cross-entropy by the batch's sum of g[y_i] instead of its number of rows. For the critic
     the authors divide g[y_i] by its maximum in the batch; tllib gives each target row the mean of the batch's g[y_i].
-    The authors' predictions are of ten crops each, their ramp is over 10,000 steps, and both libraries' critics drop
+    The authors' predictions average ten crops, their ramp is over 10,000 steps, and the critics of both libraries drop
     half of their hidden units.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
-        refresh_every: steps between two computations of the class weights (authors' code and tllib: 500); with null
-            they remain 1, which is DANN.
-        temperature: divides the logits of the predictions that class weights are made of (tllib: 0.1).
-        mode: how the rows of a batch are weighed: as in the paper, ``authors`` or ``tllib``.
+        refresh_every: steps between two computations of the class weights (authors' code and tllib: 500). With null
+            they stay 1, which is DANN.
+        temperature: divides the logits from which the class weights are computed (tllib: 0.1).
+        mode: how the rows of a batch are weighed: ``paper``, ``authors`` or ``tllib``.
         dann: see :class:`~dafw.methods.adaptation.dann.DANN`. The authors' code trains with Nesterov momentum 0.9 and
             weight decay 0.0005 at 0.001 (1 + 0.001 i)^-0.75 in step i, new layers at ten times that.
 
     Raises:
-        UserError: if ``refresh_every`` or ``temperature`` is not positive, or ``problem`` is no classification.
+        UserError: if ``refresh_every`` or ``temperature`` is not positive, or ``problem`` is not a classification.
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "refresh_every": None}
@@ -72,8 +72,8 @@ class PADA(DANN):
         self.register_buffer("class_weights", torch.ones(self.num_classes))
 
     def losses(self, batch: Batch) -> Losses:
-        """The supervised and the domain loss, both with the weights of the rows' classes."""
-        joint, n = self.forward_rows(batch.x, batch.num_source), batch.num_source
+        """The supervised and the domain loss, both weighted by the classes of the rows."""
+        joint, n = self.forward_batch(batch), batch.num_source
         scores = self.judge(joint, n)
         if self.refresh_every is None:
             terms = {"supervised": self.problem.loss(joint[:n], batch.y), "domain": domain_bce(scores, n)}
@@ -85,18 +85,17 @@ class PADA(DANN):
             terms["domain"] = self.weight * terms["domain"]
         if self.logs_this_step:
             self.diagnose("smallest_class_weight", self.class_weights.min())
-            self.compare_gradients(terms, joint.features)
         return terms
 
     def row_weights(self, weights: Tensor, num_target: int) -> tuple[float | Tensor, Tensor]:
-        """How ``mode`` weighs a batch, whose rows on all ranks count.
+        """The weights of a batch according to ``mode``; the rows of all ranks count.
 
         Args:
-            weights: (n_s,) those of the source rows' classes.
+            weights: (n_s,) class weights of the source rows.
             num_target: number n_t of target rows.
 
         Returns:
-            What the weighted mean of the supervised loss is divided by, and the critic's weights, (n_s + n_t,).
+            The divisor of the weighted mean of the supervised loss, and the critic's weights, (n_s + n_t,).
         """
         if self.mode == "paper":
             return 1.0, torch.cat([weights, weights.new_ones(num_target)])
@@ -109,16 +108,17 @@ class PADA(DANN):
     # ---- class weights
 
     def on_train_start(self) -> None:
-        """Computes the class weights if training goes on from a step after which it is time."""
+        """Computes the class weights if training resumes at a step after which they are due."""
         self.refresh()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def commit(self, batch: Batch) -> None:
         """Computes the class weights if it is time, and a step follows."""
+        super().commit(batch)
         if self.steps_done < self.steps_planned:
             self.refresh()
 
     def refresh(self) -> None:
-        """New class weights after each ``refresh_every`` steps, the same on every rank."""
+        """Computes new class weights after every ``refresh_every`` steps, the same on every rank."""
         if self.refresh_every is not None and self.steps_done and self.steps_done % self.refresh_every == 0:
             self.class_weights.copy_(class_weights(target_outputs(self).logits, self.temperature))
 

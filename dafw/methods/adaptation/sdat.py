@@ -19,29 +19,30 @@ from dafw.problems import Outputs
 
 
 class SDAT(ManualOptimization, CDAN):
-    """CDAN whose task loss, not its domain loss, is made smooth by sharpness-aware minimisation.
+    """CDAN with sharpness-aware minimisation of its task loss, but not of its domain loss.
 
     Loss: T(theta + rho g / ||g||) + weight * D(theta), where T = CE(source) + confusion * (class confusion of the
-    target's logits (n_t, K)), g = dT/dtheta over the network's weights, D the domain loss of CDAN, from features
-    (n_s + n_t, d). The step aside is taken as a constant, and the gradient found there is applied to theta.
+    target's logits (n_t, K)), g = dT/dtheta over the network's weights, and D is the domain loss of CDAN, from features
+    (n_s + n_t, d). The step uphill counts as a constant, and the gradient computed there is applied to theta.
 
     Rangwani et al., A Closer Look at Smoothness in Domain Adversarial Training, ICML 2022,
-    https://arxiv.org/abs/2206.08213. D is at theta as in the paper's objective (recalled); the authors' code (read)
-    takes D from the second pass, at the perturbed weights: ``domain_at: perturbed``. Read there too: CDAN without
+    https://arxiv.org/abs/2206.08213. D is at theta as in the paper's objective (recalled). The authors' code (read)
+    takes D from the second pass, at the perturbed weights: ``domain_at: perturbed``. Also read there: CDAN without
     entropy weights, together with MCC (``confusion`` 1, temperature 2), which is part of T; a critic of 1024-1024 with
     batch normalisation; ViT-B/16 with rho 0.02 on Office-Home and on VisDA (0.005 there without MCC). Recalled:
     ResNet-50 on Office-Home takes 0.02 as well.
 
     There are two backbone passes, at theta and at the perturbed weights. The running statistics of batch normalisation
-    follow the first alone (authors' code: both). Gradients are averaged over the ranks in each pass, so every rank
-    steps aside the same way; the critic is not perturbed.
+    follow the first pass only (authors' code: both). Gradients are averaged over the ranks in each pass, so every rank
+    takes the same step uphill. The critic is not perturbed.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
-        rho: length of the step aside.
+        rho: length of the step uphill.
         confusion: weight of the class confusion (0: CDAN with SDAT alone).
         temperature: divides the logits of the class confusion (authors' code: 2; MCC and tllib: 2.5).
-        domain_at: where the domain loss is differentiated, at the ``weights`` (paper) or ``perturbed`` (authors' code).
+        domain_at: point at which the domain loss is differentiated: ``weights`` (paper) or ``perturbed`` (authors'
+            code).
         cdan: see :class:`~dafw.methods.adaptation.cdan.CDAN`. The authors' code trains with ``lr`` 0.01, 0.002 with
             MCC on ViT-B/16, times (1 + 0.001 i)^-0.75 at step i, Nesterov momentum 0.9, weight decay 0.001.
 
@@ -69,30 +70,29 @@ class SDAT(ManualOptimization, CDAN):
         self.rho, self.confusion, self.temperature, self.domain_at = rho, confusion, temperature, domain_at
 
     def task(self, joint: Outputs, batch: Batch) -> Losses:
-        """The terms that are made smooth."""
+        """The terms with sharpness-aware minimisation."""
         source, target = joint[: batch.num_source], joint[batch.num_source :]
         confusion = class_confusion(target.logits, temperature=self.temperature)
         return {"supervised": self.problem.loss(source, batch.y), "confusion": self.confusion * confusion}
 
     def losses(self, batch: Batch) -> Losses:
-        """All terms at the weights as they are."""
-        joint = self.forward_rows(batch.x, batch.num_source)
+        """All terms at the current weights."""
+        joint = self.forward_batch(batch)
         return {**self.task(joint, batch), **self.domain(joint, batch.num_source)}
 
     def domain(self, joint: Outputs, num_source: int) -> Losses:
-        """The term that is not."""
+        """The term without sharpness-aware minimisation."""
         return self.adapt(joint[:num_source], joint[num_source:], joint)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """A pass at the weights, one uphill of them, and a step from the weights."""
+        """One pass at the weights, one uphill of them, and a step from the weights."""
         n, network = batch.num_source, [p for p in self.network.parameters() if p.requires_grad]
         trained, plain = [*network, *self.critic.parameters()], self.domain_at == "weights"
         here = self.forward_rows(batch.x, n)
         terms = self.task(here, batch)
         if plain:
             terms |= self.domain(here, n)
-        if self.logs_this_step:
-            self.compare_gradients(terms, here.features)
+        self.compare_gradients(terms)
         uphill = self.gradients(terms["supervised"] + terms["confusion"], network, retain_graph=plain)
         adversarial = self.gradients(terms["domain"], trained) if plain else []
         with perturbed(network, ascent(uphill, self.rho)), self.layout.untracked():

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.network import Network
 from dafw.problems import Outputs
 
@@ -15,18 +16,18 @@ from dafw.problems import Outputs
 class SourceOnly(AdaptationMethod):
     """Trains on the labelled source alone; the first row of every table.
 
-    Loss: CE(source). With ``forward_target`` the target's images pass through the network as well, so that BatchNorm
-    sees them as it does under an adaptation method: this is the control of those methods, and it adapts. With
-    ``forward_views`` further views of the target's images pass through it too, as under a method that uses them.
-    The upper bound "train on target" is this method with the datamodule's ``oracle: true``, which takes the labels
-    of the target's training split for the source's; tables mark such a row.
+    Loss: CE(source). With ``forward_target`` the target's images pass through the network as well, so BatchNorm sees
+    them as under an adaptation method. This is the control of those methods, and it does adapt (its statistics). With
+    ``forward_views`` additional views of the target's images pass through it too, as under a method that uses them. The
+    upper bound "train on target" is this method with the datamodule's ``oracle: true``, which takes the labels of the
+    target's training split for the source's; tables mark such a row.
 
     References: the baseline of Ganin et al., JMLR 17 (2016), section 5.2, https://arxiv.org/abs/1505.07818.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
-        forward_target: run target images through the network without learning from them.
-        forward_views: names of further augmented views of the target's images to run through it too.
+        forward_target: pass target images through the network without learning from them.
+        forward_views: names of additional augmented views of the target's images to pass through it too.
         base: see :class:`~dafw.methods.base.Method`.
 
     Raises:
@@ -45,10 +46,10 @@ class SourceOnly(AdaptationMethod):
                 " target's batch norms would never be trained: take joint, or model.forward_target"
             )
         self.forward_target = forward_target
-        self.views = tuple(forward_views or ())  # type: ignore[misc]
+        self.views = tuple(forward_views or ())
 
     def losses(self, batch: Batch) -> Losses:
-        """The supervised loss, of a forward of the source rows (or of all rows)."""
+        """The supervised loss, from a forward of the source rows (or of all rows)."""
         if self.forward_target and not self.views:
             return super().losses(batch)
         joint = self.forward_rows(self._passed(batch), batch.num_source)
@@ -66,5 +67,5 @@ class SourceOnly(AdaptationMethod):
         return rows
 
     def adapt(self, source: Outputs, target: Outputs, joint: Outputs) -> Losses:
-        """Nothing."""
+        """No terms."""
         return {}

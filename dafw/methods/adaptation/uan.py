@@ -9,7 +9,7 @@ from torch import Tensor
 from dafw.errors import UserError
 from dafw.losses.adversarial import domain_bce
 from dafw.losses.transferability import mean_one, transferability
-from dafw.methods.adversarial import AdversarialMethod
+from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.methods.base import Losses
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
@@ -19,37 +19,37 @@ from dafw.problems import Outputs
 
 
 class UAN(AdversarialMethod):
-    """A DANN that aligns those samples whose class both domains seem to have.
+    """A DANN that aligns only samples whose class both domains seem to have.
 
     Loss: CE(source) + weight * (mean_s w_i BCE(D(reverse(f_i)), 1) + mean_t w_i BCE(D(reverse(f_i)), 0)) + the same
-    of a second critic D' without weights and without effect on the features; features f (n_s + n_t, d), critic scores
-    (n_s + n_t, 1). With d' = sigmoid(D'(f)) and p = softmax(logits) (n_s + n_t, K), a source row weighs
-    w = H(p) / log K - d' and a target row w = d' - H(p) / log K, scaled in each domain to be 0 or more with a mean of 1
-    over the batch of all ranks; no gradient flows through a weight. A sample is unknown if its target weight, not
-    scaled, is below ``threshold``.
+    loss of a second critic D' without weights and without effect on the features; features f (n_s + n_t, d), critic
+    scores (n_s + n_t, 1). With d' = sigmoid(D'(f)) and p = softmax(logits) (n_s + n_t, K), a source row has the weight
+    w = H(p) / log K - d' and a target row w = d' - H(p) / log K. In each domain the weights are scaled to be 0 or more
+    with a mean of 1 over the batch of all ranks. No gradient flows through a weight. A sample is unknown if its target
+    weight, before scaling, is below ``threshold``.
 
     You et al., Universal Domain Adaptation, CVPR 2019,
     https://openaccess.thecvf.com/content_CVPR_2019/html/You_Universal_Domain_Adaptation_CVPR_2019_paper.html. Read in
-    the authors' code: the sums of the two domains' means, the scaling of the weights (those of equal values, which it
-    divides by 0, are 1 here), their temperatures, critics with two hidden layers of 1024 and dropout, a ramp over
-    10000 steps (``ramp_steps``; here over the training), SGD with Nesterov's momentum (timm's ``sgd``), a tenth of the
-    learning rate for the backbone, and features of a linear bottleneck of 256 units. It gives the cross-entropy
-    probabilities in place of logits; that is not followed. Its threshold, -0.5 for Office-Home, rate 0.01, momentum 0.9
-    and weight decay 0.0005 were read in a copy of its configuration, not in its own.
+    the authors' code: the sums of the two domains' means, the scaling of the weights (it divides equal values by 0;
+    here they are 1), their temperatures, critics with two hidden layers of 1024 and dropout, a ramp over 10000 steps
+    (``ramp_steps``; here over the training), SGD with Nesterov's momentum (timm's ``sgd``), a tenth of the learning
+    rate for the backbone, and features of a linear bottleneck of 256 units. It gives the cross-entropy probabilities
+    instead of logits; we do not follow that. Its threshold (-0.5 for Office-Home), rate 0.01, momentum 0.9 and weight
+    decay 0.0005 were read in a copy of its configuration, not in its own.
 
-    The diagnosed accuracies of D are as DANN's; those of D' are ``similarity_accuracy_source`` and ``_target``, and
-    ``transferability_source`` and ``_target`` the means of d' - H(p) / log K. ``ema_decay`` averages the network alone:
-    what rejects is D' of the last step.
+    The logged accuracies of D are as DANN's. Those of D' are ``similarity_accuracy_source`` and ``_target``.
+    ``transferability_source`` and ``_target`` are the means of d' - H(p) / log K. ``ema_decay`` averages the network
+    alone; rejection uses the D' of the last step.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K), K at least 2.
         width: width of the hidden layers of both critics.
-        depth: number of their hidden layers.
-        critic_norm: batch normalisation in them.
-        dropout: share of their hidden units to drop; the ranks of a distributed run draw their own.
-        source_temperature: of the logits in the source's weights.
-        target_temperature: of the logits in the target's weights, and in what is served.
-        threshold: target weight below which a sample is unknown, w_0 in the paper.
+        depth: number of hidden layers of both critics.
+        critic_norm: batch normalisation in both critics.
+        dropout: share of their hidden units to drop; each rank of a distributed run draws its own mask.
+        source_temperature: temperature of the logits in the source's weights.
+        target_temperature: temperature of the logits in the target's weights, also in evaluation.
+        threshold: a sample is unknown if its target weight is below this; w_0 in the paper.
         gamma: steepness of the reversal's ramp.
         ramp_steps: ramp over this many steps instead of over the training.
         weight: weight of the domain loss.
@@ -57,7 +57,7 @@ class UAN(AdversarialMethod):
             ``norm: separate``.
 
     Raises:
-        UserError: if there is one class alone, of which no prediction is uncertain, or ``threshold`` is no number.
+        UserError: if there is only one class, since then no prediction is uncertain, or ``threshold`` is not finite.
     """
 
     default_norm: ClassVar[NormMode] = "separate"
@@ -92,18 +92,18 @@ class UAN(AdversarialMethod):
         )
 
     def adapt(self, source: Outputs, target: Outputs, joint: Outputs) -> Losses:
-        """The weighted loss of the critic, and that of the one which no feature deceives."""
+        """The weighted loss of the critic, and the loss of the second critic, which the features do not deceive."""
         similar = self.similarity(joint.features.detach()).squeeze(1)
         loss = self.domain_loss(joint, len(source), similar)
         return {"domain": self.weight * loss, "similarity": 2 * domain_bce(similar, len(source))}
 
     def domain_loss(self, outputs: Outputs, num_source: int, similar: Tensor | None = None) -> Tensor:
-        """Weighted cross-entropy of the critic, features (N, d) and logits (N, K) of both domains -> scalar.
+        """Weighted cross-entropy of the critic: features (N, d) and logits (N, K) of both domains -> scalar.
 
         Args:
-            outputs: of both domains, source rows first.
+            outputs: outputs of both domains, source rows first.
             num_source: number of source rows.
-            similar: scores (N,) of D' if they are known already.
+            similar: scores (N,) of D' if they are already computed.
         """
         if similar is None:
             similar = self.similarity(outputs.features.detach()).squeeze(1)
@@ -122,6 +122,6 @@ class UAN(AdversarialMethod):
         return 2 * domain_bce(scores, n, torch.cat([mean_one(-source), mean_one(target)]))
 
     def unknown_scores(self, outputs: Outputs) -> Tensor:
-        """The threshold less the target weight, (N,)."""
+        """The threshold minus the target weight, (N,)."""
         scores = self.similarity(outputs.features)
         return self.threshold - transferability(scores, outputs.logits, temperature=self.target_temperature)

@@ -1,4 +1,4 @@
-"""Methods that see labelled sources and nothing of the target."""
+"""Methods that train on labelled sources and see nothing of the target."""
 
 from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.methods.generalization.coral import CORAL

@@ -1,4 +1,4 @@
-"""A penalty that is light at first and heavy later, at which point the optimiser forgets."""
+"""Base of methods with a penalty whose weight jumps at one step, where the optimiser's state is cleared."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.nn.network import Network
 
 
-class AnnealedPenalty(GeneralizationMethod):
-    """Shared by methods whose penalty's weight jumps at one step.
+class AnnealedPenalty(GeneralizationMethod, abstract=True):
+    """Base of methods with a penalty whose weight jumps at one step.
 
-    Gradients before and after the jump differ by orders of magnitude, and moments of the former would steer the latter.
-    When the optimiser forgets depends on the number of the step alone, so that a resumed run does what it would have
-    done.
+    Gradients before and after the jump differ by orders of magnitude, so moments from before it would steer the steps
+    after it. The step at which the optimiser's state is cleared depends on the number of the step alone, so a resumed
+    run does the same as an uninterrupted one.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         weight: weight of the penalty from the jump on.
-        early_weight: weight of the penalty before it (DomainBed: 1).
+        early_weight: weight of the penalty before the jump (DomainBed: 1).
         anneal_steps: step, counted from 0, at which the weight jumps (DomainBed: 500).
-        reset_optimizer: whether the optimiser's state is emptied there (DomainBed: yes).
+        reset_optimizer: whether the optimiser's state is cleared there (DomainBed: yes).
         base: see :class:`~dafw.methods.base.Method`.
 
     Raises:
@@ -45,11 +45,11 @@ class AnnealedPenalty(GeneralizationMethod):
 
     @property
     def penalty_weight(self) -> float:
-        """The weight of the step in training."""
+        """The weight of the penalty at the current step."""
         return self.weight if self.step >= self.anneal_steps else self.early_weight
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> Any:
-        """Empties the optimiser's state at the jump: it makes a new one in its next step."""
+        """Clears the optimiser's state at the jump; the optimiser makes a new one in its next step."""
         super().on_train_batch_start(batch, batch_idx)
         if self.reset_optimizer and self.step == self.anneal_steps:
             for optimizer in self.trainer.optimizers:

@@ -5,15 +5,19 @@ from typing import Literal
 from torch import Tensor
 
 from dafw.data.batch import Batch
+from dafw.data.setting import Setting
 from dafw.errors import UserError, choose
+from dafw.lightning_adapter import has_trainer
 from dafw.methods.base import Losses, Method
 from dafw.nn.distributed import gather_rows
 from dafw.nn.network import Network
 from dafw.nn.norm import DomainBatchNorm
 from dafw.problems import Outputs
 
+GENERALIZATION = Setting("generalization", sees_target=False)
 
-class GeneralizationMethod(Method):
+
+class GeneralizationMethod(Method, abstract=True):
     """Labelled sources, and nothing of the target: one forward of all rows, the supervised loss, the method's terms.
 
     A batch holds as many rows of each source, one source after the other, and no other rows. On several ranks each
@@ -38,7 +42,7 @@ class GeneralizationMethod(Method):
             ``domain_specific``.
     """
 
-    setting = "generalization"
+    setting = GENERALIZATION
 
     def __init__(  # type: ignore[no-untyped-def]
         self, network: Network, *, test_statistics: Literal["running", "batch"] = "running", **base
@@ -67,15 +71,15 @@ class GeneralizationMethod(Method):
 
     def losses(self, batch: Batch) -> Losses:
         """The supervised loss of all rows, which is the mean of the sources' losses, and :meth:`penalise`'s terms."""
-        joint = self.forward_rows(batch.x, batch.num_source)
+        joint = self.forward_batch(batch)
         terms = {"supervised": self.problem.loss(joint, batch.y)}
         return terms | self.penalise(*split_domains(joint, batch.y, self.num_domains(batch)))
 
     def num_domains(self, batch: Batch) -> int:
         """Number S of the sources in a batch, of as many rows each."""
-        if self._trainer is None:
+        if not has_trainer(self):
             return 1 + int(batch.domain.max())
-        return len(self._datamodule.labelled)
+        return len(self.data.labelled)
 
 
 def split_domains(joint: Outputs, labels: Tensor, count: int) -> tuple[list[Outputs], list[Tensor]]:

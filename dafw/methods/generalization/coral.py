@@ -14,15 +14,15 @@ from dafw.problems import Outputs
 
 
 class CORAL(GeneralizationMethod):
-    """Features whose mean and covariance are the same in every source.
+    """Trains features with the same mean and covariance in every source.
 
-    Loss: CE + weight * mean over pairs of sources of mean_k (m - m')_k^2 + mean_kl (C - C')_kl^2, with m (d,) the mean
-    and C (d, d) the unbiased covariance of one source's features (n, d).
+    Loss: CE + weight * mean over pairs of sources of mean_k (m - m')_k^2 + mean_kl (C - C')_kl^2, where m (d,) is the
+    mean and C (d, d) the unbiased covariance of one source's features (n, d).
 
-    After Sun and Saenko, Deep CORAL, 2016, https://arxiv.org/abs/1607.01719, which matches the covariances of one
+    After Sun and Saenko, Deep CORAL, 2016, https://arxiv.org/abs/1607.01719. That paper matches the covariances of one
     source and a target, and divides by 4: that is ``DeepCORAL``. This is the form of Gulrajani and Lopez-Paz, ICLR
-    2021, https://arxiv.org/abs/2007.01434 (read in DomainBed's code), whose default the weight is. DomainBed makes one
-    pass a source, which differs from one of all where the network normalises by batch statistics.
+    2021, https://arxiv.org/abs/2007.01434 (read in DomainBed's code); the default weight is theirs. DomainBed makes one
+    pass per source. This differs from one pass of all sources if the network normalises by batch statistics.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
@@ -30,7 +30,7 @@ class CORAL(GeneralizationMethod):
         base: see :class:`~dafw.methods.base.Method`.
 
     Raises:
-        UserError: in training if a batch holds a single row of a source.
+        UserError: in training, if a batch holds only one row of a source.
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
@@ -41,7 +41,7 @@ class CORAL(GeneralizationMethod):
         self.weight = weight
 
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
-        """The weighted difference."""
+        """The weighted difference of means and covariances."""
         if len(labels[0]) * world_size() < 2:
             raise UserError("CORAL needs the covariance of each source's rows: data.batch_size must be at least 2")
         return {"coral": self.weight * pairwise_mean_and_covariance([one.features for one in domains])}

@@ -1,4 +1,4 @@
-"""DANN and CDANN as DomainBed has them: a critic over the sources, which alternates with the network."""
+"""DANN and CDANN in DomainBed's form: a critic of the sources, updated in turns with the network."""
 
 from functools import reduce
 from operator import add
@@ -20,36 +20,36 @@ from dafw.nn.precision import full_precision
 
 
 class DomainBedDANN(ManualOptimization, GeneralizationMethod):
-    """Features from which a critic cannot tell which source they are of: "DANN" in DomainBed's tables.
+    """Trains features from which a critic cannot tell their source: "DANN" in DomainBed's tables.
 
-    Loss: L_D = CE(critic(z), source) + penalty * mean_i |d CE_i / d z_i|^2, with features z (n, d) and scores (n, S),
-    is the critic's; CE(logits, labels) - weight * L_D is the network's. Of every 1 + ``critic_steps`` batches one, the
-    last but one (of two the first), updates the network, and the others the critic. So no gradient is reversed, and the
+    Loss: the critic's is L_D = CE(critic(z), source) + penalty * mean_i |d CE_i / d z_i|^2, with features z (n, d) and
+    scores (n, S). The network's is CE(logits, labels) - weight * L_D. One of 1 + ``critic_steps`` batches updates the
+    network: the last but one (the first of two). The others update the critic. So no gradient is reversed, and the
     network makes 1 / (1 + ``critic_steps``) of the updates that ERM makes in as many batches.
 
-    Ganin et al., JMLR 17 (2016), https://arxiv.org/abs/1505.07818, as several sources are made invariant to each other
-    by Gulrajani and Lopez-Paz, In Search of Lost Domain Generalization, ICLR 2021, https://arxiv.org/abs/2007.01434.
-    Read in DomainBed's code, whose defaults these are but for the optimiser: there it is Adam at a constant rate of
-    5e-5 (small images: 1e-3) for both, with ``betas``. The class is not called DANN, which is the adaptation method;
-    a table's row is called what its ``name`` says.
+    Ganin et al., JMLR 17 (2016), https://arxiv.org/abs/1505.07818, in the form in which Gulrajani and Lopez-Paz make
+    several sources invariant to each other, In Search of Lost Domain Generalization, ICLR 2021,
+    https://arxiv.org/abs/2007.01434. Read in DomainBed's code. The defaults are its own except for the optimiser, which
+    is Adam at a constant rate of 5e-5 (small images: 1e-3) for both there, with ``betas``. The class is not called
+    DANN, since that is the adaptation method; a table's row has the name that its ``name`` gives.
 
-    Both kinds of updates are steps of the one optimiser, in which what does not move has no gradient and keeps its
-    state; only the network's enter the average of ``ema_decay``. A batch makes one pass through the backbone; in the
-    critic's updates it is without gradients, though it does enter running statistics. Gradients are averaged over the
-    ranks. With ``weight`` 0 every batch updates the network, and the critic stays as it is: ERM.
+    Both kinds of updates are steps of the one optimiser. Parameters that an update does not move have no gradient and
+    keep their state. Only the network's updates enter the average of ``ema_decay``. A batch makes one pass through the
+    backbone. In the critic's updates this pass has no gradients, but it does enter the running statistics. Gradients
+    are averaged over the ranks. With ``weight`` 0 every batch updates the network, and the critic stays as it is: ERM.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         num_sources: number S of sources (the command line fills it in from the datamodule).
         weight: weight of the critic's loss in the network's (DomainBed: 1).
-        penalty: weight of the critic's squared slope (DomainBed: 0).
-        critic_steps: updates of the critic for each of the network's (DomainBed: 1).
+        penalty: weight of the critic's squared gradient with respect to the features (DomainBed: 0).
+        critic_steps: updates of the critic for each update of the network (DomainBed: 1).
         width: width of the critic's hidden layers (DomainBed: 256).
         depth: number of the critic's hidden layers (DomainBed: 2, whose ``mlp_depth`` 3 counts the output too).
-        dropout: share of the critic's hidden units to drop (DomainBed: 0); the ranks draw their own.
+        dropout: share of the critic's hidden units to drop (DomainBed: 0); each rank draws its own mask.
         critic_lr: learning rate of the critic as a multiple of ``lr``.
         critic_weight_decay: weight decay of the critic; ``weight_decay`` if ``None``.
-        betas: of the optimiser, if it is of Adam's kind (DomainBed: 0.5 and 0.9); ``None`` for its own.
+        betas: betas of the optimiser, if it is a kind of Adam (DomainBed: 0.5 and 0.9); ``None``: its defaults.
         base: see :class:`~dafw.methods.base.Method`.
 
     Raises:
@@ -98,7 +98,7 @@ class DomainBedDANN(ManualOptimization, GeneralizationMethod):
         return groups
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimiser with the given betas."""
+        """The optimiser, with the given betas."""
         optimizer = super().configure_optimizers()
         for group in optimizer.param_groups:
             if self.betas is not None and len(group.get("betas", ())) == 2:
@@ -115,12 +115,12 @@ class DomainBedDANN(ManualOptimization, GeneralizationMethod):
 
     @property
     def is_critics_turn(self) -> bool:
-        """Whether this batch updates the critic: of 1 + ``critic_steps`` all do but the last but one (DomainBed)."""
+        """Whether this batch updates the critic: all but the last but one of 1 + ``critic_steps`` do (DomainBed)."""
         return bool(self.weight) and (self.step + 1) % (1 + self.critic_steps) < self.critic_steps
 
     def network_update(self, batch: Batch) -> Losses:
-        """The network learns the labels and to raise the critic's loss."""
-        joint = self.forward_rows(batch.x, batch.num_source)
+        """Trains the network on the labels, and to raise the critic's loss."""
+        joint = self.forward_batch(batch)
         terms = {"supervised": self.problem.loss(joint, batch.y)}
         if self.weight:
             terms["domain"] = -self.weight * self.critic_loss(joint.features, batch)
@@ -129,9 +129,9 @@ class DomainBedDANN(ManualOptimization, GeneralizationMethod):
         return terms
 
     def critic_update(self, batch: Batch) -> Losses:
-        """The critic learns to tell the sources apart."""
+        """Trains the critic to tell the sources apart."""
         with torch.no_grad():
-            features = self.forward_rows(batch.x, batch.num_source).features
+            features = self.forward_batch(batch).features
         loss = self.critic_loss(features, batch)
         moved = self.critic_parameters
         self.apply_gradients((moved, self.gradients(loss, moved)), average=False)
@@ -139,7 +139,7 @@ class DomainBedDANN(ManualOptimization, GeneralizationMethod):
 
     @property
     def critic_parameters(self) -> list[nn.Parameter]:
-        """What the critic's updates train."""
+        """The parameters that the critic's updates train."""
         return list(self.critic.parameters())
 
     def critic_loss(self, features: Tensor, batch: Batch) -> Tensor:
@@ -158,30 +158,31 @@ class DomainBedDANN(ManualOptimization, GeneralizationMethod):
         return loss
 
     def critic_inputs(self, features: Tensor, labels: Tensor) -> Tensor:
-        """What the critic sees of features (n, d) of rows with labels (n,)."""
+        """The critic's inputs, from features (n, d) of rows with labels (n,)."""
         return features
 
     def average(self, each: Tensor, labels: Tensor) -> Tensor:
-        """The loss of the batch from those of its rows, (n,) with labels (n,)."""
+        """The loss of the batch, from the losses of its rows (n,) with labels (n,)."""
         return each.mean()
 
 
 class DomainBedCDANN(DomainBedDANN):
-    """Features from which a critic that knows the class cannot tell the source: "CDANN" in DomainBed's tables.
+    """Trains features from which a critic that knows the class cannot tell the source: "CDANN" in DomainBed's tables.
 
-    Loss: as :class:`DomainBedDANN`'s, with critic(z + e_y) in place of critic(z), e_y (n, d) a learnt embedding of the
-    row's class, which the critic's updates train; and each row's CE counts in L_D in inverse proportion to its class's
-    rows in the batch: sum_i CE_i / (K n_(y_i)), so that a batch in which all K classes are present has a weighted mean.
+    Loss: as :class:`DomainBedDANN`'s, with two changes. critic(z + e_y) replaces critic(z), where e_y (n, d) is a
+    learnt embedding of the row's class, trained by the critic's updates. Each row's CE counts in L_D in inverse
+    proportion to the number of rows of its class in the batch: sum_i CE_i / (K n_(y_i)). This is a weighted mean if all
+    K classes are in the batch.
 
     Li et al., Deep Domain Generalization via Conditional Invariant Adversarial Networks, ECCV 2018,
     https://openaccess.thecvf.com/content_ECCV_2018/html/Ya_Li_Deep_Domain_Generalization_ECCV_2018_paper.html, in the
-    form of DomainBed (Gulrajani and Lopez-Paz, ICLR 2021, https://arxiv.org/abs/2007.01434), read in its code; where
-    that takes for K the batch's largest label plus one, it is the number of classes here. Rows of a class are counted
+    form of DomainBed (Gulrajani and Lopez-Paz, ICLR 2021, https://arxiv.org/abs/2007.01434), read in its code. That
+    code takes the batch's largest label plus one for K; here K is the number of classes. Rows of a class are counted
     over all ranks.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
-        num_classes: classes to predict.
+        num_classes: number of classes to predict.
         num_sources: number S of sources.
         base: see :class:`DomainBedDANN`.
     """
@@ -194,16 +195,16 @@ class DomainBedCDANN(DomainBedDANN):
 
     @property
     def critic_parameters(self) -> list[nn.Parameter]:
-        """The critic's and the embeddings of the classes."""
+        """The parameters of the critic and the embeddings of the classes."""
         return [*super().critic_parameters, *self.embedding.parameters()]
 
     def critic_inputs(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The features, shifted by their class's embedding."""
+        """The features, shifted by the embedding of their class."""
         shifted: Tensor = features + self.embedding(labels)
         return shifted
 
     def average(self, each: Tensor, labels: Tensor) -> Tensor:
-        """The weighted sum over all ranks' rows; this rank's share of it times their number, as ranks are averaged."""
+        """The weighted sum over all ranks' rows: this rank's share, times the number of ranks, which are averaged."""
         counts = each.new_zeros(self.num_classes).index_add_(0, labels, torch.ones_like(each))
         counts = sum_over_ranks(counts.detach())
         return world_size() * (each / (self.num_classes * counts[labels])).sum()

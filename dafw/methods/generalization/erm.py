@@ -1,4 +1,4 @@
-"""ERM: the sources' labels alone."""
+"""ERM: training on the sources' labels alone."""
 
 from typing import Any, ClassVar
 
@@ -13,13 +13,12 @@ from dafw.problems import Outputs
 class ERM(GeneralizationMethod):
     """Empirical risk minimisation on all sources together: the baseline and the control of every other method here.
 
-    Loss: CE over the rows of all sources, logits (n, K), as many rows of each source.
+    Loss: CE over the rows of all sources, logits (n, K), with equally many rows of each source.
 
     Vapnik, Statistical Learning Theory, 1998; as a baseline of domain generalisation Gulrajani and Lopez-Paz, In Search
-    of Lost Domain Generalization, ICLR 2021, https://arxiv.org/abs/2007.01434. It differs from source-only in what it
-    can see: no target image is loaded in training, not even for batch statistics.
-
-    The upper bound "train on target" is this method with the datamodule's ``oracle: true``; tables mark such a row.
+    of Lost Domain Generalization, ICLR 2021, https://arxiv.org/abs/2007.01434. Unlike source-only it loads no target
+    image in training, not even for batch statistics. The upper bound "train on target" is this method with the
+    datamodule's ``oracle: true``; tables mark such a row.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
@@ -32,5 +31,5 @@ class ERM(GeneralizationMethod):
         super().__init__(network, **base)
 
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
-        """Nothing."""
+        """No terms."""
         return {}

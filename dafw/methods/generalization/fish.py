@@ -1,4 +1,4 @@
-"""Fish: steps on one source after the other, and part of the way to where they lead."""
+"""Fish: takes steps on one source after the other, then moves part of the way to their end."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -15,26 +15,26 @@ from dafw.problems import Outputs
 
 
 class Fish(ManualOptimization, GeneralizationMethod):
-    """Weights from which a step on one source serves the others, as their gradients agree.
+    """Finds weights at which a step on one source helps the others, because their gradients agree.
 
-    Loss: CE of one source's logits (n, K), then of the next one's, each followed by a step of the optimiser, from theta
-    to theta'; then theta <- theta + meta_lr * (theta' - theta). The logged loss is the mean over sources.
+    Loss: CE of one source's logits (n, K), then of the next one's. A step of the optimiser follows each, from theta
+    to theta'. Then theta <- theta + meta_lr * (theta' - theta). The logged loss is the mean over sources.
 
     Shi et al., Gradient Matching for Domain Generalization, ICLR 2022, https://arxiv.org/abs/2104.09937, algorithm 1:
-    to first order this raises the inner products of the sources' gradients. Read in DomainBed's code (Gulrajani and
-    Lopez-Paz, ICLR 2021, https://arxiv.org/abs/2007.01434), which it follows: the sources in their given order, an
-    optimiser whose state goes on from batch to batch although theta' is given up, running statistics averaged as the
-    weights are.
+    to first order this raises the inner products of the sources' gradients. It follows DomainBed's code, which was read
+    (Gulrajani and Lopez-Paz, ICLR 2021, https://arxiv.org/abs/2007.01434), in three points: the sources keep their
+    given order, the optimiser's state continues from batch to batch although theta' is given up, and running statistics
+    are averaged as the weights are.
 
-    A step makes one pass and one update a source: two of each for two sources. Gradients are averaged over the ranks at
-    every update. The control makes as many updates of as many rows, each of equal shares of all sources (to the row
-    where the sources' number divides that of their rows).
+    A batch takes one pass and one update per source: two of each for two sources. Gradients are averaged over the ranks
+    at every update. The control makes as many updates on as many rows, each with equal shares of all sources (exact to
+    the row if the number of sources divides the number of rows per source).
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
-        num_sources: S, the updates a batch (the command line fills it in from the datamodule).
+        num_sources: S, the number of updates per batch (the command line fills it in from the datamodule).
         meta_lr: share of the way to theta' (DomainBed: 0.5).
-        mixed: each update is of rows of all sources instead of one source's.
+        mixed: each update uses rows of all sources instead of one source.
         base: see :class:`~dafw.methods.base.Method`.
 
     Raises:
@@ -55,7 +55,7 @@ class Fish(ManualOptimization, GeneralizationMethod):
         self.meta_lr, self.mixed, self.updates_per_batch = meta_lr, mixed, num_sources
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """An update on each part of the batch, then the way back."""
+        """One update on each part of the batch, then part of the way back."""
         values = [v for v in (*self.network.parameters(), *self.network.buffers()) if v.is_floating_point()]
         start = [value.detach().clone() for value in values]
         moved = [p for p in self.network.parameters() if p.requires_grad]
@@ -65,33 +65,33 @@ class Fish(ManualOptimization, GeneralizationMethod):
             self.apply_gradients((moved, self.gradients(found[-1], moved)), average=False)
         with torch.no_grad():
             torch._foreach_lerp_(values, start, 1 - self.meta_lr)
-        if self.ema is not None:
-            self.ema.update(self.network)
+        self.step_teachers()
         terms = {"supervised": torch.stack(found).detach().mean()}
         self.record_step(batch, terms)
         return terms["supervised"]
 
     def passes(self, batch: Batch) -> Iterator[tuple[Tensor, Outputs]]:
-        """The labels and the outputs of each part of the batch, by the weights there are when it is asked for."""
+        """Labels and outputs of each part of the batch, computed with the weights at the time of the request."""
         for part in self.parts(len(batch), self.num_domains(batch)):
-            self.layout.domain, labels = take(batch.domain, part), take(batch.y, part)
-            yield labels, self.forward_rows(take(batch.x, part), len(labels))
-        self.layout.domain = batch.domain
+            labels = take(batch.y, part)
+            with self.layout.temporarily(domain=take(batch.domain, part)):
+                outputs = self.forward_rows(take(batch.x, part), len(labels))
+            yield labels, outputs
 
     def statistics_pass(self, batch: Batch) -> None:
-        """A pass of each part of the batch."""
+        """One pass for each part of the batch."""
         for _ in self.passes(batch):
             pass
 
     def parts(self, rows: int, count: int) -> list[list[slice]]:
-        """The rows of each update: one source's, or, if mixed, a share of each source's.
+        """The rows of each update: one source's rows, or, if ``mixed``, a share of each source's rows.
 
         Args:
-            rows: of the batch, S * n.
+            rows: number of rows of the batch, S * n.
             count: S.
 
         Raises:
-            UserError: if there are too few rows for a share of each.
+            UserError: if there are too few rows for a share of each source.
         """
         n = rows // count
         if not self.mixed:

@@ -1,4 +1,4 @@
-"""GroupDRO: the sources weighted by how badly they do."""
+"""GroupDRO: weighs the sources by their losses."""
 
 from typing import Any, ClassVar
 
@@ -13,22 +13,22 @@ from dafw.problems import Outputs
 
 
 class GroupDRO(GeneralizationMethod):
-    """Minimises the loss of the worst source, by weights that grow where the loss is large.
+    """Minimises the loss of the worst source, with weights that grow where the loss is large.
 
-    Loss: sum_m q_m L_m, L_m the CE of source m's logits (n, K). In each step first q_m <- q_m exp(rate * L_m), then
-    q <- q / sum q; no gradient flows into q (S,). It is written as the mean of all L_m, the supervised term, plus
-    sum_m (q_m - 1 / S) L_m.
+    Loss: sum_m q_m L_m, where L_m is the CE of source m's logits (n, K). Each step first sets q_m <- q_m exp(rate *
+    L_m), then q <- q / sum q. No gradient flows into q (S,). The loss is written as the mean of all L_m, the supervised
+    term, plus sum_m (q_m - 1 / S) L_m.
 
     Sagawa et al., Distributionally Robust Neural Networks for Group Shifts, ICLR 2020,
-    https://arxiv.org/abs/1911.08731, algorithm 1, with the sources for groups. The rate is DomainBed's (Gulrajani and
+    https://arxiv.org/abs/1911.08731, algorithm 1, with the sources as groups. The rate is DomainBed's (Gulrajani and
     Lopez-Paz, ICLR 2021, https://arxiv.org/abs/2007.01434, read in its code). On several ranks q follows the losses of
-    all rows. DomainBed makes one pass a source, which differs from one of all where the network normalises by batch
-    statistics.
+    all rows. DomainBed makes one pass per source. This differs from one pass of all sources if the network normalises
+    by batch statistics.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
-        num_sources: S (the command line fills it in from the datamodule).
-        rate: step size of the weights' logarithms (DomainBed: 0.01); 0 keeps them equal.
+        num_sources: number S of sources (the command line fills it in from the datamodule).
+        rate: step size of the weights' logarithms (DomainBed: 0.01); with 0 the weights stay equal.
         base: see :class:`~dafw.methods.base.Method`.
     """
 
@@ -44,15 +44,15 @@ class GroupDRO(GeneralizationMethod):
         self.register_buffer("q", torch.ones(num_sources))
 
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
-        """What the weights add to the mean of the sources' losses."""
+        """The term that the weights add to the mean of the sources' losses."""
         risks = torch.stack([self.problem.loss(one, y) for one, y in zip(domains, labels, strict=True)])
-        if not self.repeated_pass:
-            self.reweight(risks)
-        return {"reweighted": ((self.q - 1 / len(domains)) * risks).sum()}
+        q = self.reweighted(risks)
+        self.propose(q=q)
+        return {"reweighted": ((q - 1 / len(domains)) * risks).sum()}
 
     @torch.no_grad()
-    def reweight(self, risks: Tensor) -> None:
-        """Raises the weights of the sources whose losses, risks (S,), are large."""
+    def reweighted(self, risks: Tensor) -> Tensor:
+        """The weights (S,) after those of the sources with large losses, risks (S,), were raised."""
         (mean,) = mean_over_ranks([risks])
         raised = self.q * (self.rate * mean).exp()
-        self.q.copy_(raised / raised.sum())
+        return raised / raised.sum()

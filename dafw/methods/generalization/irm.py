@@ -15,23 +15,23 @@ from dafw.problems import Outputs
 
 
 class IRM(AnnealedPenalty):
-    """Features on which scaling the logits would help in no source.
+    """Trains features on which scaling the logits would not help in any source.
 
     Loss: CE + w * mean over sources of g_even * g_odd, where g = d/ds CE(s * logits) at s = 1 over the even or the odd
-    rows of one source's logits (n, K); w is ``early_weight`` before step ``anneal_steps`` and ``weight`` from it on.
+    rows of one source's logits (n, K). w is ``early_weight`` before step ``anneal_steps`` and ``weight`` from it on.
 
-    Arjovsky et al., Invariant Risk Minimization, 2019, https://arxiv.org/abs/1907.02893, IRMv1; g is computed in closed
-    form, of the cross-entropy without label smoothing. The defaults are those of DomainBed (Gulrajani and Lopez-Paz,
+    Arjovsky et al., Invariant Risk Minimization, 2019, https://arxiv.org/abs/1907.02893, IRMv1. g is computed in closed
+    form, for the cross-entropy without label smoothing. The defaults are those of DomainBed (Gulrajani and Lopez-Paz,
     ICLR 2021, https://arxiv.org/abs/2007.01434, read in its code), which makes a new Adam at the jump. The penalty can
     be negative.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         weight: weight of the penalty from the jump on (DomainBed: 100).
-        annealed: see :class:`~dafw.methods.generalization.annealed.AnnealedPenalty`, whose defaults are DomainBed's.
+        annealed: see :class:`~dafw.methods.generalization.annealed.AnnealedPenalty`; its defaults are DomainBed's.
 
     Raises:
-        UserError: in training if a batch holds a single row of a source.
+        UserError: in training, if a batch holds only one row of a source.
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "early_weight": 0.0, "reset_optimizer": False}

@@ -15,16 +15,16 @@ from dafw.nn.network import Network
 
 
 class Mixup(GeneralizationMethod):
-    """Learns images that lie between two sources, as much of either label as of either image.
+    """Trains on images mixed from two sources, with each label weighted as its image is.
 
-    Loss: mean over sources i of l_i CE(z_i, y_i) + (1 - l_i) CE(z_i, y_j), z_i the logits (n, K) of l_i x_i +
-    (1 - l_i) x_j, where j follows i in a random ring of all sources and l_i ~ Beta(alpha, alpha), one for all rows.
+    Loss: mean over sources i of l_i CE(z_i, y_i) + (1 - l_i) CE(z_i, y_j). z_i are the logits (n, K) of l_i x_i + (1 -
+    l_i) x_j. Source j follows i in a random ring of all sources. l_i ~ Beta(alpha, alpha) is one number for all rows.
 
     Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, https://arxiv.org/abs/1710.09412; between
     domains Xu et al., AAAI 2020, https://arxiv.org/abs/1912.01805, and Yan et al., 2020,
     https://arxiv.org/abs/2001.00677. The pairs and alpha are those of DomainBed (Gulrajani and Lopez-Paz, ICLR 2021,
-    https://arxiv.org/abs/2007.01434, read in its code), which makes one pass a pair; here all pairs share one, which
-    differs where the network normalises by batch statistics.
+    https://arxiv.org/abs/2007.01434, read in its code). DomainBed makes one pass per pair. Here all pairs share one
+    pass, which differs if the network normalises by batch statistics.
 
     Ring and shares are functions of the seed and the step, the same on every rank. A single source is paired with
     itself, which is ERM.
@@ -35,7 +35,7 @@ class Mixup(GeneralizationMethod):
         base: see :class:`~dafw.methods.base.Method`.
 
     Raises:
-        UserError: if ``alpha`` is negative; in training if the inputs cannot be mixed.
+        UserError: if ``alpha`` is negative; in training, if the inputs cannot be mixed.
     """
 
     control: ClassVar[dict[str, Any]] = {"alpha": 0.0}
@@ -51,7 +51,7 @@ class Mixup(GeneralizationMethod):
         """One pass of all mixed images."""
         count = self.num_domains(batch)
         if not self.alpha:
-            return {"supervised": self.problem.loss(self.forward_rows(batch.x, batch.num_source), batch.y)}
+            return {"supervised": self.problem.loss(self.forward_batch(batch), batch.y)}
         partners, shares = self.draw(count)
         mixed = self.mix(batch.x, partners, shares)
         domains, labels = split_domains(self.forward_rows(mixed, batch.num_source), batch.y, count)
@@ -67,15 +67,14 @@ class Mixup(GeneralizationMethod):
         self.forward_rows(mixed, batch.num_source)
 
     def mix(self, x: Any, partners: list[int], shares: list[float]) -> Tensor:
-        """Each source's images (n, ...), as much of them as its share says, and the rest of its partner's."""
+        """Mixes each source's images (n, ...) with its partner's; ``shares`` are the sources' own shares."""
         images = as_floats(x, self.network.shift.dtype).chunk(len(partners))
         mixed = [images[j].lerp(images[i], share) for i, (j, share) in enumerate(zip(partners, shares, strict=True))]
         return torch.cat(mixed)
 
     def draw(self, count: int) -> tuple[list[int], list[float]]:
-        """Of each of ``count`` sources, which one it is mixed with in this step, and its own share of the mixture."""
-        seed = 0 if self._trainer is None else int(getattr(self._datamodule, "seed", 0))
-        numbers = np.random.default_rng([seed % 2**32, self.step])
+        """The partner of each of ``count`` sources in this step, and each source's own share of the mixture."""
+        numbers = np.random.default_rng([self.data_seed % 2**32, self.step])
         ring = numbers.permutation(count).tolist()
         partners = dict(pairwise([*ring, ring[0]]))
         shares: list[float] = numbers.beta(self.alpha, self.alpha, count).tolist()
@@ -83,7 +82,7 @@ class Mixup(GeneralizationMethod):
 
 
 def as_floats(x: Any, dtype: torch.dtype) -> Tensor:
-    """Inputs that can be averaged: uint8 images (N, C, H, W) to [0, 1], floating point as it is.
+    """Inputs that can be averaged: uint8 images (N, C, H, W) scaled to [0, 1]; floating point inputs as they are.
 
     Raises:
         UserError: for any other inputs.

@@ -1,4 +1,4 @@
-"""MMD between all pairs of sources: the same distribution of features by Gaussian kernels."""
+"""MMD between all pairs of sources: aligns the distributions of features with Gaussian kernels."""
 
 from typing import Any, ClassVar
 
@@ -12,16 +12,16 @@ from dafw.problems import Outputs
 
 
 class MMD(GeneralizationMethod):
-    """Features of one distribution in all sources, as far as Gaussian kernels tell.
+    """Trains features with the same distribution in all sources, measured by Gaussian kernels.
 
     Loss: CE + weight * mean over pairs of sources of mean k(f, f) + mean k(f', f') - 2 mean k(f, f'), over all rows of
-    features (n, d), a row with itself included; k(f, f') = sum over gammas of exp(-gamma |f - f'|^2).
+    features (n, d), pairs of a row with itself included; k(f, f') = sum over gammas of exp(-gamma |f - f'|^2).
 
     After Li et al., Domain Generalization with Adversarial Feature Learning, CVPR 2018
     (https://openaccess.thecvf.com/content_cvpr_2018/html/Li_Domain_Generalization_With_CVPR_2018_paper.html), without
-    that paper's autoencoder and critic: the form and the defaults are those of Gulrajani and Lopez-Paz, ICLR 2021,
-    https://arxiv.org/abs/2007.01434 (read in DomainBed's code). DomainBed makes one pass a source, which differs from
-    one of all where the network normalises by batch statistics.
+    that paper's autoencoder and critic. The form and the defaults are those of Gulrajani and Lopez-Paz, ICLR 2021,
+    https://arxiv.org/abs/2007.01434 (read in DomainBed's code). DomainBed makes one pass per source. This differs from
+    one pass of all sources if the network normalises by batch statistics.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).

@@ -1,4 +1,4 @@
-"""RSC: representation self-challenging, the features that decide taken away."""
+"""RSC: representation self-challenging, training without the most decisive features."""
 
 from typing import Any, ClassVar
 
@@ -16,18 +16,19 @@ from dafw.problems import Outputs
 
 
 class RSC(GeneralizationMethod):
-    """Learns some samples without those of their features that speak most for their class.
+    """Trains some samples without those of their features that speak most for their class.
 
-    Loss: CE of logits (n, K) of which the rows that matter most are muted. With g = dz_y / df, the gradient of a row's
-    score of its own class at its features (n, d), muted logits are those of f where g is below its quantile at
-    1 - ``drop_features`` among the row's d values, and of 0 elsewhere. Muted are the rows whose softmax probability of
-    their class falls most by it: from the quantile of the fall at 1 - ``drop_batch`` on, over all sources' rows.
+    Loss: CE of logits (n, K); the logits of the rows that depend most on their strongest features are muted. Let g =
+    dz_y / df be the gradient of the score of a row's own class at its features (n, d). Muted logits come from f with
+    zeros where g is at or above its quantile at 1 - ``drop_features`` among the row's d values. Muting lowers the
+    softmax probability of a row's class by some amount, the fall. Rows are muted if their fall is at or above its
+    quantile at 1 - ``drop_batch`` over all sources' rows.
 
     Huang et al., Self-Challenging Improves Cross-Domain Generalization, ECCV 2020, https://arxiv.org/abs/2007.02454,
     on pooled features alone (the paper also mutes places of the map). Quantiles and defaults are those of DomainBed
     (Gulrajani and Lopez-Paz, ICLR 2021, https://arxiv.org/abs/2007.01434, read in its code). On several ranks the
-    quantile of the fall is of all rows. The muted logits take a second pass of the label head, none of the backbone;
-    where the head has a hidden layer with dropout, that pass draws another mask, which is then part of the fall
+    quantile of the fall is over all rows. The muted logits take a second pass of the label head, none of the backbone.
+    If the head has a hidden layer with dropout, that pass draws another mask, which then affects the fall
     (DomainBed's head has no dropout).
 
     Args:
@@ -53,14 +54,14 @@ class RSC(GeneralizationMethod):
         self.drop_features, self.drop_batch = drop_features, drop_batch
 
     def losses(self, batch: Batch) -> Losses:
-        """The supervised loss, of some rows on what is left of their features."""
-        joint = self.forward_rows(batch.x, batch.num_source)
+        """The supervised loss; some rows use only their remaining features."""
+        joint = self.forward_batch(batch)
         if self.drop_features and self.drop_batch:
             joint = self.challenge(joint, batch.y)
         return {"supervised": self.problem.loss(joint, batch.y)}
 
     def challenge(self, joint: Outputs, labels: Tensor) -> Outputs:
-        """The outputs of all rows (N, d) and (N, K), the logits of some of them muted; labels are (N,)."""
+        """The outputs of all rows, (N, d) and (N, K), with the logits of some rows muted; labels are (N,)."""
         head, own = self.network.head, labels[:, None]
         assert head is not None
         (gradient,) = torch.autograd.grad(joint.logits.gather(1, own).sum(), joint.features, retain_graph=True)

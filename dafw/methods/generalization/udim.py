@@ -18,19 +18,21 @@ from dafw.nn.distributed import mean_over_ranks, sum_over_ranks, world_size
 from dafw.nn.network import Network
 from dafw.optim.sharpness import SAM, Sharpness
 from dafw.problems import Classification
+from dafw.problems.model import NetworkBase
 
 
 class _Climb(NamedTuple):
-    """What the first pass finds.
+    """Results of the first pass.
 
     Attributes:
         supervised: CE of this rank's rows.
-        objective: J of all rows, but for CE, which is this rank's; the ranks' mean is J.
+        objective: J of all rows, but with the CE of this rank; the mean over ranks is J.
         trained: the parameters that the loss depends on.
-        gradient: of the whole batch's CE, one for each of them; of this rank's rows for a rule that is ``local``.
+        gradient: gradient of the whole batch's CE, one for each of them; with a ``local`` rule that of this rank's
+            rows.
         images: x, as floating point images.
-        crafted: x~, likewise.
-        slopes: of J, by the normalised images, or by the means and deviations of their channels.
+        crafted: x~, as floating point images.
+        slopes: gradient of J with respect to the normalised images, or to the means and deviations of their channels.
     """
 
     supervised: Tensor
@@ -43,20 +45,20 @@ class _Climb(NamedTuple):
 
 
 class UDIM(ManualOptimization, GeneralizationMethod):
-    """Weights in a flat region of the sources whose loss looks the same over domains made by perturbing them.
+    """Finds weights in a flat region of the sources with the same loss landscape over images and perturbed images.
 
-    Loss: S + weight * I(x, x~). S is the cross-entropy as a rule of sharpness descends it, at images x (n, C, H, W).
-    The unknown domain is x~ = x + delta, uphill of J(x) = CE(x) + rho ||dCE/dtheta||, whose gradient with respect to x
+    Loss: S + weight * I(x, x~). S is the cross-entropy as a sharpness rule descends it, at images x (n, C, H, W). The
+    unknown domain is x~ = x + delta, uphill of J(x) = CE(x) + rho ||dCE/dtheta||. The gradient of J with respect to x
     takes a second derivative; no gradient flows through x~. I compares the gradients g_i of the rows' cross-entropies
-    with respect to the last linear layer, (K, d) and (K,): I = mean_j (var g_j(x) - var g_j(x~))^2 / 4
-    + mean g(x~)^2 of the weights + mean g(x~)^2 of the bias, means and variances over rows and entries j, summed over
-    the sources or of all rows together. Both branches of I reach every weight of the network.
+    with respect to the last linear layer, (K, d) and (K,): I = mean_j (var g_j(x) - var g_j(x~))^2 / 4 + mean g(x~)^2
+    of the weights + mean g(x~)^2 of the bias. Means and variances are over rows and entries j. I is summed over the
+    sources or taken over all rows together. Both branches of I reach every weight of the network.
 
     Shin et al., Unknown Domain Inconsistency Minimization for Domain Generalization, ICLR 2024,
     https://arxiv.org/abs/2403.07329 and https://openreview.net/forum?id=eNoiRal5xi. The authors' code was read, the
     paper recalled: ``weight``, ``rho``, ``warmup`` and the form of I are the code's, and the paper's radius is unsure.
-    Read there too: Adam with rate 3e-5 and weight decay 1e-4, dropout 0.5, batches of 16 rows a source on PACS and 32
-    elsewhere, 5001 steps (DomainNet: 15001).
+    Also read there: Adam with rate 3e-5 and weight decay 1e-4, dropout 0.5, batches of 16 rows per source on PACS and
+    32 elsewhere, 5001 steps (DomainNet: 15001).
 
     ``mode: authors`` does what their code does where it departs:
 
@@ -65,35 +67,36 @@ class UDIM(ManualOptimization, GeneralizationMethod):
     - ``perturb: style`` moves means and deviations but does not rebuild the image, so that x~ = x up to rounding and
       the variances agree. Their script for single sources runs this. ``mode: paper`` rebuilds it.
 
-    Theirs, and left out in both modes: after the warm-up they go back to the checkpoint that validated best, with its
-    optimiser (a selection within a run; here training goes on from the last step); evaluation by the test batch's own
-    statistics, which their optimiser turns on for good (see ``test_statistics``); one forward for each source in I
-    (here one for all rows, so batch normalisation sees x and x~ of all sources together); a script for several sources
-    that asks for the single-source protocol.
+    Four parts of their code are left out in both modes. After the warm-up they go back to the checkpoint that validated
+    best, with its optimiser (a selection within a run; here training goes on from the last step). Their optimiser
+    switches evaluation to the test batch's own statistics for good (see ``test_statistics``). They make one forward for
+    each source in I; here one forward has all rows, so batch normalisation sees x and x~ of all sources together. A
+    script for several sources asks for the single-source protocol.
 
-    There are ``1 + passes`` backbone passes for a rule of ``passes``, three for SAM, the last over x and x~ together,
-    and ``passes`` in the warm-up and for weight 0, which is ERM with the same rule. Running statistics follow the first
-    pass alone. Memory holds the graph of the first pass's gradient, and a few matrices (K, d + 1) for each group of
-    rows in I, no gradient of a single row. On several ranks J, x~ and I are those of one process, by sums over the
-    ranks of the first gradient, of the squared slopes (``mode: authors``) and of those matrices.
+    A rule of ``passes`` takes ``1 + passes`` backbone passes, three for SAM; the last is over x and x~ together. The
+    warm-up takes ``passes``, and so does weight 0, which is ERM with the same rule. Running statistics follow the first
+    pass only. Memory holds the graph of the first pass's gradient, and a few matrices (K, d + 1) for each group of rows
+    in I, but no gradient of a single row. On several ranks J, x~ and I are those of one process, by sums over the ranks
+    of the first gradient, of the squared slopes (``mode: authors``) and of those matrices.
 
     Args:
-        network: images (N, C, H, W) to features (N, d) and logits (N, K). Its label head must end in a linear layer, of
-            whose effective weight the gradients are. ``compile`` is refused, as compiled code has no second derivative.
+        network: images (N, C, H, W) to features (N, d) and logits (N, K). Its label head must end in a linear layer;
+            the gradients are those of that layer's effective weight. ``compile`` is refused, since compiled code has no
+            second derivative.
         weight: weight of I (authors' code: 1).
-        radius: length of delta, in units of the network's normalised images: as the authors' 10, which mean this in
-            ``mode: authors``. x~ may leave the range of images. Of ``perturb: style``: rate of the ascent.
-        rho: weight of the gradient's norm in J; the rule's own ``rho`` if null, as in the authors' code (0.05).
+        radius: length of delta, in units of the network's normalised images. The authors' 10 has this meaning in
+            ``mode: authors``. x~ may leave the range of images. With ``perturb: style`` it is the rate of the ascent.
+        rho: weight of the gradient's norm in J; null: the rule's own ``rho``, as in the authors' code (0.05).
         perturb: what is moved: all ``pixels``, or each image's ``style``, the mean and deviation of its channels.
         mode: ``paper`` or ``authors``, see above.
-        pooled: whether I is of all rows together, instead of a sum over the sources; only for one source if null.
-        warmup: share of the training that the rule of sharpness does alone (authors' code: 1/5).
-        sharpness: the rule; ``SAM(0.05)`` if null. SAGM and GAM are the paper's other two.
+        pooled: whether I is taken over all rows together instead of summed over the sources; null: only for one source.
+        warmup: share of training with the sharpness rule alone (authors' code: 1/5).
+        sharpness: the rule; null: ``SAM(0.05)``. SAGM and GAM are the paper's other two.
         base: see :class:`~dafw.methods.generalization.base.GeneralizationMethod`.
 
     Raises:
-        UserError: for a negative ``weight``, ``radius``, ``rho`` or ``warmup``, a problem that is not classification,
-            or a network that is compiled or has no linear layer at its end.
+        UserError: for a negative ``weight``, ``radius``, ``rho`` or ``warmup``, for a problem other than
+            classification, or for a network that is compiled or does not end in a linear layer.
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
@@ -132,7 +135,7 @@ class UDIM(ManualOptimization, GeneralizationMethod):
         last_linear(network)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The rule's passes; once the warm-up is over the first makes the unknown domain, and another compares."""
+        """The rule's passes. After the warm-up the first one also makes the unknown domain, and one more compares."""
         climb = self.climb(batch) if self.weight and self.progress >= self.warmup else None
         guarded = {} if climb is None else {"objective": climb.objective}
         if climb is None:
@@ -159,17 +162,17 @@ class UDIM(ManualOptimization, GeneralizationMethod):
         return supervised.detach()
 
     def losses(self, batch: Batch) -> Losses:
-        """Both terms at the weights as they are."""
+        """Both terms at the current weights."""
         climb = self.climb(batch)
         inconsistency = self.inconsistency(climb.images, climb.crafted, batch)
         return {"supervised": climb.supervised, "inconsistency": self.weight * inconsistency}
 
     def supervised(self, images: Tensor, batch: Batch) -> Tensor:
-        """CE of a pass."""
+        """CE of one pass."""
         return self.problem.loss(self.forward_rows(images, batch.num_source), batch.y)
 
     def reached(self, loss: Tensor, *, again: bool = False) -> tuple[list[nn.Parameter], list[Tensor]]:
-        """The parameters that ``loss`` depends on, and this rank's gradients, to differentiate ``again`` if asked."""
+        """The parameters that ``loss`` depends on, and this rank's gradients, differentiable with ``again``."""
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         found = torch.autograd.grad(loss, parameters, create_graph=again, allow_unused=True)
         pairs = [(p, g) for p, g in zip(parameters, found, strict=True) if g is not None]
@@ -178,10 +181,10 @@ class UDIM(ManualOptimization, GeneralizationMethod):
     # ---- the unknown domain
 
     def climb(self, batch: Batch) -> _Climb:
-        """A pass at x: the rule's first gradient, and x~ by a second derivative.
+        """One pass at x: the rule's first gradient, and x~ by a second derivative.
 
-        On R ranks each has J_r = CE_r + rho ||g|| with the one g of all rows. What reaches a rank's images is the
-        gradient of sum_r J_r, which is R J: its R-th part is that of one process.
+        On R ranks each rank has J_r = CE_r + rho ||g|| with the same g of all rows. A rank's images get the
+        gradient of sum_r J_r, which is R J. Divided by R it is the gradient of one process.
         """
         start = self.network.normalise(batch.x).detach()
         style = self.perturb == "style"
@@ -215,7 +218,7 @@ class UDIM(ManualOptimization, GeneralizationMethod):
         return _Climb(supervised.detach(), objective.detach(), trained, gradient, images.detach(), crafted, slopes)
 
     def images(self, normalised: Tensor) -> Tensor:
-        """What the network normalises to ``normalised``: images whose range is [0, 1], but for what moved them out."""
+        """The images that the network normalises to ``normalised``, in [0, 1] unless they were moved out of it."""
         if normalised.ndim != 4:
             return normalised
         return (normalised - self.network.shift) / self.network.scale
@@ -223,12 +226,11 @@ class UDIM(ManualOptimization, GeneralizationMethod):
     # ---- the inconsistency
 
     def inconsistency(self, images: Tensor, crafted: Tensor, batch: Batch) -> Tensor:
-        """I of x and x~, in one pass; the same on every rank."""
+        """I of x and x~, from one pass; the same on every rank."""
         n, layer, domain = batch.num_source, last_linear(self.network), self.layout.domain
-        with inputs_of(layer) as seen, self.layout.untracked():
-            self.layout.domain = None if domain is None else domain[:n].repeat(2)
+        both = None if domain is None else domain[:n].repeat(2)
+        with inputs_of(layer) as seen, self.layout.untracked(), self.layout.temporarily(domain=both):
             logits = self.forward_rows(torch.cat([images, crafted]), 2 * n).logits
-            self.layout.domain = domain
         count = self.num_domains(batch)
         pooled = count == 1 if self.pooled is None else self.pooled
         size, bias = n if pooled else n // count, layer.bias is not None
@@ -247,7 +249,7 @@ class UDIM(ManualOptimization, GeneralizationMethod):
 
 @contextmanager
 def inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """Within, what ``layer`` is called with is added to the list."""
+    """Within the block, the list collects the inputs of each call of ``layer``."""
     seen: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     try:
@@ -256,7 +258,7 @@ def inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def last_linear(network: Network) -> nn.Linear:
+def last_linear(network: NetworkBase) -> nn.Linear:
     """The layer of the label head that returns the logits.
 
     Raises:

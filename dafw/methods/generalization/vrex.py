@@ -13,20 +13,20 @@ from dafw.problems import Outputs
 
 
 class VREx(AnnealedPenalty):
-    """Losses of the sources that do not vary.
+    """Trains for equal losses of all sources.
 
-    Loss: CE + w * mean over sources of (L_m - mean L)^2, L_m the CE of one source's logits (n, K); w is
+    Loss: CE + w * mean over sources of (L_m - mean L)^2, where L_m is the CE of one source's logits (n, K). w is
     ``early_weight`` before step ``anneal_steps`` and ``weight`` from it on.
 
     Krueger et al., Out-of-Distribution Generalization via Risk Extrapolation, ICML 2021,
-    https://arxiv.org/abs/2003.00688, with the sources' mean in place of their sum. The defaults are those of DomainBed
+    https://arxiv.org/abs/2003.00688, with the sources' mean instead of their sum. The defaults are those of DomainBed
     (Gulrajani and Lopez-Paz, ICLR 2021, https://arxiv.org/abs/2007.01434, read in its code), which makes a new Adam at
     the jump.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         weight: weight of the variance from the jump on (DomainBed: 10).
-        annealed: see :class:`~dafw.methods.generalization.annealed.AnnealedPenalty`, whose defaults are DomainBed's.
+        annealed: see :class:`~dafw.methods.generalization.annealed.AnnealedPenalty`; its defaults are DomainBed's.
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "early_weight": 0.0, "reset_optimizer": False}

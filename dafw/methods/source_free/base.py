@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dafw.callbacks.checkpointing import checkpoints
-from dafw.checkpoints import check_classes, read_checkpoint
+from dafw.checkpoints import check_classes, checkpoints, read_checkpoint
 from dafw.data.batch import Batch
+from dafw.data.setting import Setting
 from dafw.errors import UserError
 from dafw.methods.base import Losses, Method
 from dafw.nn.network import Network
@@ -16,8 +16,10 @@ from dafw.nn.weights import loads_weights
 from dafw.problems import Outputs
 from dafw.recording import describe
 
+SOURCE_FREE = Setting("source-free", sees_source=False, starts_from_model=True)
 
-class SourceFreeMethod(Method):
+
+class SourceFreeMethod(Method, abstract=True):
     """Adapts a trained network to unlabelled targets. The datamodule serves the targets alone; no source is loaded.
 
     The network starts with the weights that the checkpoint's method is evaluated with (its moving average, if it has
@@ -34,7 +36,7 @@ class SourceFreeMethod(Method):
             training or evaluation starts, if there is no checkpoint, or if it predicts other classes than the data's.
     """
 
-    setting = "source-free"
+    setting = SOURCE_FREE
 
     def __init__(self, network: Network, *, checkpoint: str, **base) -> None:  # type: ignore[no-untyped-def]
         super().__init__(network, **base)
@@ -51,8 +53,8 @@ class SourceFreeMethod(Method):
                 content = fill(network, path, self.num_classes)
                 self.trained_on = tuple(content["labelled"])
                 self.started_from = {"dafw": {"classes": content.get("classes")}}, path
-                if self.ema is not None:
-                    self.ema.module.load_state_dict(network.state_dict())
+                if self.weight_average is not None:
+                    self.weight_average.copy_from()
 
     def adapt(self, target: Outputs, batch: Batch) -> Losses:
         """The weighted terms of one step.
@@ -72,22 +74,17 @@ class SourceFreeMethod(Method):
         if self.lacking is not None:
             raise self.lacking
         if self.started_from is not None:
-            check_classes(*self.started_from, getattr(self._datamodule, "known_names", ()))
+            check_classes(*self.started_from, () if self.datamodule is None else self.datamodule.known_names)
 
-    def start_evaluation(self, stage: Any) -> None:
-        """As :meth:`on_fit_start`, then the metrics."""
+    def prepare_evaluation(self, stage: str) -> None:
+        """See :meth:`on_fit_start`."""
+        super().prepare_evaluation(stage)
         self.on_fit_start()
-        super().start_evaluation(stage)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As the base; whose labels trained the source model is remembered."""
         super().on_load_checkpoint(checkpoint)
         self.trained_on = tuple(checkpoint["dafw"]["labelled"])
-
-    def on_predict_start(self) -> None:
-        """See :meth:`on_fit_start`."""
-        super().on_predict_start()
-        self.on_fit_start()
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Weights from a checkpoint of this method; the source model's are not needed then."""
@@ -131,7 +128,7 @@ def fill(network: Network, path: Path, num_classes: int) -> dict[str, Any]:
         raise UserError(f"{path} (model.checkpoint) predicts {held} classes, but the data has {num_classes}")
     compare(describe(network), content["dafw"]["method"]["init_args"]["network"], path)
     state: dict[str, Tensor] = content["state_dict"]
-    prefix = "ema.module." if any(key.startswith("ema.module.") for key in state) else "network."
+    prefix = content["dafw"]["eval_network"]
     given = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     own = network.state_dict()
     wrong = sorted(own.keys() ^ given.keys()) or [key for key in own if given[key].shape != own[key].shape]

@@ -4,13 +4,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dafw.methods.base import AdaptationMethod, Losses
+from dafw.methods.adaptation.base import AdaptationMethod
+from dafw.methods.base import Losses
 from dafw.nn.network import Network
 from dafw.optim.schedules import dann_ramp
 from dafw.problems import Outputs
 
 
-class AdversarialMethod(AdaptationMethod):
+class AdversarialMethod(AdaptationMethod, abstract=True):
     """Base of methods whose critic lowers a loss that the features, through a reversed gradient, raise.
 
     Args:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from dafw.metrics.styles import StyleSplit, mean_split, style_split
 from dafw.nn.consensus import kmeans
-from dafw.nn.distributed import gather_unequal
 from dafw.nn.memory import Read
 
 if TYPE_CHECKING:
@@ -42,19 +41,18 @@ class Retrieved(NamedTuple):
     @classmethod
     def of(cls, found: Read, labels: Tensor, index: Tensor) -> "Retrieved":
         """The strongest of each row of a reading."""
-        weights, codes = found.weights.flatten(1).max(1)
-        return cls(codes.masked_fill(weights == 0, -1), weights, found.query, labels, index)
+        return cls(**retrieved_columns(found), labels=labels, index=index)
 
     @classmethod
     def joined(cls, parts: "Sequence[Retrieved]") -> "Retrieved":
         """Several, one after the other."""
         return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def of_all_ranks(self) -> "Retrieved":
-        """One domain's, the ranks' shares together, in the domain's order."""
-        columns = [gather_unequal(column) for column in self]
-        order = columns[-1].argsort()
-        return Retrieved(*(column[order] for column in columns))
+
+def retrieved_columns(found: Read) -> dict[str, Tensor]:
+    """The strongest item of each row of a reading: ``codes``, ``weights`` and ``query`` of :class:`Retrieved`."""
+    weights, codes = found.weights.flatten(1).max(1)
+    return {"codes": codes.masked_fill(weights == 0, -1), "weights": weights, "query": found.query}
 
 
 def style_numbers(

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.mimicking import class_domain_loss, mimicking_loss, refine
-from dafw.methods.adversarial import AdversarialMethod
+from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.methods.base import Losses
 from dafw.methods.manual import ManualOptimization, with_zeros
+from dafw.methods.optimisation import trained
 from dafw.nn.class_critics import ClassCritics
 from dafw.nn.distributed import mean_over_ranks
 from dafw.nn.network import Network
@@ -37,7 +38,7 @@ class Forward(NamedTuple):
     held_out: Tensor | None
 
 
-class ParetoSteps(ManualOptimization, AdversarialMethod):
+class ParetoSteps(ManualOptimization, AdversarialMethod, abstract=True):
     """What turns an adversarial method into ParetoDA; list it before that method. See
     :class:`~dafw.methods.adaptation.pareto_da.ParetoDA`.
 
@@ -101,7 +102,7 @@ class ParetoSteps(ManualOptimization, AdversarialMethod):
             source, target = joint[:n], joint[n:]
         else:
             source, target = self.forward_rows(batch.x[:n], n), self.forward_rows(batch.x[n:last], None)
-            joint = Outputs(*(torch.cat(both) for both in zip(_tensors(source), _tensors(target), strict=True)))
+            joint = Outputs.concatenate([source, target])
         held_out = [self.forward_rows(batch.x[last:], None)] if batch.num_held_out else []
         return joint, [source, target, *held_out]
 
@@ -125,11 +126,11 @@ class ParetoSteps(ManualOptimization, AdversarialMethod):
         """
         super().on_fit_start()
         assert self.network.head is not None
-        self._head = _trained(self.network.head)
-        self._class_critics = _trained(self.class_critics)
+        self._head = trained(self.network.head)
+        self._class_critics = trained(self.class_critics)
         network = {id(parameter) for parameter in self.network.parameters()}
         taken = {id(parameter) for parameter in [*self._head, *self._class_critics]}
-        others = [parameter for parameter in _trained(self) if id(parameter) not in taken]
+        others = [parameter for parameter in trained(self) if id(parameter) not in taken]
         self._shared = [parameter for parameter in others if id(parameter) in network]
         self._critic = [parameter for parameter in others if id(parameter) not in network]
         if not self._shared:
@@ -198,11 +199,3 @@ class ParetoSteps(ManualOptimization, AdversarialMethod):
                 self.diagnose(f"weight_{name}", chosen.weights[i])
                 self.diagnose(f"gradient_norm_{name}", max(rows[i][i], 0.0) ** 0.5)
         return tuple(weight + more for weight, more in zip(chosen.weights, extra, strict=True))
-
-
-def _tensors(outputs: Outputs) -> tuple[Tensor, Tensor]:
-    return outputs.features, outputs.logits
-
-
-def _trained(module: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]

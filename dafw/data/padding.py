@@ -1,0 +1,46 @@
+"""Images of several sizes in one tensor."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Empty = Callable[[Sequence[int], torch.dtype], Tensor]
+#: The value of a mask's pixels that have no label: nobody learns from them, and no metric counts them.
+IGNORE = 255
+
+
+def valid_positions(sizes: Tensor, canvas: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Which positions of a feature map belong to the images and not to their padding.
+
+    Args:
+        sizes: (N, 2) int64, height and width of each image without its padding.
+        canvas: height H and width W of the padded images.
+        grid: height h and width w of the feature map; an image of height s covers ceil(s h / H) of its rows.
+
+    Returns:
+        (N, h, w) bool. Nothing is read by the host.
+    """
+    inside = []
+    for axis in (0, 1):
+        count = (sizes[:, axis] * grid[axis] + (canvas[axis] - 1)) // canvas[axis]
+        inside.append(torch.arange(grid[axis], device=sizes.device) < count[:, None])
+    return inside[0][:, :, None] & inside[1][:, None, :]
+
+
+def pad_to_largest(
+    values: Sequence[Tensor], fill: float, empty: Callable[[Sequence[int], torch.dtype], Tensor]
+) -> Tensor:
+    """Tensors (..., h_i, w_i) to one (N, ..., H, W), each in the upper left corner.
+
+    Args:
+        values: tensors of one dtype that agree in all but their last two dimensions.
+        fill: the value of the padding.
+        empty: makes the result.
+    """
+    height, width = (max(value.shape[axis] for value in values) for axis in (-2, -1))
+    padded = empty((len(values), *values[0].shape[:-2], height, width), values[0].dtype)
+    padded.fill_(fill)
+    for row, value in zip(padded, values, strict=True):
+        row[..., : value.shape[-2], : value.shape[-1]] = value
+    return padded

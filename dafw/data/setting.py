@@ -1,0 +1,91 @@
+"""What a method may see, and what it asks of the data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method may see of source and target. Each setting is one object; code asks it and never compares names.
+
+    No setting sees a label of the target in training or selection.
+
+    Args:
+        name: what results and tables call it.
+        sees_source: labelled source samples train the model, and the source's other splits are evaluated.
+        sees_target: samples of the target enter training, without their labels.
+        starts_from_model: the method starts from a trained model.
+        streams_target: training passes once over the target's test split, as a stream.
+    """
+
+    name: str
+    sees_source: bool = True
+    sees_target: bool = True
+    starts_from_model: bool = False
+    streams_target: bool = False
+
+
+class Balanced(NamedTuple):
+    """Extra rows of a batch, drawn class by class.
+
+    Each batch holds ``classes * per_class`` rows of the source by label behind its random ones, and as many rows of the
+    target by pseudo-label behind its random ones, over all ranks.
+
+    Attributes:
+        classes: number C of classes.
+        per_class: number P of rows of each class.
+        target_labels: returns, for each target, the pseudo-labels (n,) of its training samples on the host, -1 for
+            none. All ranks call it each time that an epoch's batches start to be drawn. Its answer must be a function
+            of the method's state.
+    """
+
+    classes: int
+    per_class: int
+    target_labels: Callable[[], list[Tensor]]
+
+
+def _no_steps() -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """What a method asks of the data. A datamodule answers it.
+
+    Args:
+        setting: what the method may see.
+        views: names of the extra augmented views of each input.
+        maps: views start from the augmented input and come with the affine map of what they moved.
+        held_out: share of each target's training samples that forms a stream of its own.
+        balanced: class-balanced rows that each batch holds beside the random ones.
+        mixed_evaluation: evaluation batches come in a random order, since a prediction depends on its batch.
+        evidence: validations need features of source training samples, for validators that no label of the target
+            decides.
+        steps_done: returns the number of batches trained so far.
+    """
+
+    setting: Setting = Setting("adaptation")
+    views: tuple[str, ...] = ()
+    maps: bool = False
+    held_out: float = 0.0
+    balanced: Balanced | None = None
+    mixed_evaluation: bool = False
+    evidence: bool = True
+    steps_done: Callable[[], int] = _no_steps
+
+    @classmethod
+    def of(cls, module: Any) -> "DataRequest":
+        """The request of a module in training; the default one for a module that makes none."""
+        return module.data_request if isinstance(module, AsksForData) else cls()
+
+
+@runtime_checkable
+class AsksForData(Protocol):
+    """A module that says what it asks of the data."""
+
+    @property
+    def data_request(self) -> DataRequest:
+        """What it asks."""

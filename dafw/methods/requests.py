@@ -1,0 +1,79 @@
+"""What a method asks of the datamodule, and what it may know of it."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from dafw.data.served import ServedDomains
+from dafw.data.setting import Balanced, DataRequest, Setting
+from dafw.errors import UserError
+from dafw.lightning_adapter import has_trainer
+from dafw.problems import Problem
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    Base = pl.LightningModule
+else:
+    Base = object
+
+
+class Requests(Base):
+    """The part of every method that talks to the datamodule."""
+
+    #: What the method may see.
+    setting: ClassVar[Setting]
+    #: Names of further augmented views of each input that a step needs.
+    views: tuple[str, ...] = ()
+    #: Share of each target's training samples that is kept apart and comes as the batch's last rows.
+    held_out: ClassVar[float] = 0.0
+    problem: Problem
+    transductive_reason: str
+
+    if TYPE_CHECKING:
+
+        @property
+        def steps_done(self) -> int: ...  # noqa: D102
+        @property
+        def supports_unsupervised_validators(self) -> bool: ...  # noqa: D102
+
+    @property
+    def datamodule(self) -> ServedDomains | None:
+        """The datamodule at work; ``None`` without a trainer, or if the trainer has plain loaders."""
+        data = None if not has_trainer(self) else getattr(self.trainer, "datamodule", None)
+        return data if isinstance(data, ServedDomains) else None
+
+    @property
+    def data(self) -> ServedDomains:
+        """The datamodule at work.
+
+        Raises:
+            UserError: if there is none.
+        """
+        data = self.datamodule
+        if data is None:
+            raise UserError(f"{type(self).__name__} needs a DomainDataModule: give it to the trainer as datamodule")
+        return data
+
+    @property
+    def data_seed(self) -> int:
+        """Seed of the datamodule at work; 0 without one."""
+        data = self.datamodule
+        return 0 if data is None else data.seed
+
+    @property
+    def balanced(self) -> Balanced | None:
+        """Class-balanced rows that each batch shall hold beside the random ones."""
+        return None
+
+    @property
+    def data_request(self) -> DataRequest:
+        """What the method asks of the datamodule."""
+        return DataRequest(
+            setting=self.setting,
+            views=self.views,
+            maps=self.problem.is_spatial,
+            held_out=self.held_out,
+            balanced=self.balanced,
+            mixed_evaluation=bool(self.transductive_reason),
+            evidence=self.supports_unsupervised_validators,
+            steps_done=lambda: self.steps_done,
+        )

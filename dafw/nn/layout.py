@@ -1,0 +1,79 @@
+"""What the layers of a network know about the batch that passes through them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor
+
+from dafw.data.padding import valid_positions
+
+
+@dataclass
+class BatchLayout:
+    """Describes the batch to the layers of one network. All of these layers share one object.
+
+    Deep copies of the network (a moving average, a teacher) share it too, since they see the same batch.
+
+    Attributes:
+        num_source: number of leading rows that are source; None: every row is target, as in evaluation.
+        sync: whether training statistics are taken over all ranks.
+        track: whether training statistics enter the running ones.
+        domain: (N,) int64, the domain of each row of the training batch; None if unknown.
+        test_batch: whether evaluation normalises a batch by its own statistics (mean and biased variance; on several
+            ranks those of this rank's rows). They do not enter the running statistics. One value per channel has no
+            variance, and is normalised by the running statistics.
+        sizes: (N, 2) int64, height and width of each image within its padding; None if no image is padded.
+        canvas: height and width of the padded images.
+    """
+
+    num_source: int | None = None
+    sync: bool = True
+    track: bool = True
+    test_batch: bool = False
+    domain: Tensor | None = None
+    sizes: Tensor | None = None
+    canvas: tuple[int, int] = (0, 0)
+
+    @contextmanager
+    def temporarily(self, **values: Any) -> Iterator[None]:
+        """Within, these attributes have other values."""
+        previous = {name: getattr(self, name) for name in values}
+        vars(self).update(values)
+        try:
+            yield
+        finally:
+            vars(self).update(previous)
+
+    def inside(self, rows: slice, height: int, width: int) -> Tensor | None:
+        """The positions of a feature map that no padding covers: (n, 1, height, width) bool; None without padding.
+
+        A position counts if the image reaches into it.
+
+        Args:
+            rows: rows of the batch.
+            height: height of the map.
+            width: width of the map.
+        """
+        if self.sizes is None:
+            return None
+        return valid_positions(self.sizes[rows], self.canvas, (height, width))[:, None]
+
+    def domain_of(self, count: int) -> Tensor | None:
+        """The domains of the ``count`` rows of a pass over the whole batch or over its source rows alone.
+
+        None for any other pass, and if the domains are unknown.
+        """
+        if self.domain is None or count == len(self.domain):
+            return self.domain
+        return self.domain[:count] if count == self.num_source else None
+
+    @contextmanager
+    def untracked(self) -> Iterator[None]:
+        """Within, running statistics stay as they are: for another pass of a batch that has been counted."""
+        with self.temporarily(track=False):
+            yield
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self

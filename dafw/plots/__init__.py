@@ -1,0 +1,33 @@
+"""Figures from arrays. Nothing here imports torch or opens a window: the caller saves the figure."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from dafw.plots.confusion_matrix import confusion
+from dafw.plots.embeddings import embedding
+from dafw.plots.example_images import ExampleRow, Examples, examples
+from dafw.plots.run_curves import curves, read_metrics
+from dafw.plots.style import COLOURS
+from dafw.plots.table_figures import Dot, histories, table_bars
+
+__all__ = [
+    "COLOURS",
+    "Dot",
+    "ExampleRow",
+    "Examples",
+    "confusion",
+    "curves",
+    "embedding",
+    "examples",
+    "histories",
+    "read_metrics",
+    "save",
+    "table_bars",
+]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes the figure as PNG. The folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, facecolor=figure.get_facecolor())

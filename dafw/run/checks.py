@@ -1,0 +1,68 @@
+"""What is checked before a run trains."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+
+from dafw.errors import UserError, choose
+from dafw.methods import Method
+from dafw.run.identity import ORACLE, config_hash
+from dafw.selection import VALIDATORS
+
+
+def refuse_other_run(folder: Path, config: dict[str, Any]) -> None:
+    """Checks that a directory holds no other run.
+
+    Raises:
+        UserError: if ``folder`` holds a run of another configuration.
+    """
+    path = folder / "config.yaml"
+    held = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+    if held is not None and config_hash(held) != config_hash(config):  # after a power cut the file may be empty
+        raise UserError(f"{folder} holds a run of another configuration: give another run.dir, or remove it")
+
+
+def check_trainer(trainer: pl.Trainer, method: Method, allow_oracle: bool) -> None:
+    """Checks the trainer's options.
+
+    Raises:
+        UserError: if the training has no end, if the trainer cuts epochs short, or see :func:`check_monitors`.
+    """
+    check_monitors(trainer, method, allow_oracle)
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise UserError("the training has no end: give trainer.max_epochs or trainer.max_steps")
+    if trainer.limit_train_batches != 1.0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        raise UserError("an epoch has data.steps_per_epoch steps: give that instead of trainer.limit_train_batches")
+
+
+def check_monitors(trainer: pl.Trainer, method: Method, allowed: bool) -> None:
+    """Checks that no target label chooses a checkpoint or stops a run, and that every monitored value exists.
+
+    Raises:
+        UserError: if a callback monitors an ``oracle/`` value although that is not allowed, or an unknown
+            ``val/`` value.
+    """
+    known = [f"val/{name}" for name in directions(method)]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = str(getattr(callback, "monitor", None))
+        if monitor.startswith(ORACLE) and not allowed:
+            raise UserError(
+                f'{type(callback).__name__} monitors "{monitor}", which target labels decide: '
+                f"use {', '.join(known[-1:] + known[:2])} or say run.allow_oracle: true"
+            )
+        if monitor.startswith("val/"):
+            choose(f"monitor of {type(callback).__name__}", monitor, known)
+
+
+def directions(method: Method) -> dict[str, bool]:
+    """By validator that a run of this method records, whether a higher score is better."""
+    sources = method.setting.sees_source
+    present = {name: each for name, each in VALIDATORS.items() if sources or not each.needs_source}
+    found = (
+        {name: validator.higher_is_better for name, validator in present.items()}
+        if method.supports_unsupervised_validators
+        else {}
+    )
+    return found | ({"source_loss": False, f"source_{method.problem.primary}": True} if sources else {})

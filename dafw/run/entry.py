@@ -1,0 +1,44 @@
+"""Where a run starts. Nothing here imports torch before it does, so a worker can set torch's environment first."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dafw.files import write_atomically
+from dafw.run.directory import run_directory
+from dafw.run.result import read_result
+
+
+def execute(config: dict[str, Any], root: Path) -> Path:
+    """Makes or resumes one run in this process.
+
+    Args:
+        config: the configuration as in a file (``seed_everything``, ``model``, ``data``, ``trainer``, ``run``).
+        root: folder of the run directories.
+
+    Returns:
+        The run directory, which has a result.
+
+    Raises:
+        UserError: for a mistake in the configuration. ``Busy``, one of its kinds, if another process makes the run.
+        NonFiniteLoss: if a loss became NaN or infinite.
+        Stopped: if a signal ended the run.
+    """
+    folder = run_directory(config, root)
+    if read_result(folder) is None:
+        asked = {**config, "run": {**config.get("run", {}), "dir": str(folder)}}
+        write_atomically(folder / "asked.yaml", yaml.safe_dump(asked, sort_keys=False))
+        from dafw.run.commands import fit
+        from dafw.run.config import parse
+
+        fit(parse(["--config", str(folder / "asked.yaml")]))
+    return folder
+
+
+def run_command(command: str, arguments: Sequence[str]) -> int:
+    """Carries out ``dafw fit``, ``validate``, ``test`` or ``predict``, and returns the exit code."""
+    from dafw.run.commands import main
+
+    return main(command, list(arguments))

@@ -1,0 +1,108 @@
+"""What makes one run another than a second one: the part of its configuration that determines its numbers."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+HASH_VERSION = 1
+"""Part of every hash. Another number gives every run another directory."""
+INCIDENTAL: dict[str, set[str]] = {
+    "trainer": {"devices", "accelerator", "num_nodes", "strategy", "logger", "callbacks", "default_root_dir"}
+    | {"enable_progress_bar", "enable_model_summary", "enable_checkpointing", "profiler", "log_every_n_steps"},
+    "data": {"num_workers", "cache"},
+}
+"""Keys that change where or how fast a run is made, and not its numbers."""
+ONLOOKERS = {"ProgressBar", "RichProgressBar", "TQDMProgressBar", "ModelSummary", "RichModelSummary"}
+ONLOOKERS |= {"DeviceStatsMonitor", "LearningRateMonitor", "ThroughputMonitor", "ModelCheckpoint"}
+"""Lightning's callbacks that change no number. Any other callback may, so it is part of the hash."""
+LIGHTNING = ("", "pytorch_lightning", "lightning")
+"""Packages whose callbacks are Lightning's. The empty name stands for a class without a path."""
+ORACLE = "oracle/"
+"""How the name of a value begins that is computed with target labels."""
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Eight hexadecimal digits that stand for a configuration without its paths and its :data:`INCIDENTAL` keys."""
+    parts = ("seed_everything", "model", "data", "trainer")
+    kept = json.loads(json.dumps({key: config[key] for key in parts if config.get(key) is not None}))
+    callbacks = changing_callbacks(config)
+    arguments = (kept.get("model") or {}).get("init_args") or {}
+    if isinstance(arguments.get("checkpoint"), str):
+        arguments["checkpoint"] = within_run(arguments["checkpoint"])
+    data = (kept.get("data") or {}).get("init_args") or {}
+    for side in {"source", "target"} & set(data):
+        data[side] = [str(name) for name in data[side]] if isinstance(data[side], list) else str(data[side])
+    for key, names in INCIDENTAL.items():
+        part = kept.get(key)
+        if isinstance(part, dict):
+            arguments = part.get("init_args", part)
+            for name in names & set(arguments):
+                del arguments[name]
+    if callbacks:
+        kept["callbacks"] = callbacks
+    text = json.dumps([HASH_VERSION, _canonical(kept)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def changing_callbacks(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The callbacks of a configuration that may change the numbers of its run, as class paths and arguments.
+
+    All callbacks but :data:`ONLOOKERS` may. An onlooker is among them if it monitors a value that is computed with
+    target labels, since a run that kept checkpoints by them must not pass for another one.
+
+    >>> changing_callbacks({"trainer": {"callbacks": [{"class_path": "SWAD"}, {"class_path": "DeviceStatsMonitor"}]}})
+    [{'class_path': 'SWAD', 'init_args': {}}]
+    """
+    given = (config.get("trainer") or {}).get("callbacks") or []
+    found: list[dict[str, Any]] = []
+    for one in given if isinstance(given, list) else [given]:
+        entry: dict[str, Any] = one if isinstance(one, dict) else {"class_path": str(one)}
+        home, _, name = str(entry.get("class_path")).rpartition(".")
+        of_lightning = home.split(".")[0] in LIGHTNING
+        arguments = {key: entry[key] for key in ("init_args", "dict_kwargs") if isinstance(entry.get(key), dict)}
+        onlooker = of_lightning and name in ONLOOKERS
+        if not onlooker or any(str(part.get("monitor")).startswith(ORACLE) for part in arguments.values()):
+            path = name if of_lightning else entry.get("class_path")
+            found.append(
+                {"class_path": path, "init_args": {}, **{key: part for key, part in arguments.items() if part}}
+            )
+    return found
+
+
+def averages_weights(config: dict[str, Any]) -> bool:
+    """Whether a callback replaces the final weights by an average that no validation has seen.
+
+    It reads the configuration alone. :func:`dafw.callbacks.averaging.averaging` asks the callbacks themselves.
+    """
+    paths = [str(callback["class_path"]).split(".") for callback in changing_callbacks(config)]
+    return any(
+        path == ["StochasticWeightAveraging"] or (path[-1] == "SWAD" and path[0] in ("SWAD", "dafw")) for path in paths
+    )
+
+
+def within_run(checkpoint: str) -> str:
+    """The part of a path that begins with a run directory, so that it is the same wherever the runs lie.
+
+    A path without a run directory is returned unchanged.
+
+    >>> within_run("/disk/runs/SourceOnly-a-b-s0-0123abcd/checkpoints/step=5.ckpt")
+    'SourceOnly-a-b-s0-0123abcd/checkpoints/step=5.ckpt'
+    """
+    parts = Path(checkpoint).parts
+    starts = [position for position, part in enumerate(parts) if re.fullmatch(r".+-[0-9a-f]{8}", part)]
+    return "/".join(parts[starts[-1] :]) if starts else checkpoint
+
+
+def _canonical(value: Any) -> Any:
+    """Gives a class one name, short or by path, and leaves out values that are null."""
+    if isinstance(value, dict):
+        return {
+            key: item.rpartition(".")[2]
+            if key == "class_path" and item.split(".")[0] in ("dafw", "datamodules")
+            else _canonical(item)
+            for key, item in value.items()
+            if item is not None
+        }
+    return [_canonical(item) for item in value] if isinstance(value, list) else value
