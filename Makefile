@@ -33,7 +33,7 @@ demo: $(BIN)/.ready  ## train the demo's table (about five minutes on two cores)
 	@$(BIN)/dafw table run digits --root runs
 
 test: $(BIN)/.ready  ## run all tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(BIN)/.ready  ## lint, format, types
 	@$(BIN)/ruff check .

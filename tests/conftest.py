@@ -1,7 +1,9 @@
 """One thread a process, caches inside the checkout, and what tests of several packages need."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from costs import pytest_runtest_makereport, pytest_runtest_protocol, pytest_terminal_summary  # noqa: F401
@@ -29,3 +31,28 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / domain / name / f"{index}.png")
     return root
+
+
+@pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every domain of digits has a few hundred samples at most, for tests of everything but the numbers."""
+    from datamodules.digits import Digits
+    from datamodules.mnist_variants import ColoredMNIST, RotatedMNIST
+
+    for owner in (Digits, ColoredMNIST, RotatedMNIST):
+        monkeypatch.setattr(owner, "load", _thinned(owner.load))
+
+
+def _thinned(load: Callable[..., Any]) -> Callable[..., Any]:
+    def load_few(self: Any, name: str, split: str) -> Any:
+        domain = load(self, name, split)
+        kept = 400 if split == "train" else 60
+        return domain.subset(range(0, len(domain), max(1, len(domain) // kept)))
+
+    return load_few
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, or one worker would end with such a file while the others have nothing left."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

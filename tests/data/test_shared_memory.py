@@ -116,7 +116,7 @@ def test_without_address_space(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_workers_that_are_not_forked_get_no_slots() -> None:
     assert pickle.loads(pickle.dumps(SharedMemoryCollator(2))).slots == []
-    spawned = loader(SharedMemoryCollator(2), multiprocessing_context="spawn")
+    spawned = loader(SharedMemoryCollator(1), workers=1, multiprocessing_context="spawn")
     for got, batch in zip(spawned, loader(collate, workers=0), strict=True):
         assert_same(got, batch)
 
