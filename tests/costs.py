@@ -60,8 +60,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     tests: Counter[str] = Counter()
     methods: Counter[str] = Counter()
     shared = 0.0
-    for report in (report for reports in terminalreporter.stats.values() for report in reports):
-        name, seconds = getattr(report, "nodeid", ""), sum(dict(getattr(report, "user_properties", ())).values())
+    found_reports = (report for reports in terminalreporter.stats.values() for report in reports)
+    for report in (report for report in found_reports if isinstance(report, pytest.TestReport)):
+        name, seconds = report.nodeid, sum(value for key, value in report.user_properties if key == "seconds")
         tests[name] += seconds
         if found := re.fullmatch(re.escape(CONTRACT) + r"::\w+\[(\w+)\]", name):
             methods[found[1]] += seconds if report.when == "call" else 0
