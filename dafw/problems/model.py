@@ -124,6 +124,11 @@ class NetworkBase(Recorded, nn.Module):
             self.head = self.make_head(num_classes).to(device=self.shift.device, dtype=self.shift.dtype)
             self.num_classes = num_classes
 
+    @property
+    def starts_trained(self) -> bool:
+        """Whether the label head comes trained; a source-free run can then start without a checkpoint."""
+        return False
+
     def label_head(self) -> nn.Module:
         """The label head.
 
