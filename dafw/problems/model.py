@@ -140,11 +140,15 @@ class NetworkBase(Recorded, nn.Module):
         return self.head
 
     def encode(self, x: Any, sizes: Tensor | None = None) -> Any:
-        """What the backbone makes of a batch, see :meth:`forward`; a frozen backbone takes no gradient."""
+        """What the backbone makes of a batch, see :meth:`forward`."""
+        return self.pass_backbone(self.normalise(x, sizes))
+
+    def pass_backbone(self, x: Any) -> Any:
+        """What the backbone makes of a normalised batch; a frozen backbone takes no gradient."""
         if not self.frozen:
-            return self.backbone(self.normalise(x, sizes))
+            return self.backbone(x)
         with torch.no_grad():
-            return self.backbone(self.normalise(x, sizes))
+            return self.backbone(x)
 
     def normalise(self, x: Any, sizes: Tensor | None = None) -> Any:
         """What the backbone sees of a batch, see :meth:`forward`; padding becomes 0, which is the mean colour.
