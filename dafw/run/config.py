@@ -5,7 +5,9 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -142,16 +144,48 @@ def with_signed_names(arguments: list[str]) -> list[str]:
 def with_network(parser: LightningArgumentParser, arguments: list[str]) -> list[str]:
     """Adds ``Network()`` to the arguments if the method needs a network and none is given.
 
-    A source-free method gets the network of its checkpoint.
+    What they or a file say of the network without naming its class is said of a ``Network``. A source-free method gets
+    the network of its checkpoint.
     """
-    if any(argument.startswith("--model.network") for argument in arguments):
+    models = list(_models(arguments))
+    classes = [str(model["class_path"]) for model in models if model.get("class_path")]
+    networks = [network for model in models if (network := _inside(model).get("network")) is not None]
+    if any(isinstance(network, str) or (isinstance(network, dict) and "class_path" in network) for network in networks):
         return arguments
+    if networks:  # the method comes first: without it, the network would bring the defaults of the methods' base class
+        method = ["--model", classes[-1]] if classes else []
+        return [*method, "--model.network", NETWORK, *arguments]
     try:
         parser.parse_args([argument for argument in arguments if not argument.startswith("--print_config")])
     except ArgumentError as error:
         if "arguments are required: network" in str(error):
             return [*arguments, "--model.network", _network(parser, [*arguments, "--model.network", NETWORK])]
     return arguments
+
+
+def _models(arguments: list[str]) -> Iterator[dict[str, Any]]:
+    """What each argument and each file says of the method and its network, in their order."""
+    words = [*arguments, ""]
+    for argument, following in pairwise(words):
+        key, equals, value = argument.partition("=")
+        value = value if equals else following
+        if key == "--model":
+            yield {"class_path": value}
+        elif key in ("--model.network", "--model.network.class_path", "--model.init_args.network"):
+            yield {"network": value}
+        elif key.startswith(("--model.network.", "--model.init_args.network.")):
+            yield {"network": {}}
+        elif key == "--config":
+            with suppress(OSError, ValueError, yaml.YAMLError):  # which the parser reports
+                held = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+                model = held.get("model") if isinstance(held, dict) else None
+                yield {"class_path": model} if isinstance(model, str) else model if isinstance(model, dict) else {}
+
+
+def _inside(model: dict[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments, which a file may give without naming the class."""
+    arguments = model.get("init_args", model)
+    return arguments if isinstance(arguments, dict) else {}
 
 
 def _network(parser: LightningArgumentParser, arguments: list[str]) -> str:

@@ -1,9 +1,11 @@
 """A user's own method, datamodule and network lie beside the command and are named by class path."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import QUICK, TOY, call, one_run, refused
 
 MINE = '''
@@ -164,3 +166,61 @@ def test_constructors_that_the_command_line_cannot_read(capsys: pytest.CaptureFi
     assert shown.code == 0, shown.err
     config = (one_run(Path("runs")) / "config.yaml").read_text()
     assert "ema_decay: 0.9" in config
+
+
+ANY_KIND = '''
+from typing import Any
+from dafw.methods import SourceOnly
+from dafw.nn.network import Network
+from dafw.problems import NetworkBase
+
+
+class Narrow(Network):
+    """A network of the user's own."""
+
+    def __init__(self, width: int = 5) -> None:
+        super().__init__("dafw.testing.toys.ToyNet", bottleneck=width)
+
+
+class AnyKind(SourceOnly):
+    """Takes a network of any kind."""
+
+    def __init__(self, network: NetworkBase, **base: Any) -> None:
+        super().__init__(network, **base)
+'''
+
+
+BODY = "backbone: dafw.testing.toys.ToyNet"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "network"),
+    [
+        (["--model.network.backbone", "dafw.testing.toys.ToyNet", "--model.network.bottleneck", "5"], "{}"),
+        ([], f"{{{BODY}, bottleneck: 5}}"),
+        ([], f"{{class_path: Network, init_args: {{{BODY}, bottleneck: 5}}}}"),
+        (["--model.network.bottleneck", "5"], f"{{{BODY}, bottleneck: 4}}"),
+        ([], "{class_path: any_kind_here.Narrow}"),
+        (["--model.network", "any_kind_here.Narrow"], "{}"),
+        (["--model.network", "any_kind_here.Narrow", "--model.network.width", "5"], "{}"),
+    ],
+)
+def test_a_network_without_a_class_is_the_usual_one(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], network: str
+) -> None:
+    """Wherever its arguments stand, and although the method takes networks of any kind."""
+    Path("any_kind_here.py").write_text(ANY_KIND)
+    given = "" if network == "{}" else f", init_args: {{network: {network}}}"
+    Path("net.yaml").write_text(f"model: {{class_path: any_kind_here.AnyKind{given}}}")
+    start = QUICK.index("--model.network.backbone")
+    rest = (*QUICK[:start], *QUICK[start + 2 :])
+    done = call(capsys, "fit", "--config", "net.yaml", *arguments, *rest)
+    assert done.code == 0, done.err
+    config = yaml.safe_load((one_run(Path("runs")) / "config.yaml").read_text())
+    made = config["model"]["init_args"]["network"]
+    own = made["class_path"] == "any_kind_here.Narrow"
+    assert made["init_args"]["width" if own else "bottleneck"] == 5
+    assert own == any("Narrow" in word for word in (*arguments, network))
+    shutil.rmtree("runs")
+    said = refused(capsys, "fit", "--config", "net.yaml", *arguments, *rest, "--model.network.widht", "3")
+    assert said.startswith('unknown key "model.network.widht"')
