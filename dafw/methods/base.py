@@ -197,9 +197,9 @@ class Method(
         """Passes the rows of a training step through the network, for its batch statistics alone."""
         self.forward_batch(batch)
 
-    def forward(self, x: Any, sizes: Tensor | None = None) -> Any:
-        """What is evaluated on the target: inputs (N, ...), and sizes (N, 2) of padded images -> outputs of N rows."""
-        return self.forward_rows(x, None, self.eval_network, sizes)
+    def forward(self, x: Any) -> Any:
+        """What is evaluated on the target: inputs (N, ...) -> outputs of N rows. None of them is padded."""
+        return self.forward_rows(x, None, self.eval_network)
 
     @property
     def eval_network(self) -> Any:

@@ -55,7 +55,7 @@ class Segmentation(Problem):
     # ---- learning
 
     def terms(self, outputs: MaskOutputs, y: Tensor) -> dict[str, Tensor]:
-        """Cross-entropies: logits (n, K, H, W), y (n, h, w) -> ``supervised``, and ``auxiliary`` if there is such a head.
+        """Cross-entropies: logits (n, K, H, W), y (n, h, w) -> ``supervised``, and ``auxiliary`` of an auxiliary head.
 
         Each is a mean over the labelled pixels of all rows of all ranks: several ranks minimise what one process would.
         It is 0 without a labelled pixel.
@@ -96,7 +96,7 @@ class Segmentation(Problem):
         return label.to(torch.uint8).masked_fill(~counts, IGNORE), counts.float()
 
     def carry(self, labels: Tensor, maps: Tensor, size: tuple[int, int], sizes: Tensor | None = None) -> Tensor:
-        """Masks (n, h, w) after affine maps (n, 2, 3) -> (n, *size): the nearest pixel, 255 where no pixel came from."""
+        """Masks (n, h, w) after affine maps (n, 2, 3) -> (n, *size): the nearest pixel, 255 where there was none."""
         height, width = labels.shape[1:]
         rows = torch.arange(size[0], device=labels.device, dtype=maps.dtype)[:, None] + 0.5
         columns = torch.arange(size[1], device=labels.device, dtype=maps.dtype)[None, :] + 0.5
@@ -120,7 +120,7 @@ class Segmentation(Problem):
         rejects: bool = False,
         has_unknown: bool = False,
     ) -> MetricCollection:
-        """``miou``, ``pixel_accuracy`` and ``iou`` of each class; classes that are nowhere are nan and left out of means.
+        """``miou``, ``pixel_accuracy`` and the ``iou`` of each class. A class that is nowhere is nan, in no mean.
 
         Raises:
             UserError: if samples may be unknown, or there are so many classes that 255 is one.
@@ -199,7 +199,7 @@ class Segmentation(Problem):
             size, expected = tuple(mask.shape), tuple(domain.inputs[index].shape[-2:])
             if size != expected:
                 found.append(f"{name} is {expected[0]}x{expected[1]} and its mask {size[0]}x{size[1]}")
-            values = torch.as_tensor(mask).unique().tolist()
+            values = torch.unique(torch.as_tensor(mask)).tolist()
             if wrong := [value for value in values if not 0 <= value < num_classes and value != IGNORE]:
                 found.append(f"{name} has pixels of class {wrong[0]}, but there are {num_classes} classes")
         return found

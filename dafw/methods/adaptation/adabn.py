@@ -62,10 +62,10 @@ class AdaBN(SourceOnly):
             for layer, (mean, variance) in zip(layers, kept, strict=True):
                 layer.running_mean, layer.running_var = mean, variance
 
-    def forward(self, x: Any, sizes: Tensor | None = None) -> Any:
+    def forward(self, x: Any) -> Any:
         """Predicts on the target with the target's statistics."""
         with self.target_statistics():
-            return super().forward(x, sizes)
+            return super().forward(x)
 
     def evaluate(self, batch: Batch, source: bool) -> Any:
         """Source rows with the source's statistics, target rows with the target's."""

@@ -15,9 +15,10 @@ class DANN(AdversarialMethod):
     """Trains features from which a critic cannot tell the domain.
 
     Loss: CE(source) + weight * (BCE(critic(reverse(f_s)), 1) + BCE(critic(reverse(f_t)), 0)) / 2, means over the rows
-    of each domain; features (n_s + n_t, d), critic scores (n_s + n_t, 1). For masks and boxes, CE is the loss of that
-    problem, and the features of an image are the mean of its feature map (a choice of dafw's: the paper has classes). The reversed gradient is scaled by 2 / (1 +
-    exp(-gamma p)) - 1, where p in [0, 1] is the share of training done. The critic's own gradient is not scaled.
+    of each domain; features (n_s + n_t, d), critic scores (n_s + n_t, 1). The reversed gradient is scaled by 2 / (1 +
+    exp(-gamma p)) - 1, where p in [0, 1] is the share of training done. The critic's own gradient is not scaled. For
+    masks and boxes (a choice of dafw, the paper has classes alone), CE is the loss of that problem, and the features of
+    an image are the mean of its feature map.
 
     Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 17 (2016), https://arxiv.org/abs/1505.07818,
     equations 9 and 14 and section 5.2.2. The paper's equation adds the two means: that is ``weight=2``.
