@@ -1,14 +1,21 @@
 """A problem of one's own goes through the command: masks instead of classes."""
 
+import inspect
 import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from commands import CHECKOUT, call, one_run
 from PIL import Image
+
+from dafw.errors import UserError
+from dafw.problems import Segmentation
+from dafw.testing import Case, cases
+from dafw.testing.dense_toys import ToySegmenter
 
 SILENT = """
 from dafw.problems import Problem
@@ -97,6 +104,29 @@ def test_the_shipped_problem(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_method_for_classes_refuses_masks_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    refused = call(capsys, "fit", *SHIPPED, "--model", "MCC", "--model.network", "dafw.testing.dense_toys.ToySegmenter")
+    masks = ("--model.problem", "Segmentation", "--data", "dafw.testing.toys.ToyData", "--data.kind", "segmentation")
+    domains = ("--data.source", "a", "--data.target", "b")
+    refused = call(capsys, "fit", "--model", "MCC", *masks, *domains)
     assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
     assert "MCC is a method for classification, and model.problem is Segmentation (segmentation)" in refused.err
+    network = ("--model.network", "dafw.testing.dense_toys.ToySegmenter")
+    refused = call(capsys, "fit", "--model", "MCC", *network, *masks, *domains)
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert "dafw.testing.dense_toys.ToySegmenter is a network, but this method needs a Network" in refused.err
+
+
+def test_every_other_method_refuses_a_dense_problem() -> None:
+    """None of them would train on the wrong terms without a word."""
+    takes = {item.name for item in cases() if not item.owner.kinds or "segmentation" in item.owner.kinds}
+    assert takes == {"SourceOnly", "AdaBN", "DANN"}
+    for item in cases():
+        if item.name not in takes:
+            with pytest.raises(
+                UserError, match=f"{item.name} is a method for classification, and model.problem is Seg"
+            ):
+                item.owner(ToySegmenter(), num_classes=3, problem=Segmentation(), **signature(item))
+
+
+def signature(item: Case) -> dict[str, Any]:
+    """The arguments that a method cannot do without."""
+    return {"num_sources": 2} if "num_sources" in inspect.signature(item.owner.__init__).parameters else {}
