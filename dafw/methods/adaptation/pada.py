@@ -46,6 +46,7 @@ class PADA(DANN):
         UserError: if ``refresh_every`` or ``temperature`` is not positive, or ``problem`` is not a classification.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("classification",)
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "refresh_every": None}
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 2.0), "temperature": (0.1, 1.0), "lr": (1e-3, 1e-1)}
 
