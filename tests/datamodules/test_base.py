@@ -11,7 +11,7 @@ from dafw.data import Domain
 from dafw.data.roles import Split
 from dafw.errors import UserError
 from dafw.testing.toys import ToyData, toy_domain
-from datamodules.base import hold_out
+from datamodules.splits import hold_out
 
 
 class Partial(ToyData):
