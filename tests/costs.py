@@ -51,7 +51,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
     now = spent()
     report.user_properties.append(("seconds", now - item.stash[_STARTED]))
     item.stash[_STARTED] = now
-    item.user_properties.clear()
     return report
 
 
@@ -60,8 +59,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     tests: Counter[str] = Counter()
     methods: Counter[str] = Counter()
     shared = 0.0
-    for report in (report for reports in terminalreporter.stats.values() for report in reports):
-        name, seconds = getattr(report, "nodeid", ""), sum(dict(getattr(report, "user_properties", ())).values())
+    everything = [report for reports in terminalreporter.stats.values() for report in reports]
+    for report in (report for report in everything if isinstance(report, pytest.TestReport)):  # warnings are others
+        name, seconds = report.nodeid, sum(value for key, value in report.user_properties if key == "seconds")
         tests[name] += seconds
         if found := re.fullmatch(re.escape(CONTRACT) + r"::\w+\[(\w+)\]", name):
             methods[found[1]] += seconds if report.when == "call" else 0
