@@ -59,8 +59,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     tests: Counter[str] = Counter()
     methods: Counter[str] = Counter()
     shared = 0.0
-    everything = [report for reports in terminalreporter.stats.values() for report in reports]
-    for report in (report for report in everything if isinstance(report, pytest.TestReport)):  # warnings are others
+    found_reports = (report for reports in terminalreporter.stats.values() for report in reports)
+    for report in (report for report in found_reports if isinstance(report, pytest.TestReport)):
         name, seconds = report.nodeid, sum(value for key, value in report.user_properties if key == "seconds")
         tests[name] += seconds
         if found := re.fullmatch(re.escape(CONTRACT) + r"::\w+\[(\w+)\]", name):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Empty = Callable[[Sequence[int], torch.dtype], Tensor]
@@ -44,3 +45,26 @@ def pad_to_largest(
     for row, value in zip(padded, values, strict=True):
         row[..., : value.shape[-2], : value.shape[-1]] = value
     return padded
+
+
+def join_padded(parts: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+    """Batches of images as one batch.
+
+    Args:
+        parts: for each the images (n_i, C, h_i, w_i), and their sizes (n_i, 2) within their padding, ``None`` without.
+
+    Returns:
+        The images (N, C, H, W), and their sizes (N, 2); ``None`` if no image is padded. Nothing is read by the host.
+    """
+    images = [image for image, _ in parts]
+    if all(sizes is None for _, sizes in parts) and len({image.shape[1:] for image in images}) == 1:
+        return torch.cat(images), None
+    height, width = (max(image.shape[axis] for image in images) for axis in (2, 3))
+    padded = [F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2])) for image in images]
+    known = []
+    for image, sizes in parts:
+        if sizes is None:
+            sides = [torch.full((len(image),), image.shape[axis], device=image.device) for axis in (2, 3)]
+            sizes = torch.stack(sides, 1)
+        known.append(sizes)
+    return torch.cat(padded), torch.cat(known)

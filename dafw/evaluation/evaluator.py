@@ -47,6 +47,8 @@ class Evaluated(Protocol):
     history: list[dict[str, Any]]
 
     @property
+    def eval_network(self) -> Any: ...  # noqa: D102
+    @property
     def rejects_itself(self) -> bool: ...  # noqa: D102
     @property
     def device(self) -> torch.device: ...  # noqa: D102
@@ -94,8 +96,8 @@ class Evaluator:
 
     @property
     def problem(self) -> Problem:
-        """The method's problem."""
-        return self.method.problem
+        """The method's problem, for outputs of the network that is evaluated."""
+        return self.method.problem.bind(self.method.eval_network)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -139,7 +141,7 @@ class Evaluator:
         variants = self.method.evaluate_variants(batch, is_source)
         outputs = variants[""]
         if role == "source_val" and is_labelled:
-            self.open_set.note_source(outputs.logits)
+            self.open_set.note_source(outputs)
         elif not is_source:
             self.open_set.fit_noted()
         if is_labelled:
@@ -147,7 +149,7 @@ class Evaluator:
                 metrics = self._metrics(position, name)
                 self.problem.score(metrics, found, y, *(() if is_source else self.open_set.margins(found)))
         if role == "source_val":
-            self.source_losses[position].update(self.problem.loss(outputs, y), len(batch))
+            self.source_losses[position].update(*self.problem.summed_loss(outputs, y))
         if self.uses_validators and role in ("source_train", "source_val", "target_val"):
             self._collect(position, batch, outputs, y if role == "source_val" else None)
         if role == "target_test" and is_labelled and (columns := self.method.test_columns(batch)):
@@ -245,6 +247,9 @@ class Evaluator:
     def _validate_without_labels(self) -> dict[str, float]:
         """Every label-free validator on the validation splits of source and target."""
         train, source, target = (self._gather(role) for role in ("source_train", "source_val", "target_val"))
+        if (ignored := self.problem.ignore_index) is not None:
+            labelled = source[2][1] != ignored
+            source = source[0][labelled], source[1][labelled], source[2][:, labelled]
         evidence = Evidence(
             source_train_features=train[0],
             source_features=source[0],

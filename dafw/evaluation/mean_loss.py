@@ -1,4 +1,4 @@
-"""The mean of a loss over samples and ranks."""
+"""The mean of a loss over batches and ranks."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torchmetrics import Metric
 
 
 class MeanLoss(Metric):
-    """A mean over the samples of batches, and over all ranks; an update never waits for the device.
+    """A mean over all parts of all batches, and over all ranks; an update never waits for the device.
 
     Args:
         dtype: of the sums.
@@ -20,11 +20,16 @@ class MeanLoss(Metric):
         for name in ("total", "count"):
             self.add_state(name, torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
 
-    def update(self, loss: Tensor, samples: int) -> None:
-        """Adds the mean loss of a batch of so many samples."""
-        self.total += samples * loss
-        self.count += samples
+    def update(self, total: Tensor, count: Tensor | int) -> None:
+        """Adds the losses of a batch.
+
+        Args:
+            total: their sum, a scalar.
+            count: how many there are.
+        """
+        self.total += total
+        self.count += count
 
     def compute(self) -> Tensor:
-        """The mean; nan without a sample."""
+        """The mean; nan without a loss."""
         return self.total / self.count

@@ -1,7 +1,7 @@
 """Classes that only the target has: which samples are rejected, and what fits the threshold."""
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -91,10 +91,10 @@ class OpenSet:
         """Forgets the logits of an earlier evaluation."""
         self.known_logits = []
 
-    def note_source(self, logits: Tensor) -> None:
-        """Keeps logits (n, K) of the source's validation samples, if the threshold is fitted to them."""
+    def note_source(self, outputs: Any) -> None:
+        """Keeps the logits (n, K) of the source's validation samples, if the threshold is fitted to them."""
         if self.is_fitting:
-            self.known_logits.append(logits)
+            self.known_logits.append(outputs.logits)
 
     def fit_noted(self) -> None:
         """Fits the threshold to the logits kept so far. They come before those of any target."""

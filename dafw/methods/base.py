@@ -108,9 +108,12 @@ class Method(
         self.num_classes, self.rejection = num_classes, rejection
         if rejection is not None and self.rejects_itself:
             raise UserError(f"{type(self).__name__} itself says what is unknown, and takes no model.rejection")
+        if rejection is not None and not self.problem.open_primary:
+            raise UserError(f"{type(self.problem).__name__} knows no unknown classes: leave out model.rejection")
         self.build_network(network, num_classes)
         network.set_classes(num_classes)
         self.network = network
+        self.problem = self.problem.bind(network)
         self.norm: NormMode = norm or self.default_norm
         self.layout = convert_norm(network, self.norm, network.backbone if network.frozen else None)
         self.weight_average = None if ema_decay is None else Teacher(network, ema_decay)
@@ -195,7 +198,7 @@ class Method(
         self.forward_batch(batch)
 
     def forward(self, x: Any) -> Any:
-        """What is evaluated on the target: inputs (N, ...) -> outputs of N rows."""
+        """What is evaluated on the target: inputs (N, ...) -> outputs of N rows. None of them is padded."""
         return self.forward_rows(x, None, self.eval_network)
 
     @property

@@ -29,11 +29,11 @@ class Diagnostics(Base):
         def diagnose(self, name: str, value: Tensor | float) -> None: ...  # noqa: D102
 
     def note_features(self, outputs: Any) -> None:
-        """Keeps the features of the step's first pass with gradients, if the step is logged."""
+        """Keeps the features of the step's first pass with gradients, if the step is logged and outputs have any."""
         if not has_trainer(self) or self._features is not None or not self.training or not self.logs_this_step:
             return
-        features = outputs.features
-        if features.requires_grad:  # those of a frozen backbone alone do not
+        features = getattr(outputs, "features", None)
+        if features is not None and features.requires_grad:  # those of a frozen backbone alone do not
             self._features = features
 
     def compare_gradients(self, terms: Mapping[str, Tensor]) -> None:

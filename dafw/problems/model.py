@@ -125,6 +125,11 @@ class NetworkBase(Recorded, nn.Module):
             self.head = self.make_head(num_classes).to(device=self.shift.device, dtype=self.shift.dtype)
             self.num_classes = num_classes
 
+    @property
+    def starts_trained(self) -> bool:
+        """Whether the label head comes trained; a source-free run can then start without a checkpoint."""
+        return False
+
     def label_head(self) -> nn.Module:
         """The label head.
 
@@ -136,11 +141,15 @@ class NetworkBase(Recorded, nn.Module):
         return self.head
 
     def encode(self, x: Any, sizes: Tensor | None = None) -> Any:
-        """What the backbone makes of a batch, see :meth:`forward`; a frozen backbone takes no gradient."""
+        """What the backbone makes of a batch, see :meth:`forward`."""
+        return self.pass_backbone(self.normalise(x, sizes))
+
+    def pass_backbone(self, x: Any) -> Any:
+        """What the backbone makes of a normalised batch; a frozen backbone takes no gradient."""
         if not self.frozen:
-            return self.backbone(self.normalise(x, sizes))
+            return self.backbone(x)
         with torch.no_grad():
-            return self.backbone(self.normalise(x, sizes))
+            return self.backbone(x)
 
     def normalise(self, x: Any, sizes: Tensor | None = None) -> Any:
         """What the backbone sees of a batch, see :meth:`forward`; padding becomes 0, which is the mean colour.

@@ -13,7 +13,7 @@ from dafw import plots
 from dafw.callbacks import averaging
 from dafw.errors import sentence, warn
 from dafw.methods import Method
-from dafw.problems import Shown
+from dafw.problems import Problem, Shown
 from dafw.run import provenance
 from dafw.run.clock import Clock
 from dafw.run.identity import config_hash
@@ -89,22 +89,25 @@ def undefined_reason(data: DomainDataModule) -> dict[str, str]:
 
 
 @torch.no_grad()
-def shown_samples(method: Method, data: DomainDataModule, most: int) -> list[Shown]:
-    """Test samples batch by batch, at most ``most`` of each domain, evenly spaced, with their outputs."""
+def shown_samples(method: Method, data: DomainDataModule) -> list[Shown]:
+    """Test samples batch by batch with their outputs, evenly spaced, as many as the problem wants of each domain."""
     method.eval()
+    problem = method.evaluator.problem
     found = []
     for name in (*data.sources, *data.target):
         domain, is_target = data.domain(name, "test"), name in data.target
-        part = domain.subset(range(0, len(domain), max(1, -(-len(domain) // most))))
+        part = domain.subset(range(0, len(domain), max(1, -(-len(domain) // problem.most_shown))))
         for batch in data.evaluation_loader(part, shard=False):
             outputs = method.evaluate(batch.unlabelled().to(method.device), not is_target)
-            margins = [each.cpu() for each in (method.evaluator.open_set.margins(outputs) if is_target else ())]
+            margins = method.evaluator.open_set.margins(outputs) if is_target else ()
+            predictions = problem.predictions(outputs, *margins)
             labels = batch.y if batch.num_source else None
-            found.append(Shown(name, is_target, batch.x, outputs.to("cpu"), labels, *margins))
+            on_cpu = [each.cpu() for each in margins]
+            found.append(Shown(name, is_target, batch.x, outputs.to("cpu"), labels, predictions, *on_cpu))
     return found
 
 
-def write_plots(method: Method, data: DomainDataModule, folder: Path, most: int = 500) -> list[Path]:
+def write_plots(method: Method, data: DomainDataModule, folder: Path) -> list[Path]:
     """Draws a finished run into ``plots/``: curves, the problem's pictures and the method's own.
 
     A picture that fails is left out, with a warning that names it.
@@ -113,7 +116,6 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path, most: int 
         method: the trained method.
         data: the datamodule with the test splits.
         folder: the run directory, with ``metrics.csv``.
-        most: number of samples of each domain to show at most.
 
     Returns:
         The PNG files.
@@ -125,8 +127,10 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path, most: int 
         return {"curves": plots.curves(series)} if series else {}
 
     def predicted() -> dict[str, Figure]:
+        if type(method.problem).pictures is Problem.pictures:  # a problem that has none need not predict for them
+            return {}
         unknown = ["unknown"] if data.has_unknown or method.evaluator.open_set.rejects else []
-        return method.problem.pictures(shown_samples(method, data, most), (*data.known_names, *unknown))
+        return method.problem.pictures(shown_samples(method, data), (*data.known_names, *unknown))
 
     drawn: dict[str, Callable[[], Mapping[str, Figure]]] = {"curves": curves}
     drawn[f"pictures of {type(method.problem).__name__}"] = predicted

@@ -19,6 +19,7 @@ from dafw.checkpoints import FULL, check_classes, check_method, check_rule, chec
 from dafw.errors import NonFiniteLoss, UserError, sentence
 from dafw.files import remove_unfinished, write_atomically
 from dafw.nn.distributed import leave_process_group
+from dafw.problems import Problem
 from dafw.run.artifacts import collect_result, write_plots
 from dafw.run.checks import check_trainer, refuse_other_run
 from dafw.run.clock import Clock
@@ -204,6 +205,11 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise UserError(f"{path} does not fit this configuration: {first}") from error
+    problem = type(cli.model.problem)
+    if command == "predict" and problem.write_predictions is Problem.write_predictions:
+        raise UserError(
+            f"{problem.__name__} does not say how predictions are written: it must define write_predictions"
+        )
     clock = Clock()
     trainer = cli.make_trainer([clock, Stopping()], [], folder)
     if command == "predict":

@@ -188,6 +188,11 @@ def _wrong_class(key: str, given: str, inner: str) -> str:
     if module and reasons:
         return f"{key}: {given} cannot be imported: {reasons[0]}"
     if _ALIEN.search(inner) and module:
+        owner = getattr(import_module(module), name, None)
+        if isinstance(owner, type) and issubclass(owner, base):
+            wanted = re.search(r"does not correspond to a subclass of (\w+)|Not a valid subclass of (\w+)", inner)
+            needed = next(filter(None, wanted.groups())) if wanted else "different one"
+            return f"{key}: {given} is a {kind}, but this method needs a {needed}"
         return f"{key}: {given} is not a {kind} (a subclass of {base.__name__})"
     if "dot import path string" in inner or _ALIEN.search(inner):
         return f"{unknown}: {nearest(given, _names(base))}".rstrip(": ")

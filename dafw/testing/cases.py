@@ -14,9 +14,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from dafw.errors import choose
 from dafw.methods import GeneralizationMethod, Method, SourceFreeMethod, SourceOnly
-from dafw.recording import build
-from dafw.testing.toys import ToyData, toy_network, toy_trainer
+from dafw.nn.network import Network
+from dafw.problems import NetworkBase, Problem, Segmentation
+from dafw.recording import build, describe
+from dafw.testing.altered import alter
+from dafw.testing.dense_toys import ToySegmenter
+from dafw.testing.toys import ToyData, toy_trainer
+from datamodules.base import DomainDataModule
 
 STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 8
 #: Arguments that make a method small; most need none.
@@ -52,19 +58,34 @@ TINY: dict[str, dict[str, Any]] = {
 }
 #: Arguments of the toy network where the plain one will not do.
 NETWORKS: dict[str, dict[str, Any]] = {name: {"backbone": "dafw.testing.toys.ToySENet"} for name in ("DCAN", "GDCAN")}
+#: The toy network of each kind of problem but classes: the toy problem, and the class of the network.
+KINDS: dict[str, tuple[Problem, type[NetworkBase]]] = {"segmentation": (Segmentation(), ToySegmenter)}
+
+
+def path_of(owner: type) -> str:
+    """Where a class is."""
+    return f"{owner.__module__}.{owner.__qualname__}"
+
+
+def find(path: str) -> Any:
+    """What is there."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One method to check.
+    """One method to check. It consists of plain values, so that other processes can make it again.
 
     Args:
         class_path: where it is.
         arguments: constructor arguments beside the network; an object as its class path and arguments.
-        data: arguments of :class:`~dafw.testing.toys.ToyData` beside the task.
-        network: arguments of :func:`~dafw.testing.toys.toy_network`.
+        data: arguments of the datamodule beside the sizes.
+        network: arguments of the network.
         label: what to call it, if not by the method's name.
         callbacks: what is trained with, each as its class path and arguments.
+        data_path: the datamodule's class.
+        network_path: the network's class.
     """
 
     class_path: str
@@ -73,12 +94,13 @@ class Case:
     network: dict[str, Any] = field(default_factory=dict)
     label: str = ""
     callbacks: list[dict[str, Any]] = field(default_factory=list)
+    data_path: str = path_of(ToyData)
+    network_path: str = path_of(Network)
 
     @property
     def owner(self) -> type[Method]:
         """The method's class."""
-        module, _, name = self.class_path.rpartition(".")
-        found: type[Method] = getattr(importlib.import_module(module), name)
+        found: type[Method] = find(self.class_path)
         assert issubclass(found, Method)
         return found
 
@@ -89,34 +111,52 @@ class Case:
 
     def make(self, **changes: Any) -> Method:
         """A new method, always with the same initial weights."""
-        arguments = {"num_classes": 3, "lr": 0.05, **self.with_source().arguments, **changes}
+        data = self.make_data()
+        arguments = {"num_classes": data.num_classes, "lr": 0.05, **self.with_source().arguments, **changes}
         if "num_sources" in inspect.signature(self.owner.__init__).parameters:
-            arguments.setdefault("num_sources", len(self.sources))
+            arguments.setdefault("num_sources", data.num_sources)
         torch.manual_seed(5)
-        return self.owner(toy_network(**self.network), **build(arguments))
+        for part in arguments.values():
+            if isinstance(part, dict) and "class_path" in part:  # of the test's own: only what is imported is built
+                find(part["class_path"])
+        network = {"backbone": "dafw.testing.toys.ToyNet"} if self.network_path == path_of(Network) else {}
+        return self.owner(find(self.network_path)(**{**network, **build(self.network)}), **build(arguments))
 
     def with_source(self) -> "Case":
         """The case; of a source-free method, with the checkpoint of a source model that is trained once."""
         if not issubclass(self.owner, SourceFreeMethod) or "checkpoint" in self.arguments:
             return self
-        return replace(self, arguments={**self.arguments, "checkpoint": source_model(json.dumps(self.network))})
+        parts = {name: getattr(self, name) for name in ("data", "network", "data_path", "network_path")}
+        problem = {name: value for name, value in self.arguments.items() if name == "problem"}
+        checkpoint = source_model(json.dumps({**parts, "arguments": problem}))
+        return replace(self, arguments={**self.arguments, "checkpoint": checkpoint})
 
     @property
     def sources(self) -> list[str]:
         """The labelled toy domains: two for a generalization method."""
         return ["a", "c"] if issubclass(self.owner, GeneralizationMethod) else ["a"]
 
-    def make_data(self, **changes: Any) -> ToyData:
-        """New toy data a -> b, or a,c -> b for a generalization method."""
+    def make_data(self, **changes: Any) -> Any:
+        """New data: the toy domains a -> b, or a,c -> b for a generalization method, unless the case has its own.
+
+        Args:
+            changes: arguments. With ``garbage`` every label of a target's training split is nonsense; with
+                ``other_target`` every image of these is another one.
+        """
+        owner: type[DomainDataModule] = find(self.data_path)
         sizes = {"batch_size": BATCH, "steps_per_epoch": STEPS_PER_EPOCH, "seed": 3}
-        return ToyData(**{"source": self.sources, "target": "b", **sizes, **self.data, **changes})
+        given = {**sizes, **self.data, **changes}
+        if issubclass(owner, ToyData):
+            return owner(**{"source": self.sources, "target": "b", **given})
+        altered = {name: given.pop(name, False) for name in ("garbage", "other_target")}
+        return alter(owner(**given), **altered)
 
     def train(
         self,
         folder: Path,
         *,
         method: Method | None = None,
-        data: ToyData | None = None,
+        data: DomainDataModule | None = None,
         ckpt_path: Path | None = None,
         **options: Any,
     ) -> tuple[Method, pl.Trainer]:
@@ -129,11 +169,15 @@ class Case:
 
 
 @lru_cache
-def source_model(network: str) -> str:
-    """A checkpoint of a network (arguments in JSON) trained on the source alone; it stays until this process ends."""
+def source_model(of: str) -> str:
+    """A checkpoint of a case's network trained on the source alone; it stays until this process ends.
+
+    Args:
+        of: fields of the case of source-only, in JSON.
+    """
     folder = TemporaryDirectory(prefix="dafw-source-")
     _kept.append(folder)
-    _, trainer = replace(case(SourceOnly), network=json.loads(network)).train(Path(folder.name))
+    _, trainer = replace(case(SourceOnly), **json.loads(of)).train(Path(folder.name))
     path = Path(folder.name, "step=1.ckpt")
     trainer.save_checkpoint(path)
     return str(path)
@@ -142,12 +186,46 @@ def source_model(network: str) -> str:
 _kept: list[TemporaryDirectory[str]] = []
 
 
-def case(method: type[Method], **arguments: Any) -> Case:
-    """The case of a method, with the arguments that make it tiny."""
+def case(
+    method: type[Method],
+    *,
+    kind: str = "classification",
+    problem: Problem | None = None,
+    network: NetworkBase | None = None,
+    data: type[DomainDataModule] | None = None,
+    data_arguments: dict[str, Any] | None = None,
+    **arguments: Any,
+) -> Case:
+    """The case of a method on the toys, with the arguments that make it tiny, or on data of your own.
+
+    >>> case(MyMethod, kind="segmentation", weight=0.5)  # on toy masks
+    >>> case(MyMethod, problem=MyProblem(), network=MyNetwork(), data=MyData, data_arguments={...})
+
+    Args:
+        method: its class.
+        kind: of the toys.
+        problem: in place of the kind's.
+        network: in place of the kind's; each training makes a new one with the same arguments.
+        data: in place of the toy data. It must take the arguments of :class:`~datamodules.base.DomainDataModule`.
+        data_arguments: constructor arguments of the data, such as source and target.
+        arguments: constructor arguments of the method, in place of the tiny ones.
+    """
     name = method.__name__
-    data = {"count": math.ceil(BATCH / method.held_out)} if method.held_out else {}
-    arguments = arguments or TINY.get(name, {})
-    return Case(f"{method.__module__}.{method.__qualname__}", arguments, data, NETWORKS.get(name, {}))
+    given = dict(data_arguments or {})
+    arguments = arguments or dict(TINY.get(name, {}))
+    made: dict[str, Any] = {"network": NETWORKS.get(name, {})}
+    if choose("kind of toys", kind, ("classification", *KINDS)) != "classification":
+        toy, owner = KINDS[kind]
+        problem, made = problem or toy, {"network": {}, "network_path": path_of(owner)}
+        given = given if data else {"kind": kind, **given}
+    if problem is not None:
+        arguments["problem"] = describe(problem)
+    if network is not None:
+        described = describe(network)
+        made = {"network": described["init_args"], "network_path": described["class_path"]}
+    if method.held_out and not data:
+        given.setdefault("count", math.ceil(BATCH / method.held_out))
+    return Case(path_of(method), arguments, given, data_path=path_of(data or ToyData), **made)
 
 
 def cases() -> list[Case]:

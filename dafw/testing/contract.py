@@ -1,18 +1,21 @@
 """The checks. Each takes a case and raises AssertionError; those that need other processes take many cases at once."""
 
 import copy
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from dafw.callbacks import Checkpointing
+from dafw.data.batch import Batch
 from dafw.methods import ERM, GeneralizationMethod, Method, SourceFreeMethod, SourceOnly
 from dafw.run.loggers import CsvLog
-from dafw.testing.cases import BATCH, EPOCHS, STEPS_PER_EPOCH, Case, case, differences
+from dafw.testing.cases import BATCH, EPOCHS, STEPS_PER_EPOCH, Case, differences, path_of
 from dafw.testing.processes import Marks, run_ranks, run_second_process
 from dafw.testing.steps import StepWatch
 from dafw.testing.toys import ToyData
@@ -47,24 +50,58 @@ class _ForbidTest(pl.Callback):
 
 
 def check_no_stall(item: Case, folder: Path) -> StepWatch:
-    """Each step makes as many host reads and passes through the backbone as the method says: none, and one."""
+    """Each step makes as many host reads and passes through the backbone as method and problem say: none, and one."""
     watch = StepWatch()
-    item.train(folder, callbacks=[watch], limit_val_batches=0)
-    assert len(watch.host_reads) == item.owner.host_reads * len(watch.passes), watch.host_reads
+    method, _ = item.train(folder, callbacks=[watch], limit_val_batches=0)
+    data = item.make_data()
+    declared = item.owner.host_reads + method.problem.host_reads(data.batch_size * data.num_sources)
+    assert len(watch.host_reads) == declared * len(watch.passes), watch.host_reads
     assert set(watch.passes) == {item.owner.backbone_passes}, watch.passes
     return watch
 
 
 def check_batch_free_inference(item: Case, folder: Path) -> None:
-    """A prediction does not depend on what else is in the batch."""
+    """A prediction does not depend on what else is in the batch, nor on the padding that other images bring."""
     method, _ = item.train(folder, precision="64-true")
     method.eval()
-    domain = item.make_data().load("b", "test")
-    images = torch.stack([domain.inputs[i] for i in range(7)])
-    with torch.no_grad():
-        together = method(images).logits
-        alone = torch.cat([method(images[i : i + 1]).logits for i in range(7)])
-    torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)
+    for name in (method.data.target[0], *method.data.sources[:1]):
+        batch = _test_batch(item, name, 7)
+        with torch.no_grad():
+            together = method.evaluate(batch, name in method.data.sources)
+            for row in range(len(batch)):
+                alone = method.evaluate(_test_batch(item, name, 1, row), name in method.data.sources)
+                _assert_close(together[row : row + 1], alone)
+
+
+def _test_batch(item: Case, name: str, count: int, first: int = 0) -> Batch:
+    """Some test samples of a domain, without labels."""
+    data = item.make_data()
+    domain = data.domain(name, "test").unlabelled().subset(range(first, first + count))
+    batch: Batch = next(iter(data.evaluation_loader(domain, shard=False)))
+    return batch
+
+
+def _assert_close(together: Any, alone: Any) -> None:
+    """Compares outputs of one image field by field. Padding is cut off, and what follows from its size left out."""
+    for one in fields(alone):
+        if one.name not in ("sizes", "canvas"):
+            _compare(getattr(together, one.name), getattr(alone, one.name), one.name)
+
+
+def _compare(together: Any, alone: Any, name: str) -> None:
+    if isinstance(alone, Tensor):
+        if together.ndim == alone.ndim == 4:
+            together = together[..., : alone.shape[2], : alone.shape[3]]
+        torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10, msg=lambda said: f"{name}: {said}")
+    elif isinstance(alone, Mapping):
+        assert together.keys() == alone.keys()
+        for key in alone:
+            _compare(together[key], alone[key], f"{name}.{key}")
+    elif isinstance(alone, list | tuple):
+        for i, (one, other) in enumerate(zip(together, alone, strict=True)):
+            _compare(one, other, f"{name}[{i}]")
+    else:
+        assert together == alone, name
 
 
 def check_round_trip(item: Case, folder: Path) -> None:
@@ -76,11 +113,19 @@ def check_round_trip(item: Case, folder: Path) -> None:
     again = type(method).load(str(path))
     assert again.steps_done == method.steps_done == STEPS_PER_EPOCH * EPOCHS
     assert not differences(method.state_dict(), again.state_dict())
-    domain = item.make_data().load("b", "test")
-    images = torch.stack([domain.inputs[i] for i in range(4)])
     method.eval()
+    batch = _test_batch(item, method.data.target[0], 4)
     with torch.no_grad():
-        assert torch.equal(method(images).logits, again(images).logits)
+        one, other = (_tensors(model.evaluate(batch, False)) for model in (method, again))
+        assert one
+        assert all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
+        if batch.sizes is None:
+            one, other = (_tensors(model(batch.x)) for model in (method, again))
+            assert all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    return [leaf for leaf in _pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
 def check_reversed_gradients(item: Case, folder: Path) -> None:
@@ -96,9 +141,10 @@ def check_reversed_gradients(item: Case, folder: Path) -> None:
 
     for name in method.adversarial:
         network = {id(parameter) for parameter in method.network.parameters()}
+        trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
         groups = {
-            "features": [p for p in method.parameters() if id(p) in network],
-            "critic": [p for p in method.parameters() if id(p) not in network],
+            "features": [p for p in trained if id(p) in network],
+            "critic": [p for p in trained if id(p) not in network],
         }
         for group, parameters in groups.items():
             before = value(method, name)
@@ -150,9 +196,9 @@ def check_control(item: Case, folder: Path) -> None:
     shared = {"norm": control.norm, "forward_target": True, "forward_views": list(owner.views)}
     if issubclass(owner, GeneralizationMethod):
         shared = {"norm": control.norm}
-    kept = {name: value for name, value in item.arguments.items() if name in ("ema_decay", "sharpness")}
+    kept = {name: value for name, value in item.arguments.items() if name in ("ema_decay", "sharpness", "problem")}
     baseline = ERM if issubclass(owner, GeneralizationMethod) else SourceOnly
-    plain, _ = replace(case(baseline, **kept, **shared), network=item.network, data=item.data).train(folder)
+    plain, _ = replace(item, class_path=path_of(baseline), arguments={**kept, **shared}, callbacks=[]).train(folder)
     same = control.network.state_dict().keys() == plain.network.state_dict().keys()
     same = same and not differences(control.network.state_dict(), plain.network.state_dict())
     if not owner.control_difference_reason:

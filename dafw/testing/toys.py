@@ -10,11 +10,15 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from dafw.data import ArrayImages, Domain
+from dafw.data.padding import IGNORE
 from dafw.data.roles import Split
+from dafw.errors import choose
 from dafw.nn.attention import SqueezeExcite
 from dafw.nn.network import Network
+from dafw.testing.dense_toys import toy_masks
 from datamodules.base import DomainDataModule
 
 SIZE, CLASSES = 6, 3
@@ -32,11 +36,13 @@ def toy_domain(name: str, count: int, split: Split = "train", classes: int = CLA
 
 
 class ToyData(DomainDataModule):
-    """Generated domains a, b, c with three classes.
+    """Generated domains a, b, c with three classes. Images with masks are flipped at random in training.
 
     Args:
         source: labelled domain or domains.
         target: domain or domains to serve.
+        kind: of problem, ``classification`` or ``segmentation``.
+        sizes: whether images with masks differ in size.
         count: training samples of each domain.
         garbage: replace the labels of every target's training split by nonsense.
         other_target: replace the images of every target's training split by others.
@@ -51,12 +57,17 @@ class ToyData(DomainDataModule):
         source: str | list[str],
         target: str | list[str],
         *,
+        kind: str = "classification",
+        sizes: bool = False,
         count: int = 40,
         garbage: bool = False,
         other_target: bool = False,
         **base,
     ) -> None:
+        if kind != "classification":
+            base.setdefault("augment", v2.RandomHorizontalFlip())
         super().__init__(source, target, **base)
+        self.kind, self.sizes = choose("kind of toy data", kind, ("classification", "segmentation")), sizes
         self.count, self.garbage, self.other_target = count, garbage, other_target
         #: (domain, split) that cannot be loaded.
         self.forbidden: list[tuple[str, Split]] = []
@@ -71,18 +82,36 @@ class ToyData(DomainDataModule):
         if (name, split) in self.forbidden:
             raise PermissionError(f"{name}'s {split} split must not be loaded")
         if (name, split) not in self._loaded:
-            domain = toy_domain(name, self.count if split == "train" else self.count // 2 + 1, split)
+            count = self.count if split == "train" else self.count // 2 + 1
+            if self.kind == "segmentation":
+                domain = toy_masks(name, count, split, sizes=self.sizes)
+            else:
+                domain = toy_domain(name, count, split)
             trained = name in self.target and split == "train"
             if self.garbage and trained:
-                domain = replace(domain, labels=(np.asarray(domain.labels) * 7 + 1) % CLASSES)
+                domain = garbled(domain, CLASSES)
             if self.other_target and trained:
                 domain = replace(domain, inputs=[255 - image for image in domain.inputs])
             self._loaded[name, split] = domain
         return self._loaded[name, split]
 
     def view(self, name: str) -> Callable[[Tensor], Tensor]:
-        """The same random change of brightness, whatever the view's name."""
-        return jitter
+        """The same random change of brightness, whatever the view's name; masks are flipped, too."""
+        return jitter if self.kind == "classification" else v2.Compose([v2.RandomHorizontalFlip(), v2.ColorJitter(0.2)])
+
+
+def garbled(domain: Domain, classes: int) -> Domain:
+    """A domain with nonsense for labels: other classes, masks of other classes, or boxes elsewhere and of others."""
+    if domain.classes is not None:
+        return replace(domain, labels=(domain.classes * 7 + 1) % classes)
+    assert domain.labels is not None
+    return replace(domain, labels=[_nonsense(label, classes) for label in domain.labels])
+
+
+def _nonsense(label: Any, classes: int) -> Any:
+    if isinstance(label, Tensor):  # a mask
+        return torch.where(label == IGNORE, 0, (label + 1) % classes).to(label.dtype)
+    return {**label, "boxes": label["boxes"] / 2, "labels": (label["labels"] + 1) % classes}
 
 
 def jitter(x: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def test_none_leaves_the_module_alone() -> None:
     assert equal(module, before)
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".th", ".bin", ".ckpt", ".safetensors"])
 def test_files_load_exactly(suffix: str, tmp_path: Path) -> None:
     module = Small()
     load_weights(module, file_of(state(), tmp_path / f"w{suffix}"))

@@ -1,13 +1,30 @@
 """A problem of one's own goes through the command: masks instead of classes."""
 
+import inspect
 import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from commands import CHECKOUT, call, one_run
+from PIL import Image
 
+from dafw.errors import UserError
+from dafw.problems import Segmentation
+from dafw.testing import Case, cases
+from dafw.testing.dense_toys import ToySegmenter
+
+SILENT = """
+from dafw.problems import Problem
+from dense_parts import Masks
+
+
+class Silent(Masks):
+    write_predictions = Problem.write_predictions
+"""
 DENSE = (
     *("--model", "dense_parts.MatchChannels", "--model.network", "dense_parts.DenseNetwork"),
     *("--model.problem", "dense_parts.Masks", "--data", "dense_parts.Squares", "--data.source", "bright"),
@@ -37,7 +54,79 @@ def test_masks(capsys: pytest.CaptureFixture[str]) -> None:
         again = call(capsys, command, *DENSE)
         assert (again.code, again.err) == (0, "")
         assert "iou" in again.out
-    refused = call(capsys, "predict", *DENSE)
+    predicted = call(capsys, "predict", *DENSE)
+    assert (predicted.code, predicted.out.split(), predicted.err) == (0, ["masks.npz"], "")
+    with np.load("masks.npz") as masks:
+        assert {name: masks[name].shape for name in masks} == {"dim": (24, 12, 12)}
+
+
+def test_a_problem_that_cannot_write_its_predictions_is_refused_before_it_predicts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("silent_parts.py").write_text(SILENT)
+    silent = [*DENSE, "--model.problem", "silent_parts.Silent"]
+    assert call(capsys, "fit", *silent).code == 0
+    refused = call(capsys, "predict", *silent)
     assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
-    assert "Masks" in refused.err
-    assert not Path("predictions.csv").exists()
+    assert "Silent does not say how predictions are written: it must define write_predictions" in refused.err
+
+
+SHIPPED = (
+    *("--model", "DANN", "--model.network", "dafw.testing.dense_toys.ToySegmenter", "--model.problem", "Segmentation"),
+    *("--data", "dafw.testing.toys.ToyData", "--data.kind", "segmentation", "--data.sizes", "true"),
+    *("--data.source", "a", "--data.target", "b", "--data.batch_size", "8", "--data.steps_per_epoch", "4"),
+    *("--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", "--model.width", "8"),
+)
+
+
+def test_the_shipped_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    """Metrics by class, pictures of its own, label-free validators, predictions as files."""
+    done = call(capsys, "fit", *SHIPPED)
+    assert (done.code, done.err) == (0, "")
+    folder = one_run(Path("runs"))
+    result = json.loads((folder / "result.json").read_text())
+    assert result["metric"] == "miou"
+    assert set(result["test"]["b"]) == {"miou", "pixel_accuracy", "iou/zero", "iou/one", "iou/two"}
+    assert all(0 <= value <= 1 for value in result["test"]["b"].values())
+    validators = result["history"][-1]["validators"]
+    assert {"source_miou", "source_loss", "snd", "dev"} <= set(validators)
+    assert all(np.isfinite(value) for value in validators.values())
+    assert {path.name for path in (folder / "plots").iterdir()} == {"curves.png", "masks.png"}
+    predicted = call(capsys, "predict", *SHIPPED)
+    assert (predicted.code, predicted.out.split(), predicted.err) == (0, ["predictions"], "")
+    index = [line.split(",") for line in Path("predictions/index.csv").read_text().splitlines()]
+    assert index[:2] == [["domain", "sample", "file"], ["b", "b/0", "b/b_0.png"]]
+    assert len(index) == 1 + 21 == 1 + len(list(Path("predictions/b").iterdir()))
+    for (_, _, file), size in zip(index[1:], [(8, 8), (6, 8), (8, 5), (7, 6)], strict=False):
+        mask = np.asarray(Image.open(Path("predictions", file)))
+        assert (mask.shape, mask.dtype) == (size, np.uint8)
+        assert mask.max() < 3
+
+
+def test_a_method_for_classes_refuses_masks_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    masks = ("--model.problem", "Segmentation", "--data", "dafw.testing.toys.ToyData", "--data.kind", "segmentation")
+    domains = ("--data.source", "a", "--data.target", "b")
+    refused = call(capsys, "fit", "--model", "MCC", *masks, *domains)
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert "MCC is a method for classification, and model.problem is Segmentation (segmentation)" in refused.err
+    network = ("--model.network", "dafw.testing.dense_toys.ToySegmenter")
+    refused = call(capsys, "fit", "--model", "MCC", *network, *masks, *domains)
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert "dafw.testing.dense_toys.ToySegmenter is a network, but this method needs a Network" in refused.err
+
+
+def test_every_other_method_refuses_a_dense_problem() -> None:
+    """None of them would train on the wrong terms without a word."""
+    takes = {item.name for item in cases() if not item.owner.kinds or "segmentation" in item.owner.kinds}
+    assert takes == {"SourceOnly", "AdaBN", "DANN"}
+    for item in cases():
+        if item.name not in takes:
+            with pytest.raises(
+                UserError, match=f"{item.name} is a method for classification, and model.problem is Seg"
+            ):
+                item.owner(ToySegmenter(), num_classes=3, problem=Segmentation(), **signature(item))
+
+
+def signature(item: Case) -> dict[str, Any]:
+    """The arguments that a method cannot do without."""
+    return {"num_sources": 2} if "num_sources" in inspect.signature(item.owner.__init__).parameters else {}

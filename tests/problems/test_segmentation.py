@@ -1,7 +1,8 @@
 """Another problem than classification: a small segmentation method on generated masks, on the same base."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,53 +14,56 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from dafw.data import ArrayImages, Domain
 from dafw.data.roles import Split
 from dafw.methods import AdaptationMethod, Losses
-from dafw.nn.network import Network
-from dafw.problems import Outputs, Problem
+from dafw.problems import MaskOutputs, NetworkBase, Predicted, Problem
 from dafw.testing.toys import toy_trainer
 from datamodules.base import DomainDataModule
 
 
 class Masks(Problem):
-    """One class a pixel."""
+    """One class a pixel, in a few lines."""
 
-    primary = "iou"
+    kind: ClassVar[str] = "segmentation"
+    primary: ClassVar[str] = "iou"
+    predictions_name: ClassVar[str] = "masks.npz"
 
-    def loss(self, outputs: Outputs, y: Tensor) -> Tensor:
-        return F.cross_entropy(outputs.logits, y)
+    def terms(self, outputs: MaskOutputs, y: Tensor) -> dict[str, Tensor]:
+        return {"supervised": F.cross_entropy(outputs.logits, y)}
 
-    def metrics(self, num_classes: int) -> MetricCollection:
+    def metrics(self, num_classes: int, **_: Any) -> MetricCollection:
         return MetricCollection({"iou": MulticlassJaccardIndex(num_classes)})
 
-    def predictions(self, outputs: Outputs) -> dict[str, Any]:
+    def predictions(self, outputs: MaskOutputs, unknown: Tensor | None = None) -> dict[str, Any]:
         return {"prediction": outputs.logits.argmax(1)}
 
+    def write_predictions(self, found: Sequence[Predicted], class_names: Sequence[str], path: Path) -> None:
+        np.savez(path, **{one.domain: np.stack([*one.columns["prediction"]]) for one in found})
 
-class DenseNetwork(Network):
+
+class DenseNetwork(NetworkBase):
     """A convolution, a batch norm, a pixelwise head."""
 
     def __init__(self) -> None:
-        super().__init__("dafw.testing.toys.ToyNet")
-        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        super().__init__(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()), 8)
 
     def make_head(self, num_classes: int) -> nn.Module:
         return nn.Conv2d(8, num_classes, 1)
 
-    def forward(self, x: Tensor) -> Outputs:
-        assert self.head is not None
-        features = self.backbone(self.normalise(x))
-        return Outputs(features, self.head(features))
+    def forward(self, x: Any, sizes: Tensor | None = None) -> MaskOutputs:
+        features = self.encode(x, sizes)
+        return MaskOutputs(features, self.label_head()(features), sizes=sizes)
 
 
 class MatchChannels(AdaptationMethod):
     """The mean of each channel is drawn together."""
 
-    control = {"weight": 0.0}
+    kinds: ClassVar[tuple[str, ...]] = ("segmentation",)
+    control: ClassVar[dict[str, Any]] = {"weight": 0.0}
 
-    def __init__(self, network: Network, *, weight: float = 0.1, **base: Any) -> None:
+    def __init__(self, network: NetworkBase, *, weight: float = 0.1, **base: Any) -> None:
         super().__init__(network, **base)
         self.weight = weight
 
-    def adapt(self, source: Outputs, target: Outputs, joint: Outputs) -> Losses:
+    def adapt(self, source: MaskOutputs, target: MaskOutputs, joint: MaskOutputs) -> Losses:
         gap = source.features.mean((0, 2, 3)) - target.features.mean((0, 2, 3))
         return {"gap": self.weight * gap.square().mean()}
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.methods.adaptation.source_only import SourceOnly
-from dafw.nn.network import Network
 from dafw.nn.norm import DomainBatchNorm
+from dafw.problems import NetworkBase
 
 
 class AdaBN(SourceOnly):
@@ -25,7 +25,7 @@ class AdaBN(SourceOnly):
     https://arxiv.org/abs/1603.04779, algorithm 1.
 
     Args:
-        network: images (N, C, H, W) to features (N, d) and logits (N, K); must have batch normalisation.
+        network: images (N, C, H, W) to outputs of any kind; must have batch normalisation.
         base: see :class:`~dafw.methods.base.Method`.
 
     Raises:
@@ -34,7 +34,7 @@ class AdaBN(SourceOnly):
 
     search_space: ClassVar[dict[str, Any]] = {"lr": (1e-3, 1e-1), "weight_decay": (1e-6, 1e-2)}
 
-    def __init__(self, network: Network, **base) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, network: NetworkBase, **base) -> None:  # type: ignore[no-untyped-def]
         super().__init__(network, **base)
         layers = _norms(self.eval_network)
         if not layers:
@@ -93,7 +93,8 @@ class AdaBN(SourceOnly):
                 layer.train()
             for name in data.target:
                 for batch in data.evaluation_loader(data.domain(name, "train").unlabelled(), shard=False):
-                    self.forward_rows(batch.to(self.device).x, 0, self.eval_network)
+                    rows = batch.to(self.device)
+                    self.forward_rows(rows.x, 0, self.eval_network, rows.sizes)
         for layer, (momentum, batches) in zip(layers, kept, strict=True):
             layer.momentum, layer.num_batches_tracked = momentum, batches
             layer.eval()

@@ -1,21 +1,20 @@
 """What methods with one critic behind a gradient reversal share: the ramp, the weighted term, the diagnostics."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
-from dafw.nn.network import Network
 from dafw.optim.schedules import dann_ramp
-from dafw.problems import Outputs
+from dafw.problems import NetworkBase
 
 
 class AdversarialMethod(AdaptationMethod, abstract=True):
     """Base of methods whose critic lowers a loss that the features, through a reversed gradient, raise.
 
     Args:
-        network: images to features and class scores.
+        network: images to outputs, which the method's kinds of problem have.
         weight: weight of the domain loss.
         gamma: steepness of the reversal's ramp.
         ramp_steps: ramp over this many steps instead of over the training.
@@ -27,7 +26,7 @@ class AdversarialMethod(AdaptationMethod, abstract=True):
 
     def __init__(  # type: ignore[no-untyped-def]
         self,
-        network: Network,
+        network: NetworkBase,
         *,
         weight: float = 1.0,
         gamma: float = 10.0,
@@ -44,11 +43,11 @@ class AdversarialMethod(AdaptationMethod, abstract=True):
         progress = self.step / self.ramp_steps if self.ramp_steps else self.progress
         return self.ramp_height * dann_ramp(progress, self.gamma)
 
-    def domain_loss(self, outputs: Outputs, num_source: int) -> Tensor:
+    def domain_loss(self, outputs: Any, num_source: int) -> Tensor:
         """The critic's loss, unweighted; through the features its gradient is reversed and scaled by :attr:`ramp`.
 
         Args:
-            outputs: features (N, d) and logits (N, K) of both domains, source rows first.
+            outputs: of both domains, source rows first.
             num_source: number of source rows.
 
         Returns:
@@ -56,7 +55,7 @@ class AdversarialMethod(AdaptationMethod, abstract=True):
         """
         raise NotImplementedError(f"{type(self).__name__} must define domain_loss(outputs, num_source)")
 
-    def adapt(self, source: Outputs, target: Outputs, joint: Outputs) -> Losses:
+    def adapt(self, source: Any, target: Any, joint: Any) -> Losses:
         """The domain loss of all rows."""
         loss = self.domain_loss(joint, len(source))
         return {"domain": loss if self.weight == 1 else self.weight * loss}

@@ -46,6 +46,7 @@ class PADA(DANN):
         UserError: if ``refresh_every`` or ``temperature`` is not positive, or ``problem`` is not a classification.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("classification",)
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "refresh_every": None}
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 2.0), "temperature": (0.1, 1.0), "lr": (1e-3, 1e-1)}
 
@@ -66,8 +67,6 @@ class PADA(DANN):
             raise UserError(f"model.refresh_every must be at least 1, or null, not {refresh_every}")
         if not temperature > 0:
             raise UserError(f"model.temperature must be positive, not {temperature}")
-        if not isinstance(self.problem, Classification):
-            raise UserError("PADA weighs classes: model.problem must be a Classification")
         self.refresh_every, self.temperature, self.mode = refresh_every, temperature, mode
         self.register_buffer("class_weights", torch.ones(self.num_classes))
 

@@ -52,6 +52,7 @@ class ParetoSteps(ManualOptimization, AdversarialMethod, abstract=True):
         base: the adversarial method's arguments.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("classification",)
     default_norm: ClassVar[NormMode] = "separate"
     held_out: ClassVar[float] = 0.1
     backbone_passes: ClassVar[int] = 3

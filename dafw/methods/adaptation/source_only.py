@@ -2,15 +2,14 @@
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from dafw.data.batch import Batch
+from dafw.data.padding import join_padded
 from dafw.errors import UserError
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
-from dafw.nn.network import Network
-from dafw.problems import Outputs
+from dafw.problems import NetworkBase
 
 
 class SourceOnly(AdaptationMethod):
@@ -25,7 +24,7 @@ class SourceOnly(AdaptationMethod):
     References: the baseline of Ganin et al., JMLR 17 (2016), section 5.2, https://arxiv.org/abs/1505.07818.
 
     Args:
-        network: images (N, C, H, W) to features (N, d) and logits (N, K).
+        network: images (N, C, H, W) to outputs of any kind.
         forward_target: pass target images through the network without learning from them.
         forward_views: names of additional augmented views of the target's images to pass through it too.
         base: see :class:`~dafw.methods.base.Method`.
@@ -34,10 +33,11 @@ class SourceOnly(AdaptationMethod):
         UserError: if ``norm`` is ``domain_specific`` and no target image passes through the network.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ()
     search_space: ClassVar[dict[str, Any]] = {"lr": (1e-3, 1e-1), "weight_decay": (1e-6, 1e-2)}
 
     def __init__(  # type: ignore[no-untyped-def]
-        self, network: Network, *, forward_target: bool = False, forward_views: list[str] | None = None, **base
+        self, network: NetworkBase, *, forward_target: bool = False, forward_views: list[str] | None = None, **base
     ) -> None:
         super().__init__(network, **base)
         if self.norm == "domain_specific" and not forward_target and not forward_views:
@@ -52,20 +52,27 @@ class SourceOnly(AdaptationMethod):
         """The supervised loss, from a forward of the source rows (or of all rows)."""
         if self.forward_target and not self.views:
             return super().losses(batch)
-        joint = self.forward_rows(self._passed(batch), batch.num_source)
-        return {"supervised": self.problem.loss(joint[: batch.num_source], batch.y)}
+        x, sizes = self._passed(batch)
+        joint = self.forward_rows(x, batch.num_source, sizes=sizes)
+        return self.problem.terms(joint[: batch.num_source], batch.y)
 
     def statistics_pass(self, batch: Batch) -> None:
         """The source rows, or all rows that a training step passes."""
-        self.forward_rows(self._passed(batch), batch.num_source)
+        x, sizes = self._passed(batch)
+        self.forward_rows(x, batch.num_source, sizes=sizes)
 
-    def _passed(self, batch: Batch) -> Tensor:
-        """The rows that pass through the network."""
+    def _passed(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The rows that pass through the network, and their sizes within their padding."""
         if self.views:
-            return torch.cat([batch.x, *(batch.views[name][batch.num_source :] for name in self.views)])
-        rows: Tensor = batch.x if self.forward_target else batch.x[: batch.num_source]
-        return rows
+            target = slice(batch.num_source, None)
+            parts = [(batch.x, batch.sizes)]
+            for name in self.views:
+                sizes = batch.view_sizes.get(name)
+                parts.append((batch.views[name][target], None if sizes is None else sizes[target]))
+            return join_padded(parts)
+        rows = slice(None if self.forward_target else batch.num_source)
+        return batch.x[rows], None if batch.sizes is None else batch.sizes[rows]
 
-    def adapt(self, source: Outputs, target: Outputs, joint: Outputs) -> Losses:
+    def adapt(self, source: Any, target: Any, joint: Any) -> Losses:
         """No terms."""
         return {}

@@ -1,0 +1,62 @@
+"""Predicted masks as files: one PNG of class numbers for each sample."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from dafw.errors import UserError
+from dafw.files import replacing, write_atomically
+
+
+def write_masks(found: Mapping[str, tuple[Sequence[str], Sequence[Tensor]]], path: Path) -> None:
+    """Writes ``<path>/<domain>/<sample>.png``, 8-bit grey images of class numbers, and ``<path>/index.csv``.
+
+    The index says which file holds which sample (``domain,sample,file``). A sample's name becomes a file name by
+    :func:`file_names`.
+
+    Args:
+        found: by domain the names of its samples, and for each a mask (H, W) of classes.
+        path: the folder. It is made. Files in it of other names stay.
+
+    Raises:
+        UserError: if ``path`` is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, and masks need a folder: give another --output")
+    rows = []
+    for (domain, (ids, masks)), folder in zip(found.items(), file_names(found), strict=True):
+        for sample, name, mask in zip(ids, file_names(ids), masks, strict=True):
+            file = f"{folder}/{name}.png"
+            with replacing(path / file, sync=False) as opened:
+                Image.fromarray(np.asarray(mask, np.uint8)).save(opened, format="png")
+            rows.append([domain, sample, file])
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([["domain", "sample", "file"], *rows])
+    write_atomically(path / "index.csv", text.getvalue())
+
+
+def file_names(names: Iterable[str]) -> list[str]:
+    """File names that differ from each other on every system: letters, digits, points, ``-`` and ``_``.
+
+    Other characters, such as a slash, become ``_``. A name that was given already, in capital letters or small ones,
+    ends with the position of its sample.
+
+    >>> file_names(["day/1.jpg", "night/1.jpg", "night_1.jpg", ".."])
+    ['day_1.jpg', 'night_1.jpg', 'night_1.jpg-2', '_.']
+    """
+    found: list[str] = []
+    taken: set[str] = set()
+    for position, name in enumerate(names):
+        plain = re.sub(r"[^\w.-]", "_", str(name))
+        plain = re.sub(r"^[.-]", "_", plain[-60:]) or "_"  # a file system may stop at 255 bytes
+        while plain.casefold() in taken:
+            plain = f"{plain}-{position}"
+        taken.add(plain.casefold())
+        found.append(plain)
+    return found

@@ -1,0 +1,236 @@
+"""Semantic segmentation: one class for each pixel."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from dafw.data.domain import Domain
+from dafw.data.padding import IGNORE
+from dafw.errors import UserError
+from dafw.metrics.masks import mask_metrics
+from dafw.problems.base import Predicted, Problem, Shown
+from dafw.problems.mask_files import write_masks
+from dafw.problems.outputs import MaskOutputs
+from dafw.problems.ranks import share_of_all
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Segmentation(Problem):
+    """One class for each pixel: cross-entropy over the labelled pixels, and the mean intersection over union.
+
+    Masks are uint8, (n, H, W). The value 255 means that a pixel has no label: no loss and no metric counts it. Padding
+    has this value too. Masks that are smaller than the padded images lie in their upper left corner.
+
+    Args:
+        auxiliary_weight: weight of the auxiliary head's cross-entropy, for networks that have such a head (Zhao et al.,
+            Pyramid Scene Parsing Network, CVPR 2017, https://arxiv.org/abs/1612.01105, section 3.3: 0.4).
+        evidence_grid: the label-free validators see g x g pixels of each image, evenly spaced over it.
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+
+    kind: ClassVar[str] = "segmentation"
+    primary: ClassVar[str] = "miou"
+    supports_unsupervised_validators: ClassVar[bool] = True
+    is_spatial: ClassVar[bool] = True
+    ignore_index: ClassVar[int | None] = IGNORE
+    most_shown: ClassVar[int] = 3
+    predictions_name: ClassVar[str] = "predictions"
+
+    def __init__(self, auxiliary_weight: float = 0.4, evidence_grid: int = 4) -> None:
+        if auxiliary_weight < 0:
+            raise UserError(f"model.problem.auxiliary_weight must be 0 or more, not {auxiliary_weight}")
+        if evidence_grid < 1:
+            raise UserError(f"model.problem.evidence_grid must be at least 1, not {evidence_grid}")
+        self.auxiliary_weight, self.evidence_grid = auxiliary_weight, evidence_grid
+
+    # ---- learning
+
+    def terms(self, outputs: MaskOutputs, y: Tensor) -> dict[str, Tensor]:
+        """Cross-entropies: logits (n, K, H, W), y (n, h, w) -> ``supervised``, and ``auxiliary`` of an auxiliary head.
+
+        Each is a mean over the labelled pixels of all rows of all ranks: several ranks minimise what one process would.
+        It is 0 without a labelled pixel.
+        """
+        precision = torch.promote_types(outputs.logits.dtype, torch.float32)
+        share = share_of_all((y != IGNORE).sum().to(precision))
+        terms = {"supervised": share * pixel_losses(outputs.logits, y).sum()}
+        if outputs.auxiliary is not None:
+            terms["auxiliary"] = self.auxiliary_weight * share * pixel_losses(outputs.auxiliary, y).sum()
+        return terms
+
+    def row_losses(self, outputs: MaskOutputs, y: Tensor) -> Tensor:
+        """The loss of each image, the mean over its own labelled pixels: logits (n, K, H, W), y (n, h, w) -> (n,)."""
+        count = (y != IGNORE).sum((1, 2)).clamp_min(1)
+        return self._pixel_losses(outputs, y).sum((1, 2)) / count
+
+    def summed_loss(self, outputs: MaskOutputs, y: Tensor) -> tuple[Tensor, Tensor | int]:
+        """The sum over the labelled pixels, and their number."""
+        return self._pixel_losses(outputs, y).sum(), (y != IGNORE).sum()
+
+    def _pixel_losses(self, outputs: MaskOutputs, y: Tensor) -> Tensor:
+        losses = pixel_losses(outputs.logits, y)
+        if outputs.auxiliary is None:
+            return losses
+        return losses + self.auxiliary_weight * pixel_losses(outputs.auxiliary, y)
+
+    def pseudo_labels(self, outputs: MaskOutputs, threshold: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The most probable class of each pixel.
+
+        Returns:
+            Masks (n, H, W) uint8, 255 where the probability is below the threshold and in the padding; and weights (n,
+            H, W), 1 where there is a class, else 0.
+        """
+        share, label = outputs.logits.detach().float().softmax(1).max(1)
+        counts, valid = share >= threshold, outputs.valid()
+        if valid is not None:
+            counts = counts & valid
+        return label.to(torch.uint8).masked_fill(~counts, IGNORE), counts.float()
+
+    def carry(self, labels: Tensor, maps: Tensor, size: tuple[int, int], sizes: Tensor | None = None) -> Tensor:
+        """Masks (n, h, w) after affine maps (n, 2, 3) -> (n, *size): the nearest pixel, 255 where there was none."""
+        height, width = labels.shape[1:]
+        rows = torch.arange(size[0], device=labels.device, dtype=maps.dtype)[:, None] + 0.5
+        columns = torch.arange(size[1], device=labels.device, dtype=maps.dtype)[None, :] + 0.5
+        a, b, c, d, e, f = (part[:, None, None] for part in maps.flatten(1).unbind(1))
+        right, down, scale = columns - c, rows - f, a * e - b * d
+        column = ((e * right - b * down) / scale).floor()
+        row = ((a * down - d * right) / scale).floor()
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        if sizes is not None:
+            inside = inside & (rows < sizes[:, :1, None]) & (columns < sizes[:, 1:, None])
+        place = torch.where(inside, row * width + column, 0).long().flatten(1)
+        return labels.flatten(1).gather(1, place).view(inside.shape).masked_fill(~inside, IGNORE)
+
+    # ---- measuring
+
+    def metrics(
+        self,
+        num_classes: int,
+        *,
+        class_names: Sequence[str] = (),
+        rejects: bool = False,
+        has_unknown: bool = False,
+    ) -> MetricCollection:
+        """``miou``, ``pixel_accuracy`` and the ``iou`` of each class. A class that is nowhere is nan, in no mean.
+
+        Raises:
+            UserError: if samples may be unknown, or there are so many classes that 255 is one.
+        """
+        if rejects or has_unknown:
+            raise UserError("Segmentation knows no unknown classes: leave out data.label_sets and model.rejection")
+        if num_classes > IGNORE:
+            raise UserError(f"a mask tells {IGNORE} classes apart, and the data has {num_classes}")
+        return mask_metrics(num_classes, IGNORE)
+
+    def score(self, metrics: MetricCollection, outputs: MaskOutputs, y: Tensor, unknown: Tensor | None = None) -> None:
+        """Updates :meth:`metrics`: logits (n, K, H, W), y (n, h, w)."""
+        metrics.update(outputs.logits.argmax(1), on_canvas(y, outputs.logits))
+
+    def evidence(self, outputs: MaskOutputs) -> tuple[Tensor, Tensor]:
+        """Features (n g^2, d) and logits (n g^2, K) at g x g places of each image, none of them in its padding."""
+        height, width = outputs.logits.shape[2:]
+        down, across = self._grid(outputs)
+        rows, columns = outputs.features.shape[2:]
+        logits = _at(outputs.logits, down, across)
+        return _at(outputs.features, down * rows // height, across * columns // width), logits
+
+    def evidence_labels(self, outputs: MaskOutputs, y: Tensor) -> Tensor:
+        """The labels (n g^2,) of the same places, 255 for none."""
+        return _at(on_canvas(y, outputs.logits)[:, None], *self._grid(outputs))[:, 0].long()
+
+    def _grid(self, outputs: MaskOutputs) -> tuple[Tensor, Tensor]:
+        """Row (n, g, 1) and column (n, 1, g) of the places."""
+        n, _, height, width = outputs.logits.shape
+        device, g = outputs.logits.device, self.evidence_grid
+        sizes = outputs.sizes
+        if sizes is None:
+            sizes = torch.stack([torch.full((n,), side, device=device) for side in (height, width)], 1)
+        steps = 2 * torch.arange(g, device=device) + 1
+        places = steps * sizes[:, :, None] // (2 * g)
+        return places[:, 0, :, None], places[:, 1, None, :]
+
+    # ---- showing
+
+    def predictions(self, outputs: MaskOutputs, unknown: Tensor | None = None) -> dict[str, Any]:
+        """``prediction``: a mask of classes for each sample, (n, H, W) uint8; a list if the images differ in size."""
+        masks = outputs.logits.argmax(1).to(torch.uint8).cpu()
+        if outputs.sizes is None:
+            return {"prediction": masks}
+        sizes = outputs.sizes.tolist()
+        return {"prediction": [mask[:height, :width] for mask, (height, width) in zip(masks, sizes, strict=True)]}
+
+    def write_predictions(self, found: Sequence[Predicted], class_names: Sequence[str], path: Path) -> None:
+        """Writes a folder of PNG files, see :func:`~dafw.problems.mask_files.write_masks`.
+
+        Raises:
+            UserError: if ``path`` is a file.
+        """
+        write_masks({one.domain: (one.ids, one.columns["prediction"]) for one in found}, path)
+
+    def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> "dict[str, Figure]":
+        """``masks``: images of each domain with their labels and predictions side by side."""
+        from dafw import plots
+
+        rows = []
+        for one in shown:
+            for index, mask in enumerate(one.predictions["prediction"]):
+                height, width = mask.shape
+                label = None if one.labels is None else one.labels[index][:height, :width].numpy()
+                rows.append(plots.MaskRow(one.domain, _picture(one.inputs[index], height, width), label, mask.numpy()))
+        return {"masks": plots.masks(rows, list(class_names), ignored=IGNORE)} if rows else {}
+
+    def wrong_samples(self, domain: Domain, num_classes: int) -> list[str]:
+        """The samples with a mask of another size than the image's, or a value that is neither a class nor 255."""
+        found = []
+        for index, mask in enumerate(() if domain.labels is None else domain.labels):
+            name = domain.id(index)
+            if isinstance(mask, Mapping) or getattr(mask, "ndim", 0) != 2:
+                found.append(f"{name} has a label that is no mask of height and width")
+                continue
+            size, expected = tuple(mask.shape), tuple(domain.inputs[index].shape[-2:])
+            if size != expected:
+                found.append(f"{name} is {expected[0]}x{expected[1]} and its mask {size[0]}x{size[1]}")
+            values = torch.unique(torch.as_tensor(mask)).tolist()
+            if wrong := [value for value in values if not 0 <= value < num_classes and value != IGNORE]:
+                found.append(f"{name} has pixels of class {wrong[0]}, but there are {num_classes} classes")
+        return found
+
+
+def on_canvas(y: Tensor, logits: Tensor) -> Tensor:
+    """Masks (n, h, w) in the upper left corner of the padded images (n, H, W); the rest has no label.
+
+    Raises:
+        ValueError: if the masks are larger than the scores.
+    """
+    missing = [full - own for full, own in zip(logits.shape[2:], y.shape[1:], strict=True)]
+    if min(missing) < 0:
+        raise ValueError(f"masks of {tuple(y.shape[1:])} for class scores of {tuple(logits.shape[2:])}")
+    return F.pad(y, (0, missing[1], 0, missing[0]), value=IGNORE) if any(missing) else y
+
+
+def pixel_losses(logits: Tensor, y: Tensor) -> Tensor:
+    """The cross-entropy of each pixel, 0 where it has no label: logits (n, K, H, W), masks (n, h, w) -> (n, H, W)."""
+    return F.cross_entropy(logits, on_canvas(y, logits).long(), ignore_index=IGNORE, reduction="none")
+
+
+def _at(values: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Values (n, c, H, W) at g x g places of each image -> (n g^2, c)."""
+    places = (down * values.shape[3] + across).flatten(1)
+    found = values.flatten(2).gather(2, places[:, None].expand(-1, values.shape[1], -1))
+    return found.transpose(1, 2).flatten(0, 1)
+
+
+def _picture(image: Tensor, height: int, width: int) -> Any:
+    """An image (C, H, W) as (h, w, 3) in [0, 1]; of other than 1 or 3 channels the first is shown in grey."""
+    pixels = image[:, :height, :width].float() / (255 if image.dtype == torch.uint8 else 1)
+    pixels = pixels if len(pixels) == 3 else pixels[:1].expand(3, -1, -1)
+    return pixels.clamp(0, 1).permute(1, 2, 0).numpy()
