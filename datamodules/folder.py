@@ -188,9 +188,9 @@ class ImageFolderDomains(DomainDataModule):
             raise UserError(f"no image of {name} in {self.root} can be decoded")
         return sound
 
-    def _labels(self, name: str) -> Any:
-        codes = {label: code for code, label in enumerate(self.class_names)}
-        return np.asarray([codes[entry.label] for entry in self._entries[name]], np.int64)
+    def _present(self, name: str) -> set[str]:
+        """The names of the classes of all splits: a class may have images in the test split alone."""
+        return {entry.label for entry in self._entries[name]}
 
     def view(self, name: str) -> Callable[[Any], Any]:
         """The named augmentation, for an extra view of an image."""
