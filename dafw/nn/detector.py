@@ -221,7 +221,7 @@ class Detector(NetworkBase):
         count = len(labels)
         drawn = [torch.cat(chosen).bool() for chosen in self.rpn.fg_bg_sampler(labels)]
         either, image = drawn[0] | drawn[1], _image_of(labels)
-        truth, move = torch.cat(labels), torch.cat(moves)
+        truth, move = torch.cat(labels).to(scores.dtype), torch.cat(moves)
         bce = F.binary_cross_entropy_with_logits(scores.flatten()[either], truth[either], reduction="none")
         shift = F.smooth_l1_loss(deltas[drawn[0]], move[drawn[0]], beta=1 / 9, reduction="none").sum(1)
         classes, boxes, region_labels, region_moves = self._sampled_regions(outputs, proposals, targets)
@@ -313,7 +313,8 @@ class Detector(NetworkBase):
         positive, negative = (torch.where(torch.cat(drawn))[0] for drawn in self.rpn.fg_bg_sampler(labels))
         either = torch.cat([positive, negative])
         box = F.smooth_l1_loss(deltas[positive], torch.cat(moves)[positive], beta=1 / 9, reduction="sum") / len(either)
-        objectness = F.binary_cross_entropy_with_logits(scores.flatten()[either], torch.cat(labels)[either])
+        truth = torch.cat(labels).to(scores.dtype)  # torchvision's labels are float32 whatever the scores are
+        objectness = F.binary_cross_entropy_with_logits(scores.flatten()[either], truth[either])
         return objectness, box, len(either)
 
     def _sampled_regions(
