@@ -18,7 +18,7 @@ from dafw.data.roles import Split
 from dafw.errors import choose
 from dafw.nn.attention import SqueezeExcite
 from dafw.nn.network import Network
-from dafw.testing.dense_toys import toy_masks
+from dafw.testing.dense_toys import toy_boxes, toy_masks
 from datamodules.base import DomainDataModule
 
 SIZE, CLASSES = 6, 3
@@ -36,12 +36,12 @@ def toy_domain(name: str, count: int, split: Split = "train", classes: int = CLA
 
 
 class ToyData(DomainDataModule):
-    """Generated domains a, b, c with three classes. Images with masks are flipped at random in training.
+    """Generated domains a, b, c with three classes. Images with masks or boxes are flipped at random in training.
 
     Args:
         source: labelled domain or domains.
         target: domain or domains to serve.
-        kind: of problem, ``classification`` or ``segmentation``.
+        kind: of problem, ``classification``, ``segmentation`` or ``detection``.
         sizes: whether images with masks differ in size.
         count: training samples of each domain.
         garbage: replace the labels of every target's training split by nonsense.
@@ -67,7 +67,7 @@ class ToyData(DomainDataModule):
         if kind != "classification":
             base.setdefault("augment", v2.RandomHorizontalFlip())
         super().__init__(source, target, **base)
-        self.kind, self.sizes = choose("kind of toy data", kind, ("classification", "segmentation")), sizes
+        self.kind, self.sizes = choose("kind of toy data", kind, ("classification", "segmentation", "detection")), sizes
         self.count, self.garbage, self.other_target = count, garbage, other_target
         #: (domain, split) that cannot be loaded.
         self.forbidden: list[tuple[str, Split]] = []
@@ -85,6 +85,8 @@ class ToyData(DomainDataModule):
             count = self.count if split == "train" else self.count // 2 + 1
             if self.kind == "segmentation":
                 domain = toy_masks(name, count, split, sizes=self.sizes)
+            elif self.kind == "detection":
+                domain = toy_boxes(name, count, split)
             else:
                 domain = toy_domain(name, count, split)
             trained = name in self.target and split == "train"
@@ -96,7 +98,7 @@ class ToyData(DomainDataModule):
         return self._loaded[name, split]
 
     def view(self, name: str) -> Callable[[Tensor], Tensor]:
-        """The same random change of brightness, whatever the view's name; masks are flipped, too."""
+        """The same random change of brightness, whatever the view's name; masks and boxes are flipped, too."""
         return jitter if self.kind == "classification" else v2.Compose([v2.RandomHorizontalFlip(), v2.ColorJitter(0.2)])
 
 
