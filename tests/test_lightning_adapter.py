@@ -1,4 +1,4 @@
-"""Each part of Lightning that is replaced: what that does, and that Lightning goes its own way where the part is gone."""
+"""Each part of Lightning that is replaced: its effect, and Lightning's own way where the part is gone."""
 
 import ast
 from collections import OrderedDict
