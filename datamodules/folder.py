@@ -201,6 +201,10 @@ class ImageFolderDomains(DomainDataModule):
         codes = {label: code for code, label in enumerate(self.class_names)}
         return np.asarray([codes[name] for name in names], np.int64)
 
+    def _present(self, name: str) -> set[str] | None:
+        """The names of the classes of all splits: a class may have images in the test split alone."""
+        return {entry.label for entry in self._entries[name] if entry.label is not None} or None
+
     def view(self, name: str) -> Callable[[Any], Any]:
         """The named augmentation, for an extra view of an image."""
         from dafw.data.transforms import named_view

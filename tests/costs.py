@@ -51,16 +51,21 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
     now = spent()
     report.user_properties.append(("seconds", now - item.stash[_STARTED]))
     item.stash[_STARTED] = now
-    item.user_properties.clear()
     return report
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Prints the sum, the dearest tests, what a method's contract costs, and what is over its bound."""
     tests: Counter[str] = Counter()
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            tests[getattr(report, "nodeid", "")] += sum(dict(getattr(report, "user_properties", ())).values())
+    methods: Counter[str] = Counter()
+    shared = 0.0
+    found_reports = (report for reports in terminalreporter.stats.values() for report in reports)
+    for report in (report for report in found_reports if isinstance(report, pytest.TestReport)):
+        name, seconds = report.nodeid, sum(value for key, value in report.user_properties if key == "seconds")
+        tests[name] += seconds
+        if found := re.fullmatch(re.escape(CONTRACT) + r"::\w+\[(\w+)\]", name):
+            methods[found[1]] += seconds if report.when == "call" else 0
+            shared += seconds if report.when != "call" else 0
     if os.environ.get("DAFW_TEST_COSTS"):
         Path(os.environ["DAFW_TEST_COSTS"]).write_text("".join(f"{s:.3f}\t{name}\n" for name, s in tests.items()))
     if len(tests) < 2:
@@ -69,11 +74,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.line(f"{sum(tests.values()):.0f} s in all; the dearest tests:")
     for name, seconds in tests.most_common(5):
         terminalreporter.line(f"{seconds:6.1f} s  {name}")
-    methods: Counter[str] = Counter()
-    for name, seconds in tests.items():
-        if found := re.fullmatch(re.escape(CONTRACT) + r"::\w+\[(\w+)\]", name):
-            methods[found[1]] += seconds
     if methods:
+        share = shared / len(methods)  # of the processes that resume and of the ranks, which all methods share
+        methods = Counter({name: seconds + share for name, seconds in methods.items()})
         mean = sum(methods.values()) / len(methods)
         dear = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in methods.most_common(3))
         terminalreporter.line(f"contract of a method: {mean:.1f} s in the mean of {len(methods)}; most: {dear}")

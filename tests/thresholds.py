@@ -55,7 +55,7 @@ def everything(rank: int, world: int) -> dict[str, Any]:
         assert method.rejection is not None
         found["validation"] = method.rejection.fitted.clone()
         method.rejection.fitted.fill_(torch.nan)
-        method.fit_final_rejection()
+        method.evaluator.open_set.fit_to_final_weights()
         found["refit"] = method.rejection.fitted.clone()
         method = make_method()
         trainer(folder, world, limit_val_batches=0).fit(method, datamodule=make_data())

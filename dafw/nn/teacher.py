@@ -44,12 +44,13 @@ class Teacher(nn.Module):
             raise ValueError(f"interval must be at least 1, not {interval}")
         if buffers not in ("average", "copy"):
             raise ValueError(f"buffers must be average or copy, not {buffers}")
-        self.module = copy.deepcopy(student).requires_grad_(False).eval()
+        self.module = copy.deepcopy(student).requires_grad_(False)
         self.decay, self.warmup, self.interval, self.buffer_rule = decay, warmup, interval, buffers
         self._student = (student,)  # a tuple hides it from the registry of sub-modules
         counted = warmup or interval > 1
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64) if counted else None)
         self._done = 0
+        self.eval()
 
     @property
     def student(self) -> nn.Module:
@@ -61,10 +62,8 @@ class Teacher(nn.Module):
         return self.module(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Self:
-        """The copy remains in evaluation mode."""
-        super().train(mode)
-        self.module.eval()
-        return self
+        """The teacher remains in evaluation mode."""
+        return super().train(False)
 
     @torch.no_grad()
     def step(self) -> None:

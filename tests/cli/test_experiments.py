@@ -29,13 +29,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for domain in ("source", "target"):
         for name in ("cup", "mug"):
             (root / domain / name).mkdir(parents=True)
-            for index in range(25):
+            for index in range(10):
                 pixels = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / domain / name / f"{index}.png")
     return root
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).with_suffix("").as_posix())
 def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, pacs: Path, path: Path) -> None:
     config = yaml.safe_load(path.read_text())
@@ -50,6 +51,8 @@ def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, pacs: Path,
     if config["data"]["class_path"] == "ImageFolderDomains":
         ends = ("--data.source", "source", "--data.target", "target")
         fit += ["--data.root", images, *ends, *SMALL, "--model.network.weights", "null"]
+    if config["data"]["class_path"] == "RotatedMNIST":
+        fit += ["--data.batch_size", "4"]
     if config["data"]["class_path"] == "PACS":
         fit += ["--data.root", pacs, *SMALL, "--model.network.weights", "null"]
     if config["model"]["init_args"].get("ten_crop"):
@@ -63,6 +66,7 @@ def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, pacs: Path,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("method", ["Fish", "GroupDRO"])
 def test_the_recipe_of_erm_is_that_of_methods_which_count_the_sources(
     capsys: pytest.CaptureFixture[str], method: str

@@ -116,7 +116,7 @@ def test_without_address_space(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_workers_that_are_not_forked_get_no_slots() -> None:
     assert pickle.loads(pickle.dumps(SharedMemoryCollator(2))).slots == []
-    spawned = loader(SharedMemoryCollator(2), multiprocessing_context="spawn")
+    spawned = loader(SharedMemoryCollator(1), workers=1, multiprocessing_context="spawn")
     for got, batch in zip(spawned, loader(collate, workers=0), strict=True):
         assert_same(got, batch)
 
@@ -126,7 +126,9 @@ def test_images_of_different_sizes() -> None:
     sampler = JointBatchSampler([Stream("a", 5, 4)], seed=1, steps_per_epoch=STEPS)
     data = JointDataset([Domain("a", images, [{"boxes": torch.full((k, 4), float(k))} for k in range(5)])])
     for batch in DataLoader(data, batch_sampler=sampler, collate_fn=SharedMemoryCollator(2), num_workers=2):
-        assert isinstance(batch.x, list)
+        assert isinstance(batch.x, torch.Tensor)
+        assert batch.sizes.tolist() == [[4 + index, 5] for index in batch.index.tolist()]
         for x, y, index in zip(batch.x, batch.y, batch.index.tolist(), strict=True):
-            assert x.equal(images[index])
+            assert x[:, : 4 + index].equal(images[index])
+            assert not x[:, 4 + index :].any()
             assert y["boxes"].equal(torch.full((index, 4), float(index)))

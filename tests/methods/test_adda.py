@@ -80,13 +80,13 @@ def test_against_a_loop_written_by_hand(tmp_path: Path, encoder_loss: str, pretr
 def test_the_source_encoder_and_the_head_stay_still(tmp_path: Path) -> None:
     halfway, _ = trained(tmp_path, weight=0.0, weight_decay=0.1)
     method, _ = trained(tmp_path, weight_decay=0.1)
-    kept, went_on = method.source_network.state_dict(), method.network.state_dict()
-    assert not differences(halfway.source_network.state_dict(), kept), "what the critic does reaches the copy"
+    kept, went_on = method.source_encoder.module.state_dict(), method.network.state_dict()
+    assert not differences(halfway.source_encoder.module.state_dict(), kept), "what the critic does reaches the copy"
     moved = differences(kept, went_on)
     learnt = [name for name, _ in method.network.named_parameters()]
     assert not [name for name in moved if name.startswith("head")]
     assert [name for name in learnt if name in moved] == [name for name in learnt if not name.startswith("head")]
-    still = differences(halfway.source_network.state_dict(), halfway.network.state_dict())
+    still = differences(halfway.source_encoder.module.state_dict(), halfway.network.state_dict())
     assert not set(still) & set(learnt), "with weight 0 the encoder keeps its weights"
     assert still, "but its batch statistics go on"
 
@@ -112,7 +112,7 @@ def test_each_domain_is_evaluated_by_its_encoder(tmp_path: Path) -> None:
     for model in (method.eval(), again.double()):
         with torch.no_grad():
             source, target = (model.evaluate(batches[0], source) for source in (True, False))
-            assert torch.equal(source.logits, model.source_network(batches[0].x).logits)
+            assert torch.equal(source.logits, model.source_encoder(batches[0].x).logits)
             assert torch.equal(target.logits, model.network(batches[0].x).logits)
         assert not torch.equal(source.logits, target.logits)
     young, _ = trained(tmp_path, pretrain=0.99)
@@ -124,10 +124,10 @@ def test_each_domain_is_evaluated_by_its_encoder(tmp_path: Path) -> None:
 def test_the_copy_is_never_in_training_mode() -> None:
     method = make_case().make()
     assert isinstance(method, ADDA)
-    modes = [{module.training for module in method.train(mode).source_network.modules()} for mode in (True, False)]
+    modes = [{module.training for module in method.train(mode).source_encoder.modules()} for mode in (True, False)]
     assert modes == [{False}, {False}]
     assert method.train().network.training
-    assert not any(parameter.requires_grad for parameter in method.source_network.parameters())
+    assert not any(parameter.requires_grad for parameter in method.source_encoder.parameters())
 
 
 def test_wrong_arguments() -> None:

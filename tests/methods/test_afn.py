@@ -23,7 +23,7 @@ def test_dropout(width: int | None) -> None:
     assert (outputs.features == 0).float().mean() > 0.2
     torch.testing.assert_close(outputs.logits, method.network.head(outputs.features))  # type: ignore[misc]
     plain = AFN(toy_network(bottleneck=width), num_classes=3)
-    plain.load_state_dict({k: v for k, v in method.state_dict().items() if not k.startswith("ema")})
+    plain.load_state_dict({k: v for k, v in method.state_dict().items() if not k.startswith("weight_average")})
     method.eval()
     plain.eval()
     with torch.no_grad():

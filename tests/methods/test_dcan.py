@@ -249,7 +249,7 @@ def test_the_gates_decision_is_in_the_checkpoint_and_serves(tmp_path: Path, eta:
     again = GDCAN.load(str(tmp_path / "one.ckpt"))
     assert gates(again) == [shared]
     with torch.no_grad():
-        same = torch.equal(again.run(images(), None).logits, again.run(images(), 5).logits)
+        same = torch.equal(again.forward_rows(images(), None).logits, again.forward_rows(images(), 5).logits)
     assert same == shared
 
 

@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dafw.callbacks import Checkpointing
 from dafw.data.batch import Batch
@@ -248,13 +248,14 @@ def test_terms_by_hand(tmp_path: Path) -> None:
     kept: list[tuple[Batch, Losses, Outputs, Tensor]] = []
 
     class Kept(DCC):
-        def forward_rows(self, x: Any, num_source: int | None, network: nn.Module | None = None) -> Outputs:
-            self.last = super().forward_rows(x, num_source, network)
+        def forward_rows(self, *arguments: Any) -> Outputs:
+            self.last: Outputs = super().forward_rows(*arguments)
             return self.last
 
         def losses(self, batch: Batch) -> Losses:
             terms = super().losses(batch)
-            kept.append((batch, terms, self.last, self.prototypes.clone()))
+            moved = dict(self._proposed).get("prototypes", self.prototypes)
+            kept.append((batch, terms, self.last, moved.clone()))
             return terms
 
     torch.manual_seed(0)

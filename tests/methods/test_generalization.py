@@ -39,7 +39,7 @@ def test_a_validation_scores_no_split_of_the_target_by_what_needs_its_samples(tm
     method, _ = item.train(tmp_path)
     assert all(set(entry["validators"]) == {"source_accuracy", "source_loss"} for entry in method.history)
     assert all(set(entry["test"]) == {"b"} for entry in method.history)
-    roles = [one.role for one in method.evaluations]
+    roles = [one.role for one in method.evaluator.evaluations]
     assert roles == ["source_val", "source_val", "target_val", "target_test"]
 
 

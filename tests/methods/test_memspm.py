@@ -41,7 +41,7 @@ def one_batch(method: MemSPM) -> Batch:
     data = case(MemSPM, **arguments()).make_data()
     data.setup("fit")
     assert method.balanced is not None
-    method.balanced = None  # no trainer, no balanced rows
+    method.has_balanced_rows = False  # no trainer, no balanced rows
     return next(iter(data.train_dataloader()))
 
 

@@ -41,14 +41,14 @@ def test_rows_of_length_one_at_each_step(normalise: bool, tmp_path: Path) -> Non
     assert not torch.allclose(method.open.weight.norm(dim=1), torch.ones(()), atol=1e-6)  # not after the last
 
 
-class NoLooks(OVANet):
-    """Steps of which nothing is diagnosed, without a trainer."""
+class LogsNothing(OVANet):
+    """Diagnoses no step, so that it needs no trainer."""
 
-    looks = False
+    logs_this_step = False
 
 
 def test_terms_by_hand() -> None:
-    method = NoLooks(toy_network(), num_classes=3, weight=0.3, open_weight=0.7).double()
+    method = LogsNothing(toy_network(), num_classes=3, weight=0.3, open_weight=0.7).double()
     images = torch.rand(9, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 2, 1, 1])
     batch = Batch(images, labels, torch.tensor([0] * 4 + [1] * 5), torch.arange(9), 4)

@@ -167,5 +167,5 @@ def test_wrong_arguments() -> None:
         make(PADA, refresh_every=0)
     with pytest.raises(UserError, match=r"model\.temperature must be positive, not 0"):
         make(PADA, temperature=0.0)
-    with pytest.raises(UserError, match=r"model\.problem must be a Classification"):
+    with pytest.raises(UserError, match=r"PADA is a method for classification, and model\.problem is Problem"):
         make(PADA, problem=Problem())

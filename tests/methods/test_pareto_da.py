@@ -225,7 +225,7 @@ def test_the_matrix_is_kept_and_never_stored(tmp_path: Path, monkeypatch: pytest
 class Plain(ParetoDA):
     """Without a trainer."""
 
-    looks = False
+    logs_this_step = False
 
 
 def method(**arguments: Any) -> Plain:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dafw.evaluation.columns import TestColumns
 from dafw.methods import MemSPM
 from dafw.methods.adaptation.sub_prototypes import Retrieved, examples, most_used, style_numbers
 from dafw.nn.memory import Read
@@ -32,8 +33,10 @@ def test_a_sample_is_of_the_sub_prototype_with_the_largest_weight() -> None:
 
 
 def test_the_ranks_shares_come_in_the_domains_order() -> None:
-    found = retrieved([3, 1, 2], [0, 0, 1])._replace(index=torch.tensor([2, 0, 1])).of_all_ranks()
-    assert (found.codes.tolist(), found.labels.tolist()) == ([1, 2, 3], [0, 1, 0])
+    one = retrieved([3, 1, 2], [0, 0, 1])
+    columns = {"codes": one.codes, "weights": one.weights, "query": one.query}
+    found = TestColumns(columns, one.labels, torch.tensor([2, 0, 1])).of_all_ranks()
+    assert (found.columns["codes"].tolist(), found.labels.tolist()) == ([1, 2, 3], [0, 1, 0])
 
 
 def test_numbers_of_a_known_split() -> None:

@@ -21,9 +21,9 @@ SOURCE = 4
 
 
 class Halfway(UAN):
-    """Steps of which nothing is diagnosed, without a trainer, with the ramp at 0.5."""
+    """Diagnoses no step, so that it needs no trainer; the ramp is at 0.5."""
 
-    looks = False
+    logs_this_step = False
     ramp = 0.5
 
 

@@ -25,7 +25,7 @@ from dafw.problems.base import Problem
 from dafw.testing import case
 from dafw.testing.cases import BATCH, EPOCHS, STEPS_PER_EPOCH, differences
 from dafw.testing.steps import StepWatch
-from dafw.testing.toys import ToyNet, toy_network
+from dafw.testing.toys import ToyData, ToyNet, toy_network
 
 EXACT: dict[str, Any] = {"rtol": 1e-7, "atol": 1e-9}
 STEPS = STEPS_PER_EPOCH * EPOCHS
@@ -77,7 +77,7 @@ def alone(file: str, **arguments: Any) -> tuple[Alone, Batch, dict[str, Tensor]]
     rows = len(arrays["y"])
     domain = torch.arange(2).repeat_interleave(rows // 2)
     batch = Batch(arrays["x"], arrays["y"], domain, torch.arange(rows), rows)
-    data = SimpleNamespace(labelled=["one", "two"], seed=0)
+    data = ToyData(["a", "c"], "b")
     trainer = SimpleNamespace(datamodule=data, global_rank=0, world_size=1, log_every_n_steps=10**9)
     method._trainer = trainer  # type: ignore[assignment]
     method.steps_started = 1
@@ -349,7 +349,7 @@ class Bag(nn.Module):
         ({"radius": -1.0}, {}, "radius must be 0 or more, not -1.0"),
         ({"warmup": float("nan")}, {}, "warmup must be 0 or more"),
         ({"mode": "author"}, {}, 'unknown mode "author": did you mean "authors"'),
-        ({"problem": Other()}, {}, "gradients of classes, which Other has not"),
+        ({"problem": Other()}, {}, "UDIM is a method for classification, and model.problem is Other"),
         ({}, {"compile": True}, "network.compile: false"),
         ({}, {"backbone": f"{__name__}.Bag"}, "ends in a linear layer, not in Bilinear"),
     ],

@@ -180,7 +180,7 @@ def test_the_queue_holds_the_latest_rows(tmp_path: Path, changes: dict[str, Any]
         first.append(method.repeated_pass)
         if not method.repeated_pass:
             samples.append(torch.stack([batch.domain, batch.index], 1)[batch.num_source :])
-            passed.append(method.pending[0][1].clone())
+            passed.append(dict(method._proposed)["queue"].clone())
         return terms
 
     method.losses = losses  # type: ignore[method-assign]

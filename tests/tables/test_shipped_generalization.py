@@ -14,9 +14,9 @@ from dafw.tables.reading import find_table, load_table
 
 QUICK = ["trainer.accelerator=cpu", "trainer.devices=1", "run.wandb=disabled"]
 SMALL = {
-    "rotated_mnist_single": ["data.steps_per_epoch=2", "trainer.max_epochs=1"],
-    "rotated_mnist": ["data.steps_per_epoch=2", "trainer.max_epochs=1"],
-    "colored_mnist": ["data.steps_per_epoch=2", "trainer.max_epochs=1"],
+    "rotated_mnist_single": ["data.batch_size=4", "data.steps_per_epoch=2", "trainer.max_epochs=1"],
+    "rotated_mnist": ["data.batch_size=4", "data.steps_per_epoch=2", "trainer.max_epochs=1"],
+    "colored_mnist": ["data.batch_size=4", "data.steps_per_epoch=2", "trainer.max_epochs=1"],
     "pacs": [
         *("data.size=32", "data.resize=32", "data.batch_size=2", "data.steps_per_epoch=2", "data.cache=false"),
         *("trainer.max_epochs=1", "model.network.init_args.backbone=small_bn_net"),
@@ -34,6 +34,7 @@ def test_published_methods_have_rows(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("name", SMALL)
 def test_every_row_runs(name: str, pacs: Path, tmp_path: Path) -> None:
     root = [f"data.root={pacs}"] if name == "pacs" else []

@@ -67,8 +67,6 @@ class PADA(DANN):
             raise UserError(f"model.refresh_every must be at least 1, or null, not {refresh_every}")
         if not temperature > 0:
             raise UserError(f"model.temperature must be positive, not {temperature}")
-        if not isinstance(self.problem, Classification):
-            raise UserError("PADA weighs classes: model.problem must be a Classification")
         self.refresh_every, self.temperature, self.mode = refresh_every, temperature, mode
         self.register_buffer("class_weights", torch.ones(self.num_classes))
 

@@ -7,7 +7,6 @@ from torch import Tensor
 from dafw.data.batch import Batch
 from dafw.data.setting import Setting
 from dafw.errors import UserError, choose
-from dafw.lightning_adapter import has_trainer
 from dafw.methods.base import Losses, Method
 from dafw.nn.distributed import gather_rows
 from dafw.nn.network import Network
@@ -77,9 +76,8 @@ class GeneralizationMethod(Method, abstract=True):
 
     def num_domains(self, batch: Batch) -> int:
         """Number S of the sources in a batch, of as many rows each."""
-        if not has_trainer(self):
-            return 1 + int(batch.domain.max())
-        return len(self.data.labelled)
+        data = self.datamodule
+        return 1 + int(batch.domain.max()) if data is None else len(data.labelled)
 
 
 def split_domains(joint: Outputs, labels: Tensor, count: int) -> tuple[list[Outputs], list[Tensor]]:
