@@ -103,7 +103,7 @@ class ToyData(DomainDataModule):
 
 
 def garbled(domain: Domain, classes: int) -> Domain:
-    """A domain with nonsense for labels: other classes or numbers, masks of others, or boxes elsewhere and of others."""
+    """A domain with nonsense for labels: other classes or numbers, masks of others, boxes elsewhere and of others."""
     if domain.classes is not None:
         return replace(domain, labels=(domain.classes * 7 + 1) % classes)
     assert domain.labels is not None

@@ -34,7 +34,7 @@ class Brightness(Problem):
         return {"supervised": F.mse_loss(outputs.logits[:, 0], y.to(outputs.logits.dtype))}
 
     def metrics(self, num_classes: int, **_: Any) -> MetricCollection:
-        return MetricCollection({"mae": MeanAbsoluteError()})
+        return MetricCollection({"mae": MeanAbsoluteError().set_dtype(torch.float64)})
 
     def score(self, metrics: MetricCollection, outputs: Outputs, y: Tensor, unknown: Tensor | None = None) -> None:
         metrics.update(outputs.logits[:, 0], y.to(outputs.logits.dtype))
