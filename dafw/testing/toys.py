@@ -44,8 +44,8 @@ class ToyData(DomainDataModule):
         kind: of problem, ``classification``, ``segmentation`` or ``detection``.
         sizes: whether images with masks differ in size.
         count: training samples of each domain.
-        garbage: replace the labels of every target's training split by nonsense.
-        other_target: replace the images of every target's training split by others.
+        garbage: replace the labels of every target's training and test split by nonsense.
+        other_target: replace the images of every target's training and test split by others.
         base: see :class:`~datamodules.base.DomainDataModule`.
     """
 
@@ -89,7 +89,7 @@ class ToyData(DomainDataModule):
                 domain = toy_boxes(name, count, split)
             else:
                 domain = toy_domain(name, count, split)
-            trained = name in self.target and split == "train"
+            trained = name in self.target and split in ("train", "test")
             if self.garbage and trained:
                 domain = garbled(domain, CLASSES)
             if self.other_target and trained:
