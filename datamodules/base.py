@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
@@ -15,24 +14,14 @@ from dafw.data.batch import Batch, collate
 from dafw.data.domain import Domain
 from dafw.data.joint import JointDataset
 from dafw.data.roles import Evaluation, Split
-from dafw.data.sampler import ExtraDraws, JointBatchSampler, ShardSampler, Stream
+from dafw.data.sampler import ExtraDraws, JointBatchSampler, ShardSampler, Stream, StreamSampler
 from dafw.data.served import ServedDomains
 from dafw.data.setting import DataRequest
 from dafw.data.shared_memory import SharedMemoryCollator
 from dafw.errors import UserError, choose
-from datamodules.label_sets import ClassSets, LabelSets, find_label_sets
-
-
-def hold_out(domain: Domain, share: float) -> tuple[Domain, Domain]:
-    """A domain in two that share no sample: the rest, and ``share`` of it, chosen by a hash of the samples' names.
-
-    Their order, which may be that of the classes, has no part in it.
-    """
-    marks = [blake2b(domain.id(index).encode(), digest_size=8).digest() for index in range(len(domain))]
-    order = sorted(range(len(domain)), key=marks.__getitem__)
-    count = int(len(domain) * share)
-    rest, held = (domain.subset(sorted(part)) for part in (order[count:], order[:count]))
-    return rest, replace(held, name=f"{domain.name}/held-out")
+from datamodules.label_sets import ClassSets, LabelSets, compare_classes, find_label_sets
+from datamodules.splits import hold_out
+from datamodules.stream import check_one_pass, stream_sampler
 
 
 class DomainDataModule(ServedDomains, pl.LightningDataModule):
@@ -44,6 +33,9 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
     The method in training says in a :class:`~dafw.data.setting.DataRequest` what it asks for. Its setting decides
     which domains are served: no split of a source to a method that sees no source, and no sample of a target in the
     training of a method that sees no target. ``prepare_data`` may prepare all domains, as when it caches images.
+
+    A test-time method trains on a stream: the targets' test splits without labels and without ``augment``, each sample
+    once, one target after the other, in batches of ``target_batch_size``. An epoch is the length of the stream.
 
     A method may hold out a share of each target's training samples: they form a stream of their own, with as many
     samples a step as the rest. A method may ask for class-balanced rows: they lie behind the random rows of each side.
@@ -69,6 +61,8 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         evaluate_train: score the sources' training splits at each validation too, which may cost more than training.
         evaluate_test: score the targets' test splits at each validation too. A table needs it to show the test score of
             a checkpoint that another criterion than ``last`` selects.
+        stream_order: order of a target's samples in the stream of a test-time method: ``random``, a function of the
+            seed and the target's name, or ``stored``, the order that the data has.
     """
 
     domain_names: tuple[str, ...] = ()
@@ -91,6 +85,7 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         evidence_samples: int = 2000,
         evaluate_train: bool = False,
         evaluate_test: bool = True,
+        stream_order: Literal["random", "stored"] = "random",
     ) -> None:
         super().__init__()
         self.source = [source] if isinstance(source, str) else list(source)
@@ -101,6 +96,7 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         self.num_workers, self.augment, self.seed, self.oracle = num_workers, augment, seed, oracle
         self.label_sets, self.evidence_samples = find_label_sets(label_sets), evidence_samples
         self.evaluate_train, self.evaluate_test = evaluate_train, evaluate_test
+        self.stream_order = choose("stream_order", stream_order, ("random", "stored"))
         for name in (*self.source, *self.target):
             choose("domain", name, self.domain_names)
         least = {"batch_size": 1, "target_batch_size": 1, "steps_per_epoch": 1, "eval_batch_size": 1}
@@ -202,6 +198,11 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         return self.target if self.request.setting.sees_target else []
 
     @property
+    def stream_starts(self) -> list[int]:
+        """The numbers of those training batches with which a target begins; empty unless the targets are streamed."""
+        return self._stream_sampler().starts if self.request.setting.streams_target else []
+
+    @property
     def labelled(self) -> list[str]:
         """The domains whose labels train: the sources, or the targets of an oracle run."""
         return self.target if self.oracle else self.sources
@@ -210,14 +211,18 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         """Loads the domains that ``stage`` needs, and checks them.
 
         Raises:
-            UserError: for an oracle run of a source-free method, or what :meth:`check_label_sets` finds.
+            UserError: for an oracle run of a method without a source, for a stream that is not passed exactly once,
+                or what :meth:`check_label_sets` finds.
         """
         if self.oracle and not self.sources:
             setting = self.request.setting.name
             raise UserError(f"data.oracle trains on the target's labels, and a {setting} method learns from none")
         if self.oracle and self.has_unknown:
             raise UserError("data.oracle trains on the target's labels, of which data.label_sets leaves some unknown")
-        if stage in (None, "fit"):
+        if stage in (None, "fit") and self.request.setting.streams_target:
+            check_one_pass(self.trainer, self.request.setting.name)
+            self.train_domains = [self.domain(name, "test").unlabelled() for name in self.training_targets]
+        elif stage in (None, "fit"):
             if self.sources:
                 self.check_label_sets()
             targets = [self.domain(name, "train").unlabelled() for name in self.training_targets]
@@ -241,27 +246,7 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
             UserError: naming a class that one side lacks although ``label_sets`` says it has it.
         """
         present = {name: self._present(name) for name in (*self.source, *self.target)}
-        found = {name: names for name, names in present.items() if names is not None}
-        if not all(name in found for name in self.source):  # labels of many parts, or none, do not say what is there
-            return
-        sources = set().union(*(found[name] for name in self.source))
-        sets, named = self.class_sets, self.label_sets is not None
-        expected = set(sets.source) if named else sources
-        self._refuse_lacking(sorted(expected - sources), ", ".join(self.source), self.target)
-        for name in [name for name in self.target if name in found]:
-            self._refuse_lacking(sorted((set(sets.target) if named else sources) - found[name]), name, self.source)
-            if not named:
-                self._refuse_lacking(sorted(found[name] - sources), ", ".join(self.source), [name])
-
-    def _refuse_lacking(self, classes: list[str], where: str, others: list[str]) -> None:
-        if not classes:
-            return
-        if self.label_sets is None:
-            raise UserError(
-                f'class "{classes[0]}" is in {", ".join(others)} but not in {where}, although data.label_sets is '
-                "closed: say there which classes are common, source_private and target_private"
-            )
-        raise UserError(f'{where} has no sample of class "{classes[0]}", which data.label_sets says it has')
+        compare_classes(present, self.source, self.target, self.class_sets, self.label_sets is not None)
 
     def _present(self, name: str) -> set[str] | None:
         """The names of the classes that a domain's samples have; ``None`` if its labels do not say."""
@@ -279,11 +264,16 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Joint batches, ``steps_per_epoch`` of them each time it is iterated, from the step reached on.
 
+        For a method that streams the targets, the batches of the stream from the step reached on.
+
         Raises:
             UserError: if a batch is larger than a domain, or the ranks cannot share it equally.
         """
         rank, world_size = self._rank()
         request, targets = self.request, len(self.training_targets)
+        if request.setting.streams_target:
+            stream = JointDataset(self.train_domains, views=self.views(), seed=self.seed, maps=request.maps)
+            return self._training_loader(stream, self._stream_sampler())
         num_held_out = targets if request.held_out else 0
         counts = [self.batch_size] * len(self.labelled) + [self.target_batch_size] * (targets + num_held_out)
         for domain, count in zip(self.train_domains, counts, strict=True):
@@ -307,8 +297,16 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         )
         options: dict[str, Any] = {"augment": self.augment, "views": self.views(), "seed": self.seed}
         data = JointDataset(self.train_domains, **options, maps=request.maps, num_held_out=num_held_out)
+        return self._training_loader(data, sampler)
+
+    def _training_loader(self, data: JointDataset, sampler: Any) -> DataLoader[Any]:
         collate = SharedMemoryCollator(self.num_workers)
         return self._loader(data, sampler, collate, persistent_workers=self.num_workers > 0)
+
+    def _stream_sampler(self) -> StreamSampler:
+        seed = self.seed if self.stream_order == "random" else None
+        shares = self._rank()
+        return stream_sampler(self.train_domains, self.target_batch_size, seed, self.request.steps_done, shares)
 
     def balanced_rows(self) -> ExtraDraws:
         """The function that draws a batch's class-balanced rows, by the pseudo-labels that the method has now."""
@@ -321,15 +319,21 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         pools = Pools.of([np.asarray(domain.labels) for domain in self.train_domains[:first]], targets)
         return lambda step: draw_balanced(pools, self.seed, step, balanced.classes, balanced.per_class)
 
-    def evaluations(self, stage: Literal["validate", "test"]) -> list[Evaluation]:
+    def evaluations(self, stage: Literal["validate", "test", "predict"]) -> list[Evaluation]:
         """The contents of the evaluation loaders of ``stage``, in their order.
 
-        A validation scores the targets' test splits too, unless ``evaluate_test`` is false.
+        A validation scores the targets' test splits too, unless ``evaluate_test`` is false. A method that streams the
+        targets has no validation: no sample of the stream has been served before the stream brings it. A prediction is
+        of the targets' test splits without labels.
         """
+        if stage == "predict":
+            return [Evaluation("target_test", self.domain(name, "test").unlabelled()) for name in self.target]
         if stage == "test":
             return [Evaluation("source_test", self.domain(name, "test")) for name in self.sources] + [
                 Evaluation("target_test", self.domain(name, "test")) for name in self.target
             ]
+        if self.request.setting.streams_target:
+            return []
         shown = self.sources if self.training_targets and self.request.evidence else []
         train = [self.domain(name, "train").unlabelled() for name in shown]
         share = max(1, -(-sum(map(len, train)) // self.evidence_samples))
@@ -354,7 +358,7 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
 
     def predict_dataloader(self) -> list[DataLoader[Any]]:
         """The targets' test splits, without labels."""
-        return [self.evaluation_loader(self.domain(name, "test").unlabelled()) for name in self.target]
+        return [self.evaluation_loader(evaluation.domain) for evaluation in self.evaluations("predict")]
 
     def evaluation_loader(self, domain: Domain, *, shard: bool = True) -> DataLoader[Any]:
         """Every sample of ``domain`` once, in order, without augmentation.

@@ -1,6 +1,6 @@
 """Label sets: the classes that source and target share in closed, partial, open and universal tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dafw.errors import UserError, choose
@@ -143,3 +143,45 @@ def find_label_sets(given: LabelSets | str) -> LabelSets | None:
     if isinstance(given, LabelSets):
         return given
     return PRESETS.get(choose("data.label_sets", "null" if given is None else given, ("closed", *PRESETS)))
+
+
+def compare_classes(
+    present: Mapping[str, set[str] | None],
+    source: Sequence[str],
+    target: Sequence[str],
+    sets: ClassSets,
+    named: bool,
+) -> None:
+    """Compares the classes that the data has with those that it should have.
+
+    Args:
+        present: by domain the names of the classes of its samples; ``None`` if its labels do not say.
+        source: names of the source domains.
+        target: names of the target domains.
+        sets: the classes of source and target.
+        named: whether ``label_sets`` names them; otherwise both must have the same classes.
+
+    Raises:
+        UserError: naming a class that one side lacks although ``label_sets`` says it has it.
+    """
+    found = {name: names for name, names in present.items() if names is not None}
+    if not all(name in found for name in source):  # labels of many parts, or none, do not say what is there
+        return
+    sources = set().union(*(found[name] for name in source))
+    expected = set(sets.source) if named else sources
+    _refuse_lacking(sorted(expected - sources), ", ".join(source), target, named)
+    for name in [name for name in target if name in found]:
+        _refuse_lacking(sorted((set(sets.target) if named else sources) - found[name]), name, source, named)
+        if not named:
+            _refuse_lacking(sorted(found[name] - sources), ", ".join(source), [name], named)
+
+
+def _refuse_lacking(classes: list[str], where: str, others: Sequence[str], named: bool) -> None:
+    if not classes:
+        return
+    if not named:
+        raise UserError(
+            f'class "{classes[0]}" is in {", ".join(others)} but not in {where}, although data.label_sets is '
+            "closed: say there which classes are common, source_private and target_private"
+        )
+    raise UserError(f'{where} has no sample of class "{classes[0]}", which data.label_sets says it has')

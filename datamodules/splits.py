@@ -6,8 +6,11 @@ Neither the run's seed nor the other samples have an influence.
 import hashlib
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
 from typing import Literal
 
+from dafw.data.domain import Domain
 from dafw.data.roles import Split
 from dafw.errors import UserError, choose
 
@@ -63,3 +66,15 @@ def check_protocol(protocol: str, seed: int) -> Protocol:
     if seed < 0:
         raise UserError(f"data.split_seed must be at least 0, not {seed}")
     return "domainbed" if protocol == "domainbed" else "shares"
+
+
+def hold_out(domain: Domain, share: float) -> tuple[Domain, Domain]:
+    """A domain in two that share no sample: the rest, and ``share`` of it, chosen by a hash of the samples' names.
+
+    Their order, which may be that of the classes, has no part in it.
+    """
+    marks = [blake2b(domain.id(index).encode(), digest_size=8).digest() for index in range(len(domain))]
+    order = sorted(range(len(domain)), key=marks.__getitem__)
+    count = int(len(domain) * share)
+    rest, held = (domain.subset(sorted(part)) for part in (order[count:], order[:count]))
+    return rest, replace(held, name=f"{domain.name}/held-out")

@@ -4,8 +4,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-SETTINGS = ("adaptation", "generalization", "source_free", "test_time", "detection", "segmentation")
-
 
 def classes(folder: Path, *, private: bool = False) -> Iterator[tuple[ast.ClassDef, Path]]:
     """Top-level classes of the Python files under ``folder``, in the files' order."""
@@ -33,14 +31,28 @@ def constant(node: ast.ClassDef, name: str) -> object:
     return None
 
 
+def exported(path: Path) -> list[str]:
+    """The names in the ``__all__`` of a module's file."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and any(ast.unparse(target) == "__all__" for target in node.targets):
+            names: list[str] = ast.literal_eval(node.value)
+            return names
+    return []
+
+
+def is_abstract(node: ast.ClassDef) -> bool:
+    """Whether a class says of itself that it is a base of methods and no method."""
+    return any(keyword.arg == "abstract" and ast.unparse(keyword.value) == "True" for keyword in node.keywords)
+
+
 def methods() -> dict[str, str]:
-    """By name of a method, its setting and the first sentence of its docstring."""
+    """By name of a method, its folder, which is its setting, and the first sentence of its docstring."""
     root = Path(__file__).parents[1] / "methods"
     return {
-        node.name: f"[{setting.replace('_', '-')}] {summary(node)}"
-        for setting in SETTINGS
-        for node, path in classes(root / setting)
-        if path.name != "base.py"
+        node.name: f"[{path.parent.name.replace('_', '-')}] {summary(node)}"
+        for path in sorted(root.glob("*/__init__.py"))
+        for node, _ in classes(path.parent)
+        if node.name in exported(path) and not is_abstract(node)
     }
 
 

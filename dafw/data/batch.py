@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dafw.data.domain import Domain
 from dafw.data.padding import IGNORE, Empty, pad_to_largest
 
 
@@ -52,6 +53,7 @@ class Batch:
         sizes: (N, 2) int64, height and width of each image within its padding; ``None`` if no image is padded.
         maps: by the name of a view (N, 2, 3), the affine maps from pixels of ``x`` to pixels of the view.
         view_sizes: as ``sizes``, by the name of a view whose images are padded.
+        origin: in an evaluation the domain that all rows come from, without its labels; ``None`` in training.
     """
 
     x: Any
@@ -64,13 +66,18 @@ class Batch:
     sizes: Tensor | None = None
     maps: dict[str, Tensor] = field(default_factory=dict)
     view_sizes: dict[str, Tensor] = field(default_factory=dict)
+    origin: Domain | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def unlabelled(self) -> Self:
-        """The batch without its labels."""
-        return replace(self, y=[], num_source=0)
+    def unlabelled(self, origin: Domain | None = None) -> Self:
+        """The batch without its labels.
+
+        Args:
+            origin: the domain that all rows come from; its labels are dropped too.
+        """
+        return replace(self, y=[], num_source=0, origin=None if origin is None else origin.unlabelled())
 
     def map(self, function: Callable[[Any], Any], kind: type = Tensor) -> Self:
         """The batch with ``function`` of everything in it that is a ``kind``."""

@@ -117,6 +117,63 @@ class JointBatchSampler(Sampler[list[Draw]]):
         return self.steps_per_epoch
 
 
+class StreamSampler(Sampler[list[Draw]]):
+    """Every sample of each domain once, one domain after the other, in batches of at most ``count`` samples.
+
+    A batch holds samples of one domain. The last batch of a domain may be smaller. Rank r of R takes every R-th sample
+    of a batch from r on.
+
+    Args:
+        streams: the domains.
+        seed: gives each domain a random order, together with its name; ``None`` for the order that it has.
+        steps_done: called at each ``iter``; the number of batches trained so far.
+        rank: this process.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: if ``world_size`` does not divide the size of a batch.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        *,
+        seed: int | None,
+        steps_done: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        for stream in streams:
+            if unequal := [size for size in (stream.count, stream.length) if size % world_size]:
+                raise ValueError(f"{world_size} ranks cannot share {unequal[0]} samples of {stream.name} equally")
+        self.streams, self.seed, self.steps_done = list(streams), seed, steps_done
+        self.rank, self.world_size = rank, world_size
+
+    @property
+    def starts(self) -> list[int]:
+        """For each domain the number of its first batch."""
+        sizes = [-(-stream.length // stream.count) for stream in self.streams]
+        return [sum(sizes[:position]) for position in range(len(sizes))]
+
+    def batch(self, step: int) -> list[Draw]:
+        """The part of batch ``step`` that this rank trains on."""
+        domain = max(position for position, start in enumerate(self.starts) if start <= step)
+        stream, first = self.streams[domain], (step - self.starts[domain]) * self.streams[domain].count
+        order: Sequence[int] = range(stream.length)
+        if self.seed is not None:
+            order = _permutation(self.seed, stream.name, 0, stream.length)[first : first + stream.count].tolist()
+        else:
+            order = order[first : first + stream.count]
+        return [Draw(domain, index, 0) for index in order[self.rank :: self.world_size]]
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for step in range(self.steps_done(), len(self)):
+            yield self.batch(step)
+
+    def __len__(self) -> int:
+        return sum(-(-stream.length // stream.count) for stream in self.streams)
+
+
 class ShardSampler(Sampler[list[Draw]]):
     """Every sample of one domain once, spread over the ranks without padding.
 

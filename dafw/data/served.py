@@ -36,6 +36,11 @@ class ServedDomains:
         raise NotImplementedError
 
     @property
+    def stream_starts(self) -> list[int]:
+        """The numbers of those training batches with which a target begins; empty unless the targets are streamed."""
+        raise NotImplementedError
+
+    @property
     def known_names(self) -> tuple[str, ...]:
         """Names of the classes that a model predicts, in their order."""
         raise NotImplementedError

@@ -18,7 +18,10 @@ class Setting:
         sees_source: labelled source samples train the model, and the source's other splits are evaluated.
         sees_target: samples of the target enter training, without their labels.
         starts_from_model: the method starts from a trained model.
-        streams_target: training passes once over the target's test split, as a stream.
+        streams_target: training passes once over the targets' test splits, as a stream without labels.
+
+    Raises:
+        ValueError: if the setting streams the target and sees the source too, or does not see the target.
     """
 
     name: str
@@ -26,6 +29,10 @@ class Setting:
     sees_target: bool = True
     starts_from_model: bool = False
     streams_target: bool = False
+
+    def __post_init__(self) -> None:
+        if self.streams_target and (self.sees_source or not self.sees_target):
+            raise ValueError("a setting that streams the target sees the target, and no source")
 
 
 class Balanced(NamedTuple):

@@ -107,14 +107,20 @@ class Evaluator:
 
     @property
     def uses_validators(self) -> bool:
-        """Whether label-free validators apply: the problem gives evidence, and the setting sees the target."""
-        return self.problem.supports_unsupervised_validators and self.method.setting.sees_target
+        """Whether label-free validators apply: the problem gives evidence, and training sees the target in epochs."""
+        setting = self.method.setting
+        return self.problem.supports_unsupervised_validators and setting.sees_target and not setting.streams_target
 
     # ---- the course of an evaluation
 
     def start(self, stage: str) -> None:
-        """Makes new metrics for each loader of ``stage``, ``validate`` or ``test``, and forgets what was collected."""
-        self.evaluations = self.method.datamodule.evaluations(stage)
+        """Makes new metrics for each loader of ``stage``, and forgets what was collected.
+
+        Args:
+            stage: ``validate``, ``test`` or ``predict``; a prediction may have plain loaders and no datamodule.
+        """
+        data = self.method.datamodule
+        self.evaluations = [] if data is None and stage == "predict" else data.evaluations(stage)
         self.metrics = [{} for _ in self.evaluations]
         for position, evaluation in enumerate(self.evaluations):
             if evaluation.is_labelled:
@@ -137,7 +143,7 @@ class Evaluator:
         """
         role, y = self.evaluations[position].role, batch.y
         is_source, is_labelled = self.evaluations[position].is_source, bool(batch.num_source)
-        batch = batch.unlabelled()
+        batch = batch.unlabelled(self.evaluations[position].domain)
         variants = self.method.evaluate_variants(batch, is_source)
         outputs = variants[""]
         if role == "source_val" and is_labelled:
@@ -156,9 +162,14 @@ class Evaluator:
             found = TestColumns({**columns}, y, batch.index)
             self.columns.setdefault(position, []).append(found)
 
-    def predict(self, batch: Batch) -> dict[str, Any]:
-        """The columns of the prediction file for one batch of a target."""
-        batch = batch.unlabelled()
+    def predict(self, batch: Batch, position: int = 0) -> dict[str, Any]:
+        """The columns of the prediction file for one batch of a target.
+
+        Args:
+            batch: the batch.
+            position: of its loader.
+        """
+        batch = batch.unlabelled(self.evaluations[position].domain if self.evaluations else None)
         outputs = self.method.evaluate(batch, False)
         return {"index": batch.index, **self.problem.predictions(outputs, *self.open_set.margins(outputs))}
 

@@ -48,6 +48,7 @@ from dafw.methods.generalization import (
     VREx,
 )
 from dafw.methods.source_free import SHOT, SourceFreeMethod
+from dafw.methods.test_time import DRMRetraining, TestTimeMethod
 
 __all__ = [
     "ADDA",
@@ -77,6 +78,7 @@ __all__ = [
     "UDIM",
     "AdaBN",
     "AdaptationMethod",
+    "DRMRetraining",
     "DeepCORAL",
     "DomainBedCDANN",
     "DomainBedDANN",
@@ -94,6 +96,7 @@ __all__ = [
     "ParetoMDD",
     "SourceFreeMethod",
     "SourceOnly",
+    "TestTimeMethod",
     "UniOT",
     "VREx",
 ]

@@ -89,8 +89,7 @@ class Serving(Base):
         if stage != "validate":
             self.evaluator.open_set.check_threshold()
         self.prepare_evaluation(stage)
-        if stage != "predict":
-            self.evaluator.start(stage)
+        self.evaluator.start(stage)
 
     def on_validation_start(self) -> None:
         """See :meth:`start_evaluation`."""
@@ -114,7 +113,7 @@ class Serving(Base):
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """The columns of the prediction file for one batch of a target."""
-        return self.evaluator.predict(batch)
+        return self.evaluator.predict(batch, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         """See :class:`~dafw.evaluation.evaluator.Evaluator`."""

@@ -6,6 +6,7 @@ import torch
 
 from dafw.methods.base import Method
 from dafw.nn.distributed import gather_unequal
+from dafw.nn.modes import evaluation_mode
 from dafw.problems import Outputs
 
 
@@ -32,19 +33,17 @@ def training_outputs(method: Method, first: int, last: int) -> Outputs:
         features (n, d) and logits (n, K): domains in the datamodule's order, each one's samples in its own.
     """
     data: Any = method.data
-    modes, found = [(module, module.training) for module in method.network.modules()], []
-    method.network.eval()
-    for position, domain in enumerate(data.train_domains[first:last], first):
-        parts, labelled = [], position < len(data.labelled)
-        for batch in data.evaluation_loader(domain):
-            with method.trainer.precision_plugin.forward_context():
-                outputs = method.forward_rows(batch.to(method.device).x, len(batch) if labelled else 0)
-            parts.append((batch.index.to(method.device), outputs.features, outputs.logits))
-        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-        columns = [gather_unequal(column) for column in columns]
-        order = columns[0].argsort()
-        found.append((columns[1][order], columns[2][order]))
-    for module, training in modes:  # a frozen part may have been in evaluation mode
-        module.training = training
+    found = []
+    with evaluation_mode(method.network):
+        for position, domain in enumerate(data.train_domains[first:last], first):
+            parts, labelled = [], position < len(data.labelled)
+            for batch in data.evaluation_loader(domain):
+                with method.trainer.precision_plugin.forward_context():
+                    outputs = method.forward_rows(batch.to(method.device).x, len(batch) if labelled else 0)
+                parts.append((batch.index.to(method.device), outputs.features, outputs.logits))
+            columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+            columns = [gather_unequal(column) for column in columns]
+            order = columns[0].argsort()
+            found.append((columns[1][order], columns[2][order]))
     features, logits = (torch.cat(column) for column in zip(*found, strict=True))
     return Outputs(features, logits)

@@ -92,6 +92,12 @@ class Teacher(nn.Module):
         for own, theirs in self._pairs(network):
             own.copy_(theirs)
 
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Gives the student the teacher's weights and buffers."""
+        for own, theirs in self._pairs():
+            theirs.copy_(own)
+
     def _pairs(self, network: nn.Module | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         source = self.student if network is None else network
         return zip(self.module.state_dict().values(), source.state_dict().values(), strict=True)

@@ -98,7 +98,7 @@ def shown_samples(method: Method, data: DomainDataModule) -> list[Shown]:
         domain, is_target = data.domain(name, "test"), name in data.target
         part = domain.subset(range(0, len(domain), max(1, -(-len(domain) // problem.most_shown))))
         for batch in data.evaluation_loader(part, shard=False):
-            outputs = method.evaluate(batch.unlabelled().to(method.device), not is_target)
+            outputs = method.evaluate(batch.unlabelled(part).to(method.device), not is_target)
             margins = method.evaluator.open_set.margins(outputs) if is_target else ()
             predictions = problem.predictions(outputs, *margins)
             labels = batch.y if batch.num_source else None

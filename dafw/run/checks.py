@@ -41,12 +41,16 @@ def check_monitors(trainer: pl.Trainer, method: Method, allowed: bool) -> None:
     """Checks that no target label chooses a checkpoint or stops a run, and that every monitored value exists.
 
     Raises:
-        UserError: if a callback monitors an ``oracle/`` value although that is not allowed, or an unknown
-            ``val/`` value.
+        UserError: if a callback monitors an ``oracle/`` value although that is not allowed, an unknown ``val/`` value,
+            or any value of a validation in a setting without one.
     """
     known = [f"val/{name}" for name in directions(method)]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         monitor = str(getattr(callback, "monitor", None))
+        if method.setting.streams_target and monitor.startswith((ORACLE, "val/")):
+            raise UserError(
+                f'{type(callback).__name__} monitors "{monitor}", and a {method.setting.name} run has no validation'
+            )
         if monitor.startswith(ORACLE) and not allowed:
             raise UserError(
                 f'{type(callback).__name__} monitors "{monitor}", which target labels decide: '

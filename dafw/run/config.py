@@ -23,13 +23,12 @@ import datamodules
 from dafw.callbacks import progress_callback
 from dafw.checkpoints import read_checkpoint
 from dafw.errors import UserError, sentence
-from dafw.methods.source_free.base import find_checkpoint
-from dafw.run.config_errors import broken_file, check_constructor, explain
+from dafw.methods.starting import find_checkpoint
+from dafw.run.config_errors import broken_file, check_constructor, explain, find_class
 from dafw.run.loggers import WandbMode
 from datamodules.base import DomainDataModule
 
 _ = [getattr(datamodules, name) for name in datamodules.__all__]  # so that short names of datamodules resolve
-ABSTRACT = ("Method", "AdaptationMethod", "GeneralizationMethod", "SourceFreeMethod", "DomainDataModule")
 NETWORK = "dafw.nn.network.Network"
 
 
@@ -84,8 +83,13 @@ class DafwCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses, with the default network if none is given."""
-        super().parse_arguments(parser, with_network(parser, list(args)))
+        """Parses, with the default network if none is given. A stream is passed once unless something else is said."""
+        arguments = with_network(parser, list(args))
+        super().parse_arguments(parser, arguments)
+        setting = getattr(find_class(self.config["model"]["class_path"]), "setting", None)
+        if setting is not None and setting.streams_target:
+            parser.set_defaults({"trainer.max_epochs": 1})
+            super().parse_arguments(parser, arguments)
         for key, value in list(self.config.items()):
             if value == "None":  # what the parser makes of null on the command line for a nested "str | None"
                 self.config[key] = None
@@ -102,8 +106,8 @@ class DafwCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuses arguments without a class, since the parser would make the abstract base class."""
         for key in ("model", "data"):
-            home, _, name = self.config[key]["class_path"].rpartition(".")
-            if home.split(".")[0] in ("dafw", "datamodules") and name in ABSTRACT:
+            owner = find_class(self.config[key]["class_path"])
+            if owner is DomainDataModule or getattr(owner, "is_abstract", False):
                 raise UserError(f"{key} must be given")
             check_constructor(key, self.config[key]["class_path"], self.config[key]["init_args"])
 
@@ -144,8 +148,8 @@ def with_signed_names(arguments: list[str]) -> list[str]:
 def with_network(parser: LightningArgumentParser, arguments: list[str]) -> list[str]:
     """Adds ``Network()`` to the arguments if the method needs a network and none is given.
 
-    What they or a file say of the network without naming its class is said of a ``Network``. A source-free method gets
-    the network of its checkpoint.
+    What they or a file say of the network without naming its class is said of a ``Network``. A method that starts
+    from a model gets the network of its checkpoint.
     """
     models = list(_models(arguments))
     classes = [str(model["class_path"]) for model in models if model.get("class_path")]
@@ -189,9 +193,12 @@ def _inside(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _network(parser: LightningArgumentParser, arguments: list[str]) -> str:
-    """The network of the checkpoint that the arguments name, as JSON; the default network if there is none."""
+    """The network of the checkpoint that a method starts from, as JSON; the default network if there is none."""
     try:
         given = parser.parse_args([argument for argument in arguments if not argument.startswith("--print_config")])
+        setting = getattr(find_class(given["model.class_path"]), "setting", None)
+        if setting is None or not setting.starts_from_model:
+            return NETWORK
         held = read_checkpoint(find_checkpoint(given["model.init_args.checkpoint"]))["dafw"]["method"]["init_args"]
     except (ArgumentError, KeyError, UserError):  # which are reported when it matters
         return NETWORK
@@ -252,6 +259,7 @@ def _quiet() -> None:
         ".*LightningCLI's args parameter.*",
         ".*GPU available but not used.*",
         ".*Checkpoint directory.*",
+        ".*Total length of `list` across ranks is zero.*",
         ".*LeafSpec.*",
         ".*all_gather is deprecated.*",
         ".*broadcast_buffers. is deprecated.*",

@@ -100,6 +100,12 @@ def check_constructor(key: str, class_path: str, arguments: Mapping[str, Any]) -
         )
 
 
+def find_class(path: str) -> Any:
+    """The class at a class path whose module can be imported."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
 #: An argument of each kind's base class that every class of the kind takes.
 _ALWAYS = {"model": "num_classes", "data": "batch_size"}
 
@@ -109,7 +115,7 @@ def _hides_base(key: str, class_path: str) -> str:
     module, _, name = class_path.rpartition(".")
     if module.partition(".")[0] in ("dafw", "datamodules"):
         return ""
-    owner = getattr(import_module(module), name)
+    owner = find_class(class_path)
     parameters = inspect.signature(owner.__init__).parameters.values()
     rest = [one.name for one in parameters if one.kind is inspect.Parameter.VAR_KEYWORD]
     if not rest or key not in _ALWAYS or _ALWAYS[key] in _options([class_path], key):
@@ -163,8 +169,7 @@ def _options(classes: list[str], key: str) -> Iterable[str]:
     """Arguments of the innermost class named in the message, or of the key's group."""
     if classes:
         parser = ArgumentParser(exit_on_error=False)
-        module, _, name = classes[-1].rpartition(".")
-        parser.add_class_arguments(getattr(import_module(module), name), fail_untyped=False)
+        parser.add_class_arguments(find_class(classes[-1]), fail_untyped=False)
         return {action.dest.split(".")[0] for action in parser._actions if action.dest not in ("help", "==SUPPRESS==")}
     return _homes().get(key.partition(".")[0], set())
 
@@ -202,8 +207,9 @@ def _wrong_class(key: str, given: str, inner: str) -> str:
 def _names(base: type) -> list[str]:
     """Short names of the classes of one kind."""
     if base is dafw.methods.Method:
-        bases = ("AdaptationMethod", "GeneralizationMethod", "Losses", "Method", "SourceFreeMethod")
-        return [name for name in dafw.methods.__all__ if name not in bases]
+        public = [getattr(dafw.methods, name) for name in dafw.methods.__all__]
+        methods = [each for each in public if isinstance(each, type) and issubclass(each, dafw.methods.Method)]
+        return [method.__name__ for method in methods if not method.is_abstract]
     if base is datamodules.DomainDataModule:
         return [name for name in datamodules.__all__ if name != "DomainDataModule"]
     found: set[type] = set()

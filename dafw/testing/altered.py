@@ -12,7 +12,7 @@ Data = TypeVar("Data", bound=DomainDataModule)
 
 
 def alter(data: Data, *, garbage: bool = False, other_target: bool = False) -> Data:
-    """Changes what ``load`` returns for the training splits of the targets.
+    """Changes what ``load`` returns for the training and test splits of the targets.
 
     Args:
         data: the datamodule, changed in place.
@@ -26,7 +26,7 @@ def alter(data: Data, *, garbage: bool = False, other_target: bool = False) -> D
 
     def altered(name: str, split: Split) -> Domain:
         domain = load(name, split)
-        if name not in data.target or split != "train":
+        if name not in data.target or split == "val":
             return domain
         if garbage and domain.labels is not None:
             domain = garbled(domain, data.num_classes)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dafw.errors import choose
-from dafw.methods import GeneralizationMethod, Method, SourceFreeMethod, SourceOnly
+from dafw.methods import Method, SourceOnly
 from dafw.nn.detector import Detector
 from dafw.nn.network import Network
 from dafw.problems import Detection, NetworkBase, Problem, Segmentation
@@ -29,6 +29,7 @@ STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 8
 #: Arguments that make a method small; most need none.
 TINY: dict[str, dict[str, Any]] = {
     "AFN": {"entropy_weight": 0.1},
+    "DRMRetraining": {"optimizer": "momentum", "confidence": 0.4},
     "CDAN": {"width": 8, "depth": 1, "critic_norm": True, "entropy": True},
     "DANN": {"width": 8, "depth": 1, "critic_norm": True},
     "DCAN": {"width": 8, "block_lr": 0.5},
@@ -128,31 +129,41 @@ class Case:
         return self.owner(find(self.network_path)(**{**network, **build(self.network)}), **build(arguments))
 
     def with_source(self) -> "Case":
-        """The case; of a source-free method, with the checkpoint of a source model that is trained once."""
-        if not issubclass(self.owner, SourceFreeMethod) or "checkpoint" in self.arguments:
+        """The case; of a method that starts from a model, with the checkpoint of one that is trained once."""
+        if not self.owner.setting.starts_from_model or "checkpoint" in self.arguments:
             return self
-        parts = {name: getattr(self, name) for name in ("data", "network", "data_path", "network_path")}
+        parts = {name: getattr(self, name) for name in ("network", "data_path", "network_path")}
         problem = {name: value for name, value in self.arguments.items() if name == "problem"}
-        checkpoint = source_model(json.dumps({**parts, "arguments": problem}))
+        served = self.make_data()
+        data = {**self.data, "source": served.source, "target": served.target}
+        start = path_of(getattr(self.owner, "starts_with", None) or SourceOnly)
+        checkpoint = start_model(json.dumps({**parts, "class_path": start, "data": data, "arguments": problem}))
         return replace(self, arguments={**self.arguments, "checkpoint": checkpoint})
 
     @property
     def sources(self) -> list[str]:
-        """The labelled toy domains: two for a generalization method."""
-        return ["a", "c"] if issubclass(self.owner, GeneralizationMethod) else ["a"]
+        """The labelled toy domains: two for a method that sees no target."""
+        return ["a"] if self.owner.setting.sees_target else ["a", "c"]
 
     def make_data(self, **changes: Any) -> Any:
-        """New data: the toy domains a -> b, or a,c -> b for a generalization method, unless the case has its own.
+        """New data: the toy domains a -> b, or a,c -> b for a method that sees no target, unless the case has its own.
+
+        The stream of a test-time method has a target for each epoch of the others, of as many batches, the last of
+        which is smaller.
 
         Args:
-            changes: arguments. With ``garbage`` every label of a target's training split is nonsense; with
+            changes: arguments. With ``garbage`` every label of a target's training and test split is nonsense; with
                 ``other_target`` every image of these is another one.
         """
         owner: type[DomainDataModule] = find(self.data_path)
         sizes = {"batch_size": BATCH, "steps_per_epoch": STEPS_PER_EPOCH, "seed": 3}
         given = {**sizes, **self.data, **changes}
         if issubclass(owner, ToyData):
-            return owner(**{"source": self.sources, "target": "b", **given})
+            toys: dict[str, Any] = {"source": self.sources, "target": "b"}
+            if self.owner.setting.streams_target:
+                tested = STEPS_PER_EPOCH * BATCH - 2
+                toys |= {"target": ["b", "c"][:EPOCHS], "count": 2 * (tested - 1)}
+            return owner(**{**toys, **given})
         altered = {name: given.pop(name, False) for name in ("garbage", "other_target")}
         return alter(owner(**given), **altered)
 
@@ -168,21 +179,22 @@ class Case:
         """Trains on toy data; ``options`` go to the trainer."""
         method, data = method or self.make(), data or self.make_data()
         options["callbacks"] = [*build(self.callbacks), *options.get("callbacks", ())]
-        trainer = toy_trainer(folder, **{"epochs": EPOCHS, **options})
+        epochs = 1 if self.owner.setting.streams_target else EPOCHS
+        trainer = toy_trainer(folder, **{"epochs": epochs, **options})
         trainer.fit(method, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         return method, trainer
 
 
 @lru_cache
-def source_model(of: str) -> str:
-    """A checkpoint of a case's network trained on the source alone; it stays until this process ends.
+def start_model(of: str) -> str:
+    """A checkpoint of a model to start from, trained on the source; it stays until this process ends.
 
     Args:
-        of: fields of the case of source-only, in JSON.
+        of: fields of the case that trains it, in JSON.
     """
-    folder = TemporaryDirectory(prefix="dafw-source-")
+    folder = TemporaryDirectory(prefix="dafw-start-")
     _kept.append(folder)
-    _, trainer = replace(case(SourceOnly), **json.loads(of)).train(Path(folder.name))
+    _, trainer = Case(**json.loads(of)).train(Path(folder.name))
     path = Path(folder.name, "step=1.ckpt")
     trainer.save_checkpoint(path)
     return str(path)
@@ -238,11 +250,7 @@ def cases() -> list[Case]:
     import dafw.methods
 
     found = [getattr(dafw.methods, name) for name in dafw.methods.__all__]
-    return [case(m) for m in found if isinstance(m, type) and issubclass(m, Method) and not _is_base(m)]
-
-
-def _is_base(method: type[Method]) -> bool:
-    return method.__module__.rpartition(".")[2] == "base"
+    return [case(m) for m in found if isinstance(m, type) and issubclass(m, Method) and not m.is_abstract]
 
 
 def write_cases(found: list[Case], path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.utils import _pytree
 
 from dafw.callbacks import Checkpointing
 from dafw.data.batch import Batch
-from dafw.methods import ERM, GeneralizationMethod, Method, SourceFreeMethod, SourceOnly
+from dafw.methods import ERM, Method, SourceOnly
 from dafw.run.loggers import CsvLog
 from dafw.testing.cases import BATCH, EPOCHS, STEPS_PER_EPOCH, Case, differences, path_of
 from dafw.testing.processes import Marks, run_ranks, run_second_process
@@ -22,7 +22,10 @@ from dafw.testing.toys import ToyData
 
 
 def check_label_blind(item: Case, folder: Path) -> None:
-    """Nonsense in place of all target training labels changes no bit of the trained weights."""
+    """Nonsense in place of all labels of the targets' training and test splits changes no bit of the trained weights.
+
+    Nor does it change what a test-time method has served, which lies beside the weights.
+    """
     honest, _ = item.train(folder)
     garbage, _ = item.train(folder, data=item.make_data(garbage=True))
     assert not differences(honest.state_dict(), garbage.state_dict())
@@ -194,10 +197,10 @@ def check_control(item: Case, folder: Path) -> None:
     active, _ = item.train(folder)
     assert differences(active.network.state_dict(), control.network.state_dict()), "the adaptation changes nothing"
     shared = {"norm": control.norm, "forward_target": True, "forward_views": list(owner.views)}
-    if issubclass(owner, GeneralizationMethod):
+    if not owner.setting.sees_target:
         shared = {"norm": control.norm}
     kept = {name: value for name, value in item.arguments.items() if name in ("ema_decay", "sharpness", "problem")}
-    baseline = ERM if issubclass(owner, GeneralizationMethod) else SourceOnly
+    baseline = SourceOnly if owner.setting.sees_target else ERM
     plain, _ = replace(item, class_path=path_of(baseline), arguments={**kept, **shared}, callbacks=[]).train(folder)
     same = control.network.state_dict().keys() == plain.network.state_dict().keys()
     same = same and not differences(control.network.state_dict(), plain.network.state_dict())
@@ -205,13 +208,28 @@ def check_control(item: Case, folder: Path) -> None:
         assert same
         return
     assert not same, "it says that its control is not source-only, but it is"
-    if issubclass(owner, SourceFreeMethod):
+    if owner.setting.starts_from_model:
         before, after = (model.network.named_parameters() for model in (item.make(), control))
         assert all(torch.equal(one, other) for (_, one), (_, other) in zip(before, after, strict=True))
+    if owner.setting.streams_target:
+        _check_served(item, active, control)
     blind = {**owner.control, "norm": "frozen"}
     ours, _ = item.train(folder, method=item.make(**blind))
     others, _ = item.train(folder, method=item.make(**blind), data=item.make_data(other_target=True))
     assert not differences(dict(ours.network.named_parameters()), dict(others.network.named_parameters()))
+
+
+def _check_served(item: Case, active: Method, control: Method) -> None:
+    """The control of a test-time method serves what its start predicts; the method itself serves something else."""
+    data, moved = item.make_data(), False
+    for name in data.target:
+        domain = data.domain(name, "test")
+        for batch in data.evaluation_loader(domain, shard=False):
+            with torch.no_grad():
+                ours, theirs = (m.eval().evaluate_variants(batch.unlabelled(domain), False) for m in (active, control))
+            torch.testing.assert_close(theirs[""].logits, theirs["_without_adaptation"].logits)
+            moved |= not torch.allclose(ours[""].logits, theirs[""].logits)
+    assert moved, "the adaptation changes nothing that is served"
 
 
 def check_resume(items: list[Case], folder: Path) -> dict[str, dict[str, Any]]:

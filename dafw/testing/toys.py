@@ -1,6 +1,6 @@
 """Tiny domains, a tiny network and a quiet trainer: enough to train any method in a second."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ class ToyData(DomainDataModule):
         kind: of problem, ``classification``, ``segmentation`` or ``detection``.
         sizes: whether images with masks differ in size.
         count: training samples of each domain.
-        garbage: replace the labels of every target's training split by nonsense.
-        other_target: replace the images of every target's training split by others.
+        garbage: replace the labels of every target's training and test split by nonsense.
+        other_target: replace the images of every target's training and test split by others.
         base: see :class:`~datamodules.base.DomainDataModule`.
     """
 
@@ -89,7 +89,7 @@ class ToyData(DomainDataModule):
                 domain = toy_boxes(name, count, split)
             else:
                 domain = toy_domain(name, count, split)
-            trained = name in self.target and split == "train"
+            trained = name in self.target and split in ("train", "test")
             if self.garbage and trained:
                 domain = garbled(domain, CLASSES)
             if self.other_target and trained:
@@ -103,7 +103,7 @@ class ToyData(DomainDataModule):
 
 
 def garbled(domain: Domain, classes: int) -> Domain:
-    """A domain with nonsense for labels: other classes, masks of other classes, or boxes elsewhere and of others."""
+    """A domain with nonsense for labels: other classes or numbers, masks of others, boxes elsewhere and of others."""
     if domain.classes is not None:
         return replace(domain, labels=(domain.classes * 7 + 1) % classes)
     assert domain.labels is not None
@@ -113,6 +113,8 @@ def garbled(domain: Domain, classes: int) -> Domain:
 def _nonsense(label: Any, classes: int) -> Any:
     if isinstance(label, Tensor):  # a mask
         return torch.where(label == IGNORE, 0, (label + 1) % classes).to(label.dtype)
+    if not isinstance(label, Mapping):
+        return -label - 1
     return {**label, "boxes": label["boxes"] / 2, "labels": (label["labels"] + 1) % classes}
 
 

@@ -12,7 +12,7 @@ from dafw.data.roles import Split
 from dafw.data.setting import DataRequest
 from dafw.errors import UserError
 from dafw.testing.toys import ToyData, toy_domain
-from datamodules.base import hold_out
+from datamodules.splits import hold_out
 
 
 class Partial(ToyData):

@@ -54,10 +54,7 @@ class GeneralizationMethod(Method, abstract=True):
             )
         self.test_statistics = choose("test_statistics", test_statistics, ("running", "batch"))
         if test_statistics == "batch":
-            if not any(isinstance(layer, DomainBatchNorm) for layer in network.modules()):
-                raise UserError("model.test_statistics: batch needs a network with batch normalisation")
-            self.layout.test_batch = True
-            self.transductive_reason = "batch statistics of the test batch"
+            self.transductive_reason = normalise_by_test_batch(self)
 
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
         """Already weighted terms to add to the supervised loss.
@@ -78,6 +75,21 @@ class GeneralizationMethod(Method, abstract=True):
         """Number S of the sources in a batch, of as many rows each."""
         data = self.datamodule
         return 1 + int(batch.domain.max()) if data is None else len(data.labelled)
+
+
+def normalise_by_test_batch(method: Method) -> str:
+    """Lets batch normalisation normalise each evaluation batch by its own statistics.
+
+    Returns:
+        Why predictions then depend on the other samples of the test set.
+
+    Raises:
+        UserError: if the network has no batch normalisation.
+    """
+    if not any(isinstance(layer, DomainBatchNorm) for layer in method.network.modules()):
+        raise UserError("model.test_statistics: batch needs a network with batch normalisation")
+    method.layout.test_batch = True
+    return "batch statistics of the test batch"
 
 
 def split_domains(joint: Outputs, labels: Tensor, count: int) -> tuple[list[Outputs], list[Tensor]]:

@@ -125,14 +125,24 @@ class DRM(GeneralizationMethod):
         logits = torch.stack([*(head(outputs.features) for head in heads), outputs.logits])
         if self.picks_one:
             return Outputs(outputs.features, logits[entropy(logits).mean(1).argmin()])
-        return Outputs(outputs.features, self.mix(logits))
+        return Outputs(outputs.features, mixture(logits, self.gamma, self.mode))
 
-    def mix(self, logits: Tensor) -> Tensor:
-        """Logarithms of the mixture's probabilities: heads' logits (H, n, K), the shared head's last -> (n, K)."""
-        log_weights, log_p = entropy_weights(logits, self.gamma), full_precision(logits).log_softmax(-1)
-        if self.mode == "authors" and math.isfinite(self.gamma) and len(logits) > 1:
-            log_weights, log_p = log_weights[:-1], log_p[:-1]
-        return (log_weights[..., None] + log_p).logsumexp(0)
+
+def mixture(logits: Tensor, gamma: float, mode: str) -> Tensor:
+    """Logarithms of the mixture's probabilities, see :class:`DRM`.
+
+    Args:
+        logits: (H, n, K) of the heads, the shared one last.
+        gamma: see :class:`DRM`.
+        mode: ``paper`` or ``authors``.
+
+    Returns:
+        (n, K).
+    """
+    log_weights, log_p = entropy_weights(logits, gamma), full_precision(logits).log_softmax(-1)
+    if mode == "authors" and math.isfinite(gamma) and len(logits) > 1:
+        log_weights, log_p = log_weights[:-1], log_p[:-1]
+    return (log_weights[..., None] + log_p).logsumexp(0)
 
 
 def entropy_weights(logits: Tensor, gamma: float) -> Tensor:
