@@ -208,7 +208,13 @@ def test_a_result_says_whether_labels_of_its_target_trained_it(
     stands |= {"transductive_reason": "the batch's statistics", "extra_metrics": ExtraTestMetrics({}, {})}
     model: Any = SimpleNamespace(**stands, problem=SimpleNamespace(primary="accuracy"))
     data: Any = SimpleNamespace(
-        **{"task": "a->b,d", "source": ["a"], "target": ["b", "d"], "oracle": oracle, "domain": lambda *_: Domain("b", [0], [0])},
+        **{
+            "task": "a->b,d",
+            "source": ["a"],
+            "target": ["b", "d"],
+            "oracle": oracle,
+            "domain": lambda *_: Domain("b", [0], [0]),
+        },
         **{"has_unknown": False, "class_sets": ClassSets(("one",), (), ())},
     )
     trainer: Any = SimpleNamespace(
