@@ -9,10 +9,10 @@ export UV_COMPILE_BYTECODE := 1
 export UV_LINK_MODE ?= copy
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-.PHONY: help setup demo test check docs bench lock clean
+.PHONY: help setup demo test golden test-minimal check docs bench lock clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .uv/bin/uv:
 	python3 -m venv .uv
@@ -35,6 +35,23 @@ demo: $(BIN)/.ready  ## train the demo's table (about five minutes on two cores)
 test: $(BIN)/.ready  ## run all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+golden: $(BIN)/.ready  ## run the tests that compare with reference vectors (those in DAFW_GOLDEN, or in tests/golden)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m golden $(ARGS)
+
+# The oldest versions that pyproject.toml allows, in an environment of their own.
+.venv-minimal/.ready: pyproject.toml $(filter .uv/bin/uv,$(UV))
+	@echo "installing the oldest supported versions into .venv-minimal (some gigabytes)"
+	@$(UV) venv --quiet --clear --python $(PYTHON) .venv-minimal
+	@$(UV) pip install --quiet --python .venv-minimal/bin/python --resolution lowest-direct --group minimal --editable '.[weights,slurm,tune]'
+	@touch $@
+
+MINIMAL := tests/oldest_versions.py tests/test_lightning_adapter.py tests/data/test_batch.py tests/data/test_sampler.py \
+  tests/nn/test_norm.py tests/nn/test_network.py tests/problems/test_classification.py \
+  tests/datamodules/test_digits.py::test_any_size
+
+test-minimal: .venv-minimal/.ready  ## run a few dozen tests with the oldest supported versions
+	@OMP_NUM_THREADS=1 .venv-minimal/bin/python -m pytest -q -p no:cacheprovider $(MINIMAL) $(ARGS)
+
 check: $(BIN)/.ready  ## lint, format, types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -51,4 +68,4 @@ lock: $(filter .uv/bin/uv,$(UV))  ## resolve the newest versions into requiremen
 	  --no-annotate --no-emit-index-url --all-extras --group dev --group docs pyproject.toml -o requirements.lock
 
 clean:  ## remove what the targets made, except runs/
-	rm -rf $(VENV) .uv site dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-minimal .uv site dist .pytest_cache .mypy_cache .ruff_cache

@@ -50,7 +50,9 @@ class _BenchmarkFolders(ImageFolderDomains):
         check = f"dafw data check {facts.name} --root {self.root}"
         if not entries:
             raise UserError(f"{self.root} (data.root) holds no images of {name}: {check} says what is missing")
-        strange = sorted({entry.label for entry in entries} - set(facts.classes)) if facts.classes else []
+        strange = (
+            sorted({entry.label for entry in entries if entry.label} - set(facts.classes)) if facts.classes else []
+        )
         if strange:
             raise UserError(f'{facts.name} has no class "{strange[0]}", which {name} in {self.root} has: see {check}')
         if facts.lists or facts.annotations:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 class ImageFolderDomains(DomainDataModule):
     """Images in ``root/<domain>/<class>/<name>.jpg`` (or png, bmp, webp, ppm, tif), or listed in a manifest.
+
+    The images of a target without labels lie in ``root/<domain>/`` itself, or have an empty label in the manifest. It
+    trains and predicts; it has no metrics.
 
     Every image is scaled and cut to (resize, resize) as ``fit`` says. Evaluation uses the middle (size, size) of that,
     or all of it. Training augments it to (size, size). Labels are the names of the folders, so no image is opened to
@@ -107,7 +111,7 @@ class ImageFolderDomains(DomainDataModule):
         self.domain_names = self._domains(listed)
         super().__init__(source, target, augment=named_augmentation(augment, size), **base)
         self._entries = {name: self._list(name, listed) for name in (*self.source, *self.target)}
-        labels = {entry.label for entries in self._entries.values() for entry in entries}
+        labels = {entry.label for entries in self._entries.values() for entry in entries if entry.label is not None}
         self.class_names = tuple(sorted(labels, key=_natural))
         self._images: dict[str, Sequence[Tensor]] = {}
 
@@ -128,7 +132,10 @@ class ImageFolderDomains(DomainDataModule):
 
     def class_counts(self) -> dict[str, dict[str, int]]:
         """Number of images of each class in each source and target domain: ``{domain: {class: count}}``."""
-        return {name: dict(Counter(entry.label for entry in entries)) for name, entries in self._entries.items()}
+        return {
+            name: dict(Counter(entry.label for entry in entries if entry.label is not None))
+            for name, entries in self._entries.items()
+        }
 
     def load(self, name: str, split: Split) -> Domain:
         """One split of one domain: uint8 (3, size, size) images, or (3, resize, resize) if training augments them.
@@ -144,11 +151,9 @@ class ImageFolderDomains(DomainDataModule):
         if not indices:
             key = "split" if self.protocol == "shares" else "split_seed"
             raise UserError(f"none of the {len(entries)} images of {name} is in its {split} split: change data.{key}")
-        codes = {label: code for code, label in enumerate(self.class_names)}
-        labels = np.asarray([codes[entry.label] for entry in entries], np.int64)
         whole = self.evaluate_whole or (split == "train" and self.augment is not None)
         cropped = images if whole else CentreCropped(images, self.size)
-        domain = Domain(name, cropped, cast(Sequence[Any], labels), [entry.path for entry in entries])
+        domain = Domain(name, cropped, self._labels(entries), [entry.path for entry in entries])
         return domain.subset(indices)
 
     def _belongs(self, entry: Entry, split: Split) -> bool:
@@ -188,9 +193,17 @@ class ImageFolderDomains(DomainDataModule):
             raise UserError(f"no image of {name} in {self.root} can be decoded")
         return sound
 
-    def _labels(self, name: str) -> Any:
+    def _labels(self, entries: list[Entry]) -> NDArray[np.int64] | None:
+        """The class of each image, (n,); ``None`` for a domain without labels."""
+        names = [entry.label for entry in entries if entry.label is not None]
+        if not names:
+            return None
         codes = {label: code for code, label in enumerate(self.class_names)}
-        return np.asarray([codes[entry.label] for entry in self._entries[name]], np.int64)
+        return np.asarray([codes[name] for name in names], np.int64)
+
+    def _present(self, name: str) -> set[str] | None:
+        """The names of the classes of all splits: a class may have images in the test split alone."""
+        return {entry.label for entry in self._entries[name] if entry.label is not None} or None
 
     def view(self, name: str) -> Callable[[Any], Any]:
         """The named augmentation, for an extra view of an image."""

@@ -142,7 +142,7 @@ def canonical(entry: Entry, *, with_class: bool = True) -> str:
     'SUN09/car/full/imgs_2.jpg'
     """
     *folders, name = entry.path.split("/")
-    return "/".join([entry.domain, *([entry.label] if with_class else []), *folders[1:-1], name])
+    return "/".join([entry.domain, *([entry.label] if with_class and entry.label else []), *folders[1:-1], name])
 
 
 def list_checksum(entries: list[Entry]) -> str:

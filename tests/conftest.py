@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,44 @@ from costs import pytest_runtest_makereport, pytest_runtest_protocol, pytest_ter
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DAFW_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "dafw"))
 os.environ.setdefault("WANDB_SILENT", "true")
+
+
+@cache
+def readers_of(path: Path) -> set[str]:
+    """The tests of a file that read vectors, by the name of their function."""
+    import golden_vectors
+
+    text = path.read_text(encoding="utf-8")
+    return golden_vectors.readers(text) if "golden_vectors" in text else set()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Marks what reads vectors ``golden``."""
+    if isinstance(item, pytest.Function) and item.originalname in readers_of(item.path):
+        item.add_marker(pytest.mark.golden)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Spares ``make golden`` the import of files without vectors."""
+    if config.option.markexpr == "golden" and collection_path.suffix == ".py":
+        return "golden" not in collection_path.read_text(encoding="utf-8") or None
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Lets no test read vectors that ``make golden`` would leave out."""
+    import golden_vectors
+
+    golden_vectors.unmarked = "" if item.get_closest_marker("golden") else item.nodeid
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Ends what :func:`pytest_runtest_setup` began."""
+    import golden_vectors
+
+    golden_vectors.unmarked = ""
 
 
 @pytest.fixture(scope="session")

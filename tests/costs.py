@@ -51,7 +51,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
     now = spent()
     report.user_properties.append(("seconds", now - item.stash[_STARTED]))
     item.stash[_STARTED] = now
-    item.user_properties.clear()
     return report
 
 

@@ -87,7 +87,7 @@ def check(facts: Benchmark, home: Path, *, decode: bool = False) -> tuple[list[F
     for name, entries in listed.items():
         paths = [entry.path for entry in entries]
         missing = [path for path in paths if not (home / path).is_file()]
-        counts = Counter(entry.label for entry in entries)
+        counts = Counter(entry.label for entry in entries if entry.label)
         domain = Found(name, len(paths) - len(missing), len(counts))
         found.append(domain)
         if not entries:

@@ -21,13 +21,13 @@ class Entry:
 
     Args:
         path: its file, relative to the root folder, with ``/`` between the parts.
-        label: its class's name.
+        label: its class's name; ``None`` if it has no label.
         domain: its domain's name.
         split: ``train``, ``val`` or ``test``; ``None`` lets the datamodule decide.
     """
 
     path: str
-    label: str
+    label: str | None
     domain: str
     split: str | None = None
 
@@ -36,8 +36,8 @@ def read_manifest(path: Path) -> list[Entry]:
     """The entries of a manifest, in its order.
 
     A file that ends in ``.csv`` or ``.tsv`` has a header with the columns ``path``, ``label``, ``domain`` and, if
-    wanted, ``split``. In any other file each line is ``path label domain [split]``, separated by spaces; the path
-    may contain spaces. Empty lines are skipped.
+    wanted, ``split``. The labels of a domain without labels are empty. In any other file each line is ``path label
+    domain [split]``, separated by spaces; the path may contain spaces. Empty lines are skipped.
 
     Raises:
         UserError: naming the file and line, if it is missing, empty, malformed, or lists an image twice.
@@ -60,6 +60,7 @@ def read_manifest(path: Path) -> list[Entry]:
         entries.append(entry)
     if not entries:
         raise UserError(f"the manifest {path} lists no images")
+    _refuse_mixed(path, entries)
     without = [entry for entry in entries if entry.split is None]
     if without and len(without) < len(entries):
         raise UserError(f"{path} gives a split for some images but not for {without[0].path}: give all or none")
@@ -104,10 +105,22 @@ def _lines(path: Path, text: str) -> list[tuple[int, list[str]]]:
 
 def _entry(where: str, row: Sequence[str]) -> Entry:
     path, label, domain, split = (cell.strip() for cell in row)
-    for name, value in zip(_COLUMNS, (path, label, domain), strict=True):
+    for name, value in (("path", path), ("domain", domain)):
         if not value:
             raise UserError(f"{where}: the {name} is empty")
-    return Entry(path.replace("\\", "/"), label, domain, choose(f"split in {where}", split, SPLITS) if split else None)
+    return Entry(
+        path.replace("\\", "/"), label or None, domain, choose(f"split in {where}", split, SPLITS) if split else None
+    )
+
+
+def _refuse_mixed(path: Path, entries: Sequence[Entry]) -> None:
+    labelled = {entry.domain: entry for entry in entries if entry.label is not None}
+    for entry in entries:
+        if entry.label is None and entry.domain in labelled:
+            raise UserError(
+                f"{path} gives {labelled[entry.domain].path} a label and {entry.path} none: label all images of "
+                f"{entry.domain}, or none"
+            )
 
 
 def write_manifest(path: Path, entries: Sequence[Entry]) -> None:
@@ -122,7 +135,7 @@ def write_manifest(path: Path, entries: Sequence[Entry]) -> None:
 
 def checksum(entries: Sequence[Entry]) -> str:
     """A hash of the entries in their order (64 hexadecimal digits): two lists with the same one are the same."""
-    return digest([[entry.path, entry.label, entry.domain, entry.split or ""] for entry in entries])
+    return digest([[entry.path, entry.label or "", entry.domain, entry.split or ""] for entry in entries])
 
 
 def check_files(entries: Sequence[Entry], root: Path, manifest: Path) -> None:
@@ -142,14 +155,26 @@ def check_files(entries: Sequence[Entry], root: Path, manifest: Path) -> None:
 def scan_folder(root: Path, domain: str) -> list[Entry]:
     """The images of ``root/<domain>/<class>/``, sorted by path; what has another ending is passed over.
 
-    A folder ``root/<domain>/images/<class>/``, which Office-31 comes with, is read likewise.
+    A folder ``root/<domain>/images/<class>/``, which Office-31 comes with, is read likewise. Images that lie in
+    ``root/<domain>/`` or ``root/<domain>/images/`` itself, without folders of classes, have no labels.
 
     Raises:
-        UserError: naming the folder, if the domain has no classes or a class no images.
+        UserError: naming the folder, if it holds no images, a class holds none, or images lie beside folders of
+            classes.
     """
     top = root / domain
-    if [folder.name for folder in subfolders(top)] == ["images"] and subfolders(top / "images"):
-        top = top / "images"
+    if [folder.name for folder in subfolders(top)] == ["images"] and not image_names(top):
+        inner = top / "images"
+        top = inner if subfolders(inner) or image_names(inner) else top
+    loose = image_names(top)
+    if loose and not subfolders(top):
+        inside = top.relative_to(root).as_posix()
+        return [Entry(f"{inside}/{name}", None, domain) for name in loose]
+    if loose:
+        raise UserError(
+            f"{top} holds images ({loose[0]}) beside folders ({subfolders(top)[0].name}): put each image into the "
+            "folder of its class, or, for a domain without labels, all images into the domain's folder"
+        )
     entries = []
     for folder in subfolders(top):
         images = image_names(folder)
@@ -158,7 +183,7 @@ def scan_folder(root: Path, domain: str) -> list[Entry]:
         inside = folder.relative_to(root).as_posix()
         entries += [Entry(f"{inside}/{name}", folder.name, domain) for name in images]
     if not entries:
-        raise UserError(f"the domain folder {top} holds no class folders")
+        raise UserError(f"the domain folder {top} holds no class folders and no images")
     return entries
 
 

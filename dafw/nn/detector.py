@@ -15,6 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
 
 from dafw.errors import UserError, choose
 from dafw.nn.precision import full_precision
@@ -105,7 +106,7 @@ class Detector(NetworkBase):
         if len(sizes) != len(pyramid.strides):
             raise UserError(f"anchor_sizes has {len(sizes)} lists for the {len(pyramid.strides)} levels of {backbone}")
         super().__init__(pyramid, pyramid.out_channels, in_channels=in_channels, **base)
-        self.stride = max(pyramid.strides)
+        self.strides, self.stride = pyramid.strides, max(pyramid.strides)
         self.level_names = [str(i) for i in range(len(pyramid.strides))]
         self.regions_per_image, self.detections_per_image = regions_per_image, detections_per_image
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
@@ -120,8 +121,13 @@ class Detector(NetworkBase):
     def make_head(self, num_classes: int) -> nn.Module:
         """Torchvision's ``RoIHeads``: pooling, two linear layers, scores of ``num_classes`` + 1 and their boxes."""
         side, width = 5, 96
+        pool = MultiScaleRoIAlign(self.level_names, output_size=side, sampling_ratio=2)
+        depths = [int(math.log2(stride)) for stride in self.strides]
+        # torchvision measures both on its first batch, for which the host waits
+        pool.scales = [2.0**-depth for depth in depths]
+        pool.map_levels = initLevelMapper(depths[0], depths[-1])
         heads: nn.Module = RoIHeads(
-            MultiScaleRoIAlign(self.level_names, output_size=side, sampling_ratio=2),
+            pool,
             TwoMLPHead(self.num_features * side**2, width),
             FastRCNNPredictor(width, num_classes + 1),
             0.5,
@@ -181,12 +187,29 @@ class Detector(NetworkBase):
         Returns:
             Scalars ``loss_classifier``, ``loss_box_reg``, ``loss_objectness`` and ``loss_rpn_box_reg``.
         """
+        return {name: loss for name, (loss, _) in self.losses_with_counts(outputs, targets).items()}
+
+    def losses_with_counts(self, outputs: BoxOutputs, targets: Targets) -> dict[str, tuple[Tensor, int]]:
+        """:meth:`losses`, each with the number of drawn anchors or proposals that it is a mean over.
+
+        Ranks that draw different numbers need them, so that all of theirs count alike.
+        """
         targets = self._for_torchvision(outputs, targets)
         scores, deltas, labels, moves, proposals = self._assigned(outputs, targets)
-        objectness, rpn_box = self.rpn.compute_loss(scores, deltas, labels, moves)
+        objectness, rpn_box, anchors = self._anchor_losses(scores, deltas, labels, moves)
         classes, boxes, region_labels, region_moves = self._sampled_regions(outputs, proposals, targets)
         classifier, box = fastrcnn_loss(classes, boxes, region_labels, region_moves)
-        return dict(zip(LOSSES, (classifier, box, objectness, rpn_box), strict=True))
+        regions = sum(map(len, region_labels))
+        losses = ((classifier, regions), (box, regions), (objectness, anchors), (rpn_box, anchors))
+        return dict(zip(LOSSES, losses, strict=True))
+
+    def host_reads(self, rows: int) -> int:
+        """How many values the host reads for the losses of so many images that have boxes and no padding.
+
+        Torchvision reads how many anchors and proposals it draws, and how many remain after the small ones and those
+        that overlap are left out. An image without a box costs one less. Padded images cost one more together.
+        """
+        return 8 * rows + 5
 
     def row_losses(self, outputs: BoxOutputs, targets: Targets) -> dict[str, Tensor]:
         """The four losses of each image, (N,) each; their means are :meth:`losses` of the same random state.
@@ -198,7 +221,7 @@ class Detector(NetworkBase):
         count = len(labels)
         drawn = [torch.cat(chosen).bool() for chosen in self.rpn.fg_bg_sampler(labels)]
         either, image = drawn[0] | drawn[1], _image_of(labels)
-        truth, move = torch.cat(labels), torch.cat(moves)
+        truth, move = torch.cat(labels).to(scores.dtype), torch.cat(moves)
         bce = F.binary_cross_entropy_with_logits(scores.flatten()[either], truth[either], reduction="none")
         shift = F.smooth_l1_loss(deltas[drawn[0]], move[drawn[0]], beta=1 / 9, reduction="none").sum(1)
         classes, boxes, region_labels, region_moves = self._sampled_regions(outputs, proposals, targets)
@@ -282,6 +305,17 @@ class Detector(NetworkBase):
         anchors = [torch.cat(outputs.anchors)] * len(outputs)
         labels, matched = self.rpn.assign_targets_to_anchors(anchors, targets)
         return scores, deltas, labels, list(self.rpn.box_coder.encode(matched, anchors)), proposals
+
+    def _anchor_losses(
+        self, scores: Tensor, deltas: Tensor, labels: list[Tensor], moves: list[Tensor]
+    ) -> tuple[Tensor, Tensor, int]:
+        """``compute_loss`` of torchvision's ``RegionProposalNetwork``, and the number of anchors that it draws."""
+        positive, negative = (torch.where(torch.cat(drawn))[0] for drawn in self.rpn.fg_bg_sampler(labels))
+        either = torch.cat([positive, negative])
+        box = F.smooth_l1_loss(deltas[positive], torch.cat(moves)[positive], beta=1 / 9, reduction="sum") / len(either)
+        truth = torch.cat(labels).to(scores.dtype)  # torchvision's labels are float32 whatever the scores are
+        objectness = F.binary_cross_entropy_with_logits(scores.flatten()[either], truth[either])
+        return objectness, box, len(either)
 
     def _sampled_regions(
         self, outputs: BoxOutputs, proposals: list[Tensor], targets: list[dict[str, Tensor]]

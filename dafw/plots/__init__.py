@@ -4,6 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from dafw.plots.box_rows import BoxRow, boxes
 from dafw.plots.confusion_matrix import confusion
 from dafw.plots.embeddings import embedding
 from dafw.plots.example_images import ExampleRow, Examples, examples
@@ -14,10 +15,12 @@ from dafw.plots.table_figures import Dot, histories, table_bars
 
 __all__ = [
     "COLOURS",
+    "BoxRow",
     "Dot",
     "ExampleRow",
     "Examples",
     "MaskRow",
+    "boxes",
     "confusion",
     "curves",
     "embedding",

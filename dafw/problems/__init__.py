@@ -2,6 +2,7 @@
 
 from dafw.problems.base import Predicted, Problem, Shown
 from dafw.problems.classification import Classification
+from dafw.problems.detection import Detection
 from dafw.problems.model import NetworkBase
 from dafw.problems.outputs import BoxOutputs, MaskOutputs, Outputs, RowOutputs
 from dafw.problems.rows import TensorRows
@@ -10,6 +11,7 @@ from dafw.problems.segmentation import Segmentation
 __all__ = [
     "BoxOutputs",
     "Classification",
+    "Detection",
     "MaskOutputs",
     "NetworkBase",
     "Outputs",

@@ -16,6 +16,7 @@ from dafw.metrics.masks import mask_metrics
 from dafw.problems.base import Predicted, Problem, Shown
 from dafw.problems.mask_files import write_masks
 from dafw.problems.outputs import MaskOutputs
+from dafw.problems.pictures import picture
 from dafw.problems.ranks import share_of_all
 
 if TYPE_CHECKING:
@@ -185,7 +186,9 @@ class Segmentation(Problem):
             for index, mask in enumerate(one.predictions["prediction"]):
                 height, width = mask.shape
                 label = None if one.labels is None else one.labels[index][:height, :width].numpy()
-                rows.append(plots.MaskRow(one.domain, _picture(one.inputs[index], height, width), label, mask.numpy()))
+                rows.append(
+                    plots.MaskRow(one.domain, picture(one.inputs[index][:, :height, :width]), label, mask.numpy())
+                )
         return {"masks": plots.masks(rows, list(class_names), ignored=IGNORE)} if rows else {}
 
     def wrong_samples(self, domain: Domain, num_classes: int) -> list[str]:
@@ -227,10 +230,3 @@ def _at(values: Tensor, down: Tensor, across: Tensor) -> Tensor:
     places = (down * values.shape[3] + across).flatten(1)
     found = values.flatten(2).gather(2, places[:, None].expand(-1, values.shape[1], -1))
     return found.transpose(1, 2).flatten(0, 1)
-
-
-def _picture(image: Tensor, height: int, width: int) -> Any:
-    """An image (C, H, W) as (h, w, 3) in [0, 1]; of other than 1 or 3 channels the first is shown in grey."""
-    pixels = image[:, :height, :width].float() / (255 if image.dtype == torch.uint8 else 1)
-    pixels = pixels if len(pixels) == 3 else pixels[:1].expand(3, -1, -1)
-    return pixels.clamp(0, 1).permute(1, 2, 0).numpy()

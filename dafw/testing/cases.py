@@ -16,8 +16,9 @@ from torch import Tensor
 
 from dafw.errors import choose
 from dafw.methods import Method, SourceOnly
+from dafw.nn.detector import Detector
 from dafw.nn.network import Network
-from dafw.problems import NetworkBase, Problem, Segmentation
+from dafw.problems import Detection, NetworkBase, Problem, Segmentation
 from dafw.recording import build, describe
 from dafw.testing.altered import alter
 from dafw.testing.dense_toys import ToySegmenter
@@ -59,8 +60,12 @@ TINY: dict[str, dict[str, Any]] = {
 }
 #: Arguments of the toy network where the plain one will not do.
 NETWORKS: dict[str, dict[str, Any]] = {name: {"backbone": "dafw.testing.toys.ToySENet"} for name in ("DCAN", "GDCAN")}
-#: The toy network of each kind of problem but classes: the toy problem, and the class of the network.
-KINDS: dict[str, tuple[Problem, type[NetworkBase]]] = {"segmentation": (Segmentation(), ToySegmenter)}
+#: The toys of each kind of problem but classes: the problem, and the network's class and arguments. The detector draws
+#: all anchors and proposals that there are, so that no random choice tells two ranks from one.
+KINDS: dict[str, tuple[Problem, type[NetworkBase], dict[str, Any]]] = {
+    "segmentation": (Segmentation(), ToySegmenter, {}),
+    "detection": (Detection(), Detector, {"proposals_in_training": 20, "proposals_in_test": 20}),
+}
 
 
 def path_of(owner: type) -> str:
@@ -227,8 +232,8 @@ def case(
     arguments = arguments or dict(TINY.get(name, {}))
     made: dict[str, Any] = {"network": NETWORKS.get(name, {})}
     if choose("kind of toys", kind, ("classification", *KINDS)) != "classification":
-        toy, owner = KINDS[kind]
-        problem, made = problem or toy, {"network": {}, "network_path": path_of(owner)}
+        toy, owner, options = KINDS[kind]
+        problem, made = problem or toy, {"network": options, "network_path": path_of(owner)}
         given = given if data else {"kind": kind, **given}
     if problem is not None:
         arguments["problem"] = describe(problem)

@@ -1,4 +1,4 @@
-"""Tiny masks and a tiny network for them."""
+"""Tiny masks and boxes, and a tiny network for masks."""
 
 from typing import Any
 
@@ -48,6 +48,31 @@ def toy_masks(name: str, count: int, split: Split = "train", classes: int = 3, s
         images.append(torch.from_numpy((255 * pixels.clip(0, 1)).astype(np.uint8)))
         masks.append(torch.from_numpy(mask.astype(np.uint8)))
     return Domain(name, images, masks)
+
+
+def toy_boxes(name: str, count: int, split: Split = "train", classes: int = 3) -> Domain:
+    """Images (3, 32, 32) of one or two rectangles on grey, with their boxes; the colour shows the class.
+
+    Args:
+        name: of the domain.
+        count: number of samples.
+        split: of the domain.
+        classes: number of classes.
+    """
+    rng, (gain, offset) = generator(name, split), style(name)
+    colours = np.random.default_rng(7).random((classes, 3))
+    images, labels = [], []
+    for index in range(count):
+        pixels = gain * (0.4 + 0.2 * rng.random((3, 32, 32))) + offset
+        boxes, chosen = [], [(index + place) % classes for place in range(1 + index % 2)]
+        for place, label in enumerate(chosen):
+            (height, width), top = rng.integers(9, 15, 2), int(rng.integers(0, 2)) + 16 * place
+            left = int(rng.integers(0, 32 - width))
+            pixels[:, top : top + height, left : left + width] = gain * colours[label][:, None, None] + offset
+            boxes.append([left, top, left + width, top + height])
+        images.append(torch.from_numpy((255 * pixels.clip(0, 1)).astype(np.uint8)))
+        labels.append({"boxes": torch.tensor(boxes, dtype=torch.float32), "labels": torch.tensor(chosen)})
+    return Domain(name, images, labels)
 
 
 class ToySegmenter(NetworkBase):

@@ -1,6 +1,6 @@
 """Tiny domains, a tiny network and a quiet trainer: enough to train any method in a second."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from dafw.data.roles import Split
 from dafw.errors import choose
 from dafw.nn.attention import SqueezeExcite
 from dafw.nn.network import Network
-from dafw.testing.dense_toys import toy_masks
+from dafw.testing.dense_toys import toy_boxes, toy_masks
 from datamodules.base import DomainDataModule
 
 SIZE, CLASSES = 6, 3
@@ -36,12 +36,12 @@ def toy_domain(name: str, count: int, split: Split = "train", classes: int = CLA
 
 
 class ToyData(DomainDataModule):
-    """Generated domains a, b, c with three classes. Images with masks are flipped at random in training.
+    """Generated domains a, b, c with three classes. Images with masks or boxes are flipped at random in training.
 
     Args:
         source: labelled domain or domains.
         target: domain or domains to serve.
-        kind: of problem, ``classification`` or ``segmentation``.
+        kind: of problem, ``classification``, ``segmentation`` or ``detection``.
         sizes: whether images with masks differ in size.
         count: training samples of each domain.
         garbage: replace the labels of every target's training and test split by nonsense.
@@ -67,7 +67,7 @@ class ToyData(DomainDataModule):
         if kind != "classification":
             base.setdefault("augment", v2.RandomHorizontalFlip())
         super().__init__(source, target, **base)
-        self.kind, self.sizes = choose("kind of toy data", kind, ("classification", "segmentation")), sizes
+        self.kind, self.sizes = choose("kind of toy data", kind, ("classification", "segmentation", "detection")), sizes
         self.count, self.garbage, self.other_target = count, garbage, other_target
         #: (domain, split) that cannot be loaded.
         self.forbidden: list[tuple[str, Split]] = []
@@ -85,6 +85,8 @@ class ToyData(DomainDataModule):
             count = self.count if split == "train" else self.count // 2 + 1
             if self.kind == "segmentation":
                 domain = toy_masks(name, count, split, sizes=self.sizes)
+            elif self.kind == "detection":
+                domain = toy_boxes(name, count, split)
             else:
                 domain = toy_domain(name, count, split)
             trained = name in self.target and split in ("train", "test")
@@ -96,12 +98,12 @@ class ToyData(DomainDataModule):
         return self._loaded[name, split]
 
     def view(self, name: str) -> Callable[[Tensor], Tensor]:
-        """The same random change of brightness, whatever the view's name; masks are flipped, too."""
+        """The same random change of brightness, whatever the view's name; masks and boxes are flipped, too."""
         return jitter if self.kind == "classification" else v2.Compose([v2.RandomHorizontalFlip(), v2.ColorJitter(0.2)])
 
 
 def garbled(domain: Domain, classes: int) -> Domain:
-    """A domain with nonsense for labels: other classes, masks of other classes, or boxes elsewhere and of others."""
+    """A domain with nonsense for labels: other classes or numbers, masks of others, boxes elsewhere and of others."""
     if domain.classes is not None:
         return replace(domain, labels=(domain.classes * 7 + 1) % classes)
     assert domain.labels is not None
@@ -111,6 +113,8 @@ def garbled(domain: Domain, classes: int) -> Domain:
 def _nonsense(label: Any, classes: int) -> Any:
     if isinstance(label, Tensor):  # a mask
         return torch.where(label == IGNORE, 0, (label + 1) % classes).to(label.dtype)
+    if not isinstance(label, Mapping):
+        return -label - 1
     return {**label, "boxes": label["boxes"] / 2, "labels": (label["labels"] + 1) % classes}
 
 

@@ -1,4 +1,4 @@
-"""The contract holds for masks too, on images of one size and of several."""
+"""The contract holds for masks too, on images of one size and of several, and for boxes."""
 
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ CASES = {
     "dann_masks_padded": case(
         DANN, kind="segmentation", data_arguments=SIZES, width=8, depth=1, norm="domain_specific", ema_decay=0.8
     ),
+    "source_boxes": case(SourceOnly, kind="detection"),
+    "seen_boxes": case(SourceOnly, kind="detection", forward_target=True, norm="separate", ema_decay=0.8),
+    "adabn_boxes": case(AdaBN, kind="detection"),
+    "dann_boxes": case(DANN, kind="detection"),
 }
 ITEMS = [Case(**{**vars(item), "label": name}) for name, item in CASES.items()]
 every_case = pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.name)

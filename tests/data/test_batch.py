@@ -16,8 +16,8 @@ class Box(NamedTuple):
     label: int
 
 
-def sample(index: int, x: Any, y: Any, **views: Any) -> Sample:
-    return Sample(x, y, 0 if y is not None else 1, index, views)
+def sample(index: int, x: Any, y: Any, maps: dict[str, Tensor] | None = None, **views: Any) -> Sample:
+    return Sample(x, y, 0 if y is not None else 1, index, views, maps or {})
 
 
 def detection() -> Batch:
@@ -38,12 +38,59 @@ def test_held_out_samples_come_last() -> None:
         collate([second, first])
 
 
-def test_lists_where_sizes_differ() -> None:
+def unpadded(images: Tensor, sizes: Tensor | None) -> list[Tensor]:
+    """The images without their padding, which must be zero."""
+    assert sizes is not None
+    found = []
+    for image, (height, width) in zip(images, sizes.tolist(), strict=True):
+        found.append(image[..., :height, :width])
+        assert image.count_nonzero() == found[-1].count_nonzero()
+    return found
+
+
+def test_images_of_several_sizes_are_padded() -> None:
     batch = detection()
-    assert isinstance(batch.x, list)
-    assert [x.shape[1] for x in batch.x] == [4, 5, 6]
+    assert (batch.x.shape, batch.sizes.tolist()) == ((3, 3, 6, 5), [[4, 5], [5, 5], [6, 5]])
+    for index, image in enumerate(unpadded(batch.x, batch.sizes)):
+        assert image.equal(torch.full((3, 4 + index, 5), float(index)))
     assert (len(batch), batch.num_source, len(batch.y)) == (3, 2, 2)
     assert batch.y[0]["name"] == "first"
+
+
+def test_masks_of_several_sizes_are_padded_with_what_nobody_learns_from() -> None:
+    masks = [torch.full((2 + index, 3), index, dtype=torch.uint8) for index in range(2)]
+    images = [torch.ones(1, *mask.shape) for mask in masks]
+    batch = collate([sample(i, image, mask) for i, (image, mask) in enumerate(zip(images, masks, strict=True))])
+    assert batch.y.tolist() == [[[0] * 3, [0] * 3, [255] * 3], [[1] * 3] * 3]
+    assert (batch.y.dtype, batch.sizes.tolist()) == (torch.uint8, [[2, 3], [3, 3]])
+
+
+def test_tokens_are_stacked_key_by_key() -> None:
+    rows = [{"ids": torch.tensor([i, 7]), "mask": torch.tensor([True, i == 1])} for i in range(3)]
+    batch = collate([sample(i, row, i) for i, row in enumerate(rows)])
+    assert {name: value.tolist() for name, value in batch.x.items()} == {
+        "ids": [[0, 7], [1, 7], [2, 7]],
+        "mask": [[True, False], [True, True], [True, False]],
+    }
+    assert (batch.sizes, len(batch)) == (None, 3)
+    assert {value.device.type for value in batch.to("meta").x.values()} == {"meta"}
+
+
+def test_what_is_neither_an_image_nor_a_number_stays_a_list() -> None:
+    same = {"boxes": torch.ones(2, 4), "labels": torch.ones(2)}
+    batch = collate([sample(i, ["some", "words"], same) for i in range(2)])
+    assert batch.x == [["some", "words"]] * 2
+    assert isinstance(batch.y, list)
+    longer = collate([sample(i, {"ids": torch.zeros(3 + i)}, i) for i in range(2)])
+    assert [len(row["ids"]) for row in longer.x] == [3, 4]
+
+
+def test_a_batch_without_its_labels() -> None:
+    batch = collate([sample(i, torch.full((2,), i), i) for i in range(3)])
+    bare = batch.unlabelled()
+    assert (bare.num_source, len(bare.y), len(bare)) == (0, 0, 3)
+    assert bare.x is batch.x
+    assert batch.y.tolist() == [0, 1, 2]
 
 
 def test_images_keep_their_layout() -> None:
@@ -63,13 +110,15 @@ def test_lists_where_dtypes_differ() -> None:
 
 def test_to_reaches_every_tensor() -> None:
     moved = detection().to("meta", non_blocking=True)
+    assert moved.sizes is not None
     tensors = [
-        *moved.x,
+        moved.x,
         moved.domain,
         moved.index,
         moved.y[0]["boxes"],
         *moved.y[0]["labels"],
         moved.y[1]["one"].corners,
+        moved.sizes,
     ]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert isinstance(moved.y[1]["one"], Box)
@@ -81,7 +130,7 @@ def test_pinning_reaches_every_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: pinned.append(self) or self)
     batch = detection()
     assert isinstance(batch.pin_memory(), Batch)
-    assert len(pinned) == 3 + 2 + 1 + 2 + 1 + 1  # images, keys, then boxes and labels of both
+    assert len(pinned) == 1 + 1 + 2 + 1 + 2 + 1 + 1  # images, their sizes, keys, then boxes and labels of both
 
 
 def test_views_are_stacked_by_name() -> None:
@@ -90,6 +139,18 @@ def test_views_are_stacked_by_name() -> None:
     assert {name: tuple(view.shape) for name, view in batch.views.items()} == {"weak": (4, 3), "strong": (4, 4)}
     assert batch.y.tolist() == [0, 1, 2, 3]
     assert {view.device.type for view in batch.to("meta").views.values()} == {"meta"}
+
+
+def test_maps_and_sizes_of_views() -> None:
+    affine = [torch.arange(6.0).reshape(2, 3) + i for i in range(2)]
+    views = [torch.ones(3, 2 + i, 4) for i in range(2)]
+    image = torch.ones(3, 5, 5)
+    batch = collate([sample(i, image, i, {"weak": affine[i]}, weak=view) for i, view in enumerate(views)])
+    assert batch.maps["weak"].equal(torch.stack(affine))
+    assert (batch.sizes, batch.view_sizes["weak"].tolist()) == (None, [[2, 4], [3, 4]])
+    assert [view.sum() for view in unpadded(batch.views["weak"], batch.view_sizes["weak"])] == [24, 36]
+    moved = batch.to("meta")
+    assert {moved.maps["weak"].device.type, moved.view_sizes["weak"].device.type} == {"meta"}
 
 
 def test_targets_alone() -> None:

@@ -107,13 +107,16 @@ def test_boxes_of_images_of_different_sizes() -> None:
     sampler = JointBatchSampler([Stream("a", 6, 3), Stream("b", 6, 2)], seed=0, steps_per_epoch=2)
     loader = DataLoader(JointDataset(domains), batch_sampler=sampler, collate_fn=collate)
     for batch in loader:
-        assert isinstance(batch.x, list)
-        assert len(batch.x) == 5
+        height = 8 + int(batch.index.max())
+        assert batch.x.shape == (5, 3, height, 9)
         assert batch.num_source == len(batch.y) == 3
-        for x, index in zip(batch.x, batch.index, strict=True):
-            assert torch.equal(x, images[index])
+        assert batch.sizes.tolist() == [[8 + k, 9] for k in batch.index.tolist()]
+        for x, y, index in zip(batch.x, [*batch.y, None, None], batch.index.tolist(), strict=True):
+            assert torch.equal(x[:, : 8 + index], images[index])
+            assert not x[:, 8 + index :].any()
+            assert y is None or torch.equal(y["boxes"], targets[index]["boxes"])
         moved = batch.to("meta")
-        assert {x.device.type for x in moved.x} == {"meta"}
+        assert {moved.x.device.type, moved.sizes.device.type} == {"meta"}
         assert moved.y[0]["boxes"].device.type == "meta"
         assert moved.num_source == 3
 

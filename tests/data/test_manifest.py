@@ -62,7 +62,9 @@ def test_checksum_sees_every_field_and_the_order() -> None:
         ("a.csv", "path,label,domain\nx,y\n", "line 2: expected 3 cells"),
         ("a.csv", "path,label,domain\nx,y,z,w\n", "line 2: expected 3 cells"),
         ("a.csv", 'path,label,domain\n"x,y,z\n', "expected 3 cells"),
-        ("a.csv", "path,label,domain\nx,,z\n", "line 2: the label is empty"),
+        ("a.csv", "path,label,domain\n,y,z\n", "line 2: the path is empty"),
+        ("a.csv", "path,label,domain\nx,y,\n", "line 2: the domain is empty"),
+        ("a.csv", "path,label,domain\nx,y,z\nw,,z\n", "gives x a label and w none: label all images of z, or none"),
         ("a.csv", "path,label,domain\nx,y,z\nx,y,z\n", "line 3: x is already on line 2"),
         ("a.csv", "path,label,domain,split\nx,y,z,trian\n", 'did you mean "train"'),
         ("a.csv", "path,label,domain,split\nx,y,z,train\nw,y,z,\n", "not for w: give all or none"),
@@ -110,6 +112,25 @@ def test_scan_takes_images_alone(tmp_path: Path) -> None:
 def test_scan_reads_office_as_it_comes(tmp_path: Path) -> None:
     touch(tmp_path, "amazon/images/mug/1.jpg")
     assert scan_folder(tmp_path, "amazon") == [Entry("amazon/images/mug/1.jpg", "mug", "amazon")]
+
+
+def test_an_empty_label_is_none(tmp_path: Path) -> None:
+    entries = [Entry("a/1.jpg", "mug", "a"), Entry("b/1.jpg", None, "b"), Entry("b/2.jpg", None, "b")]
+    write_manifest(tmp_path / "list.csv", entries)
+    assert read_manifest(tmp_path / "list.csv") == entries
+    assert checksum(entries) != checksum([entries[0], Entry("b/1.jpg", "mug", "b"), entries[2]])
+
+
+@pytest.mark.parametrize("inside", ["", "images/"])
+def test_images_without_class_folders_have_no_labels(tmp_path: Path, inside: str) -> None:
+    touch(tmp_path, f"a/{inside}2.jpg", f"a/{inside}10.jpg", f"a/{inside}notes.txt")
+    assert scan_folder(tmp_path, "a") == [Entry(f"a/{inside}10.jpg", None, "a"), Entry(f"a/{inside}2.jpg", None, "a")]
+
+
+def test_images_beside_class_folders_are_not_left_out_without_a_word(tmp_path: Path) -> None:
+    touch(tmp_path, "a/mug/1.jpg", "a/2.jpg")
+    with pytest.raises(UserError, match=r"a holds images \(2\.jpg\) beside folders \(mug\): put each image into"):
+        scan_folder(tmp_path, "a")
 
 
 def test_scan_names_empty_folders(tmp_path: Path) -> None:

@@ -126,7 +126,9 @@ def test_images_of_different_sizes() -> None:
     sampler = JointBatchSampler([Stream("a", 5, 4)], seed=1, steps_per_epoch=STEPS)
     data = JointDataset([Domain("a", images, [{"boxes": torch.full((k, 4), float(k))} for k in range(5)])])
     for batch in DataLoader(data, batch_sampler=sampler, collate_fn=SharedMemoryCollator(2), num_workers=2):
-        assert isinstance(batch.x, list)
+        assert isinstance(batch.x, torch.Tensor)
+        assert batch.sizes.tolist() == [[4 + index, 5] for index in batch.index.tolist()]
         for x, y, index in zip(batch.x, batch.y, batch.index.tolist(), strict=True):
-            assert x.equal(images[index])
+            assert x[:, : 4 + index].equal(images[index])
+            assert not x[:, 4 + index :].any()
             assert y["boxes"].equal(torch.full((index, 4), float(index)))

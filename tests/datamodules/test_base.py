@@ -9,6 +9,7 @@ import torch
 
 from dafw.data import Domain
 from dafw.data.roles import Split
+from dafw.data.setting import DataRequest
 from dafw.errors import UserError
 from dafw.testing.toys import ToyData, toy_domain
 from datamodules.splits import hold_out
@@ -96,7 +97,10 @@ def test_a_view_that_the_datamodule_lacks() -> None:
 def test_held_out_samples_are_a_stream_of_their_own() -> None:
     data = ToyData("a", ["b", "c"], batch_size=4, count=43)
     data.trainer = cast(
-        Any, SimpleNamespace(lightning_module=SimpleNamespace(held_out=0.2), global_rank=0, world_size=1)
+        Any,
+        SimpleNamespace(
+            lightning_module=SimpleNamespace(data_request=DataRequest(held_out=0.2)), global_rank=0, world_size=1
+        ),
     )
     data.setup("fit")
     loader = data.train_dataloader()
@@ -129,7 +133,10 @@ def test_what_is_held_out_does_not_depend_on_the_order_of_the_samples(share: flo
 def test_an_oracle_has_nothing_to_hold_out() -> None:
     data = ToyData("a", "b", batch_size=4, oracle=True)
     data.trainer = cast(
-        Any, SimpleNamespace(lightning_module=SimpleNamespace(held_out=0.2), global_rank=0, world_size=1)
+        Any,
+        SimpleNamespace(
+            lightning_module=SimpleNamespace(data_request=DataRequest(held_out=0.2)), global_rank=0, world_size=1
+        ),
     )
     with pytest.raises(UserError, match=r"data\.oracle trains on all of the target"):
         data.setup("fit")

@@ -1,5 +1,6 @@
 """Image folders as domains."""
 
+import json
 import logging
 import pickle
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import call, one_run
 from PIL import Image
 
 from dafw.data.manifest import Entry, write_manifest
@@ -335,3 +337,69 @@ def test_evaluation_of_whole_images(shared_root: Path) -> None:
     assert torch.equal(next(iter(data.test_dataloader()[0])).x[:, :, 2:14, 2:14], middle)
     with pytest.raises(UserError, match=r"data\.augment, which must not be none"):
         make(shared_root, evaluate_whole=True, augment="none")
+
+
+def unlabelled(root: Path, path: Path) -> dict[str, object]:
+    """A target without labels, listed or as a flat folder, whichever ``path`` asks for."""
+    if path.suffix == ".csv":
+        files = sorted(root.rglob("*.png"))
+        entries = [(file.relative_to(root).as_posix(), file.parent.name, file.parents[1].name) for file in files]
+        write_manifest(path, [Entry(name, None if d == "photo" else label, d) for name, label, d in entries])
+        return {"manifest": str(path)}
+    for file in sorted((root / "photo").rglob("*.png")):
+        file.rename(root / "photo" / f"{file.parent.name}_{file.name}")
+    for folder in [folder for folder in (root / "photo").iterdir() if folder.is_dir()]:
+        folder.rmdir()
+    return {}
+
+
+@pytest.mark.parametrize("form", ["list.csv", "flat"])
+def test_a_target_without_labels_is_served_and_a_source_without_is_refused(
+    root: Path, tmp_path: Path, form: str
+) -> None:
+    options = unlabelled(root, tmp_path / form)
+    data = make(root, **options)
+    assert data.class_names == ("cup", "mug", "pen")
+    assert data.class_counts()["photo"] == {}
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert (batch.num_source, len(batch)) == (8, 16)
+    assert [one.role for one in data.evaluations("validate")] == ["source_train", "source_val", "target_val"]
+    assert sum(len(data.load("photo", split)) for split in ("train", "val", "test")) == 76
+    assert data.load("photo", "test").labels is None
+    with pytest.raises(UserError, match="photo has no labels, so that nothing can be learnt from it: make it a target"):
+        make(root, source="photo", target="art", **options).setup("fit")
+
+
+@pytest.mark.parametrize("form", ["list.csv", "flat"])
+def test_a_target_without_labels_goes_through_every_command(
+    root: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    options = [f"--data.{key}={value}" for key, value in unlabelled(root, tmp_path / form).items()]
+    given = [
+        *("--model", "DANN", "--model.width", "8", "--model.network.backbone", "dafw.testing.toys.ToyNet"),
+        *("--data", "ImageFolderDomains", "--data.root", root, "--data.source", "art", "--data.target", "photo"),
+        *("--data.size", "6", "--data.resize", "8", "--data.batch_size", "8", "--data.steps_per_epoch", "2"),
+        *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", *options),
+    ]
+    done = call(capsys, "fit", *given)
+    assert (done.code, done.err) == (0, "")
+    assert "photo: accuracy nan (photo has no labels)" in done.out
+    result = json.loads((one_run(tmp_path / "runs") / "result.json").read_text())
+    assert set(result["test"]) == {"art"}
+    assert {"source_accuracy", "snd"} <= set(result["history"][-1]["validators"])
+    assert result["history"][-1]["oracle"] == {}
+    for command in ("validate", "test"):
+        again = call(capsys, command, *given)
+        assert (again.code, again.err) == (0, "")
+        assert "photo/accuracy" not in again.out
+    predicted = call(capsys, "predict", *given)
+    assert (predicted.code, predicted.err) == (0, "")
+    lines = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(make(root, **unlabelled_options(options)).load("photo", "test"))
+
+
+def unlabelled_options(options: list[str]) -> dict[str, object]:
+    return dict(option.removeprefix("--data.").split("=", 1) for option in options)

@@ -129,10 +129,10 @@ def test_a_method_starts_from_it_and_its_checkpoint_needs_the_file_no_more(tmp_p
     model = classifier()
     path = saved(model.state_dict(), tmp_path / "model.th")
     method = SourceOnly(Network(NAME, weights=path, head="pretrained"), num_classes=CLASSES, ema_decay=0.9).eval()
-    assert method.ema is not None
+    assert method.weight_average is not None
     x = images(2, 64)
     with torch.no_grad():
-        for network in (method.network, method.ema.module):
+        for network in (method.network, method.weight_average.module):
             torch.testing.assert_close(network(x).logits, logits(model, method.network, x))  # type: ignore[arg-type]
     assert method.network.parameter_groups(0.1)
     Path(path).unlink()

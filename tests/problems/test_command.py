@@ -103,6 +103,30 @@ def test_the_shipped_problem(capsys: pytest.CaptureFixture[str]) -> None:
         assert mask.max() < 3
 
 
+BOXES = (
+    *("--model", "SourceOnly", "--model.network", "Detector", "--model.network.proposals_in_training", "20"),
+    *("--model.problem", "Detection", "--data", "dafw.testing.toys.ToyData", "--data.kind", "detection"),
+    *("--data.source", "a", "--data.target", "b", "--data.batch_size", "8", "--data.steps_per_epoch", "4"),
+    *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"),
+)
+
+
+def test_boxes(capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "fit", *BOXES)
+    assert (done.code, done.err) == (0, "")
+    folder = one_run(Path("runs"))
+    result = json.loads((folder / "result.json").read_text())
+    assert result["metric"] == "map"
+    assert set(result["test"]["b"]) == {"map", "map_50", "map_75", "ap/zero", "ap/one", "ap/two"}
+    assert set(result["history"][-1]["validators"]) == {"source_map", "source_loss"}
+    assert {path.name for path in (folder / "plots").iterdir()} == {"curves.png", "boxes.png"}
+    predicted = call(capsys, "predict", *BOXES)
+    assert (predicted.code, predicted.out.split(), predicted.err) == (0, ["predictions.json"], "")
+    entries = json.loads(Path("predictions.json").read_text())
+    assert {entry["domain"] for entry in entries} == {"b"}
+    assert all(0 <= entry["score"] <= 1 and entry["category"] in ("zero", "one", "two") for entry in entries)
+
+
 def test_a_method_for_classes_refuses_masks_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     masks = ("--model.problem", "Segmentation", "--data", "dafw.testing.toys.ToyData", "--data.kind", "segmentation")
     domains = ("--data.source", "a", "--data.target", "b")
@@ -129,4 +153,6 @@ def test_every_other_method_refuses_a_dense_problem() -> None:
 
 def signature(item: Case) -> dict[str, Any]:
     """The arguments that a method cannot do without."""
-    return {"num_sources": 2} if "num_sources" in inspect.signature(item.owner.__init__).parameters else {}
+    needed = {"num_sources": 2, "checkpoint": "none.ckpt"}
+    parameters = inspect.signature(item.owner.__init__).parameters
+    return {name: value for name, value in needed.items() if name in parameters}

@@ -9,6 +9,7 @@ from dafw.methods.adaptation.dcan import DCAN
 from dafw.methods.base import Losses
 from dafw.nn.attention import GatedDomainAttention, convert_attention, domain_attentions
 from dafw.nn.network import Network
+from dafw.problems.model import NetworkBase
 
 
 class GDCAN(DCAN):
@@ -33,8 +34,12 @@ class GDCAN(DCAN):
     def __init__(  # type: ignore[no-untyped-def]
         self, network: Network, *, eta: float = 0.2, mode: Literal["paper", "authors"] = "paper", **base
     ) -> None:
-        convert_attention(network, gated=True, threshold=eta, form=mode)
+        self.eta, self.mode = eta, mode
         super().__init__(network, mode=mode, **base)
+
+    def build_network(self, network: NetworkBase, num_classes: int) -> None:
+        """Gives attention a path for each domain, behind gates."""
+        convert_attention(network, gated=True, threshold=self.eta, form=self.mode)
 
     def losses(self, batch: Batch) -> Losses:
         """DCAN's terms; also logs the share of modules in which the domains share a path."""

@@ -1,0 +1,250 @@
+"""Segmentation: what its loss, metrics and evidence count, and the files that it writes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
+
+from dafw.data import Domain
+from dafw.data.padding import IGNORE
+from dafw.errors import UserError
+from dafw.methods import SourceOnly
+from dafw.problems import MaskOutputs, Predicted, Segmentation, Shown
+from dafw.problems.mask_files import file_names
+from dafw.testing.dense_toys import ToySegmenter, toy_masks
+
+
+def outputs(n: int = 3, classes: int = 4, *, sizes: Tensor | None = None, auxiliary: bool = False) -> MaskOutputs:
+    torch.manual_seed(1)
+    extra = torch.randn(n, classes, 6, 8) if auxiliary else None
+    return MaskOutputs(torch.randn(n, 5, 3, 4), torch.randn(n, classes, 6, 8), extra, sizes=sizes)
+
+
+def labels(n: int = 3, classes: int = 4) -> Tensor:
+    y = torch.randint(0, classes, (n, 6, 8), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    y[0, :2] = IGNORE
+    y[1] = torch.where(y[1] == 3, IGNORE, y[1])
+    return y
+
+
+def by_hand(logits: Tensor, y: Tensor) -> Tensor:
+    """The mean of -log p over the labelled pixels, one after the other."""
+    found = [
+        -logits[n, :, i, j].log_softmax(0)[int(y[n, i, j])] for n, i, j in np.ndindex(*y.shape) if y[n, i, j] != IGNORE
+    ]
+    return torch.stack(found).mean()
+
+
+def test_the_loss_is_a_mean_over_the_labelled_pixels() -> None:
+    found, y = outputs(auxiliary=True), labels()
+    terms = Segmentation(auxiliary_weight=0.3).terms(found, y)
+    torch.testing.assert_close(terms["supervised"], by_hand(found.logits, y))
+    assert found.auxiliary is not None
+    torch.testing.assert_close(terms["auxiliary"], 0.3 * by_hand(found.auxiliary, y))
+    assert set(Segmentation().terms(outputs(), y)) == {"supervised"}
+    rows = Segmentation(0.3).row_losses(found, y)
+    expected = [
+        by_hand(found.logits[i : i + 1], y[i : i + 1]) + 0.3 * by_hand(found.auxiliary[i : i + 1], y[i : i + 1])
+        for i in range(3)
+    ]
+    torch.testing.assert_close(rows, torch.stack(expected))
+    total, count = Segmentation(0.3).summed_loss(found, y)
+    torch.testing.assert_close(total / count, terms["supervised"] + terms["auxiliary"])
+
+
+def test_nothing_is_learnt_without_a_label() -> None:
+    found = outputs()
+    found.logits.requires_grad_()
+    (term,) = Segmentation().terms(found, torch.full((3, 6, 8), IGNORE, dtype=torch.uint8)).values()
+    assert term == 0
+    term.backward()
+    assert found.logits.grad is not None
+    assert found.logits.grad.abs().sum() == 0
+    assert Segmentation().row_losses(found, torch.full((3, 6, 8), IGNORE, dtype=torch.uint8)).tolist() == [0, 0, 0]
+
+
+def test_padding_enters_neither_loss_nor_metric_nor_evidence() -> None:
+    """The masks of the labelled rows may be padded less than images that come with larger ones."""
+    problem, sizes = Segmentation(), torch.tensor([[4, 5], [6, 4], [3, 8]])
+    honest, y = outputs(sizes=sizes), labels()
+    for n, (height, width) in enumerate(sizes.tolist()):
+        y[n, height:], y[n, :, width:] = IGNORE, IGNORE
+    wild = MaskOutputs(honest.features.clone(), honest.logits.clone(), sizes=sizes)
+    for n, (height, width) in enumerate(sizes.tolist()):
+        wild.logits[n, :, height:], wild.logits[n, :, :, width:] = 1e4, -1e4
+        wild.features[n, :, -(-height // 2) :], wild.features[n, :, :, -(-width // 2) :] = torch.nan, torch.nan
+    found = []
+    for one in (honest, wild):
+        metrics = problem.metrics(4)
+        problem.score(metrics, one, y)
+        features, logits = problem.evidence(one)
+        prediction = problem.predictions(one)["prediction"]
+        found.append(
+            [
+                *problem.values(metrics).values(),
+                problem.loss(one, y),
+                *problem.row_losses(one, y),
+                *features,
+                *logits,
+                *problem.pseudo_labels(one)[1],
+                *prediction,
+                *one.vectors(),
+            ]
+        )
+    assert [tuple(mask.shape) for mask in problem.predictions(honest)["prediction"]] == [(4, 5), (6, 4), (3, 8)]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(torch.as_tensor(one), torch.as_tensor(other), rtol=0, atol=0, equal_nan=True)
+    cropped = problem.terms(honest[:1], y[:1, :4, :5])
+    torch.testing.assert_close(cropped["supervised"], problem.loss(honest[:1], y[:1]))
+    with pytest.raises(ValueError, match=r"masks of \(6, 9\) for class scores of \(6, 8\)"):
+        problem.loss(honest, torch.zeros(3, 6, 9, dtype=torch.uint8))
+
+
+def test_the_metrics_are_torchmetrics() -> None:
+    problem, found, y = Segmentation(), outputs(), labels()
+    metrics = problem.metrics(4)
+    for row in range(3):
+        problem.score(metrics, found[row : row + 1], y[row : row + 1])
+    values = problem.values(metrics, ["w", "x", "y", "z"])
+    prediction, options = found.logits.argmax(1), {"num_classes": 4, "ignore_index": IGNORE}
+    iou = multiclass_jaccard_index(prediction, y.long(), average="none", **options)
+    assert [values[f"iou/{name}"] for name in "wxyz"] == pytest.approx(iou.tolist())
+    assert values["miou"] == pytest.approx(float(iou.mean()))
+    assert values["pixel_accuracy"] == pytest.approx(
+        float(multiclass_accuracy(prediction, y.long(), average="micro", **options))
+    )
+    assert set(values) == {"miou", "pixel_accuracy", "iou/w", "iou/x", "iou/y", "iou/z"}
+
+
+def test_a_class_that_is_nowhere_is_undefined_and_in_no_mean() -> None:
+    y = torch.tensor([[[0, 0, 1, 1]]], dtype=torch.uint8)
+    logits = torch.nn.functional.one_hot(torch.tensor([[[0, 0, 1, 0]]]), 3).permute(0, 3, 1, 2).float()
+    metrics = Segmentation().metrics(3)
+    Segmentation().score(metrics, MaskOutputs(logits, logits), y)
+    found = Segmentation().values(metrics, ["a", "b", "c"])
+    assert (found["iou/a"], found["iou/b"]) == pytest.approx((2 / 3, 1 / 2))
+    assert np.isnan(found["iou/c"])
+    assert found["miou"] == pytest.approx(7 / 12)
+    empty = Segmentation().values(Segmentation().metrics(3))
+    assert all(np.isnan(value) for value in empty.values())
+
+
+def test_a_label_that_is_no_class_is_reported() -> None:
+    metrics = Segmentation().metrics(3)
+    with pytest.raises(RuntimeError):
+        Segmentation().score(metrics, outputs(1, 3), torch.full((1, 6, 8), 3, dtype=torch.uint8))
+
+
+def test_what_segmentation_does_not_know_is_refused() -> None:
+    with pytest.raises(UserError, match="Segmentation knows no unknown classes"):
+        Segmentation().metrics(3, has_unknown=True)
+    with pytest.raises(UserError, match="a mask tells 255 classes apart, and the data has 256"):
+        Segmentation().metrics(256)
+    with pytest.raises(UserError, match=r"auxiliary_weight must be 0 or more"):
+        Segmentation(auxiliary_weight=-1)
+    from dafw.evaluation.rejection import Entropy
+
+    with pytest.raises(UserError, match=r"Segmentation knows no unknown classes: leave out model\.rejection"):
+        SourceOnly(ToySegmenter(), num_classes=3, problem=Segmentation(), rejection=Entropy())
+
+
+def test_pseudo_labels() -> None:
+    sizes = torch.tensor([[6, 8], [2, 3], [6, 8]])
+    found = outputs(sizes=sizes)
+    label, weight = Segmentation().pseudo_labels(found, threshold=0.5)
+    share, best = found.logits.softmax(1).max(1)
+    sure = share >= 0.5
+    sure[1, 2:], sure[1, :, 3:] = False, False
+    assert 0 < sure.sum() < sure.numel()
+    assert torch.equal(label, torch.where(sure, best, IGNORE).to(torch.uint8))
+    assert torch.equal(weight, sure.float())
+    every, _ = Segmentation().pseudo_labels(outputs())
+    assert (every != IGNORE).all()
+
+
+def test_carried_masks_have_no_label_where_no_pixel_came_from() -> None:
+    mask = torch.arange(12, dtype=torch.uint8).view(1, 3, 4)
+    flip = torch.tensor([[[-1.0, 0, 4], [0, 1, 0]]])
+    assert torch.equal(Segmentation().carry(mask, flip, (3, 4)), mask.flip(-1))
+    move = torch.tensor([[[1.0, 0, 1], [0, 1, -1]]])
+    assert Segmentation().carry(mask, move, (3, 4))[0].tolist() == [[255, 4, 5, 6], [255, 8, 9, 10], [255] * 4]
+    double = torch.tensor([[[2.0, 0, 0], [0, 2, 0]]])
+    assert torch.equal(Segmentation().carry(mask, double, (6, 8)), mask.repeat_interleave(2, 1).repeat_interleave(2, 2))
+    same = torch.eye(2, 3)[None]
+    inner = Segmentation().carry(mask, same, (3, 4), torch.tensor([[2, 3]]))
+    assert inner[0].tolist() == [[0, 1, 2, 255], [4, 5, 6, 255], [255] * 4]
+
+
+def test_evidence_is_a_fixed_grid_of_each_image() -> None:
+    problem, sizes = Segmentation(evidence_grid=2), torch.tensor([[6, 8], [4, 4], [6, 2]])
+    found, y = outputs(sizes=sizes), labels()
+    features, logits = problem.evidence(found)
+    assert (tuple(features.shape), tuple(logits.shape)) == ((12, 5), (12, 4))
+    places = [[(1, 2), (1, 6), (4, 2), (4, 6)], [(1, 1), (1, 3), (3, 1), (3, 3)], [(1, 0), (1, 1), (4, 0), (4, 1)]]
+    expected = [found.logits[n, :, i, j] for n, row in enumerate(places) for i, j in row]
+    assert torch.equal(logits, torch.stack(expected))
+    assert torch.equal(
+        features, torch.stack([found.features[n, :, i // 2, j // 2] for n, row in enumerate(places) for i, j in row])
+    )
+    assert problem.evidence_labels(found, y).tolist() == [
+        int(y[n, i, j]) for n, row in enumerate(places) for i, j in row
+    ]
+
+
+def test_files_of_samples(tmp_path: Path) -> None:
+    masks = [torch.full((2, 3), value, dtype=torch.uint8) for value in range(4)]
+    ids = ["day/1.jpg", "day_1.jpg", "../../DAY/1.jpg", "é x"]
+    found = [Predicted("a/b", ids, {"prediction": masks}), Predicted("a_b", ids[:1], {"prediction": masks[3:]})]
+    Segmentation().write_predictions(found, ["zero"], tmp_path / "out")
+    index = (tmp_path / "out" / "index.csv").read_text().splitlines()
+    assert index[0] == "domain,sample,file"
+    files = [line.rpartition(",")[2] for line in index[1:]]
+    assert len({file.casefold() for file in files}) == 5
+    values = [np.unique(np.asarray(Image.open(tmp_path / "out" / file))).tolist() for file in files]
+    assert values == [[0], [1], [2], [3], [3]]
+    assert [line.split(",")[:2] for line in index[1:]] == [["a/b", one] for one in ids] + [["a_b", ids[0]]]
+    inside = {path.resolve() for path in (tmp_path / "out").rglob("*.png")}
+    assert len(inside) == 5
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file, and masks need a folder"):
+        Segmentation().write_predictions(found, ["zero"], tmp_path / "file")
+
+
+def test_file_names_never_collide() -> None:
+    names = ["a", "A", "a-1", "a/", "a:", "", ".", "..", "-x", "x" * 300, "x" * 301, "漢" * 100]
+    found = file_names(names)
+    assert len({name.casefold() for name in found}) == len(names)
+    assert all(name and "/" not in name and name[0] not in ".-" for name in found)
+    assert all(len(f"{name}.png.1234567.unfinished".encode()) <= 255 for name in found)
+
+
+def test_wrong_samples_are_named() -> None:
+    domain = toy_masks("a", 5, sizes=True)
+    masks: Any = [mask.clone() for mask in domain.labels]  # type: ignore[union-attr]
+    assert Segmentation().wrong_samples(domain, 3) == []
+    masks[1][2, 2], masks[2], masks[3] = 7, masks[2][:, :4], torch.tensor(1)
+    wrong = Domain("a", domain.inputs, masks, [f"{i}.png" for i in range(5)])
+    assert Segmentation().wrong_samples(wrong, 3) == [
+        "1.png has pixels of class 7, but there are 3 classes",
+        "2.png is 8x5 and its mask 8x4",
+        "3.png has a label that is no mask of height and width",
+    ]
+    assert Segmentation().wrong_samples(domain.unlabelled(), 3) == []
+
+
+def test_pictures_show_a_few_samples_with_and_without_labels() -> None:
+    problem, found, y = Segmentation(), outputs(2), labels(2)
+    images = torch.randint(0, 256, (2, 3, 6, 8), dtype=torch.uint8)
+    predictions = problem.predictions(found)
+    shown = [Shown("a", False, images, found, y, predictions), Shown("b", True, images, found, None, predictions)]
+    (figure,) = problem.pictures(shown, ["w", "x", "y", "z"]).values()
+    pictures = [len(axis.images) for axis in figure.axes]
+    assert pictures == [1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 0, 1]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["w", "x", "y", "z", "no label"]
+    assert problem.pictures([], ["w"]) == {}
