@@ -42,7 +42,7 @@ def collect_result(
         task=data.task,
         source=tuple(data.source),
         target=tuple(data.target),
-        setting=SettingRecord(setting.name, source=setting.sees_source, target=setting.sees_target),
+        setting=SettingRecord(setting.name, setting.sees_source, setting.sees_target, setting.streams_target),
         seed=config.get("seed_everything", 0),
         oracle=data.oracle or not set(data.target).isdisjoint(method.trained_on),
         transductive_reason=method.transductive_reason,

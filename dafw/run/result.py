@@ -42,11 +42,13 @@ class SettingRecord:
         name: name of the setting.
         source: whether samples of the source are used.
         target: whether unlabelled samples of the target are used.
+        stream: whether these are the test samples, which pass once; then there is no validation.
     """
 
     name: str
     source: bool
     target: bool
+    stream: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,9 @@ def _parse(given: Any) -> Result:
         task=str(given["task"]),
         source=_names(given["source"]),
         target=_names(given["target"]),
-        setting=SettingRecord(str(setting["name"]), bool(setting["source"]), bool(setting["target"])),
+        setting=SettingRecord(
+            str(setting["name"]), bool(setting["source"]), bool(setting["target"]), bool(setting.get("stream", False))
+        ),
         seed=int(given["seed"]),
         oracle=bool(given["oracle"]),
         transductive_reason=str(given["transductive_reason"]),

@@ -107,6 +107,9 @@ def _starts(store: Store) -> list[str]:
         ]
         if absent:
             setting = results[0].run.setting
+            if setting.stream:
+                sentences.append(f"{row.name} is {setting.name}: it has no validation, hence no {', '.join(absent)}.")
+                continue
             kind, side = (f"a {setting.name} method", "target") if setting.source else (setting.name, "source")
             reads = f"which read{'s' if len(absent) == 1 else ''} {side} samples"
             sentences.append(f"{row.name} is {kind}: there is no {', '.join(absent)}, {reads}.")

@@ -38,8 +38,10 @@ class CellResult:
         return ("last", *validators, *oracle)
 
     def is_without(self, criterion: str) -> bool:
-        """Whether the criterion reads samples that a run of this setting never sees."""
+        """Whether the criterion reads samples that a run of this setting never sees, or a validation it never has."""
         setting = self.run.setting
+        if setting.stream:
+            return criterion not in self.criteria
         if (setting.source and setting.target) or criterion in self.criteria:
             return False
         from dafw.selection import VALIDATORS  # imports torch

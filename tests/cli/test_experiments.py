@@ -42,12 +42,12 @@ def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, pacs: Path,
     config = yaml.safe_load(path.read_text())
     fit = ["fit", "--config", path, "--trainer.max_epochs", "1", "--data.steps_per_epoch", "2", "--run.plots", "false"]
     fit += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
-    source_free = "checkpoint" in config["model"]["init_args"]
-    if source_free:  # the source model's experiment lies beside it
-        source = path.with_name(f"{path.stem}_source.yaml")
-        assert call(capsys, "fit", "--config", source, *fit[3:]).code == 0
+    start = config["model"]["init_args"].get("checkpoint")
+    if start:  # the experiment of the model that it starts from lies beside it
+        first = path.with_name(f"{Path(start).name}.yaml")
+        assert call(capsys, "fit", "--config", first, *fit[3:]).code == 0
         shutil.move("runs", "source")
-        fit += ["--model.checkpoint", Path("source", Path(config["model"]["init_args"]["checkpoint"]).name)]
+        fit += ["--model.checkpoint", Path("source", Path(start).name)]
     if config["data"]["class_path"] == "ImageFolderDomains":
         ends = ("--data.source", "source", "--data.target", "target")
         fit += ["--data.root", images, *ends, *SMALL, "--model.network.weights", "null"]
@@ -60,9 +60,10 @@ def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, pacs: Path,
     done = call(capsys, *fit)
     assert (done.code, done.err) == (0, "")
     result = json.loads((one_run(Path("runs")) / "result.json").read_text())
-    assert (result["method"], result["steps"]) == (config["model"]["class_path"], 2)
-    assert len(result["history"]) == 1
-    assert set(result["test"]) == {*([] if source_free else result["source"]), *result["target"]}
+    steps = -(-result["num_target_test"] // 32) if result["setting"]["stream"] else 2
+    assert (result["method"], result["steps"]) == (config["model"]["class_path"], steps)
+    assert len(result["history"]) == (0 if result["setting"]["stream"] else 1)
+    assert set(result["test"]) == {*([] if start else result["source"]), *result["target"]}
 
 
 @pytest.mark.slow

@@ -1,37 +1,122 @@
-"""Methods that learn while they are tested: what the commands do for them."""
+"""Methods that learn from the test stream: what the commands and tables do for them."""
 
 import json
 from pathlib import Path
 
 import pytest
-from commands import QUICK, call, one_run, rows
+import yaml
+from commands import QUICK, call, one_run, refused, rows
 
-RETRAIN = ("--model.retrain", "network", "--model.retrain_confidence", "0", "--model.retrain_lr", "20")
+DRM = ("--model", "DRM", *QUICK, "--data.steps_per_epoch", "100", "--data.source", "[a, c]")
+DATA = (
+    "--data",
+    "dafw.testing.toys.ToyData",
+    "--data.source",
+    "[a, c]",
+    "--data.target",
+    "b",
+    "--data.batch_size",
+    "4",
+)
+PLAIN = ("--trainer.accelerator", "cpu", "--run.plots", "false")
+RETRAINING = ("--model", "DRMRetraining", *DATA, *PLAIN, "--model.labels", "shared")
+RETRAIN = ("--model.retrain", "network", "--model.confidence", "0", "--model.lr", "1")
 
 
-def test_one_training_gives_the_numbers_with_and_without(capsys: pytest.CaptureFixture[str]) -> None:
-    small = ("--model", "DRM", *QUICK, "--data.eval_batch_size", "4")
+def train_drm(capsys: pytest.CaptureFixture[str]) -> Path:
+    """The directory of a DRM's run."""
+    done = call(capsys, "fit", *DRM, "--run.root", "first")
+    assert (done.code, done.err) == (0, "")
+    return one_run(Path("first"))
+
+
+def test_a_run_gives_the_numbers_with_and_without(capsys: pytest.CaptureFixture[str]) -> None:
+    """The network comes from the checkpoint; the one epoch is the default."""
+    start = train_drm(capsys)
+    trained = json.loads((start / "result.json").read_text())
+    small = (*RETRAINING, "--model.checkpoint", start)
     done = call(capsys, "fit", *small, *RETRAIN)
     assert (done.code, done.err) == (0, "")
     folder = one_run(Path("runs"))
     result = json.loads((folder / "result.json").read_text())
     assert "retrained" in result["transductive_reason"]
+    assert (result["steps"], result["history"]) == (6, [])
+    assert result["setting"] == {"name": "test-time", "source": False, "target": True, "stream": True}
     kinds = ("accuracy", "mean_class_accuracy")
-    assert set(result["test"]["b"]) == {*kinds, *(f"{kind}_without_retraining" for kind in kinds)}
-    last = result["history"][-1]["test"]["b"]
-    without = {kind: result["test"]["b"][f"{kind}_without_retraining"] for kind in kinds}
-    assert last == pytest.approx(without, rel=1e-6)  # of which one was logged in float32
+    assert set(result["test"]) == {"b"}
+    assert set(result["test"]["b"]) == {*kinds, *(f"{kind}_without_adaptation" for kind in kinds)}
+    without = {kind: result["test"]["b"][f"{kind}_without_adaptation"] for kind in kinds}
+    assert trained["test"]["b"] == pytest.approx(without, rel=1e-6)
+    assert result["test"]["b"]["accuracy"] != without["accuracy"]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
 
-    checkpoint = next(folder.glob("checkpoints/*.ckpt"))
-    done = call(capsys, "predict", *small, *RETRAIN, "--ckpt_path", checkpoint)
+    onwards = ("--config", folder / "config.yaml", "--run.dir", folder)
+    done = call(capsys, "predict", *onwards)
     assert (done.code, done.err) == (0, "")
-    assert len(rows(Path("predictions.csv").read_text())) == 21
-
-    done = call(capsys, "test", *small, "--ckpt_path", checkpoint)
+    predicted = rows(Path("predictions.csv").read_text())
+    assert len(predicted) == 21
+    done = call(capsys, "test", *onwards)
     assert done.code == 0, done.err
     printed = {line.split()[0]: float(line.split()[1]) for line in done.out.splitlines()[:-1]}  # then the file
     for kind in kinds:
-        assert printed[f"test/b/{kind}"] == pytest.approx(last[kind], abs=1e-4)
+        assert printed[f"test/b/{kind}"] == pytest.approx(result["test"]["b"][kind], abs=1e-4)
+        assert printed[f"test/b/{kind}_without_adaptation"] == pytest.approx(trained["test"]["b"][kind], abs=1e-4)
+
+
+def test_pictures_show_what_was_served(capsys: pytest.CaptureFixture[str]) -> None:
+    start = train_drm(capsys)
+    done = call(capsys, "fit", *RETRAINING, "--model.checkpoint", start, "--run.plots", "true", *RETRAIN)
+    assert (done.code, done.err) == (0, "")
+    assert {path.stem for path in one_run(Path("runs")).glob("plots/*.png")} >= {"confusion", "embedding"}
+
+
+def test_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    start = train_drm(capsys)
+    fit = ("fit", *RETRAINING, "--model.checkpoint", start)
+    said = refused(capsys, *fit, "--trainer.max_epochs", "3")
+    assert said == "a test-time method passes once over its stream: give trainer.max_epochs 1, not 3"
+    stopping = ("--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor")
+    for monitored in ("val/im", "oracle/accuracy"):
+        assert refused(capsys, *fit, *stopping, monitored) == (
+            f'EarlyStopping monitors "{monitored}", and a test-time run has no validation'
+        )
+    assert "unknown value" in refused(capsys, *fit, "--data.stream_order", "sorted")
+    assert refused(capsys, "fit", *RETRAINING) == "model.checkpoint must be given"
+    assert refused(capsys, "fit", "--model", "TestTimeMethod", *DATA, "--model.checkpoint", start) == (
+        "model must be given"
+    )
+
+
+TABLE = """
+tasks: ["a->b"]
+seeds: [0]
+select: [last, source_accuracy]
+base:
+  data: {class_path: dafw.testing.toys.ToyData, init_args: {batch_size: 8, steps_per_epoch: 3}}
+  trainer: {max_epochs: 2, accelerator: cpu}
+  model:
+    init_args:
+      network: {class_path: dafw.nn.network.Network, init_args: {backbone: dafw.testing.toys.ToyNet}}
+  run: {plots: false, wandb: disabled}
+rows:
+  - name: retrained
+    from: DRM
+    control: DRM
+    trainer: {max_epochs: 1}
+    model: {class_path: DRMRetraining, init_args: {confidence: 0.0}}
+  - {name: DRM, model: {class_path: DRM}}
+"""
+
+
+@pytest.mark.slow
+def test_a_table_trains_the_start_first(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("stream.yaml").write_text(TABLE)
+    done = call(capsys, "table", "run", "stream.yaml", "--workers", "1")
+    assert done.code == 0, done
+    assert "2 runs, 0 done already" in done.out
+    page = next(Path("runs/tables").rglob("*.html")).read_text()
+    assert "retrained is test-time: it has no validation, hence no source_accuracy." in page
+    assert "retrained starts from the models of DRM" in page
 
 
 def test_an_infinite_gamma_can_be_given_and_kept(capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,6 +90,12 @@ CASES += [
 ]
 DRM = "dafw.methods.generalization.drm.DRM"
 CASES.append(Case(DRM, {"ema_decay": 0.8, "weight": 0.3, "mode": "authors"}, label="drm_moving_average"))
+RETRAINING = "dafw.methods.test_time.drm_retraining.DRMRetraining"
+CASES += [
+    Case(RETRAINING, {"retrain": "network", "labels": "own", "confidence": 0.4, "steps": 2}, label="drm_full"),
+    Case(RETRAINING, {"labels": "shared", "confidence": 0.4, "reset": "never"}, label="drm_never_reset"),
+    Case(RETRAINING, {"labels": "uniform", "confidence": 0.4, "reset_every": 3}, label="drm_reset_every_third"),
+]
 CDANN = {"width": 8, "depth": 1, "critic_steps": 2, "optimizer": "adam", "lr": 0.003, "ema_decay": 0.8}
 CASES.append(Case("dafw.methods.generalization.domain_adversarial.DomainBedCDANN", CDANN, label="cdann_two_steps"))
 UDIM = "dafw.methods.generalization.udim.UDIM"
