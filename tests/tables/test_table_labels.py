@@ -199,13 +199,9 @@ def test_tables_whose_settings_were_chosen_by_hand_say_so(name: str) -> None:
 def test_a_result_says_whether_labels_of_its_target_trained_it(
     tmp_path: Path, oracle: bool, method: dict[str, Any], expected: bool
 ) -> None:
-    stands: dict[str, Any] = {
-        "setting": Setting("source-free", sees_source=False),
-        "norm": "joint",
-        "steps_done": 3,
-        "history": [],
-    }
-    stands |= {"transductive_reason": "the batch's statistics", "extra_metrics": ExtraTestMetrics({}, {})}
+    stands: dict[str, Any] = {"setting": Setting("source-free", sees_source=False), "norm": "joint", "steps_done": 3}
+    stands |= {"transductive_reason": "the batch's statistics", "history": [], "trained_on": ()} | method
+    stands["evaluator"] = SimpleNamespace(test={}, extra=ExtraTestMetrics({}, {}))
     model: Any = SimpleNamespace(**stands, problem=SimpleNamespace(primary="accuracy"))
     data: Any = SimpleNamespace(
         **{
