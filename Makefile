@@ -46,7 +46,8 @@ golden: $(BIN)/.ready  ## run the tests that compare with reference vectors (tho
 	@touch $@
 
 MINIMAL := tests/oldest_versions.py tests/test_lightning_adapter.py tests/data/test_batch.py tests/data/test_sampler.py \
-  tests/nn/test_norm.py tests/nn/test_network.py tests/problems/test_classification.py tests/datamodules/test_digits.py
+  tests/nn/test_norm.py tests/nn/test_network.py tests/problems/test_classification.py \
+  tests/datamodules/test_digits.py::test_any_size
 
 test-minimal: .venv-minimal/.ready  ## run a few dozen tests with the oldest supported versions
 	@OMP_NUM_THREADS=1 .venv-minimal/bin/python -m pytest -q -p no:cacheprovider $(MINIMAL) $(ARGS)

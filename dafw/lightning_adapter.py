@@ -112,9 +112,8 @@ class QuickHookNames(Base):
 def leave_buffers_alone(trainer: Any) -> None:
     """Keeps ``DistributedDataParallel`` from sending rank 0's buffers to all ranks before each forward pass.
 
-    The buffers agree already: batch statistics are exact over all ranks. In a validation the ranks may have different
-    numbers of batches, and the broadcast of one more batch would wait for the others for ever. Called when a fit
-    starts, once the strategy has wrapped the method.
+    The buffers agree already, since batch statistics are exact over all ranks. This spares one broadcast for each type
+    of buffer in every step. Called when a fit starts, once the strategy has wrapped the method.
     """
     wrapped = getattr(trainer.strategy, "model", None)
     if isinstance(wrapped, DistributedDataParallel):

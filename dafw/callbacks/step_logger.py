@@ -11,7 +11,7 @@ class StepLogger(pl.Callback):
     """Logs the method's terms every ``log_every_n_steps``. Comes with every method; runs before any checkpoint."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Keeps the ranks from waiting for each other in evaluation."""
+        """Keeps the ranks from sending each other buffers that agree."""
         leave_buffers_alone(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:

@@ -211,16 +211,16 @@ def check_control(item: Case, folder: Path) -> None:
     if owner.setting.starts_from_model:
         before, after = (model.network.named_parameters() for model in (item.make(), control))
         assert all(torch.equal(one, other) for (_, one), (_, other) in zip(before, after, strict=True))
-    if owner.setting.streams_target:
-        _check_served(item, active, control)
     blind = {**owner.control, "norm": "frozen"}
     ours, _ = item.train(folder, method=item.make(**blind))
+    if owner.setting.streams_target:
+        _check_served(item, active, ours)
     others, _ = item.train(folder, method=item.make(**blind), data=item.make_data(other_target=True))
     assert not differences(dict(ours.network.named_parameters()), dict(others.network.named_parameters()))
 
 
 def _check_served(item: Case, active: Method, control: Method) -> None:
-    """The control of a test-time method serves what its start predicts; the method itself serves something else."""
+    """A test-time method's control serves what its start predicts, under frozen statistics; the method does not."""
     data, moved = item.make_data(), False
     for name in data.target:
         domain = data.domain(name, "test")

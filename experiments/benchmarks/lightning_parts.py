@@ -147,7 +147,7 @@ class Turns(pl.Callback):
 
 
 class OneStepEach(pl.Callback):
-    """Gives each part back for one step, after two steps that make the optimiser's state and the ranks' buckets."""
+    """Gives each part back for one step, after two that make the optimiser's state and the ranks' buckets."""
 
     def __init__(self, parts: dict[str, tuple[Change, Change]]) -> None:
         self.parts = parts

@@ -19,7 +19,13 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # read when torch and nump
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs" / "speed.md"
-TITLES = {"step": "A training step", "loader": "Loading images", "cell": "A cell of a table", "methods": "The methods"}
+TITLES = {
+    "step": "A training step",
+    "lightning_parts": "Parts of Lightning that are replaced",
+    "loader": "Loading images",
+    "cell": "A cell of a table",
+    "methods": "The methods",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(argv)
     import cell
+    import lightning_parts
     import loader
     import methods
     import step
@@ -59,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == "step":
             found[name] = step.measure(options.quick, options.device)
         else:
-            found[name] = {"loader": loader, "cell": cell, "methods": methods}[name].measure(options.quick)
+            script = {"lightning_parts": lightning_parts, "loader": loader, "cell": cell, "methods": methods}[name]
+            found[name] = script.measure(options.quick)
     machine["load_after"] = environment(THREADS)["load"]
     results = {
         "schema_version": 1,

@@ -13,6 +13,7 @@ from dafw.data.setting import DataRequest
 from dafw.errors import UserError
 from dafw.testing.toys import ToyData, toy_domain
 from datamodules.splits import hold_out
+from datamodules.stream import stream_sampler
 
 
 class Partial(ToyData):
@@ -139,3 +140,17 @@ def test_an_oracle_has_nothing_to_hold_out() -> None:
     )
     with pytest.raises(UserError, match=r"data\.oracle trains on all of the target"):
         data.setup("fit")
+
+
+def test_ranks_that_cannot_share_a_stream() -> None:
+    domains = [toy_domain("b", 20), toy_domain("c", 21)]
+    with pytest.raises(UserError, match="2 ranks cannot share the last batch of 1 of the 21 samples of c equally"):
+        stream_sampler(domains, 4, 0, lambda: 0, (0, 2))
+    with pytest.raises(UserError, match="2 ranks cannot share a batch of 5 of the 20 samples of b equally"):
+        stream_sampler(domains, 5, 0, lambda: 0, (0, 2))
+    assert len(stream_sampler(domains[:1], 8, 0, lambda: 0, (0, 2))) == 3
+
+
+def test_an_unknown_order_of_the_stream() -> None:
+    with pytest.raises(UserError, match='unknown stream_order "sorted"'):
+        ToyData("a", "b", stream_order="sorted")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""DRM: its authors' values, the mixture it serves, and what it learns, and leaves alone, while it is tested."""
+"""DRM: its authors' values, the mixture it serves, and one retraining of its heads."""
 
 import math
 from pathlib import Path
@@ -10,15 +10,18 @@ from golden_vectors import golden
 from networks import OneBatch, measure
 from torch import Tensor
 
+from dafw.data import Domain
 from dafw.data.batch import Batch
+from dafw.data.roles import Split
 from dafw.losses.entropy import entropy
-from dafw.methods import DRM, ERM
+from dafw.methods import DRM, ERM, DRMRetraining, Method
 from dafw.methods.generalization.drm import entropy_weights
 from dafw.nn.network import Network
 from dafw.optim.schedules import Constant
 from dafw.testing import case
 from dafw.testing.cases import differences
 from dafw.testing.toys import toy_trainer
+from datamodules.base import DomainDataModule
 
 EXACT = {"rtol": 1e-7, "atol": 1e-9}
 HEADS = [*(f"heads.{d}" for d in range(3)), "network.head"]
@@ -33,7 +36,7 @@ def make(backbone: str, *sizes: tuple[str, int], **arguments: Any) -> DRM:
     return DRM(network, **{"num_classes": 3, "num_sources": 3, "schedule": Constant(), **arguments}).double()
 
 
-def fill(method: DRM, given: dict[str, Tensor], prefix: str) -> None:
+def fill(method: Method, given: dict[str, Tensor], prefix: str) -> None:
     """Puts an array file's weights in place."""
     held = {ours: given[f"{prefix}_{theirs}"] for ours, theirs in names(given, prefix).items()}
     method.load_state_dict({**method.state_dict(), **held})
@@ -84,7 +87,7 @@ def test_weights_and_mixtures() -> None:
         for mode, key in (("paper", "mix_all"), ("authors", "mix_code")):
             method = make("TanhLinear", ("inputs", 4), ("outputs", 5), gamma=float(gamma), mode=mode)
             fill(method, given, "p")
-            method.eval().stream = method.start_stream()
+            method.eval().prepare_evaluation("test")
             outputs = method.evaluate(features(given["x"]), source=False)
             torch.testing.assert_close(outputs.features, given["features"], **EXACT)
             torch.testing.assert_close(outputs.logits.exp(), given[f"{key}_gamma_{gamma}"], **EXACT)
@@ -95,7 +98,7 @@ def test_the_surest_head() -> None:
     for mode in ("paper", "authors"):
         method = make("TanhLinear", ("inputs", 4), ("outputs", 5), gamma=math.inf, mode=mode).eval()
         fill(method, given, "p")
-        method.stream = method.start_stream()
+        method.prepare_evaluation("test")
         served = method(given["x"]).logits
         torch.testing.assert_close(served.exp(), given["mix_min_entropy"], **EXACT)
         torch.testing.assert_close(served, given["per_sample_min_entropy_logits"].log_softmax(1), **EXACT)
@@ -113,30 +116,50 @@ def test_the_authors_validations_choose_a_head_for_the_batch() -> None:
 
 @pytest.mark.parametrize("gamma", ["1", "min"])
 @pytest.mark.parametrize(("labels", "theirs"), [("own",) * 2, ("shared", "last"), ("uniform",) * 2, ("mixture", "drm")])
-def test_retraining(labels: str, theirs: str, gamma: str) -> None:
+def test_retraining(labels: str, theirs: str, gamma: str, tmp_path: Path) -> None:
     given = arrays(f"adapt_{theirs}_gamma{gamma}")
-    method = make(
-        "Identity",
-        ("width", given["features"].shape[1]),
+    width = given["features"].shape[1]
+    method = DRMRetraining(
+        Network("networks.Identity", backbone_args={"width": width}),
+        **{"num_classes": 3, "num_sources": 3, "checkpoint": "of nothing: the vectors are the weights"},
         mode="authors",
         retrain="heads",
         gamma=math.inf if gamma == "min" else float(given["gamma"]),
-        retrain_labels=labels,
-        retrain_confidence=float(given["beta"]),
-        retrain_steps=int(given["steps"]),
-        lr=2 * float(given["lr"]),
-        retrain_lr=0.5,
-    ).eval()
+        labels=labels,
+        confidence=float(given["beta"]),
+        steps=int(given["steps"]),
+        lr=float(given["lr"]),
+    ).double()
     fill(method, given, "before")
-    before = {name: value.clone() for name, value in method.state_dict().items()}
-    method.stream = method.start_stream()
-    outputs = method.evaluate(features(given["features"]), source=False)
-    torch.testing.assert_close(outputs.logits.exp(), given["output"], **EXACT)
-    for position, head in enumerate(method.stream.heads):
-        for kind in ("weight", "bias"):
-            after = given[f"after_classifier_list_{position}_{kind}"]
-            torch.testing.assert_close(getattr(head, kind).detach(), after, **EXACT)
-    assert not differences(method.state_dict(), before)
+    method.start.copy_from()
+    method.start_heads.copy_from()
+    before = {name: value.clone() for name, value in method.state_dict().items() if name.startswith("start")}
+    data = Features(given["features"])
+    toy_trainer(tmp_path, epochs=1, precision="64-true").fit(method, datamodule=data)
+    torch.testing.assert_close(method.served.logits.exp(), given["output"], **EXACT)
+    trained = method.state_dict()
+    for ours, theirs_ in names(given, "after").items():
+        torch.testing.assert_close(trained[ours], given[f"after_{theirs_}"], **EXACT)
+    assert not differences({name: trained[name] for name in before}, before)
+
+
+class Features(DomainDataModule):
+    """One domain to serve, whose test samples are rows of features; they come in one batch.
+
+    Args:
+        rows: (n, d).
+    """
+
+    domain_names = ("source", "target")
+    class_names = ("zero", "one", "two")
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__("source", "target", batch_size=len(rows), stream_order="stored")
+        self.rows = rows
+
+    def load(self, name: str, split: Split) -> Domain:
+        """The same rows for every split."""
+        return Domain(name, list(self.rows), torch.arange(len(self.rows)) % 3)
 
 
 # ---- the mixture

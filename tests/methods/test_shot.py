@@ -13,7 +13,6 @@ from dafw.errors import UserError
 from dafw.methods import SHOT
 from dafw.methods.source_free.shot import pseudo_labels
 from dafw.testing import case
-from dafw.testing.cases import source_model
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
 
 
@@ -84,7 +83,8 @@ class Watched(SHOT):
 
 
 def trained(folder: Path, data: ToyData | None = None, **arguments: Any) -> Watched:
-    method = Watched(toy_network(), **{"num_classes": 3, "lr": 0.05, "checkpoint": source_model("{}"), **arguments})
+    start = case(SHOT).with_source().arguments["checkpoint"]
+    method = Watched(toy_network(), **{"num_classes": 3, "lr": 0.05, "checkpoint": start, **arguments})
     data = data or ToyData("a", "b", batch_size=8, steps_per_epoch=4)
     toy_trainer(folder, epochs=2).fit(method, datamodule=data)
     return method

@@ -13,6 +13,8 @@ import fake_runs
 import pytest
 from rich.console import Console
 
+from dafw.data.domain import Domain
+from dafw.data.setting import Setting
 from dafw.evaluation.evaluator import ExtraTestMetrics
 from dafw.run.artifacts import collect_result
 from dafw.run.clock import Clock
@@ -197,11 +199,18 @@ def test_tables_whose_settings_were_chosen_by_hand_say_so(name: str) -> None:
 def test_a_result_says_whether_labels_of_its_target_trained_it(
     tmp_path: Path, oracle: bool, method: dict[str, Any], expected: bool
 ) -> None:
-    stands: dict[str, Any] = {"setting": "source-free", "norm": "joint", "steps_done": 3, "history": []}
-    stands |= {"transductive_reason": "the batch's statistics", "extra_metrics": ExtraTestMetrics({}, {})}
-    model: Any = SimpleNamespace(**stands, problem=SimpleNamespace(primary="accuracy"), **method)
+    stands: dict[str, Any] = {"setting": Setting("source-free", sees_source=False), "norm": "joint", "steps_done": 3}
+    stands |= {"transductive_reason": "the batch's statistics", "history": [], "trained_on": ()} | method
+    stands["evaluator"] = SimpleNamespace(test={}, extra=ExtraTestMetrics({}, {}))
+    model: Any = SimpleNamespace(**stands, problem=SimpleNamespace(primary="accuracy"))
     data: Any = SimpleNamespace(
-        **{"task": "a->b,d", "source": ["a"], "target": ["b", "d"], "oracle": oracle, "domain": lambda *_: [0]},
+        **{
+            "task": "a->b,d",
+            "source": ["a"],
+            "target": ["b", "d"],
+            "oracle": oracle,
+            "domain": lambda *_: Domain("b", [0], [0]),
+        },
         **{"has_unknown": False, "class_sets": ClassSets(("one",), (), ())},
     )
     trainer: Any = SimpleNamespace(

@@ -43,7 +43,7 @@ class TestTimeMethod(StartingMethod, abstract=True):
     setting = TEST_TIME
     #: One to predict in evaluation mode, one to learn.
     backbone_passes: ClassVar[int] = 2
-    control_difference_reason: ClassVar[str] = "it serves the start model"
+    control_difference_reason: ClassVar[str] = "it is the start model, untouched but for BatchNorm statistics"
 
     def __init__(  # type: ignore[no-untyped-def]
         self,
