@@ -25,6 +25,55 @@ def test_what_it_writes(capsys: pytest.CaptureFixture[str]) -> None:
         ast.parse(Path(name).read_text())
 
 
+VARIANTS = {
+    "masks": ("--problem", "segmentation"),
+    "boxes": ("--problem", "detection"),
+    "stream": ("--setting", "test-time"),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_it_writes_for_other_kinds_and_settings(capsys: pytest.CaptureFixture[str], variant: str) -> None:
+    """Lines of the right length that Python reads, and, for masks and boxes, a command that trains as it stands."""
+    name = f"Near{variant.capitalize()}"
+    done = call(capsys, "new", "method", name, *VARIANTS[variant])
+    assert (done.code, done.err) == (0, "")
+    for path in (f"near_{variant}.py", f"test_near_{variant}.py"):
+        text = Path(path).read_text()
+        assert all(len(line) <= 120 for line in text.splitlines())
+        assert "{" not in text.replace("{CASE.name: {}}", "").replace('{"', "").replace("{}", "")
+        ast.parse(text)
+    command = shlex.split(done.out.splitlines()[2])
+    assert command[:4] == ["dafw", "fit", "--model", f"near_{variant}.{name}"]
+    if variant == "stream":
+        assert command[4:6] == ["--model.checkpoint", "RUN"]
+        return
+    quick = ("--trainer.max_epochs", "1", "--data.steps_per_epoch", "2", "--trainer.accelerator", "cpu")
+    done = call(capsys, *command[1:], *quick, "--run.plots", "false")
+    assert (done.code, done.err) == (0, "")
+    assert json.loads((one_run(Path("runs")) / "result.json").read_text())["method"] == name
+
+
+def test_a_setting_that_does_not_take_the_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "new", "method", "NearMeans", "--setting", "test-time", "--problem", "detection")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "dafw: error: a test-time method serves classes alone, no detection: leave out --problem or --setting\n"
+    )
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_written_test_passes_for_other_kinds_and_settings(variant: str) -> None:
+    name = f"Nearest{variant.capitalize()}"
+    assert run(Path(), "-m", "dafw", "new", "method", name, *VARIANTS[variant]).code == 0
+    test = f"test_nearest_{variant}.py"
+    done = run(Path(), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", test)
+    assert done.code == 0, done.out
+    assert "9 passed, 1 skipped" in done.out
+
+
 def test_it_trains_by_class_path(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "new", "method", "NearerMeans").code == 0
     quick = (*TOY, "--trainer.max_epochs", "1", "--data.steps_per_epoch", "2")
