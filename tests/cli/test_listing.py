@@ -44,7 +44,7 @@ def test_every_method_is_listed(said: str) -> None:
     assert methods
     for method in methods:
         first = inspect.cleandoc(method.__doc__ or "").splitlines()[0]
-        assert f"{method.__name__:<20} [{method.setting}] {first}\n" in said
+        assert f"{method.__name__:<20} [{method.setting.name}] {first}\n" in said
 
 
 def test_every_datamodule_and_its_domains_are_listed(said: str) -> None:

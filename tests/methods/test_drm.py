@@ -84,7 +84,7 @@ def test_weights_and_mixtures() -> None:
         for mode, key in (("paper", "mix_all"), ("authors", "mix_code")):
             method = make("TanhLinear", ("inputs", 4), ("outputs", 5), gamma=float(gamma), mode=mode)
             fill(method, given, "p")
-            method.eval().stream = method.start_stream()
+            method.eval().prepare_evaluation("test")
             outputs = method.evaluate(features(given["x"]), source=False)
             torch.testing.assert_close(outputs.features, given["features"], **EXACT)
             torch.testing.assert_close(outputs.logits.exp(), given[f"{key}_gamma_{gamma}"], **EXACT)
@@ -95,7 +95,7 @@ def test_the_surest_head() -> None:
     for mode in ("paper", "authors"):
         method = make("TanhLinear", ("inputs", 4), ("outputs", 5), gamma=math.inf, mode=mode).eval()
         fill(method, given, "p")
-        method.stream = method.start_stream()
+        method.prepare_evaluation("test")
         served = method(given["x"]).logits
         torch.testing.assert_close(served.exp(), given["mix_min_entropy"], **EXACT)
         torch.testing.assert_close(served, given["per_sample_min_entropy_logits"].log_softmax(1), **EXACT)
