@@ -1,11 +1,11 @@
 """What every problem answers: how to learn from labels, how to measure, how to write a prediction down."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from dafw.recording import Recorded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: A figure, or a function that draws one.
+Picture: TypeAlias = "Figure | Callable[[], Figure]"
 
 
 @dataclass(frozen=True)
@@ -227,8 +230,8 @@ class Problem(Recorded):
         """
         raise NotImplementedError(f"{type(self).__name__} must define write_predictions(found, class_names, path)")
 
-    def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> "dict[str, Figure]":
-        """Figures of evaluated samples by name.
+    def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> "Mapping[str, Picture]":
+        """Figures of evaluated samples by name, or functions that draw them. A function that fails spoils no other one.
 
         Args:
             shown: batches of samples of each source and target.

@@ -2,9 +2,9 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,11 +15,8 @@ from torchmetrics import MetricCollection
 from dafw.data.domain import Domain
 from dafw.files import write_atomically
 from dafw.metrics import CommonAccuracy, open_set_metrics
-from dafw.problems.base import Predicted, Problem, Shown
+from dafw.problems.base import Picture, Predicted, Problem, Shown
 from dafw.problems.outputs import Outputs
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Classification(Problem):
@@ -113,7 +110,7 @@ class Classification(Problem):
                 writer.writerow([one.domain, sample, names[prediction], *numbers])
         write_atomically(path, text.getvalue())
 
-    def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> "dict[str, Figure]":
+    def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> Mapping[str, Picture]:
         """``embedding`` of the features of all domains, and ``confusion`` of the targets' labels and predictions."""
         from dafw import plots
 
@@ -128,10 +125,11 @@ class Classification(Problem):
                 found = self.predictions(one.outputs, one.unknown)["prediction"]
                 np.add.at(matrix, (np.asarray(one.labels), found.numpy()), 1)
         named = [*class_names, "no label"]
-        figures = {"embedding": plots.embedding(torch.cat(features).numpy(), domains, classes, class_names=named)}
+        points = torch.cat(features).numpy()
+        drawn: dict[str, Picture] = {"embedding": lambda: plots.embedding(points, domains, classes, class_names=named)}
         if matrix.any():
-            figures["confusion"] = plots.confusion(matrix, list(class_names))
-        return figures
+            drawn["confusion"] = lambda: plots.confusion(matrix, list(class_names))
+        return drawn
 
     def wrong_samples(self, domain: Domain, num_classes: int) -> list[str]:
         """The samples with a class below 0 or not below ``num_classes``."""

@@ -1,6 +1,7 @@
 """What a finished run leaves: its result, and its pictures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dafw.callbacks import averaging
 from dafw.errors import sentence, warn
 from dafw.methods import Method
 from dafw.problems import Problem, Shown
+from dafw.problems.base import Picture
 from dafw.run import provenance
 from dafw.run.clock import Clock
 from dafw.run.identity import config_hash
@@ -126,22 +128,30 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path) -> list[Pa
         series = {name: values for name, values in logged.items() if not name.startswith("test/")}
         return {"curves": plots.curves(series)} if series else {}
 
-    def predicted() -> dict[str, Figure]:
+    def predicted() -> Mapping[str, Picture]:
         if type(method.problem).pictures is Problem.pictures:  # a problem that has none need not predict for them
             return {}
         unknown = ["unknown"] if data.has_unknown or method.evaluator.open_set.rejects else []
         return method.problem.pictures(shown_samples(method, data), (*data.known_names, *unknown))
 
-    drawn: dict[str, Callable[[], Mapping[str, Figure]]] = {"curves": curves}
+    drawn: dict[str, Callable[[], Mapping[str, Picture]]] = {"curves": curves}
     drawn[f"pictures of {type(method.problem).__name__}"] = predicted
     drawn[f"pictures of {type(method).__name__}"] = lambda: method.eval().pictures(data)
     paths: list[Path] = []
     for what, draw in drawn.items():
-        try:
-            for name, figure in draw().items():
-                path = folder / "plots" / f"{name}.png"
-                plots.save(figure, path)
-                paths.append(path)
-        except Exception as error:  # of the data, of matplotlib or of a user's method: the run is done all the same
-            warn(f"{what} could not be drawn: {sentence(error)}")
+        with _warning_that_names(what):
+            for name, picture in draw().items():
+                with _warning_that_names(name):
+                    path = folder / "plots" / f"{name}.png"
+                    plots.save(picture if isinstance(picture, Figure) else picture(), path)
+                    paths.append(path)
     return paths
+
+
+@contextmanager
+def _warning_that_names(what: str) -> Iterator[None]:
+    """Turns an error of the data, of matplotlib or of a user's method into a warning: the run is done all the same."""
+    try:
+        yield
+    except Exception as error:
+        warn(f"{what} could not be drawn: {sentence(error)}")

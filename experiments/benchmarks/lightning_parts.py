@@ -43,8 +43,8 @@ class Setting:
         rounds: rounds of two blocks with each part.
     """
 
-    block: int = 100
-    rounds: int = 15
+    block: int = 25
+    rounds: int = 60
 
 
 QUICK = Setting(block=3, rounds=1)
