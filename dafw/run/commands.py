@@ -189,6 +189,9 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     """
     options: RunOptions = cli.config_init["run"]
     config = resolved_config(cli)
+    setting = cli.model.setting
+    if command == "validate" and setting.streams_target:
+        raise UserError(f"a {setting.name} run has no validation: dafw test scores what its stream has served")
     folder = Path(options.dir) if options.dir else run_directory(config, Path(options.root))
     path = cli.config_init["ckpt_path"] or next(map(str, checkpoints(folder / "checkpoints")), None)
     if path is None:

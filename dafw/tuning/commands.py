@@ -143,6 +143,8 @@ def _direction(cli: "DafwCLI", objective: str, allow_oracle: bool) -> bool:
     """Whether a higher objective is better."""
     from dafw.run.checks import directions
 
+    if cli.model.setting.streams_target:
+        raise UserError(f"a {cli.model.setting.name} run has no validation, which the objective of a search would read")
     if objective == "oracle":
         if not allow_oracle:
             raise UserError("oracle is decided by target labels: take a validator, or say --allow-oracle")

@@ -81,6 +81,12 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
             f'EarlyStopping monitors "{monitored}", and a test-time run has no validation'
         )
     assert "unknown value" in refused(capsys, *fit, "--data.stream_order", "sorted")
+    assert refused(capsys, "validate", *fit[1:]) == (
+        "a test-time run has no validation: dafw test scores what its stream has served"
+    )
+    assert refused(capsys, "tune", "--study", "s.db", "--objective", "entropy", *fit[1:]) == (
+        "a test-time run has no validation, which the objective of a search would read"
+    )
     assert refused(capsys, "fit", *RETRAINING) == "model.checkpoint must be given"
     assert refused(capsys, "fit", "--model", "TestTimeMethod", *DATA, "--model.checkpoint", start) == (
         "model must be given"
