@@ -60,6 +60,11 @@ QUICK = Setting(size=16, batch=4, steps=2, warmup=1, rounds=1, only=("DANN", "De
 QUICK_LARGE = replace(QUICK, only=PARETO[:3], backbone=LARGE.backbone)
 
 
+def comparable() -> list[str]:
+    """The methods whose steps can be set beside DANN's: not those of a test stream, which ends with the test split."""
+    return [name for name, said in listed().items() if not said.startswith("[test-time]")]
+
+
 class Timed(pl.Callback):
     """Seconds from the start of one step to the start of another.
 
@@ -116,7 +121,7 @@ def measure(quick: bool = False, settings: Sequence[Setting] = ()) -> list[Measu
     """Time, operations, passes and host reads of each method, DANN's on the same network being the reference."""
     found: list[Measure] = []
     for setting in settings or ((QUICK, QUICK_LARGE) if quick else (Setting(), LARGE)):
-        names = setting.only or (*listed(), *VARIANTS)
+        names = setting.only or (*comparable(), *VARIANTS)
         networks = {name: setting.backbone or NETWORKS.get(name, "mnist_net") for name in names}
         for network in dict.fromkeys(networks.values()):
             with TemporaryDirectory() as folder:
