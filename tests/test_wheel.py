@@ -89,7 +89,9 @@ def test_its_content(wheel: Path) -> None:
     } <= names
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"dafw", "datamodules"}
-    assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc") or "test_" in name]
+    files = {name: name.rpartition("/")[2] for name in names}
+    assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
+    assert not [name for name, file in files.items() if file.startswith("test_") or name.startswith("tests/")]
     for folder, home in (("dafw", ""), ("datamodules", ""), ("experiments", "dafw/")):
         for path in (CHECKOUT / folder).rglob("*"):
             if path.suffix in (".py", ".yaml", ".csv") and not {"__pycache__", "runs"} & set(path.parts):
