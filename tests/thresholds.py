@@ -42,7 +42,7 @@ def make_method() -> SourceOnly:
 def trainer(folder: str, world: int, **options: Any) -> pl.Trainer:
     """In float64, on so many ranks."""
     if world > 1:
-        options["strategy"] = DDPStrategy(process_group_backend="gloo", broadcast_buffers=False)
+        options["strategy"] = DDPStrategy(process_group_backend="gloo")
     return toy_trainer(Path(folder), precision="64-true", devices=world, **options)
 
 

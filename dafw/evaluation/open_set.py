@@ -1,13 +1,14 @@
 """Classes that only the target has: which samples are rejected, and what fits the threshold."""
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dafw.errors import UserError
 from dafw.nn.distributed import gather_unequal
+from dafw.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from dafw.evaluation.evaluator import Evaluated
@@ -116,12 +117,10 @@ class OpenSet:
         method, data = self.method, self.method.datamodule
         if data is None or not self.is_fitting or not data.sources:
             return
-        mode, found, plugin = method.training, [], method.trainer.precision_plugin
-        method.eval()
-        with plugin.forward_context():
+        found, plugin = [], method.trainer.precision_plugin
+        with evaluation_mode(cast(nn.Module, method)), plugin.forward_context():
             for name in data.sources:
                 for batch in data.evaluation_loader(data.domain(name, "val").unlabelled()):
                     batch = method.trainer.strategy.batch_to_device(plugin.convert_input(batch))
                     found.append(method.evaluate(batch, True).logits)
-        method.train(mode)
         self.fit(found)

@@ -1,13 +1,14 @@
 """Diagnostics of the terms of a step: how their gradients compare at the features."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dafw.lightning_adapter import has_trainer
 from dafw.nn.distributed import sum_over_ranks
+from dafw.problems.outputs import RowOutputs
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -28,13 +29,12 @@ class Diagnostics(Base):
         def logs_this_step(self) -> bool: ...  # noqa: D102
         def diagnose(self, name: str, value: Tensor | float) -> None: ...  # noqa: D102
 
-    def note_features(self, outputs: Any) -> None:
-        """Keeps the features of the step's first pass with gradients, if the step is logged and outputs have any."""
+    def note_features(self, outputs: RowOutputs) -> None:
+        """Keeps the features of the step's first pass with gradients, if the step is logged."""
         if not has_trainer(self) or self._features is not None or not self.training or not self.logs_this_step:
             return
-        features = getattr(outputs, "features", None)
-        if features is not None and features.requires_grad:  # those of a frozen backbone alone do not
-            self._features = features
+        if outputs.features.requires_grad:  # those of a frozen backbone do not
+            self._features = outputs.features
 
     def compare_gradients(self, terms: Mapping[str, Tensor]) -> None:
         """Diagnoses, for each term of a logged step, its gradient's norm at the features over the supervised loss's.

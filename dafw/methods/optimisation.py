@@ -153,6 +153,6 @@ class Optimisation(Base):
             )
 
 
-def trained(module: nn.Module) -> list[nn.Parameter]:
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
     """The parameters of a module that are trained."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -23,26 +23,29 @@ class StartingMethod(Method, abstract=True):
     Args:
         network: as the checkpoint's (the command line takes that one if none is given).
         checkpoint: a checkpoint of a method that leaves the network's layers as they are, under a norm other than
-            ``domain_specific``; or the directory of a run, whose newest checkpoint is taken.
+            ``domain_specific``; or the directory of a run, whose newest checkpoint is taken. ``None`` starts from the
+            network's own weights, which needs a pretrained head (``head: pretrained``).
         base: see :class:`~dafw.methods.base.Method`.
 
     Raises:
-        UserError: if the checkpoint's method, network or number of classes is another, or ``norm`` needs two domains;
-            when training or evaluation starts, if there is no checkpoint, or if it predicts other classes than the
-            data's.
+        UserError: if no checkpoint is given and the network's head is not pretrained; if the checkpoint's method,
+            network or number of classes is another, or ``norm`` needs two domains; when training or evaluation starts,
+            if there is no such checkpoint, or if it predicts other classes than the data's.
     """
 
     #: The method whose checkpoints this one starts from; ``None`` for any.
     starts_with: ClassVar[type[Method] | None] = None
 
-    def __init__(self, network: Network, *, checkpoint: str, **base) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, network: Network, *, checkpoint: str | None = None, **base) -> None:  # type: ignore[no-untyped-def]
+        if checkpoint is None and (self.starts_with is not None or not network.starts_trained):
+            raise UserError("model.checkpoint must be given")
         super().__init__(network, **base)
         if self.norm == "domain_specific":
             name = self.setting.name
             raise UserError(f"model.norm is domain_specific, but {name} training sees one domain: take joint")
         self.lacking: UserError | None = None
         self.started_from: tuple[dict[str, Any], Path] | None = None
-        if loads_weights():
+        if checkpoint is not None and loads_weights():
             try:
                 path = find_checkpoint(checkpoint)
             except UserError as error:  # no obstacle to going on from a checkpoint of this method
@@ -143,6 +146,9 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any], path: Path) -> None:
     parameters = inspect.signature(Network.__init__).parameters.values()
     defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
     settings = [defaults | {"class_path": one["class_path"]} | one["init_args"] for one in (ours, theirs)]
+    for one in settings:
+        if one.get("head") == "pretrained":  # the form of the default head; it only starts with other weights
+            one["head"] = "default"
     for key in sorted(settings[0].keys() | settings[1].keys()):
         own, held = (one.get(key) for one in settings)
         if own != held and key not in SAME_FUNCTION:

@@ -14,6 +14,10 @@ from dafw.problems.rows import SHARED, TensorRows
 class RowOutputs(Protocol):
     """Outputs of N images, of any kind: code that needs no more than this works for every problem."""
 
+    @property
+    def features(self) -> Tensor:
+        """What methods align across domains, (N, d) or (N, d, h, w), with the graph that made it."""
+
     def __len__(self) -> int:
         """The number N of images."""
 
@@ -94,9 +98,14 @@ class BoxOutputs(TensorRows):
     canvas: tuple[int, int] = field(metadata=SHARED)
     sizes: Tensor | None = None
 
+    @property
+    def features(self) -> Tensor:
+        """The last and coarsest level, (N, c, h, w), what methods align across domains."""
+        return list(self.levels.values())[-1]
+
     def vectors(self) -> Tensor:
-        """The mean of each image's features on the last and coarsest level, (N, c); padding does not count."""
-        return mean_over_image(list(self.levels.values())[-1], self.sizes, self.canvas)
+        """The mean of each image's :attr:`features`, (N, c); padding does not count."""
+        return mean_over_image(self.features, self.sizes, self.canvas)
 
 
 def mean_over_image(features: Tensor, sizes: Tensor | None, canvas: tuple[int, int]) -> Tensor:

@@ -199,7 +199,10 @@ def _network(parser: LightningArgumentParser, arguments: list[str]) -> str:
         setting = getattr(find_class(given["model.class_path"]), "setting", None)
         if setting is None or not setting.starts_from_model:
             return NETWORK
-        held = read_checkpoint(find_checkpoint(given["model.init_args.checkpoint"]))["dafw"]["method"]["init_args"]
+        path = given["model.init_args.checkpoint"]
+        if path is None:  # the network must come trained, which it says itself
+            return NETWORK
+        held = read_checkpoint(find_checkpoint(path))["dafw"]["method"]["init_args"]
     except (ArgumentError, KeyError, UserError):  # which are reported when it matters
         return NETWORK
     return json.dumps(held["network"]) if held["network"]["class_path"] == NETWORK else NETWORK

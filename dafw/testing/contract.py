@@ -14,6 +14,7 @@ from torch.utils import _pytree
 from dafw.callbacks import Checkpointing
 from dafw.data.batch import Batch
 from dafw.methods import ERM, Method, SourceOnly
+from dafw.methods.optimisation import trained_parameters
 from dafw.run.loggers import CsvLog
 from dafw.testing.cases import BATCH, EPOCHS, STEPS_PER_EPOCH, Case, differences, path_of
 from dafw.testing.processes import Marks, run_ranks, run_second_process
@@ -144,7 +145,7 @@ def check_reversed_gradients(item: Case, folder: Path) -> None:
 
     for name in method.adversarial:
         network = {id(parameter) for parameter in method.network.parameters()}
-        trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+        trained = trained_parameters(method)
         groups = {
             "features": [p for p in trained if id(p) in network],
             "critic": [p for p in trained if id(p) not in network],

@@ -88,7 +88,7 @@ def rank(where: str) -> None:
     """Trains each case on this rank."""
     folder = Path(where)
     for item in read_cases(folder / "cases.json"):
-        strategy = DDPStrategy(process_group_backend="gloo", broadcast_buffers=False)
+        strategy = DDPStrategy(process_group_backend="gloo")
         log = CsvLog(folder / f"{item.name}-two.csv")
         method, trainer = item.train(folder, precision="64-true", devices=2, strategy=strategy, logger=log)
         if trainer.is_global_zero:

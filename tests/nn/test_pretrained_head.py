@@ -11,7 +11,8 @@ from networks import images
 from torch import Tensor, nn
 
 from dafw.errors import UserError
-from dafw.methods import MCD, OSBP, SourceOnly
+from dafw.methods import MCD, OSBP, SHOT, SourceOnly
+from dafw.methods.starting import compare
 from dafw.nn.network import Network
 from dafw.nn.weights import without_weights
 from dafw.recording import build, describe
@@ -148,3 +149,25 @@ def test_a_method_that_replaces_the_head_is_refused(tmp_path: Path) -> None:
     method = MCD(Network(NAME, weights=path, head="pretrained"), num_classes=CLASSES, head_widths=[4])
     with pytest.raises(UserError, match="makes a label head of its own: leave out"):
         method.network.parameter_groups(0.1)
+
+
+def test_a_source_free_method_starts_from_it_without_a_checkpoint(tmp_path: Path) -> None:
+    model = classifier()
+    path = saved(model.state_dict(), tmp_path / "model.th")
+    method = SHOT(Network(NAME, weights=path, head="pretrained"), num_classes=CLASSES).eval()
+    method.check_start()
+    assert method.trained_on == ()
+    x = images(2, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(method.network(x).logits, logits(model, method.network, x))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"^model\.checkpoint must be given$"):
+        SHOT(Network(NAME, weights=path), num_classes=CLASSES)
+
+
+def test_a_pretrained_head_fits_a_checkpoint_with_a_default_head(tmp_path: Path) -> None:
+    path = saved(classifier().state_dict(), tmp_path / "model.th")
+    kept, new = (describe(Network(NAME, weights=path, head=head)) for head in ("pretrained", "default"))
+    for ours, theirs in ((kept, new), (new, kept)):
+        compare(ours, theirs, Path("step=1.ckpt"))
+    with pytest.raises(UserError, match=r"model\.network\.head is default, but weight_norm in the model of"):
+        compare(kept, describe(Network(NAME, head="weight_norm")), Path("step=1.ckpt"))

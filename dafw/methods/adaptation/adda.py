@@ -16,6 +16,7 @@ from dafw.losses.adversarial import domain_bce
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
 from dafw.methods.manual import ManualOptimization
+from dafw.methods.optimisation import trained_parameters
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
@@ -141,7 +142,7 @@ class ADDA(ManualOptimization, AdaptationMethod):
         """Trains the network on the source."""
         source = self.forward_rows(batch.x[: batch.num_source], batch.num_source)
         loss = self.problem.loss(source, batch.y)
-        weights = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        weights = trained_parameters(self.network)
         self.apply_gradients((weights, self.gradients(loss, weights)))
         return {"supervised": loss}
 

@@ -13,6 +13,7 @@ from dafw.losses.discrepancy import class_balance, classifier_discrepancy
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
 from dafw.methods.manual import ManualOptimization
+from dafw.methods.optimisation import trained_parameters
 from dafw.nn.network import Network
 from dafw.nn.norm import DomainBatchNorm
 from dafw.nn.two_heads import TwoHeads
@@ -100,7 +101,7 @@ class MCD(ManualOptimization, AdaptationMethod):
     def heads(self) -> list[nn.Parameter]:
         """The parameters that step B trains."""
         assert self.network.head is not None
-        return [p for p in self.network.head.parameters() if p.requires_grad]
+        return trained_parameters(self.network.head)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser; the backbone's momentum may differ."""

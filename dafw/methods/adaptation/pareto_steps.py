@@ -12,7 +12,7 @@ from dafw.losses.mimicking import class_domain_loss, mimicking_loss, refine
 from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.methods.base import Losses
 from dafw.methods.manual import ManualOptimization, with_zeros
-from dafw.methods.optimisation import trained
+from dafw.methods.optimisation import trained_parameters
 from dafw.nn.class_critics import ClassCritics
 from dafw.nn.distributed import mean_over_ranks
 from dafw.nn.network import Network
@@ -127,11 +127,11 @@ class ParetoSteps(ManualOptimization, AdversarialMethod, abstract=True):
         """
         super().on_fit_start()
         assert self.network.head is not None
-        self._head = trained(self.network.head)
-        self._class_critics = trained(self.class_critics)
+        self._head = trained_parameters(self.network.head)
+        self._class_critics = trained_parameters(self.class_critics)
         network = {id(parameter) for parameter in self.network.parameters()}
         taken = {id(parameter) for parameter in [*self._head, *self._class_critics]}
-        others = [parameter for parameter in trained(self) if id(parameter) not in taken]
+        others = [parameter for parameter in trained_parameters(self) if id(parameter) not in taken]
         self._shared = [parameter for parameter in others if id(parameter) in network]
         self._critic = [parameter for parameter in others if id(parameter) not in network]
         if not self._shared:

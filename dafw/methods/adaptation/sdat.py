@@ -13,6 +13,7 @@ from dafw.losses.confusion import class_confusion
 from dafw.methods.adaptation.cdan import CDAN
 from dafw.methods.base import Losses
 from dafw.methods.manual import ManualOptimization
+from dafw.methods.optimisation import trained_parameters
 from dafw.nn.network import Network
 from dafw.optim.sam import ascent, perturbed
 from dafw.problems import Outputs
@@ -86,7 +87,7 @@ class SDAT(ManualOptimization, CDAN):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One pass at the weights, one uphill of them, and a step from the weights."""
-        n, network = batch.num_source, [p for p in self.network.parameters() if p.requires_grad]
+        n, network = batch.num_source, trained_parameters(self.network)
         trained, plain = [*network, *self.critic.parameters()], self.domain_at == "weights"
         here = self.forward_rows(batch.x, n)
         terms = self.task(here, batch)

@@ -13,6 +13,7 @@ from dafw.errors import UserError
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.methods.manual import ManualOptimization
+from dafw.methods.optimisation import trained_parameters
 from dafw.nn.distributed import sum_over_ranks, world_size
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
@@ -124,7 +125,7 @@ class DomainBedDANN(ManualOptimization, GeneralizationMethod):
         terms = {"supervised": self.problem.loss(joint, batch.y)}
         if self.weight:
             terms["domain"] = -self.weight * self.critic_loss(joint.features, batch)
-        moved = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        moved = trained_parameters(self.network)
         self.apply_gradients((moved, self.gradients(reduce(add, terms.values()), moved)))
         return terms
 

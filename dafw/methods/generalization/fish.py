@@ -10,6 +10,7 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.methods.manual import ManualOptimization
+from dafw.methods.optimisation import trained_parameters
 from dafw.nn.network import Network
 from dafw.problems import Outputs
 
@@ -58,7 +59,7 @@ class Fish(ManualOptimization, GeneralizationMethod):
         """One update on each part of the batch, then part of the way back."""
         values = [v for v in (*self.network.parameters(), *self.network.buffers()) if v.is_floating_point()]
         start = [value.detach().clone() for value in values]
-        moved = [p for p in self.network.parameters() if p.requires_grad]
+        moved = trained_parameters(self.network)
         found = []
         for labels, outputs in self.passes(batch):
             found.append(self.problem.loss(outputs, labels))

@@ -14,6 +14,7 @@ from dafw.losses.inconsistency import last_layer_moments, mean_square, split_sty
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.methods.manual import ManualOptimization
+from dafw.methods.optimisation import trained_parameters
 from dafw.nn.distributed import mean_over_ranks, sum_over_ranks, world_size
 from dafw.nn.network import Network
 from dafw.optim.sharpness import SAM, Sharpness
@@ -173,7 +174,7 @@ class UDIM(ManualOptimization, GeneralizationMethod):
 
     def reached(self, loss: Tensor, *, again: bool = False) -> tuple[list[nn.Parameter], list[Tensor]]:
         """The parameters that ``loss`` depends on, and this rank's gradients, differentiable with ``again``."""
-        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        parameters = trained_parameters(self.network)
         found = torch.autograd.grad(loss, parameters, create_graph=again, allow_unused=True)
         pairs = [(p, g) for p, g in zip(parameters, found, strict=True) if g is not None]
         return [p for p, _ in pairs], [g for _, g in pairs]

@@ -36,7 +36,8 @@ class SHOT(VariableLengthBuffers, SourceFreeMethod):
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
-        checkpoint: the source model: a checkpoint, or the directory of a run.
+        checkpoint: the source model: a checkpoint, or the directory of a run; ``None`` for a network with a pretrained
+            head.
         weight: weight of the information maximisation.
         pseudo_weight: weight of the cross-entropy with the pseudo-labels (0.3; the authors' code: 0.1 for digits).
         pseudo_delay: number of refreshes before that term is used (the authors' code: 1 for VisDA).
@@ -61,7 +62,7 @@ class SHOT(VariableLengthBuffers, SourceFreeMethod):
         self,
         network: Network,
         *,
-        checkpoint: str,
+        checkpoint: str | None = None,
         weight: float = 1.0,
         pseudo_weight: float = 0.3,
         pseudo_delay: int = 0,

@@ -49,7 +49,7 @@ class TestTimeMethod(StartingMethod, abstract=True):
         self,
         network: Network,
         *,
-        checkpoint: str,
+        checkpoint: str | None = None,
         reset: Literal["never", "domain"] = "never",
         reset_every: int | None = None,
         **base,

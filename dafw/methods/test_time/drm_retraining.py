@@ -19,7 +19,7 @@ from dafw.losses.pseudo_labels import confident_labels
 from dafw.methods.generalization.base import normalise_by_test_batch
 from dafw.methods.generalization.drm import DRM, mixture
 from dafw.methods.manual import ManualOptimization
-from dafw.methods.optimisation import trained
+from dafw.methods.optimisation import trained_parameters
 from dafw.methods.test_time.base import TestTimeMethod
 from dafw.nn.distributed import mean_over_ranks, sum_over_ranks, world_size
 from dafw.nn.network import Network
@@ -186,7 +186,9 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
         """The heads' parameters, or those of the whole model."""
         if self.retrain == "network":
             return super().parameter_groups()
-        return [{"params": [*trained(self.heads), *trained(self.network.label_head())], "lr": self.lr}]
+        return [
+            {"params": [*trained_parameters(self.heads), *trained_parameters(self.network.label_head())], "lr": self.lr}
+        ]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
         """Serves a batch, and learns from it."""
