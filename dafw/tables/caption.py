@@ -205,7 +205,7 @@ def _lines(store: Store, kinds: set[str], marks: set[str]) -> list[str]:
     if "control" in kinds or "minus control" in kinds:
         sentences.append(
             "control: the same method with its adaptation weight at 0; "
-            "minus control: the difference at each seed, mean ± std over seeds."
+            "minus control: the mean difference over seeds, in brackets its 95 % interval (paired t over seeds)."
         )
     if "published" in kinds:
         shown = [one for one in store.table.published if one.metric == store.table.metric]

@@ -80,7 +80,7 @@ def render_html(sheet: Sheet, store: Store, folder: Path, pictures: dict[str, tu
     for heading, columns, lines in blocks(sheet):
         parts += [f"<h2>{escape(heading)}</h2>", _table(columns, lines)]
     colours = (
-        ["Green and red: minus control is further than one std from 0."]
+        ["Green and red: the 95 % interval of minus control lies above or below 0."]
         if any('class="gain"' in part for part in parts)
         else []
     )
@@ -131,10 +131,10 @@ def _cell(line: Line, value: Value | None, is_sum: bool) -> str:
     classes = ["sum"] if is_sum else []
     if value is None:
         return f'<td class="{" ".join([*classes, "none"])}">{NONE}</td>'
-    if line.kind == "minus control" and abs(value.mean) > (value.std or 0.0):
-        classes.append("up" if value.mean > 0 else "down")
+    if line.kind == "minus control" and value.direction:
+        classes.append("up" if value.direction > 0 else "down")
     title = f' title="{escape(value.note)}"' if value.note else ""
-    spread = f" <small>± {value.spread}</small>" if value.spread else ""
+    spread = f" <small>{value.spread}</small>" if value.spread else ""
     count = f" <small>({value.count})</small>" if value.count else ""
     return f'<td class="{" ".join(classes)}"{title}>{value.number}{spread}{count}{value.mark}</td>'
 

@@ -82,8 +82,8 @@ def _fit(widths: list[int], room: int) -> list[list[int]]:
 
 def _styled(line: Line, value: Value | None) -> Text:
     style = STYLES[line.kind]
-    if line.kind == "minus control" and value is not None and abs(value.mean) > (value.std or 0.0):
-        style = "green" if value.mean > 0 else "red"
+    if line.kind == "minus control" and value is not None and value.direction:
+        style = "green" if value.direction > 0 else "red"
     return Text(value.text if value is not None else NONE, style=style)
 
 
@@ -95,7 +95,7 @@ def render_markdown(sheet: Sheet) -> str:
         for line in lines:
             first = _md(label(line).strip())
             first = first if line.kind == "method" else f"&nbsp;&nbsp;{first}"
-            rows.append([first, *(_md(value.text) if value is not None else NONE for value in line.values)])
+            rows.append([first, *(value.text if value is not None else NONE for value in line.values)])
         parts += [f"## {_md(heading)}", "\n".join(f"| {' | '.join(row)} |" for row in rows)]
     parts.append("\n".join(f"- {_md(sentence)}" for sentence in sheet.caption))
     if sheet.missing:
@@ -174,14 +174,16 @@ def render_latex(sheet: Sheet) -> str:
 def _tex_value(value: Value | None) -> str:
     if value is None:
         return "--"
-    spread = rf" {{\scriptsize $\pm$ {value.spread}}}" if value.spread else ""
+    spread = rf" {{\scriptsize {escape_latex(value.spread)}}}" if value.spread else ""
     count = rf" {{\scriptsize ({value.count})}}" if value.count else ""
     return escape_latex(value.number) + spread + count + escape_latex(value.mark)
 
 
 def render_csv(sheet: Sheet) -> str:
-    """CSV with a line for each number: criterion, row, kind of line, column, mean, std, n, mark, note."""
-    rows: list[list[object]] = [["criterion", "row", "kind", "column", "mean", "std", "n", "mark", "note"]]
+    """CSV with a line for each number: criterion, row, kind of line, column, mean, std, interval, n, mark, note."""
+    rows: list[list[object]] = [
+        ["criterion", "row", "kind", "column", "mean", "std", "low", "high", "n", "mark", "note"]
+    ]
     for section in sheet.sections:
         for line in section.lines:
             for column, value in zip(sheet.columns, line.values, strict=True):
@@ -189,7 +191,8 @@ def render_csv(sheet: Sheet) -> str:
                     std = "" if value.std is None else round(value.std, 4)
                     n = "" if value.n is None else value.n
                     front = [section.criterion, line.row, line.kind, column]
-                    rows.append([*front, round(value.mean, 4), std, n, value.mark, value.note])
+                    ends = ["", ""] if value.interval is None else [round(end, 4) for end in value.interval]
+                    rows.append([*front, round(value.mean, 4), std, *ends, n, value.mark, value.note])
     return _csv(rows)
 
 

@@ -22,10 +22,15 @@ Kind = Literal["method", "published", "minus published", "control", "minus contr
 
 @dataclass(frozen=True)
 class Value:
-    """One field, in percent. Differences are in percentage points."""
+    """One field, in percent. Differences are in percentage points.
+
+    A difference that is paired over seeds has the 95 % interval of its mean, (low, high). It is shown in place of the
+    standard deviation.
+    """
 
     mean: float
     std: float | None = None
+    interval: tuple[float, float] | None = None
     n: int | None = None
     says_n: bool = False
     mark: str = ""
@@ -38,13 +43,20 @@ class Value:
         """The mean with one decimal. A difference has its sign, and a published number is as it was printed."""
         if self.printed:
             return f"{self.mean:.2f}".removesuffix("0")
-        text = f"{self.mean:{'+' if self.signed else ''}.1f}"
-        return "0.0" if float(text) == 0 else text.replace("-", "\u2212")
+        return _decimal(self.mean, "+" if self.signed else "")
 
     @property
     def spread(self) -> str:
-        """The standard deviation with one decimal, or nothing."""
-        return "" if self.std is None else f"{self.std:.1f}"
+        """What follows the number: ``± 1.2``, the standard deviation; ``[0.4, 3.1]``, the interval; or nothing."""
+        if self.interval is not None:
+            return f"[{', '.join(map(_decimal, self.interval))}]"
+        return "" if self.std is None else f"± {self.std:.1f}"
+
+    @property
+    def direction(self) -> int:
+        """1 if the whole interval lies above 0, -1 if it lies below, else 0."""
+        low, high = self.interval or (0.0, 0.0)
+        return 1 if low > 0 else -1 if high < 0 else 0
 
     @property
     def count(self) -> str:
@@ -53,9 +65,14 @@ class Value:
 
     @property
     def text(self) -> str:
-        """Plain text, for example ``71.0 ± 1.2 (n=2)†``."""
-        spread = f" ± {self.spread}" if self.spread else ""
+        """Plain text, for example ``71.0 ± 1.2 (n=2)†`` or ``+2.2 [−1.8, 6.2]``."""
+        spread = f" {self.spread}" if self.spread else ""
         return f"{self.number}{spread}{f' ({self.count})' if self.count else ''}{self.mark}"
+
+
+def _decimal(number: float, sign: str = "") -> str:
+    text = f"{number:{sign}.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "\u2212")
 
 
 @dataclass(frozen=True)
@@ -189,7 +206,8 @@ def _value(table: Table, percents: dict[int, float], *, signed: bool = False, no
     if statistic is None:
         return None
     says_n = statistic.n == 1 or statistic.n != len(table.seeds)
-    return Value(statistic.mean, statistic.std, statistic.n, says_n, note=note, signed=signed)
+    interval = statistic.interval if signed else None
+    return Value(statistic.mean, statistic.std, interval, statistic.n, says_n, note=note, signed=signed)
 
 
 def _worst(store: Store, row: str, criterion: str) -> tuple[str, dict[int, float]]:
@@ -257,7 +275,7 @@ def _published(store: Store, name: str, row: str, own: tuple[Value | None, ...])
             else Value(
                 one.value,
                 one.std,
-                one.n,
+                n=one.n,
                 mark=MARKS[one.provenance],
                 note=f"{one.source}. {one.note}".strip(),
                 printed=True,

@@ -43,7 +43,7 @@ def test_run_then_show_then_status(
     out = capsys.readouterr().out
     words = " ".join(out.split())
     assert "DANN 60.5 ± 0.7 60.5 ± 0.7 60.5 ± 0.7 60.5 ± 0.7 control 60.5 ± 0.7" in words
-    assert "minus control 0.0 ± 0.0" in words
+    assert "minus control 0.0 [0.0, 0.0]" in words
     page = root / "tables" / "digits" / "index.html"
     assert out.endswith(f"{page}\n")
     page.unlink()

@@ -9,12 +9,13 @@ from typing import Any
 import fake_runs
 import numpy as np
 import pytest
+from scipy import stats
 
 from dafw.errors import UserError
 from dafw.run.directory import run_directory
 from dafw.run.result import BrokenResult
 from dafw.tables.grid import Table
-from dafw.tables.sheet import Line, Sheet, make_sheet
+from dafw.tables.sheet import Line, Sheet, Value, make_sheet
 from dafw.tables.statistics import average, differences, summarise, worst
 from dafw.tables.store import load, read_cell
 
@@ -167,8 +168,31 @@ def test_a_sheet_holds_means_averages_and_paired_differences(make_table: Make, f
     assert lowest is not None
     assert lowest.note == "optdigits->mnist"
     gains = line(sheet, "DANN", "minus control").values
-    assert [value and value.text for value in gains[:3]] == ["+12.0 ± 2.6", "\u221212.0 ± 2.6", "0.0 ± 0.0"]
+    assert [value and value.text for value in gains[:3]] == [
+        "+12.0 [5.4, 18.6]",
+        "\u221212.0 [\u221218.6, \u22125.4]",
+        "0.0 [0.0, 0.0]",
+    ]
     assert line(sheet, "DANN", "control").values[0].text == "52.0 ± 2.0"  # type: ignore[union-attr]
+
+
+def test_an_interval_is_that_of_the_paired_t_test(make_table: Make, fill: Fill) -> None:
+    """Its colour says whether it leaves out 0: a mean beyond one standard deviation may still be nothing."""
+    gains = {0: 3.8, 1: 2.2, 2: 0.6}
+
+    def noisy(row: str, task: str, seed: int) -> float:
+        return 0.5 + 0.05 * seed + (gains[seed] / 100 if row == "DANN" else 0.0)
+
+    table = make_table()
+    sheet = make_sheet(load(table, fill(table, noisy)))
+    value = line(sheet, "DANN", "minus control").values[0]
+    assert value is not None
+    ours, theirs = ([100 * noisy(row, "mnist->mnistm", seed) for seed in range(3)] for row in ("DANN", "control"))
+    assert value.interval == pytest.approx(tuple(stats.ttest_rel(ours, theirs).confidence_interval(0.95)))
+    assert (value.mean, value.std) == (pytest.approx(2.2), pytest.approx(1.6))
+    assert (value.text, value.direction) == ("+2.2 [\u22121.8, 6.2]", 0)
+    assert [Value(1, interval=ends).direction for ends in ((0.1, 2.0), (-2.0, -0.1), (0.0, 0.0))] == [1, -1, 0]
+    assert Value(4.0, signed=True).direction == 0
 
 
 def test_fewer_seeds_are_said_and_one_seed_has_no_std(make_table: Make, fill: Fill) -> None:
@@ -179,7 +203,7 @@ def test_fewer_seeds_are_said_and_one_seed_has_no_std(make_table: Make, fill: Fi
     texts = [value.text if value else None for value in line(sheet, "DANN").values]
     assert texts == ["62.5 ± 3.5 (n=2)", "60.0 (n=1)", "60.0 (n=1)", "60.0 (n=1)"]
     gains = [value.text if value else None for value in line(sheet, "DANN", "minus control").values[:2]]
-    assert gains == ["+10.5 ± 0.7 (n=2)", "\u221210.0 (n=1)"]
+    assert gains == ["+10.5 [4.1, 16.9] (n=2)", "\u221210.0 (n=1)"]
     assert len(sheet.missing) == 3
     one = table.only([], [], [0])
     assert line(make_sheet(load(one, root)), "DANN").values[0].text == "60.0 (n=1)"  # type: ignore[union-attr]
@@ -300,5 +324,5 @@ def test_one_row_is_the_control_of_several(make_table: Make, fill: Fill) -> None
     root = fill(table, lambda row, task, seed: {"plain": 0.5, "A": 0.6 + 0.01 * seed, "B": 0.4}[row])
     sheet = make_sheet(load(table, root))
     gains = [(one.row, one.values[0].text) for one in sheet.sections[0].lines if one.kind == "minus control"]  # type: ignore[union-attr]
-    assert gains == [("A", "+11.0 ± 1.0"), ("B", "\u221210.0 ± 0.0")]
+    assert gains == [("A", "+11.0 [8.5, 13.5]"), ("B", "\u221210.0 [\u221210.0, \u221210.0]")]
     assert [row.name for row in table.only(["A"], [], []).rows] == ["plain", "A"]

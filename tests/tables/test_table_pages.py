@@ -54,7 +54,7 @@ def test_markdown(made: tuple[Sheet, Store, Path]) -> None:
     text = render_markdown(made[0])
     assert "| DANN | 50.5 ± 0.7 | 50.5 ± 0.7 | 50.5 ± 0.7 | 50.5 ± 0.7 |" in text
     assert "| &nbsp;&nbsp;control | 55.5 ± 0.7 |" in text
-    assert "| &nbsp;&nbsp;minus control | \u22125.0 ± 0.0 |" in text
+    assert "| &nbsp;&nbsp;minus control | \u22125.0 [\u22125.0, \u22125.0] |" in text
     assert "| &nbsp;&nbsp;published | 70.5† |" in text
     assert "| &nbsp;&nbsp;minus published | \u221220.0† |" in text
     assert "| target (oracle) | 40.5 ± 0.7 | 40.0 (n=1) |" in text
@@ -70,7 +70,7 @@ def test_latex_prints_every_character_as_it_is(made: tuple[Sheet, Store, Path]) 
     assert escape_latex("\\") == r"\textbackslash{}"
     text = render_latex(made[0])
     assert r"A\_\&\%\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{} \textless{}b\textgreater{}" in text
-    assert r"\quad minus control & $-$5.0 {\scriptsize $\pm$ 0.0}" in text
+    assert r"\quad minus control & $-$5.0 {\scriptsize [$-$5.0, $-$5.0]}" in text
     assert r"\quad published & 70.5$^\dagger$ & -- & -- & -- \\" in text
     assert r"40.0 {\scriptsize (n=1)}" in text
     assert r" & mnist$\to$mnistm & optdigits$\to$mnist & average & worst \\" in text
@@ -141,7 +141,7 @@ def test_the_page_stands_alone_and_links_its_runs(made: tuple[Sheet, Store, Path
     assert page.open == []
     text = " ".join(page.text)
     assert f"Digits {NASTY}" in text
-    assert "\u22125.0 ± 0.0" in re.sub(r"\s+", " ", text)
+    assert "\u22125.0 [\u22125.0, \u22125.0]" in re.sub(r"\s+", " ", text)
     assert "target optdigits->mnist seed 1" in text
     assert not [tag for tag, _ in page.attributes if tag in ("script", "link", "b>")]
     pictures = [given["src"] or "" for tag, given in page.attributes if tag == "img"]
@@ -175,7 +175,7 @@ def test_a_terminal_too_narrow_gets_the_columns_in_blocks(made: tuple[Sheet, Sto
     narrow = terminal(sheet, force_terminal=True, width=70)
     piped = terminal(sheet, width=20)
     for text in (wide, narrow, piped):
-        for value in ("50.5 ± 0.7", "\u22125.0 ± 0.0", "40.0 (n=1)", "70.5†", "target (oracle)"):
+        for value in ("50.5 ± 0.7", "\u22125.0 [\u22125.0, \u22125.0]", "40.0 (n=1)", "70.5†", "target (oracle)"):
             assert value in text
     assert len([line for line in wide.splitlines() if line.strip().startswith("DANN")]) == 1
     assert len([line for line in narrow.splitlines() if line.strip().startswith("DANN")]) > 1
