@@ -1,7 +1,8 @@
 """Channel attention by squeeze and excitation: the plain module, and one that is conditioned on the domain.
 
-Hu et al., CVPR 2018, https://arxiv.org/abs/1709.01507: out = a x, a = sigmoid(W_2 relu(W_1 GAP(x))).
-Conditioned (Li et al., AAAI 2020, https://arxiv.org/abs/2005.06717), W_1 is the row's domain's own and W_2 is shared.
+Plain: out = a x with a = sigmoid(W_2 relu(W_1 GAP(x))), Hu et al., CVPR 2018, https://arxiv.org/abs/1709.01507.
+Conditioned: each domain has a W_1 of its own, and all share W_2, Li et al., AAAI 2020,
+https://arxiv.org/abs/2005.06717.
 """
 
 from typing import Literal
@@ -22,7 +23,7 @@ class SqueezeExcite(nn.Module):
 
     Args:
         channels: C.
-        reduction: C over the width of the squeezed description.
+        reduction: the squeezed description is C / reduction wide.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
@@ -39,13 +40,13 @@ class SqueezeExcite(nn.Module):
 
 
 class DomainAttention(nn.Module):
-    """Attention whose squeeze belongs to the row's domain: leading rows source, the others target.
+    """Attention with a squeeze for each domain. The first rows of a batch are source, the others target.
 
-    How many rows are source is read from :class:`~dafw.nn.layout.BatchLayout`, as batch normalisation reads it, so that
-    evaluation says which path to take. Both squeezes start as copies of the plain module's.
+    The number of source rows is that of the :class:`~dafw.nn.layout.BatchLayout`, which batch normalisation reads too.
+    So an evaluation decides which path its rows take. Both squeezes start with the weights of the plain module's.
 
     Args:
-        squeeze: 1x1 convolution C -> C / r of a plain module; becomes the source's, its copy the target's.
+        squeeze: 1x1 convolution C -> C / r of a plain module. It becomes the source's, and a copy the target's.
         excite: 1x1 convolution C / r -> C, shared.
         act: between the two.
         gate: from scores to weights, a sigmoid.
@@ -78,12 +79,12 @@ class DomainAttention(nn.Module):
 
 
 class GatedDomainAttention(DomainAttention):
-    """Attention whose target rows take the source's path where the two domains look alike.
+    """Attention in which target rows take the source's path while the two domains look alike.
 
-    In each joint training batch the module compares the domains, :func:`domain_gap`, over all ranks' rows; below
-    ``threshold`` the target shares the source's squeeze. The last decision is the buffer ``shared``, which serves until
-    the next, and never reaches the host. While shared, the target's own squeeze receives gradients of zero.
-    Li et al., TPAMI 2021, https://arxiv.org/abs/2103.12339.
+    In each joint training batch the module compares the domains by :func:`domain_gap`, over the rows of all ranks.
+    Below ``threshold`` the target shares the source's squeeze. The buffer ``shared`` holds the last decision; the host
+    never reads it. While the squeeze is shared, the target's own receives gradients of zero. Li et al., TPAMI 2021,
+    https://arxiv.org/abs/2103.12339.
 
     Args:
         squeeze: see :class:`DomainAttention`.
@@ -111,7 +112,7 @@ class GatedDomainAttention(DomainAttention):
         self.register_buffer("shared", torch.zeros((), dtype=torch.bool, device=squeeze.weight.device))
 
     def squeeze_target(self, source: Tensor, target: Tensor) -> Tensor:
-        """As the decision says; a training batch of both domains makes a new one first."""
+        """The description by the decided path. A training batch of both domains decides anew first."""
         if self.training and source.shape[0]:
             self.shared.copy_(domain_gap(source, target, form=self.form) < self.threshold)
         return torch.where(self.shared, self.source_squeeze(target), self.target_squeeze(target))
@@ -121,12 +122,12 @@ class GatedDomainAttention(DomainAttention):
 def domain_gap(source: Tensor, target: Tensor, *, form: GateForm = "paper") -> Tensor:
     """tanh(|r_s - r_t| / |r_t|) with r = mean / sqrt(variance + 1e-5) over all entries of a domain, over all ranks.
 
-    ``authors`` divides by r_t with its sign, as the authors' code does (read there): where r_t is negative, which is
-    common in front of a ReLU, the gap is negative and so below any threshold.
+    ``authors`` divides by r_t with its sign, as the authors' code does (read there). A negative r_t, which is common
+    in front of a ReLU, makes the gap negative, which is below any threshold.
 
     Args:
-        source: (n_s, ...), this rank's rows, as many as on every other.
-        target: (n_t, ...), likewise.
+        source: (n_s, ...), the rows of this rank. Every rank has as many.
+        target: (n_t, ...), as ``source``.
         form: see above.
 
     Returns:
@@ -151,9 +152,9 @@ def convert_attention(
 ) -> list[DomainAttention]:
     """Puts domain-conditioned attention in place of every squeeze-and-excitation inside ``module``.
 
-    Known are :class:`SqueezeExcite` and those of timm that have its two 1x1 convolutions, an activation and a gate:
-    ``legacy_seresnet*``, ``legacy_seresnext*``, ``legacy_senet154``, ``seresnet*``, RegNetY, ... The pretrained squeeze
-    goes to both paths. Convert before :func:`~dafw.nn.norm.convert_norm`, which tells all layers of the batch's rows.
+    It knows :class:`SqueezeExcite`, and those of timm with two 1x1 convolutions, an activation and a gate:
+    ``legacy_seresnet*``, ``legacy_seresnext*``, ``legacy_senet154``, ``seresnet*``, RegNetY, ... Both paths start with
+    the pretrained squeeze. Call it before :func:`~dafw.nn.norm.convert_norm`, which gives all layers their layout.
 
     Args:
         module: a network, changed in place.

@@ -1,4 +1,4 @@
-"""A learnable memory whose items each hold several sub-prototypes, read by sparse attention."""
+"""A learnable memory of items with several sub-prototypes each. Sparse attention reads it."""
 
 from typing import Literal, NamedTuple
 
@@ -13,11 +13,11 @@ Reading = Literal["per_item", "global"]
 
 
 class Read(NamedTuple):
-    """What a memory of N items with S sub-prototypes each gave for n rows.
+    """The result of reading a memory of N items with S sub-prototypes each, for n rows.
 
     Attributes:
-        embedding: (n, D), sum of the sub-prototypes by their weights.
-        weights: (n, N, S), the sparse weights; those of a row sum to 1 (to 0 where a fixed threshold let none pass).
+        embedding: (n, D), the weighted sum of the sub-prototypes.
+        weights: (n, N, S), the sparse weights. A row's sum to 1, or to 0 if none is above a fixed threshold.
         winners: (n, N) int64, each item's most similar sub-prototype.
         query: (n, D), the embedding that was compared.
     """
@@ -28,7 +28,7 @@ class Read(NamedTuple):
     query: Tensor
 
     def strongest(self) -> tuple[Tensor, Tensor]:
-        """Item and sub-prototype with the largest weight of each row, (n,) int64 both; the first of equal ones."""
+        """The item and the sub-prototype with each row's largest weight, (n,) int64 both; the first of equal ones."""
         found, count = self.weights.flatten(1).argmax(1), self.weights.shape[2]
         return found // count, found % count
 
@@ -36,37 +36,37 @@ class Read(NamedTuple):
 class SubPrototypeMemory(nn.Module):
     """Replaces an embedding by a convex combination of the few learnt vectors that are most similar to it.
 
-    With similarities z . m_is: ``per_item`` takes each item's most similar sub-prototype s_i and a softmax over the N
-    items; ``global`` takes one softmax over all N S sub-prototypes. Weights at or below a threshold become 0, the
-    others are scaled to sum to 1 and weigh their sub-prototypes.
+    The similarities are z . m_is. ``per_item`` takes each item's most similar sub-prototype s_i and a softmax over the
+    N items. ``global`` takes one softmax over all N S sub-prototypes. Weights at or below a threshold become 0. The
+    others are scaled to sum to 1.
 
     Lai et al., Memory-Assisted Sub-Prototype Mining for Universal Domain Adaptation, ICLR 2024,
     https://arxiv.org/abs/2310.05453 (recalled). The initial values and the shrinkage are those of MemAE, Gong et al.,
-    ICCV 2019, https://arxiv.org/abs/1904.02639, which is ``sub_prototypes=1`` with a fixed threshold.
+    ICCV 2019, https://arxiv.org/abs/1904.02639. MemAE is ``sub_prototypes=1`` with a fixed threshold.
 
     Args:
         items: N.
         sub_prototypes: S of each item.
         dim: D, the width of an embedding.
-        top_k: how many weights survive the adaptive threshold, which is the (K + 1)-th largest of a row. With the K-th
-            itself as threshold K - 1 would be left. Those equal to the threshold go, so where weights tie fewer are
-            left; where none is left, as in a memory of equal vectors, the row keeps all its weights as they were.
-        reading: see above; which of the two the paper has is unsure.
-        threshold: ``adaptive``, or a fixed number for all rows as in MemAE, by whose rule the embedding of a row of
-            which no weight passes is 0.
-        normalise: take cosine similarities, of vectors scaled to length 1. Whether the paper does is unsure; MemAE does
-            not. The vectors that are summed keep their length.
-        temperature: divides the similarities (MemAE: 1). Cosines need a small one: N weights would be nearly equal.
-        epsilon: of the shrinkage w max(w - t, 0) / (|w - t| + epsilon). MemAE has 1e-12, which changes nothing but
-            weights within some 1e-9 of the threshold t, where it makes gradients as large as w / epsilon; 0 is its
-            limit: a weight above the threshold stays, with its gradient, and the threshold has none.
+        top_k: number K of weights above the adaptive threshold, which is the (K + 1)-th largest of a row. The K-th
+            as threshold would leave K - 1. Equal weights may leave fewer than K. If none is left, as in a memory of
+            equal vectors, the row keeps all its weights.
+        reading: see above. Which of the two the paper has is unsure.
+        threshold: ``adaptive``, or a fixed number for all rows as in MemAE. Under a fixed one, a row without a weight
+            above it has the embedding 0, as in MemAE.
+        normalise: compare by cosines. The vectors that are summed keep their length. MemAE compares by plain products;
+            what the paper does is unsure.
+        temperature: divides the similarities (MemAE: 1). Cosines need a small one, or all weights are nearly equal.
+        epsilon: of the shrinkage w max(w - t, 0) / (|w - t| + epsilon). MemAE has 1e-12, which acts only on weights
+            within about 1e-9 of the threshold t, and gives these gradients as large as w / epsilon. 0 is the limit: a
+            weight above the threshold stays, with its gradient, and the threshold has no gradient.
 
     Attributes:
         memory: (N, S, D), at first uniform in +-1 / sqrt(D).
 
     Raises:
-        UserError: sizes below 1, more survivors than there are weights, a threshold that no weight could exceed, a
-            temperature of 0 or less.
+        UserError: for sizes below 1, a ``top_k`` above the number of weights, a threshold that no weight can exceed,
+            or a temperature of 0 or less.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class SubPrototypeMemory(nn.Module):
         self.memory = nn.Parameter(torch.empty(items, sub_prototypes, dim).uniform_(-(dim**-0.5), dim**-0.5))
 
     def read(self, z: Tensor) -> Read:
-        """Reads for embeddings (n, D), in at least float32 whatever the autocast."""
+        """Reads for embeddings (n, D). It computes in float32 or wider, also under autocast."""
         with torch.autocast(z.device.type, enabled=False):
             memory, z = full_precision(self.memory), full_precision(z)
             attention, winners = self.attend(z, memory)
@@ -151,12 +151,12 @@ def adaptive_threshold(weights: Tensor, top_k: int) -> Tensor:
 
 
 def hard_shrink(weights: Tensor, threshold: Tensor, epsilon: float = 0.0) -> Tensor:
-    """Non-negative weights above the threshold stay, others become 0: w max(w - t, 0) / (|w - t| + epsilon).
+    """Sets non-negative weights at or below the threshold to 0: w max(w - t, 0) / (|w - t| + epsilon).
 
     Args:
         weights: (n, m).
         threshold: (n, 1) or a scalar.
-        epsilon: with 0 the limit of small ones, see :class:`SubPrototypeMemory`.
+        epsilon: see :class:`SubPrototypeMemory`.
     """
     excess = weights - threshold
     if epsilon == 0:

@@ -9,9 +9,9 @@ domain_specific  each domain by its own          one pair per domain            
 frozen           by the running statistics       never change                                shared
 ===============  ==============================  ==========================================  ===========
 
-``separate`` is what a network does that is called once per domain; ``domain_specific`` is Chang et al., CVPR 2019,
-https://arxiv.org/abs/1906.03950.  In evaluation all four use running statistics, or the test batch's own where
-``BatchLayout.test_batch`` asks for them.  On several ranks, training statistics are those of all ranks' rows.
+``separate`` gives what two calls of the network give, one for each domain. ``domain_specific`` is Chang et al., CVPR
+2019, https://arxiv.org/abs/1906.03950. In evaluation all four use running statistics, or the test batch's own if
+``BatchLayout.test_batch`` is set. On several ranks, training statistics are those of the rows of all ranks.
 """
 
 from collections.abc import Iterator
@@ -46,21 +46,21 @@ class _Branch(NamedTuple):
 class DomainBatchNorm(nn.Module):
     """Batch normalisation over (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W), in one of four modes.
 
-    State-dict keys are those of ``nn.BatchNorm``; in ``domain_specific`` mode they hold the target's branch, the
-    source's being the same names behind ``source_``. A checkpoint without the latter loads into both branches.
+    State-dict keys are those of ``nn.BatchNorm``. In ``domain_specific`` mode they hold the target's branch, and the
+    same names behind ``source_`` hold the source's. A checkpoint without the source's loads into both branches.
 
     Args:
         num_features: C.
         eps: added to the variance.
-        momentum: weight of a new batch in the running statistics; None: the average of all batches so far.
+        momentum: weight of a new batch in the running statistics; ``None`` averages all batches so far.
         affine: whether to learn a scale and a shift per channel.
         track_running_stats: whether to keep running statistics; without them evaluation uses the batch's own.
         mode: how the two domains share statistics, see the module's table.
-        layout: where the source rows are; a private one, with every row target, if not given.
+        layout: says which rows are source. Without it every row is target.
 
     Raises:
-        ValueError: unknown mode, or ``frozen`` without running statistics. In the forward pass: more source rows than
-            rows, or one value per channel to take training statistics of (as in torch).
+        ValueError: for an unknown mode, or ``frozen`` without running statistics. The forward pass raises it for more
+            source rows than rows, and for training statistics of one value per channel, as torch does.
     """
 
     _version = 2  # that of nn.BatchNorm, whose checkpoints it reads
@@ -96,10 +96,10 @@ class DomainBatchNorm(nn.Module):
 
     @classmethod
     def from_batch_norm(cls, layer: _BatchNorm, mode: NormMode, layout: BatchLayout) -> Self:
-        """A layer around the very parameters and buffers of ``layer``, so that optimisers stay valid.
+        """A layer that holds the parameters and buffers of ``layer`` themselves, so that optimisers stay valid.
 
         Raises:
-            ValueError: ``layer`` changes the forward pass in a way not known here, or has no parameters yet.
+            ValueError: if ``layer`` has another forward pass than the known layers, or has no parameters yet.
         """
         name = type(layer).__name__
         drop, act = getattr(layer, "drop", None), getattr(layer, "act", None)
@@ -118,7 +118,7 @@ class DomainBatchNorm(nn.Module):
         return new.train(layer.training)
 
     def _enter(self, mode: NormMode, layout: BatchLayout) -> None:
-        """Switch to ``mode``; entering ``domain_specific`` starts the source's branch as a copy of the present one."""
+        """Switches to ``mode``. In ``domain_specific`` the source's branch begins as a copy of the present one."""
         if mode not in NORM_MODES:
             raise ValueError(f"norm must be one of {', '.join(NORM_MODES)}, not {mode!r}")
         if mode == "frozen" and self.running_mean is None:
@@ -143,7 +143,7 @@ class DomainBatchNorm(nn.Module):
         return _Branch(self.weight, self.bias, self.running_mean, self.running_var, self.num_batches_tracked)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x``, (N, C, ...), each of the two domains' rows as the mode says; same shape and dtype."""
+        """Normalises ``x`` (N, C, ...) as the mode says; the result has the same shape and dtype."""
         num_source = self.layout.num_source
         if num_source is not None and num_source > x.shape[0]:
             raise ValueError(f"num_source is {num_source}, but the batch has {x.shape[0]} rows")
@@ -168,7 +168,7 @@ class DomainBatchNorm(nn.Module):
         return self.layout.test_batch and x.numel() > x.shape[1]
 
     def _normalise(self, x: Tensor, branch: _Branch, rows: slice) -> Tensor:
-        """Normalises one part of the batch by one branch, as one call of ``nn.BatchNorm`` (but for ranks and padding).
+        """Normalises one part of the batch by one branch, as ``nn.BatchNorm`` does, with care for ranks and padding.
 
         Args:
             x: the part.
@@ -218,24 +218,25 @@ class DomainBatchNorm(nn.Module):
 def _normalise_by_hand(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, inside: Tensor | None, over_ranks: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalises by batch statistics that leave out padding and may span the ranks; differentiable any number of times.
+    """Normalises by batch statistics that leave out padding and may span the ranks.
 
-    Rank r contributes its n_r values per channel with mean m_r and biased variance v_r; with N = sum n_r,
-    m = sum (n_r / N) m_r and v = sum (n_r / N) (v_r + (m_r - m)^2).  One collective each way, of 2 C + 1 numbers.
+    Rank r has n_r values per channel with mean m_r and biased variance v_r. With N = sum n_r the statistics are
+    m = sum (n_r / N) m_r and v = sum (n_r / N) (v_r + (m_r - m)^2). Each pass has one collective of 2 C + 1 numbers.
+    The result can be differentiated any number of times.
 
     Args:
         x: (n, C, ...).
         weight: (C,).
         bias: (C,).
         eps: added to the variance.
-        inside: (n, 1, h, w) bool, the positions that count; None for all.
+        inside: (n, 1, h, w) bool, the positions that count; ``None`` if all do.
         over_ranks: whether the rows of all ranks count.
 
     Returns:
         The normalised x, m (C,), and the unbiased variance v N / (N - 1) (C,).
 
     Raises:
-        ValueError: one value per channel over all ranks (equal shares assumed).
+        ValueError: for one value per channel over all ranks. It assumes that all ranks have as many rows.
     """
     channels = x.shape[1]
     wide, dims = full_precision(x), [0, *range(2, x.ndim)]
@@ -266,9 +267,9 @@ def _normalise_by_hand(
 
 @contextmanager
 def averaged_statistics(module: nn.Module) -> Iterator[int]:
-    """Within, running statistics are estimated anew: the mean over the passes in training mode that are made there.
+    """Within, running statistics are estimated anew, as the mean over the passes in training mode.
 
-    Those of a branch that no pass reaches stay as they were, and so do those of ``frozen`` layers.
+    The statistics of ``frozen`` layers, and of a branch that no pass reaches, stay as they were.
 
     Args:
         module: a converted network, see :func:`convert_norm`.
@@ -299,10 +300,10 @@ def averaged_statistics(module: nn.Module) -> Iterator[int]:
 
 
 def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = None) -> BatchLayout:
-    """Put every batch normalisation inside ``module`` into ``mode``; parameters and buffers remain the same objects.
+    """Puts every batch normalisation inside ``module`` into ``mode``; parameters and buffers remain the same objects.
 
-    Replaces ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm`` and timm's layers that fuse an activation (which they keep);
-    a ``DomainBatchNorm`` changes its mode. Other layers that have a ``BatchLayout`` get the one that is returned.
+    It replaces ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm``, and timm's layers with a fused activation, which stays.
+    A ``DomainBatchNorm`` changes its mode. Other layers that have a ``BatchLayout`` get the one that is returned.
 
     Args:
         module: a network, changed in place.
@@ -310,10 +311,11 @@ def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = Non
         skip: a part that is left as it is.
 
     Returns:
-        The ``BatchLayout`` that all layers read: set ``num_source`` on it before each forward pass.
+        The ``BatchLayout`` that all layers read. Set its ``num_source`` before each forward pass.
 
     Raises:
-        ValueError: unknown mode; ``module`` is itself a layer to be replaced; a layer that cannot be converted.
+        ValueError: for an unknown mode, for a layer that cannot be converted, or if ``module`` itself is a layer to be
+            replaced.
     """
     if mode not in NORM_MODES:
         raise ValueError(f"norm must be one of {', '.join(NORM_MODES)}, not {mode!r}")

@@ -1,4 +1,4 @@
-"""DRM: a head for each source beside a shared one, of which every test sample takes the surest."""
+"""DRM: a head for each source and a shared one. Each test sample weighs the heads by how sure they are of it."""
 
 import math
 from functools import reduce
@@ -19,34 +19,35 @@ from dafw.nn.precision import full_precision
 from dafw.nn.teacher import Teacher
 from dafw.problems import Outputs
 
-#: Entropies are counted as at least this many nats, so that a head that is sure beyond rounding has a finite weight.
+#: The least entropy that counts, in nats. It keeps the weight of a head with an entropy of 0 finite.
 LEAST = 1e-8
 
 
 class DRM(GeneralizationMethod):
-    """A label head for each source and a shared one; a sample is served by those whose prediction is surest.
+    """A label head for each source and a shared one. A prediction mixes them by their entropies.
 
-    Loss: (1 - weight) * CE(shared head, all rows) + weight * 1/S sum_d CE(head d, rows of source d), means over rows;
-    features (n, d), logits (n, K) of each of S + 1 heads.
+    Loss: (1 - weight) * CE(shared head, all rows) + weight * 1/S sum_d CE(head d, rows of source d), means over rows.
+    Features are (n, d); each of the S + 1 heads has logits (n, K).
 
-    Served is p = sum_h w_h softmax(logits of head h) over all S + 1 heads, w_h = H_h^-gamma / sum_j H_j^-gamma, H the
-    entropy of that head's prediction for that sample: no other sample has a part in it. The logits are log p.
+    The prediction is p = sum_h w_h softmax(logits of head h) over all S + 1 heads with w_h = H_h^-gamma / sum_j
+    H_j^-gamma. H_h is the entropy of head h's prediction for that sample. No other sample matters. The logits are
+    log p.
 
     Its retraining on the test stream is :class:`~dafw.methods.test_time.drm_retraining.DRMRetraining`.
 
     Zhang et al., Domain-Specific Risk Minimization for Domain Generalization, KDD 2023,
     https://arxiv.org/abs/2208.08661. The authors' program (repository yfzhang114/AdaNPC) searches gamma over 0, 0.5, 1,
-    5 and the least entropy by the accuracy on the test domain: there is no one default. It differs (``mode: authors``):
-    validations evaluate the head of least mean entropy over the batch; the weights are normalised over S + 1 heads but
-    the shared head is left out of the sum, unless gamma is infinite.
+    5 and the least entropy by the accuracy on the test domain, so there is no one default. ``mode: authors`` differs
+    from the paper as their program does. Its validations evaluate the head with the least mean entropy over the batch.
+    Its weights are normalised over S + 1 heads, but the sum leaves out the shared head unless gamma is infinite.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K); its head is the shared one.
         num_classes: classes to predict.
         num_sources: number S of sources (the command line fills it in from the datamodule).
-        weight: share of the sources' own heads in the loss (paper: 1/2), below 1; with 0 the shared head alone is
-            trained and served: ERM.
-        gamma: how much entropies decide: 0 for equal weights, ``.inf`` for the head of least entropy alone.
+        weight: share of the sources' own heads in the loss (paper: 1/2), below 1. With 0 the shared head alone is
+            trained and evaluated, which is ERM.
+        gamma: how much entropies decide. 0 gives equal weights, ``.inf`` takes the head of least entropy alone.
         mode: ``paper``, or ``authors`` for what their program does.
         base: see :class:`~dafw.methods.base.Method`.
 
@@ -85,7 +86,7 @@ class DRM(GeneralizationMethod):
     # ---- training
 
     def losses(self, batch: Batch) -> Losses:
-        """The shared head's supervised loss of all rows, and of each other head that of its source's."""
+        """The shared head's supervised loss of all rows, and each other head's loss of the rows of its source."""
         joint = self.forward_batch(batch)
         domains, labels = split_domains(joint, batch.y, self.num_domains(batch))
         own = [
@@ -99,13 +100,13 @@ class DRM(GeneralizationMethod):
 
     @property
     def eval_heads(self) -> list[nn.Module]:
-        """The sources' own heads that are evaluated: none if they have no weight in training."""
+        """The sources' own heads that are evaluated. There are none if they have no weight in training."""
         heads = self.heads if self.average_heads is None else self.average_heads.module
         assert isinstance(heads, nn.ModuleList)
         return list(heads) if self.weight else []
 
     def forward(self, x: Any) -> Outputs:
-        """What is evaluated on the target: images (N, C, H, W) -> outputs."""
+        """The outputs that are evaluated on the target, of images (N, C, H, W)."""
         return self.serve(super().forward(x))
 
     def prepare_evaluation(self, stage: str) -> None:
@@ -118,7 +119,11 @@ class DRM(GeneralizationMethod):
         return self.serve(super().evaluate(batch, source))
 
     def serve(self, outputs: Outputs) -> Outputs:
-        """What the trained heads make of the outputs of n rows by the shared head."""
+        """The outputs of all trained heads together.
+
+        Args:
+            outputs: of n rows, by the shared head.
+        """
         heads = self.eval_heads
         if not heads:
             return outputs
