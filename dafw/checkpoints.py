@@ -1,6 +1,5 @@
 """Finds and reads checkpoints. Reading runs no code from the file, and an error names the file and its fault."""
 
-import errno
 import pickle
 import re
 import zipfile
@@ -12,8 +11,6 @@ import torch
 
 from dafw.errors import UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a full disk, a full quota and a file that reached its size limit."""
 NAME = re.compile(r"step=(\d+)\.ckpt")
 """File name of a checkpoint. The group is its number of steps."""
 

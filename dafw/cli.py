@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from dafw import __version__
 from dafw.errors import UserError, choose, nearest, sentence
+from dafw.files import naming_files
 
 RUN_COMMANDS = {
     "fit": "train, test, and write a run directory; the same command resumes an interrupted run",
@@ -72,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dafw {__version__}")
         return 0
     try:
-        return _dispatch(arguments[0], arguments[1:])
+        with naming_files():
+            return _dispatch(arguments[0], arguments[1:])
     except UserError as error:
         print(f"dafw: error: {sentence(error)}", file=sys.stderr)
         return 2

@@ -1,7 +1,7 @@
 """Errors that end a run with one sentence."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 
@@ -21,6 +21,13 @@ def sentence(error: BaseException) -> str:
     if text.startswith("Caught "):
         text = text.rpartition(f"{type(error).__qualname__}: ")[2]
     return " ".join(text.split())
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, the error that it was raised from or after, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def warn(text: str) -> None:

@@ -1,21 +1,87 @@
-"""Files that several processes share: written in one step, and held by one process at a time."""
+"""Files that several processes share: written in one step, and held by one process at a time.
 
+A disk that is full, read-only or gone is one sentence that names the file.
+"""
+
+import errno
+import fcntl
+import glob
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from dafw.errors import UserError
+from dafw.errors import UserError, causes, sentence
 
 UNFINISHED = ".unfinished"
 """Ending of a file that is being written. A killed process leaves it behind."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a full disk, a full quota and a file that reached its size limit."""
+LOST = (errno.EIO, errno.EROFS, errno.ESTALE)
+"""Error numbers of a disk that fails, that became read-only, and that went away."""
 
 
 class Busy(UserError):
     """Another process holds the lock."""
+
+
+# ---- errors of the disk
+
+
+def trouble(error: BaseException) -> str:
+    """What to say of an error that the operating system reported about a file. It is empty for any other error."""
+    full = _full(error)
+    if full is not None:
+        return f"no space left on the disk{f' for {full.filename}' if full.filename else ''}"
+    if not isinstance(error, OSError):
+        return ""
+    if str(error).startswith("Caught "):  # by a process that loads data
+        return sentence(error)
+    if error.filename is None and error.errno not in LOST:
+        return ""
+    return f"{error.filename or 'a file'} cannot be read or written ({error.strerror})"
+
+
+@contextmanager
+def naming_files() -> Iterator[None]:
+    """Turns an error of the operating system about a file into one sentence. Other errors pass.
+
+    Raises:
+        UserError: naming the file.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        said = trouble(error)
+        if said:
+            raise UserError(said) from error
+        raise
+
+
+def _full(error: BaseException) -> OSError | None:
+    """The operating system's error of a full disk. ``torch.save`` raises one of its own after it."""
+    found = (cause for cause in causes(error) if isinstance(cause, OSError) and cause.errno in FULL)
+    return next(found, None)
+
+
+@contextmanager
+def _of(path: Path) -> Iterator[None]:
+    """Gives an error of the operating system the name of the file that is written."""
+    try:
+        yield
+    except Exception as error:
+        found = _full(error) or error
+        if isinstance(found, OSError) and found.errno is not None:
+            raise OSError(found.errno, found.strerror, str(path)) from error
+        raise
+
+
+# ---- writing
 
 
 @contextmanager
@@ -27,17 +93,40 @@ def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     Args:
         path: the file to write. Its folder is made.
         sync: wait until the disk has the content. Without it a power cut may leave an empty file.
+
+    Raises:
+        OSError: with the name of ``path``, if the disk is full or fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
-    try:
-        with unfinished.open("wb") as file:
-            yield file
+    with _of(path):
+        try:
+            with unfinished.open("wb") as file:
+                yield file
+                if sync:
+                    sync_to_disk(file)
+            unfinished.replace(path)
             if sync:
-                sync_to_disk(file)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+                _sync_folder(path.parent)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def append(path: Path, text: str, sync: bool = False) -> None:
+    """Adds ``text`` as UTF-8 to the end of a file.
+
+    Args:
+        path: the file.
+        text: what to add.
+        sync: wait until the disk has all of the file.
+
+    Raises:
+        OSError: with the name of ``path``, if the disk is full or fails. Part of the text may be in the file then.
+    """
+    with _of(path), path.open("ab") as file:
+        file.write(text.encode())
+        if sync:
+            sync_to_disk(file)
 
 
 def sync_to_disk(file: BinaryIO) -> None:
@@ -46,16 +135,34 @@ def sync_to_disk(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
+def _sync_folder(folder: Path) -> None:
+    """Waits until the disk has the names in a folder, where the file system can do that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_atomically(path: Path, text: str, sync: bool = True) -> None:
     """Writes ``text`` as UTF-8, see :func:`replacing`."""
     with replacing(path, sync) as file:
         file.write(text.encode())
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Removes the files in ``folder`` that a killed process did not finish. No other process may write there."""
-    for path in folder.glob(f"*{UNFINISHED}"):
+def remove_unfinished(folder: Path, name: str = "") -> None:
+    """Removes the files in ``folder`` that a killed process did not finish.
+
+    Args:
+        folder: the folder.
+        name: of the file that was to be written; all files if it is empty. No other process may write them now.
+    """
+    for path in folder.glob(f"{glob.escape(name)}*{UNFINISHED}"):
         path.unlink(missing_ok=True)
+
+
+# ---- one process at a time
 
 
 def hold(path: Path, wait: bool = True) -> FileLock:
@@ -88,3 +195,59 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[Callable[[], None]]:
+    """Locks a folder itself while the block runs, where the file system can do that.
+
+    Nobody can remove this lock while the folder stays, as they can remove a lock file.
+
+    Yields:
+        A check that the folder is still there. It raises :class:`UserError` if it was removed or replaced.
+
+    Raises:
+        Busy: if another process holds the folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    _folders.add(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        _close(descriptor)
+        raise Busy(f"another process holds {folder}") from error
+    except OSError:  # a network file system may lock files alone
+        pass
+    place = folder.absolute()  # a method of the user's may change the working directory
+
+    def check() -> None:
+        try:
+            there = os.path.samestat(place.stat(), os.fstat(descriptor))
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        if not there:
+            raise UserError(f"{folder} was removed while this process worked in it: the same command begins it anew")
+
+    try:
+        yield check
+    finally:
+        _close(descriptor)
+
+
+_folders: set[int] = set()
+"""Descriptors of the folders that this process holds."""
+
+
+def _close(descriptor: int) -> None:
+    if descriptor in _folders:  # not in a forked process
+        _folders.remove(descriptor)
+        os.close(descriptor)
+
+
+def _let_go() -> None:
+    """Closes what a forked process got of its parent, since it would hold the folder after the parent's death."""
+    for descriptor in list(_folders):
+        _close(descriptor)
+
+
+os.register_at_fork(after_in_child=_let_go)

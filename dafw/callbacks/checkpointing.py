@@ -1,5 +1,6 @@
 """Writes checkpoints. Each is complete or absent."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
-from dafw.checkpoints import FULL, checkpoints
+from dafw.checkpoints import checkpoints
 from dafw.errors import NonFiniteLoss, UserError
-from dafw.files import replacing
+from dafw.files import FULL, replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -37,15 +38,18 @@ class Checkpointing(Checkpoint):
         folder: folder of the checkpoints.
         every: steps between two checkpoints.
         keep: number of the newest checkpoints that stay.
+        before: called before each checkpoint. It puts on the disk what a run that goes on from there needs.
 
     Raises:
         UserError: if ``every`` or ``keep`` is less than 1.
     """
 
-    def __init__(self, folder: Path, every: int = 500, keep: int = 2) -> None:
+    def __init__(
+        self, folder: Path, every: int = 500, keep: int = 2, before: Callable[[], None] = lambda: None
+    ) -> None:
         if every < 1 or keep < 1:
             raise UserError("run.checkpoint_every and run.keep_checkpoints must be at least 1")
-        self.folder, self.every, self.keep = Path(folder), every, keep
+        self.folder, self.every, self.keep, self.before = Path(folder), every, keep, before
         self.saved_at = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
@@ -81,6 +85,7 @@ class Checkpointing(Checkpoint):
         """
         method.flush()
         check_weights(method)
+        self.before()
         path = self.folder / f"step={method.steps_done}.ckpt"
         try:
             trainer.save_checkpoint(path)
@@ -99,7 +104,7 @@ class Checkpointing(Checkpoint):
         _, *older = checkpoints(self.folder)
         for path in older:
             if path in older[self.keep - 1 :] or path.name == "step=0.ckpt":
-                path.unlink()
+                path.unlink(missing_ok=True)
 
 
 def between_updates(trainer: pl.Trainer, steps: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dafw.files import Busy, hold, replacing
+from dafw.files import Busy, hold, remove_unfinished, replacing
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ def making(path: Path) -> Iterator[None]:
         log.info("waiting for the process that is making %s", path)
         held = hold(lock)
     try:
+        remove_unfinished(path.parent, path.name)
         yield
     finally:
         held.release()

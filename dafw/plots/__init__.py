@@ -4,6 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from dafw.files import replacing
 from dafw.plots.box_rows import BoxRow, boxes
 from dafw.plots.confusion_matrix import confusion
 from dafw.plots.embeddings import embedding
@@ -34,6 +35,6 @@ __all__ = [
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes the figure as PNG. The folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, facecolor=figure.get_facecolor())
+    """Writes the figure as PNG in one step. The folder is made."""
+    with replacing(path, sync=False) as file:
+        figure.savefig(file, format="png", facecolor=figure.get_facecolor())

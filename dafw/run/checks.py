@@ -1,11 +1,13 @@
 """What is checked before a run trains."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import yaml
 
+from dafw.checkpoints import checkpoints
 from dafw.errors import UserError, choose
 from dafw.methods import Method
 from dafw.run.identity import ORACLE, config_hash
@@ -15,13 +17,26 @@ from dafw.selection import VALIDATORS
 def refuse_other_run(folder: Path, config: dict[str, Any]) -> None:
     """Checks that a directory holds no other run.
 
+    A directory whose name ends in the hash of ``config`` holds that run, whatever its ``config.yaml`` says: a power cut
+    may have left nothing in it.
+
     Raises:
-        UserError: if ``folder`` holds a run of another configuration.
+        UserError: if ``folder`` holds a run of another configuration, or checkpoints of an unknown one.
     """
-    path = folder / "config.yaml"
-    held = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
-    if held is not None and config_hash(held) != config_hash(config):  # after a power cut the file may be empty
-        raise UserError(f"{folder} holds a run of another configuration: give another run.dir, or remove it")
+    own, path = config_hash(config), folder / "config.yaml"
+    if folder.name.endswith(f"-{own}"):
+        return
+    held: Any = None
+    with suppress(ValueError, RecursionError, yaml.YAMLError):
+        held = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+    if isinstance(held, dict) and held:
+        if config_hash(held) != own:
+            raise UserError(f"{folder} holds a run of another configuration: give another run.dir, or remove it")
+    elif path.exists() and checkpoints(folder / "checkpoints"):
+        raise UserError(
+            f"{path} is damaged, so nobody can tell of which run the checkpoints beside it are: give another run.dir, "
+            f"or remove {folder}"
+        )
 
 
 def check_trainer(trainer: pl.Trainer, method: Method, allow_oracle: bool) -> None:

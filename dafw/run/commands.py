@@ -1,11 +1,13 @@
 """The commands that train and evaluate, and their exit codes."""
 
+import errno
 import math
 import re
 import shutil
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,9 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dafw.callbacks import Checkpointing, Stopped, Stopping
-from dafw.checkpoints import FULL, check_classes, check_method, check_rule, checkpoints
-from dafw.errors import NonFiniteLoss, UserError, sentence
-from dafw.files import remove_unfinished, write_atomically
+from dafw.checkpoints import check_classes, check_method, check_rule, checkpoints
+from dafw.errors import NonFiniteLoss, UserError, sentence, warn
+from dafw.files import naming_files, remove_unfinished, trouble, write_atomically
 from dafw.nn.distributed import leave_process_group
 from dafw.problems import Problem
 from dafw.run.artifacts import collect_result, write_plots
@@ -63,8 +65,6 @@ def _main(command: str, arguments: list[str]) -> int:
     except MisconfigurationException as error:
         raise UserError(sentence(error)) from error
     except (OSError, EOFError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise UserError(f"no space left on the disk{f' for {error.filename}' if error.filename else ''}") from error
         if _lost_worker(error):
             return _failed("a process that loaded data was killed; the same command goes on from the last checkpoint")
         if isinstance(error, RuntimeError) and re.search(r"(closed|reset) by peer|remote process", str(error)):
@@ -74,7 +74,7 @@ def _main(command: str, arguments: list[str]) -> int:
 
 def _lost_worker(error: BaseException) -> bool:
     """Whether a data loader's process died: PyTorch says so, or a pipe broke inside the loader."""
-    if "DataLoader worker" in str(error):
+    if "DataLoader worker (pid" in str(error):
         return True
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
     return isinstance(error, ConnectionError | EOFError) and any("torch/utils/data" in file for file in files)
@@ -98,21 +98,22 @@ def fit(cli: DafwCLI) -> int:
             print(f"done already: {folder / RESULT}")
         return 0
     if rank():
-        return _fit(cli, config, folder)
+        return _fit(cli, config, folder, lambda: None)
     fresh = not folder.exists()
-    with lock(folder):
+    with lock(folder) as check:
         if read_result(folder) is not None:  # another process finished it in the meantime
             return 0
         try:
-            write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-            return _fit(cli, config, folder)
+            with naming_files():
+                write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+                return _fit(cli, config, folder, check)
         except UserError:
             if fresh and not cli.model.steps_done:  # nothing was trained: leave nothing behind
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)
             raise
 
 
-def _fit(cli: DafwCLI, config: dict[str, Any], folder: Path) -> int:
+def _fit(cli: DafwCLI, config: dict[str, Any], folder: Path, check: Callable[[], None]) -> int:
     options: RunOptions = cli.config_init["run"]
     if cli.config_init["ckpt_path"]:
         raise UserError("ckpt_path is for validate, test and predict: fit goes on from the checkpoint in its directory")
@@ -126,7 +127,7 @@ def _fit(cli: DafwCLI, config: dict[str, Any], folder: Path) -> int:
         config=config,
     )
     try:
-        train(cli, config, folder, tracker)
+        train(cli, config, folder, tracker, check)
     except BaseException:
         if tracker is not None:  # otherwise the next run of this process would go on in its W&B run
             tracker.finish(exit_code=1)
@@ -134,7 +135,7 @@ def _fit(cli: DafwCLI, config: dict[str, Any], folder: Path) -> int:
     return 0
 
 
-def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any) -> None:
+def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, check: Callable[[], None]) -> None:
     """Trains or resumes in ``folder``, tests, and writes the result. Pictures and W&B come after it.
 
     Args:
@@ -142,11 +143,12 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any) -> N
         config: the complete configuration.
         folder: the run directory.
         tracker: the W&B logger, or ``None``.
+        check: raises an error if the run directory is gone.
     """
     options: RunOptions = cli.config_init["run"]
     method, data = cli.model, cli.datamodule
-    log = CsvLog(folder / "metrics.csv")
-    checkpointing = Checkpointing(folder / "checkpoints", options.checkpoint_every, options.keep_checkpoints)
+    log = CsvLog(folder / "metrics.csv", check)
+    checkpointing = Checkpointing(folder / "checkpoints", options.checkpoint_every, options.keep_checkpoints, log.sync)
     clock = Clock()
     callbacks = [clock, Stopping(checkpointing), checkpointing]
     trainer = cli.make_trainer(callbacks, [log, *([tracker] if tracker else [])], folder)
@@ -166,6 +168,7 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any) -> N
     trainer.test(method, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         result = collect_result(trainer, method, data, config, clock)
+        log.sync()
         write_result(result, folder / RESULT)
         pictures = write_plots(method, data, folder) if options.plots else []
         if tracker is not None:
@@ -227,10 +230,24 @@ def evaluate(command: str, cli: DafwCLI) -> int:
         print(f"{name.partition('/dataloader_idx')[0]:<40} {float(value):.4f}")
     if command == "test" and trainer.is_global_zero:
         result = _of_checkpoint(collect_result(trainer, cli.model, cli.datamodule, config, clock), content, Path(path))
-        output = Path(cli.config_init["output"] or folder / TEST)
-        write_result(result, output)
-        print(output)
+        write_test(result, folder, cli.config_init["output"])
     return 0
+
+
+def write_test(result: Result, folder: Path, output: str | None) -> None:
+    """Writes what ``dafw test`` found, and prints the file's name.
+
+    A run directory that may not be written, as in an archive, costs a warning: the metrics are printed already.
+    """
+    path = Path(output or folder / TEST)
+    try:
+        write_result(result, path)
+    except OSError as error:
+        if output or error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        warn(f"{trouble(error)}: give --output to keep these numbers in a file")
+    else:
+        print(path)
 
 
 def _of_checkpoint(result: Result, content: dict[str, Any], path: Path) -> Result:

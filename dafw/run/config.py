@@ -22,7 +22,8 @@ import dafw.methods  # so that short names of methods resolve
 import datamodules
 from dafw.callbacks import progress_callback
 from dafw.checkpoints import read_checkpoint
-from dafw.errors import UserError, sentence
+from dafw.errors import UserError, causes, sentence
+from dafw.files import trouble
 from dafw.methods.starting import find_checkpoint
 from dafw.run.config_errors import broken_file, check_constructor, explain, find_class
 from dafw.run.loggers import WandbMode
@@ -230,21 +231,20 @@ def parse(arguments: list[str]) -> DafwCLI:
     except ArgumentError as error:
         raise _user_error(error) or UserError(explain(str(error), arguments)) from error
     except ValueError as error:
-        found = [str(cause) for cause in _causes(error) if isinstance(cause, ValueError)]
+        found = [str(cause) for cause in causes(error) if isinstance(cause, ValueError)]
         raise _user_error(error) or UserError(broken_file(arguments) or " ".join(found[-1].split())) from error
     finally:
         sys.argv = argv
 
 
 def _user_error(error: BaseException) -> UserError | None:
-    """The :class:`UserError` that caused an error of the parser."""
-    return next((cause for cause in _causes(error) if isinstance(cause, UserError)), None)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+    """What the user is told if a :class:`UserError`, or an error of the disk, caused an error of the parser."""
+    for cause in causes(error):
+        if isinstance(cause, UserError):
+            return cause
+        if isinstance(cause, OSError) and (said := trouble(cause)):
+            return UserError(said)
+    return None
 
 
 def _quiet() -> None:

@@ -1,12 +1,12 @@
 """The directory of a run: its name, and the lock that one process holds."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from dafw.files import Busy, hold
+from dafw.files import Busy, locked, locked_folder
 from dafw.run.identity import config_hash
 
 LOCK = ".lock"
@@ -23,17 +23,21 @@ def run_directory(config: dict[str, Any], root: Path) -> Path:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[Callable[[], None]]:
     """Holds a run directory while the block runs. The lock ends with the process, however it ends.
+
+    The lock file is for file systems that cannot lock a folder. Where they can, its removal lets no second process in.
+
+    Yields:
+        A check that the directory is still there, see :func:`dafw.files.locked_folder`.
 
     Raises:
         Busy: if another process holds it.
     """
-    try:
-        held = hold(folder / LOCK, wait=False)
-    except Busy as error:
-        raise Busy(f"another process works on {folder}") from error
-    try:
-        yield
-    finally:
-        held.release()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK, wait=False))
+            check = stack.enter_context(locked_folder(folder))
+        except Busy as error:
+            raise Busy(f"another process works on {folder}") from error
+        yield check

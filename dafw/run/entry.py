@@ -6,11 +6,12 @@ from typing import Any
 
 import yaml
 
-from dafw.files import write_atomically
+from dafw.files import naming_files, write_atomically
 from dafw.run.directory import run_directory
 from dafw.run.result import read_result
 
 
+@naming_files()
 def execute(config: dict[str, Any], root: Path) -> Path:
     """Makes or resumes one run in this process.
 
@@ -22,7 +23,8 @@ def execute(config: dict[str, Any], root: Path) -> Path:
         The run directory, which has a result.
 
     Raises:
-        UserError: for a mistake in the configuration. ``Busy``, one of its kinds, if another process makes the run.
+        UserError: for a mistake in the configuration, or for a disk that is full or may not be written.
+            ``Busy``, one of its kinds, if another process makes the run.
         NonFiniteLoss: if a loss became NaN or infinite.
         Stopped: if a signal ended the run.
     """

@@ -4,6 +4,8 @@ import csv
 import io
 import os
 from argparse import Namespace
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +13,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from dafw.errors import UserError, sentence, warn
-from dafw.files import write_atomically
+from dafw.files import append, write_atomically
 from dafw.run.result import RESULT, Result
 
 WandbMode = Literal["offline", "online", "disabled"]
@@ -25,30 +27,25 @@ def rank() -> int:
 class CsvLog(Logger):
     """Writes ``metrics.csv``: a row for each step, a column for each value. A resumed run goes on in the same file.
 
-    Args:
-        path: the file.
+    A row is added to the file when the next one begins, at :meth:`sync`, and at the end of a training or a test. The
+    file is written anew where a value is new, or comes late for a row that is in the file already.
 
-    Raises:
-        UserError: if the file is there and damaged.
+    Args:
+        path: the file. Its folder is made.
+        check: called before each write. It raises an error if nothing may be written any more.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, check: Callable[[], None] = lambda: None) -> None:
         super().__init__()
-        self.path = Path(path)
+        self.path, self.check = Path(path), check
         self.columns: list[str] = ["step"]
         self.rows: list[dict[str, str]] = []
+        self.damaged = False
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            try:
-                with self.path.open(newline="", encoding="utf-8") as file:
-                    reader = csv.DictReader(file)
-                    self.rows = list(reader)
-                    self.columns = list(reader.fieldnames or [])
-                    for row in self.rows:
-                        int(row["step"])
-                if self.columns[:1] != ["step"]:
-                    raise ValueError("the first column is not the step")
-            except (csv.Error, ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{self.path} is damaged: remove it, and the run goes on without it") from error
+            self._read()
+        self.written = len(self.rows)
+        self.outdated = self.damaged
 
     @property
     def name(self) -> str:
@@ -66,31 +63,86 @@ class CsvLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Adds values to the row of ``step``."""
+        """Adds values to the row of ``step``. Without a step they belong to the last row."""
+        last = self.rows[-1]["step"] if self.rows else "0"
         values = {name: repr(float(value)) for name, value in metrics.items()}
-        if self.rows and self.rows[-1]["step"] == str(step):
+        if self.rows and (step is None or str(int(step)) == last):
             self.rows[-1].update(values)
+            self.outdated |= self.written == len(self.rows)
         else:
-            self.rows.append({"step": str(step), **values})
+            self._write()
+            self.rows.append({"step": last if step is None else str(int(step)), **values})
         new = [name for name in values if name not in self.columns]
         self.columns += new
+        self.outdated |= bool(new)
+
+    @rank_zero_only
+    def sync(self) -> None:
+        """Writes all rows, and waits until the disk has them."""
         self._write()
+        if self.path.exists():
+            append(self.path, "", sync=True)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Writes all rows. After a failure they may be lost, since the error that ended the run is what counts."""
+        with suppress(OSError, UserError) if status == "failed" else nullcontext():
+            self._write()
 
     @rank_zero_only
     def forget_after(self, step: int) -> None:
-        """Drops the rows after ``step``. A run that goes on from there writes them again."""
+        """Drops the rows after ``step``, and what is damaged. A run that goes on from there writes them again.
+
+        Raises:
+            UserError: if rows up to ``step`` may be among what is damaged.
+        """
+        last = max((int(row["step"]) for row in self.rows), default=0)
+        if self.damaged and last < step:
+            raise UserError(
+                f"{self.path} is damaged after step {last}: remove it, and the run goes on without what it logged"
+            )
         kept = [row for row in self.rows if int(row["step"]) <= step]
-        if len(kept) < len(self.rows):
-            self.rows = kept
+        if self.damaged or len(kept) < len(self.rows):
+            self.rows, self.outdated = kept, True
             self._write()
 
+    def _read(self) -> None:
+        """Reads the rows up to the first one that is damaged, as the last one is that a power cut left unfinished."""
+        whole, _, unfinished = self.path.read_bytes().decode(errors="replace").rpartition("\n")
+        self.damaged = bool(unfinished) or not whole
+        lines = csv.reader(io.StringIO(whole, newline=""))
+        try:
+            columns = next(lines, [])
+            if columns[:1] != ["step"]:
+                raise ValueError("the first column is not the step")
+            self.columns = columns
+            for fields in lines:
+                row = dict(zip(columns, fields, strict=True))
+                int(fields[0])
+                for value in filter(None, fields[1:]):
+                    float(value)
+                self.rows.append(row)
+        except (csv.Error, ValueError, IndexError):
+            self.damaged = True
+
     def _write(self) -> None:
-        """Writes the file. It does not wait for the disk: a step would, and a lost row costs no number of a result."""
+        """Adds the new rows to the file, or writes it anew. It does not wait for the disk where it adds rows."""
+        self.check()
+        new = self.rows[self.written :]
+        if not (new or self.outdated):
+            return
+        anew = self.outdated or not self.path.exists()
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self.columns, restval="")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.path, text.getvalue(), sync=False)
+        if anew:
+            writer.writeheader()
+        writer.writerows(self.rows if anew else new)
+        self.outdated = True  # until this is done
+        if anew:
+            write_atomically(self.path, text.getvalue())
+        else:
+            append(self.path, text.getvalue())
+        self.written, self.outdated = len(self.rows), False
 
 
 class Tracker(WandbLogger):

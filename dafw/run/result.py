@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dafw.errors import UserError
-from dafw.files import write_atomically
+from dafw.files import trouble, write_atomically
 
 SCHEMA_VERSION = 2
 """Version of the fields of :class:`Result`. Another set of fields is another version."""
@@ -149,7 +149,10 @@ def read_result(folder: Path) -> Result | None:
         BrokenResult: if its result file cannot be read, or is of another schema.
     """
     path = Path(folder) / RESULT
-    return read_result_file(path) if path.exists() else None
+    try:
+        return read_result_file(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def read_result_file(path: Path) -> Result:
@@ -157,17 +160,22 @@ def read_result_file(path: Path) -> Result:
 
     Raises:
         BrokenResult: if it cannot be read, or is of another schema.
+        OSError: if there is no such file.
     """
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise BrokenResult(trouble(error)) from error
+    except (ValueError, RecursionError) as error:
         raise BrokenResult(f"{path} is damaged: remove it to make the run again", damaged=True) from error
     try:
         if given["schema_version"] != SCHEMA_VERSION:
             said = f"has schema {given['schema_version']}, this dafw reads {SCHEMA_VERSION}"
             raise BrokenResult(f"{path} {said}: remove it to make the run again")
         return _parse(given)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         why = f"{path} does not follow schema {SCHEMA_VERSION} ({type(error).__name__}: {error})"
         raise BrokenResult(f"{why}: remove it to make the run again", damaged=True) from error
 

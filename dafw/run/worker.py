@@ -12,8 +12,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Literal
 
-from dafw.errors import UserError
-from dafw.files import Busy
+from dafw.errors import UserError, sentence
+from dafw.files import Busy, trouble
 from dafw.run.pool import limit_threads
 
 LOG = "log.txt"
@@ -65,25 +65,32 @@ def attempt(execute: Callable[[dict[str, Any], Path], Any], order: Order) -> Out
     """Executes an order. Everything that it prints goes to ``log.txt`` in the run directory.
 
     A mistake of the user (:class:`UserError`) and an error with ``retryable = False`` are not tried again, since a
-    second attempt would end the same way.
+    second attempt would end the same way. A log that cannot be written is such a mistake.
     """
-    order.directory.mkdir(parents=True, exist_ok=True)
-    with _printing_to(order.directory / LOG):
-        try:
-            if order.attempt > 1:
-                print(f"--- attempt {order.attempt} ---", flush=True)
-            execute(order.config, order.root)
-        except Busy:
-            return Outcome("busy")
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return Outcome("failed", str(error), retryable=False)
-        except BaseException as error:
-            traceback.print_exc()
-            said = last_line("".join(traceback.format_exception_only(error)))
-            return Outcome("failed", said, retryable=getattr(error, "retryable", True))
-        finally:
-            _clean()
+    try:
+        order.directory.mkdir(parents=True, exist_ok=True)
+        with _printing_to(order.directory / LOG):
+            return _outcome(execute, order)
+    except OSError as error:
+        return Outcome("failed", trouble(error) or sentence(error), retryable=False)
+
+
+def _outcome(execute: Callable[[dict[str, Any], Path], Any], order: Order) -> Outcome:
+    try:
+        if order.attempt > 1:
+            print(f"--- attempt {order.attempt} ---", flush=True)
+        execute(order.config, order.root)
+    except Busy:
+        return Outcome("busy")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return Outcome("failed", str(error), retryable=False)
+    except BaseException as error:
+        traceback.print_exc()
+        said = last_line("".join(traceback.format_exception_only(error)))
+        return Outcome("failed", said, retryable=getattr(error, "retryable", True))
+    finally:
+        _clean()
     return Outcome("done")
 
 
@@ -152,8 +159,9 @@ def _printing_to(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):  # a disk that is full of logs costs no run its result
+                sys.stdout.flush()
+                sys.stderr.flush()
             for number, descriptor in enumerate(kept, start=1):
                 os.dup2(descriptor, number)
                 os.close(descriptor)
