@@ -18,6 +18,18 @@ class Busy(UserError):
     """Another process holds the lock."""
 
 
+def user_path(given: str | Path) -> Path:
+    """A path that a user gave. ``~`` at its start is the home folder.
+
+    Raises:
+        UserError: if it begins with the name of a user without a home folder.
+    """
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{given} begins with a home folder that is not known: write the folder out") from error
+
+
 @contextmanager
 def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     """Yields a file to write. It takes the place of ``path`` in one step at the end.

@@ -6,9 +6,11 @@ from typing import Any
 import pytorch_lightning as pl
 import yaml
 
+from dafw.checkpoints import check_classes, check_method, check_samples, checkpoints
 from dafw.errors import UserError, choose
+from dafw.lightning_adapter import connect
 from dafw.methods import Method
-from dafw.run.identity import ORACLE, config_hash
+from dafw.run.identity import ORACLE, config_hash, data_paths
 from dafw.selection import VALIDATORS
 
 
@@ -22,6 +24,30 @@ def refuse_other_run(folder: Path, config: dict[str, Any]) -> None:
     held = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
     if held is not None and config_hash(held) != config_hash(config):  # after a power cut the file may be empty
         raise UserError(f"{folder} holds a run of another configuration: give another run.dir, or remove it")
+
+
+def check_moved_data(cli: Any, config: dict[str, Any], folder: Path) -> None:
+    """Checks that the data of a finished run is the same if its folder or its manifest is another one now.
+
+    Args:
+        cli: holds the method and the data.
+        config: the complete configuration.
+        folder: the directory of the finished run.
+
+    Raises:
+        UserError: if the samples differ from those that the run's last checkpoint was trained on.
+    """
+    path = folder / "config.yaml"
+    held = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+    newest = next(iter(checkpoints(folder / "checkpoints")), None)
+    if not isinstance(held, dict) or newest is None or data_paths(held) == data_paths(config):
+        return
+    said = check_method(newest, type(cli.model))["dafw"]
+    check_classes(said, newest, cli.datamodule.known_names, cli.model.accept_changed_data)
+    if not cli.model.accept_changed_data and connect(cli.make_trainer([], [], folder), cli.model, cli.datamodule):
+        cli.datamodule.prepare_data()
+        cli.datamodule.setup("fit")
+        check_samples(said, newest, cli.datamodule.samples("fit"))
 
 
 def check_trainer(trainer: pl.Trainer, method: Method, allow_oracle: bool) -> None:
