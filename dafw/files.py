@@ -28,6 +28,18 @@ class Busy(UserError):
     """Another process holds the lock."""
 
 
+def user_path(given: str | Path) -> Path:
+    """A path that a user gave. ``~`` at its start is the home folder.
+
+    Raises:
+        UserError: if it begins with the name of a user without a home folder.
+    """
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{given} begins with a home folder that is not known: write the folder out") from error
+
+
 # ---- errors of the disk
 
 

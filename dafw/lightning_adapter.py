@@ -5,14 +5,18 @@ nothing and Lightning goes its own way. ``experiments/benchmarks/lightning_parts
 """
 
 import inspect
+import traceback
 from collections import OrderedDict
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+
+from dafw.errors import UserError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -129,6 +133,32 @@ def agree_on_signals_ourselves(trainer: Any) -> None:
     loop = _training_loop(trainer)
     if hasattr(type(loop), "_broadcast_sigterm_tensor"):
         loop._broadcast_sigterm_tensor = lambda: None
+
+
+# ---- going on from a checkpoint
+
+
+@contextmanager
+def restoring(path: Any) -> Iterator[None]:
+    """Says in one sentence that Lightning could not restore what a checkpoint holds.
+
+    Lightning restores weights, loops, optimisers and callbacks in one private part, and what does not fit ends there in
+    many kinds of errors. An error from elsewhere stays as it is.
+
+    Args:
+        path: the checkpoint; ``None`` if there is none.
+
+    Raises:
+        UserError: naming the checkpoint.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        frames = traceback.walk_tb(error.__traceback__)
+        if path is None or all("checkpoint_connector" not in frame.f_code.co_filename for frame, _ in frames):
+            raise
+        said = (str(error).splitlines() or [""])[:2][-1].strip()
+        raise UserError(f"{path} does not fit this configuration ({type(error).__name__}: {said})") from error
 
 
 # ---- outside the loops

@@ -62,14 +62,20 @@ def _plain(name: str, value: Any) -> Any:
     raise TypeError(f"{name} is a {type(value).__name__}, which a checkpoint cannot hold: give it as a class path")
 
 
-def build(description: Any) -> Any:
-    """Makes again what :func:`describe` described.
+def may_name(module: str) -> bool:
+    """Whether a file that came from elsewhere may name a class of this module.
 
-    A class is imported only from this project or from a module the program has imported already: a file that
-    came from elsewhere must not choose what code is loaded.
+    The module is of this project, or the program has imported it already: a file must not choose what code is loaded.
+    """
+    return module in sys.modules or module.split(".")[0] in ("dafw", "datamodules")
+
+
+def build(description: Any) -> Any:
+    """Makes again what :func:`describe` described. It imports no module that a file may not name.
 
     Raises:
-        UserError: if a class lies in a module that was not imported, or is neither :class:`Recorded` nor a dataclass.
+        UserError: if a class lies in a module that was not imported, is neither :class:`Recorded` nor a dataclass, or
+            does not take the arguments.
     """
     if isinstance(description, list):
         return [build(item) for item in description]
@@ -77,11 +83,18 @@ def build(description: Any) -> Any:
         return description
     if set(description) != {"class_path", "init_args"}:
         return {key: build(value) for key, value in description.items()}
-    module_name, _, name = description["class_path"].rpartition(".")
-    if module_name not in sys.modules and module_name.split(".")[0] not in ("dafw", "datamodules"):
-        held = description["class_path"]
-        raise UserError(f"the checkpoint holds a {held}: import {module_name} first, if you trust it")
-    owner = getattr(importlib.import_module(module_name), name, None)
+    path, given = str(description["class_path"]), description["init_args"]
+    module_name, _, name = path.rpartition(".")
+    if not may_name(module_name):
+        raise UserError(f"the checkpoint holds a {path}: import {module_name} first, if you trust it")
+    try:
+        owner = getattr(importlib.import_module(module_name), name, None)
+    except ImportError:
+        owner = None
     if not (isinstance(owner, type) and (issubclass(owner, Recorded) or dataclasses.is_dataclass(owner))):
-        raise UserError(f"the checkpoint names {description['class_path']}, which is not a part dafw can build")
-    return owner(**{key: build(value) for key, value in description["init_args"].items()})
+        raise UserError(f"the checkpoint names {path}, which is not a part dafw can build")
+    arguments = {str(key): build(value) for key, value in given.items()} if isinstance(given, dict) else {}
+    try:
+        return owner(**arguments)
+    except TypeError as error:
+        raise UserError(f"the checkpoint gives {path} arguments that it does not take: {error}") from error

@@ -97,6 +97,7 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         self.label_sets, self.evidence_samples = find_label_sets(label_sets), evidence_samples
         self.evaluate_train, self.evaluate_test = evaluate_train, evaluate_test
         self.stream_order = choose("stream_order", stream_order, ("random", "stored"))
+        self.train_domains: list[Domain] = []
         for name in (*self.source, *self.target):
             choose("domain", name, self.domain_names)
         least = {"batch_size": 1, "target_batch_size": 1, "steps_per_epoch": 1, "eval_batch_size": 1}

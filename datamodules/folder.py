@@ -59,6 +59,7 @@ class ImageFolderDomains(DomainDataModule):
             still unlabelled in training. Its validation split stays a share of it.
         on_corrupt: ``fail`` stops at an image that cannot be decoded. ``skip`` decodes all of them once beforehand,
             leaves out those that cannot be decoded, and names them.
+        allow_outside_root: whether the manifest may list images outside of ``root``, by absolute paths or by ``..``.
         base: see :class:`datamodules.base.DomainDataModule`.
 
     Raises:
@@ -83,6 +84,7 @@ class ImageFolderDomains(DomainDataModule):
         split_seed: int = 0,
         transductive: bool = False,
         on_corrupt: Literal["fail", "skip"] = "fail",
+        allow_outside_root: bool = False,
         **base: Any,
     ) -> None:
         from dafw.data.transforms import named_augmentation
@@ -102,7 +104,7 @@ class ImageFolderDomains(DomainDataModule):
         if evaluate_whole and augment == "none":
             raise UserError("data.evaluate_whole leaves cropping in training to data.augment, which must not be none")
         self.size, self.resize, self.cache, self.split = size, resize, cache, split
-        self.evaluate_whole = evaluate_whole
+        self.evaluate_whole, self.allow_outside_root = evaluate_whole, allow_outside_root
         self.fit: Fit = "crop" if choose("fit", fit, ("crop", "squash")) == "crop" else "squash"
         self.transductive, self.on_corrupt = transductive, choose("on_corrupt", on_corrupt, ("fail", "skip"))
         listed = None if self.manifest is None else read_manifest(self.manifest)
@@ -127,7 +129,7 @@ class ImageFolderDomains(DomainDataModule):
         if listed is None:
             return scan_folder(self.root, name)
         entries = [entry for entry in listed if entry.domain == name]
-        check_files(entries, self.root, cast(Path, self.manifest))
+        check_files(entries, self.root, cast(Path, self.manifest), self.allow_outside_root)
         return entries
 
     def class_counts(self) -> dict[str, dict[str, int]]:

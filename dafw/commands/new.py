@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dafw.commands.templates import KINDS, SETTINGS, TEST
 from dafw.errors import UserError
+from dafw.files import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="name of the class, as in MeanMatching")
     parser.add_argument("--problem", choices=list(KINDS), default="classification", help="kind of problem it is for")
     parser.add_argument("--setting", choices=list(SETTINGS), default="adaptation", help="what it may see of the data")
-    parser.add_argument("--dir", type=Path, default=Path(), help="folder to write into (this one)")
+    parser.add_argument("--dir", type=user_path, default=Path(), help="folder to write into (this one)")
 
 
 def main(args: argparse.Namespace) -> int:

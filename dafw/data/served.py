@@ -1,6 +1,13 @@
 """What a method may know of the data that it trains on."""
 
+from collections.abc import Sequence
+from typing import Literal, cast
+
 from dafw.data.domain import Domain
+from dafw.data.roles import Evaluation
+from dafw.data.samples import Samples, summarise
+
+Stage = Literal["validate", "test", "predict"]
 
 
 class ServedDomains:
@@ -49,3 +56,33 @@ class ServedDomains:
     def has_unknown(self) -> bool:
         """Whether the target has classes of its own."""
         raise NotImplementedError
+
+    def evaluations(self, stage: Stage) -> Sequence[Evaluation]:
+        """The contents of the evaluation loaders of ``stage``, in their order."""
+        raise NotImplementedError
+
+    def samples(self, stage: str) -> dict[str, Samples]:
+        """The samples that ``stage`` serves in short, by ``<domain>/<part>``.
+
+        Args:
+            stage: ``validate``, ``test``, ``predict``, or ``fit``, which serves the parts of training and all of these.
+        """
+        if stage != "fit":
+            return self._evaluated(cast(Stage, stage))
+        if self._summary is None or self._summary[0] is not self.train_domains:
+            found: dict[str, Samples] = {}
+            for domain in self.train_domains:
+                name = f"{domain.name}/training"
+                found[f"{domain.name}/held-out" if name in found else name] = summarise(domain)
+            self._summary = self.train_domains, found | self._evaluated("validate") | self._evaluated("test")
+        return self._summary[1]
+
+    _summary: tuple[list[Domain], dict[str, Samples]] | None = None
+
+    def _evaluated(self, stage: Stage) -> dict[str, Samples]:
+        found: dict[str, Samples] = {}
+        for one in self.evaluations(stage):
+            if not one.role.startswith("source_train"):
+                part = "validation" if one.role.endswith("val") else "test"
+                found[f"{one.domain.name}/{part}"] = summarise(one.domain.unlabelled())
+        return found

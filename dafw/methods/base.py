@@ -270,11 +270,14 @@ class Method(
         """Makes batch norms outside the network exact across ranks.
 
         Raises:
-            UserError: for label sets that the method cannot handle, or an optimiser that the trainer cannot follow.
+            UserError: for label sets that the method cannot handle, an optimiser that the trainer cannot follow, or an
+                evaluation on other data than the weights come from.
         """
         self.evaluator.open_set.check()
         if stage == "fit":
             self.check_optimisation()
+        else:
+            self.compare_data(stage)
         if self.trainer.world_size > 1:
             for name, module in self.named_children():
                 if name != "network" and not isinstance(module, Teacher):

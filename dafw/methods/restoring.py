@@ -2,8 +2,10 @@
 
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from dafw.checkpoints import check_classes, check_samples, first_fault, read_checkpoint
 from dafw.data.served import ServedDomains
 from dafw.errors import UserError
+from dafw.lightning_adapter import has_trainer
 from dafw.nn.teacher import Teacher
 from dafw.nn.weights import without_weights
 from dafw.recording import Recorded, build, describe
@@ -23,6 +25,9 @@ class Restoring(Base):
     history: list[dict[str, Any]]
     trained_on: tuple[str, ...]
     weight_average: Teacher | None
+    #: Whether the data may be another than that which a checkpoint was trained on; their number of classes may not.
+    accept_changed_data: bool = False
+    _from_checkpoint: tuple[dict[str, Any], str] | None = None
 
     if TYPE_CHECKING:
 
@@ -41,34 +46,72 @@ class Restoring(Base):
             "record": self.record_state(),
             "labelled": sorted({*self.trained_on, *(() if data is None else data.labelled)}),
             "classes": [] if data is None else list(data.known_names),
+            "samples": {} if data is None else data.samples("fit"),
             "eval_network": "network." if self.weight_average is None else "weight_average.module.",
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on where the checkpoint was written."""
+        """Goes on where the checkpoint was written.
+
+        Raises:
+            UserError: see :meth:`compare_data`.
+        """
+        if has_trainer(self):
+            self.comes_from(checkpoint["dafw"], str(self.trainer.ckpt_path))
+            self.compare_data(str(getattr(self.trainer.state.fn, "value", "fit")))
         self.steps_started = checkpoint["dafw"]["steps"]
         self.history = list(checkpoint["dafw"]["history"])
         self.load_record_state(checkpoint["dafw"]["record"])
 
+    def comes_from(self, held: dict[str, Any], path: str) -> None:
+        """Notes whose weights these are, until :meth:`compare_data` has compared the data.
+
+        Args:
+            held: what the checkpoint says beside its weights.
+            path: its file.
+        """
+        self._from_checkpoint = held, path
+
+    def compare_data(self, stage: str) -> None:
+        """Compares the data at work with the data that the weights come from, once after they came.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``: the parts of the data that it serves are compared.
+
+        Raises:
+            UserError: saying what changed, unless :attr:`accept_changed_data` is true.
+        """
+        data = self.datamodule
+        if self._from_checkpoint is not None and data is not None:
+            (held, path), self._from_checkpoint = self._from_checkpoint, None
+            check_classes(held, path, data.known_names, self.accept_changed_data)
+            if not self.accept_changed_data:
+                check_samples(held, path, data.samples(stage))
+
     @classmethod
     def load(cls, path: str, **changes: Any) -> Self:
         """The method that a checkpoint holds, made without its constructor call.
+
+        The first evaluation compares its data with that which the method was trained on, see :meth:`compare_data`.
 
         Args:
             path: a checkpoint that this project wrote.
             changes: constructor arguments to replace.
 
         Raises:
-            UserError: if the file is no such checkpoint, or holds another method than ``cls``.
+            UserError: if the file is no such checkpoint, holds another method than ``cls``, names a class whose module
+                the program has not imported, or holds other weights than its method has.
         """
-        from dafw.checkpoints import read_checkpoint
-
         checkpoint = read_checkpoint(path)
         description = checkpoint["dafw"]["method"]
         with without_weights():
             method = build({**description, "init_args": {**description["init_args"], **changes}})
         if not isinstance(method, cls):
             raise UserError(f"{path} holds a {type(method).__name__}, not a {cls.__name__}")
-        method.load_state_dict(checkpoint["state_dict"])
+        try:
+            method.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise UserError(f"{path} does not fit the method that it names: {first_fault(error)}") from error
         method.on_load_checkpoint(checkpoint)
+        method.comes_from(checkpoint["dafw"], path)
         return method.eval()

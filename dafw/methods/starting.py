@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dafw.checkpoints import check_classes, check_method, checkpoints, read_checkpoint
 from dafw.errors import UserError
+from dafw.files import user_path
 from dafw.methods.base import Method
 from dafw.nn.network import Network
 from dafw.nn.weights import loads_weights
@@ -55,7 +56,7 @@ class StartingMethod(Method, abstract=True):
                     check_method(path, self.starts_with)
                 content = fill(network, path, self.num_classes)
                 self.trained_on = tuple(content["labelled"])
-                self.started_from = {"dafw": {"classes": content.get("classes")}}, path
+                self.started_from = content, path
                 if self.weight_average is not None:
                     self.weight_average.copy_from()
 
@@ -72,7 +73,9 @@ class StartingMethod(Method, abstract=True):
         if self.lacking is not None:
             raise self.lacking
         if self.started_from is not None:
-            check_classes(*self.started_from, () if self.datamodule is None else self.datamodule.known_names)
+            names = () if self.datamodule is None else self.datamodule.known_names
+            if names:
+                check_classes(*self.started_from, names, self.accept_changed_data)
 
     def prepare_evaluation(self, stage: str) -> None:
         """See :meth:`check_start`."""
@@ -100,7 +103,7 @@ def find_checkpoint(path: str) -> Path:
     Raises:
         UserError: if there is none.
     """
-    place = Path(path).expanduser()
+    place = user_path(path)
     if not place.is_dir():
         if not place.is_file():
             raise UserError(f"there is no checkpoint {path} (model.checkpoint): train the source model first")

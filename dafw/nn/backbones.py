@@ -4,8 +4,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from dafw.errors import UserError, choose, nearest, sentence
 from dafw.nn.digits import DIGIT_NETS
 from dafw.nn.ibn import IBNForm, convert_ibn, split_state, start_norms
-from dafw.nn.weights import load_weights
+from dafw.nn.weights import load_weights, loads_weights
+from dafw.recording import may_name
 
 
 class Backbone(NamedTuple):
@@ -69,6 +71,43 @@ def make_backbone(
     return Backbone(module, width, classifier)
 
 
+def check_known(description: Mapping[str, Any], path: Path) -> None:
+    """Checks that a network whose description came in a file can be made without code of anybody else's.
+
+    Args:
+        description: the class path and the arguments of a :class:`~dafw.nn.network.Network`.
+        path: the file.
+
+    Raises:
+        UserError: if its backbone is neither of this project nor timm's, or an argument is not made of numbers and
+            words.
+    """
+    arguments = description["init_args"]
+    name = str(arguments.get("backbone", next(iter(DIGIT_NETS))))
+    if name not in DIGIT_NETS and name.split(".")[0] != "dafw":
+        import timm
+
+        if not timm.is_model(name):
+            raise UserError(
+                f"the network of {path} (model.checkpoint) has the backbone {name}, which is neither of dafw nor of "
+                f"timm: give --model.network.backbone {name} if you trust it"
+            )
+    for key, value in arguments.items():
+        if not _is_plain(value):
+            raise UserError(
+                f"the network of {path} (model.checkpoint) has an argument {key} that is not made of numbers and "
+                "words: give --model.network"
+            )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return "class_path" not in value and all(isinstance(key, str) and _is_plain(value[key]) for key in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
 def _make(name: str, owner: Callable[..., nn.Module], arguments: dict[str, Any]) -> nn.Module:
     try:
         inspect.signature(owner).bind(**arguments)
@@ -85,6 +124,8 @@ def _find_class(path: str) -> type[nn.Module] | None:
         return None
     if package not in sys.modules and importlib.util.find_spec(package) is None:
         return None
+    if not loads_weights() and not may_name(module_name):  # a checkpoint names it
+        raise UserError(f"the checkpoint names the backbone {path}: import {module_name} first, if you trust it")
     try:
         found = getattr(importlib.import_module(module_name), class_name, None)
     except ModuleNotFoundError as error:
@@ -99,6 +140,9 @@ def _make_timm(
     name: str, in_channels: int, input_size: int | None, arguments: dict[str, Any]
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A timm model without its classifier, and the arguments it was made with."""
+    for key in arguments:
+        if key == "checkpoint_path" or key.startswith("pretrained"):
+            raise UserError(f"backbone_args takes no {key}: give the weights as model.network.weights")
     try:
         import timm
     except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises RuntimeError

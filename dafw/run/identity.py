@@ -2,18 +2,23 @@
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
+
+from dafw.files import user_path
 
 HASH_VERSION = 1
 """Part of every hash. Another number gives every run another directory."""
 INCIDENTAL: dict[str, set[str]] = {
     "trainer": {"devices", "accelerator", "num_nodes", "strategy", "logger", "callbacks", "default_root_dir"}
     | {"enable_progress_bar", "enable_model_summary", "enable_checkpointing", "profiler", "log_every_n_steps"},
-    "data": {"num_workers", "cache"},
+    "data": {"num_workers", "cache", "allow_outside_root"},
 }
 """Keys that change where or how fast a run is made, and not its numbers."""
+DATA_PATHS = ("root", "manifest")
+"""Keys of a datamodule that say where its files lie. A run is the same wherever that is."""
 ONLOOKERS = {"ProgressBar", "RichProgressBar", "TQDMProgressBar", "ModelSummary", "RichModelSummary"}
 ONLOOKERS |= {"DeviceStatsMonitor", "LearningRateMonitor", "ThroughputMonitor", "ModelCheckpoint"}
 """Lightning's callbacks that change no number. Any other callback may, so it is part of the hash."""
@@ -24,16 +29,24 @@ ORACLE = "oracle/"
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """Eight hexadecimal digits that stand for a configuration without its paths and its :data:`INCIDENTAL` keys."""
+    """Eight hexadecimal digits that stand for a configuration without its :data:`INCIDENTAL` keys.
+
+    Of the folder of the data and of a manifest the last name counts, however the path is spelled and wherever it is. If
+    another data set has the same names, the samples that a checkpoint was trained on tell them apart.
+    """
     parts = ("seed_everything", "model", "data", "trainer")
     kept = json.loads(json.dumps({key: config[key] for key in parts if config.get(key) is not None}))
     callbacks = changing_callbacks(config)
     arguments = (kept.get("model") or {}).get("init_args") or {}
     if isinstance(arguments.get("checkpoint"), str):
         arguments["checkpoint"] = within_run(arguments["checkpoint"])
+    network = (arguments.get("network") or {}).get("init_args") or {}
+    if isinstance(network.get("weights"), str):
+        network["weights"] = os.path.normpath(user_path(network["weights"]))
     data = (kept.get("data") or {}).get("init_args") or {}
     for side in {"source", "target"} & set(data):
         data[side] = [str(name) for name in data[side]] if isinstance(data[side], list) else str(data[side])
+    data.update({key: Path(path).name for key, path in data_paths(config).items()})
     for key, names in INCIDENTAL.items():
         part = kept.get(key)
         if isinstance(part, dict):
@@ -44,6 +57,13 @@ def config_hash(config: dict[str, Any]) -> str:
         kept["callbacks"] = callbacks
     text = json.dumps([HASH_VERSION, _canonical(kept)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def data_paths(config: dict[str, Any]) -> dict[str, str]:
+    """The absolute paths of the data that a configuration names, by key."""
+    data = (config.get("data") or {}).get("init_args") or {}
+    given = {key: user_path(data[key]) for key in DATA_PATHS if isinstance(data.get(key), str)}
+    return {key: os.path.abspath(path) for key, path in given.items()}  # noqa: PTH100 (a link keeps its own name)
 
 
 def changing_callbacks(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -85,14 +105,16 @@ def averages_weights(config: dict[str, Any]) -> bool:
 def within_run(checkpoint: str) -> str:
     """The part of a path that begins with a run directory, so that it is the same wherever the runs lie.
 
-    A path without a run directory is returned unchanged.
+    Of a path without a run directory, the spelling alone is made the same.
 
     >>> within_run("/disk/runs/SourceOnly-a-b-s0-0123abcd/checkpoints/step=5.ckpt")
     'SourceOnly-a-b-s0-0123abcd/checkpoints/step=5.ckpt'
+    >>> within_run("./models/source/")
+    'models/source'
     """
     parts = Path(checkpoint).parts
     starts = [position for position, part in enumerate(parts) if re.fullmatch(r".+-[0-9a-f]{8}", part)]
-    return "/".join(parts[starts[-1] :]) if starts else checkpoint
+    return "/".join(parts[starts[-1] :]) if starts else os.path.normpath(user_path(checkpoint))
 
 
 def _canonical(value: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dafw.files import user_path
 from dafw.run.worker import EXECUTE
 from dafw.tables.grid import Table
 from dafw.tables.overlay import parse_settings
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions.add_parser("list", help="the tables that can be named")
     for one in (run, show, status):
         one.add_argument("table", help="a table file, or the name of one in experiments/tables")
-        one.add_argument("--root", type=Path, default=Path("runs"), help="folder of the run directories (runs)")
+        one.add_argument("--root", type=user_path, default=Path("runs"), help="folder of the run directories (runs)")
         one.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these rows, with their controls")
         one.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help='only these tasks, as in "mnist->usps"')
         one.add_argument("--seeds", nargs="+", default=[], type=int, metavar="SEED", help="only these seeds")

@@ -42,6 +42,7 @@ from typing import Any
 import yaml
 
 from dafw.errors import UserError, choose
+from dafw.files import user_path
 from dafw.tables.controls import control_arguments
 from dafw.tables.fields import mapping, read_notes, read_parts, read_seeds, read_tasks, strings, target_columns
 from dafw.tables.grid import Row, Table, starts_of
@@ -66,7 +67,7 @@ def find_table(name: str, folders: Sequence[Path] = FOLDERS) -> Path:
     Raises:
         UserError: if there is none, with the nearest name.
     """
-    path = Path(name)
+    path = user_path(name)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         if not path.is_file():
             raise UserError(f'there is no table file "{name}"')

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dafw.errors import UserError, choose
-from dafw.files import write_atomically
+from dafw.files import user_path, write_atomically
 from dafw.run.result import read_result
 from dafw.tuning.space import Dimension, locate, method_space, overlay, parse_space, place, whole_space
 from dafw.tuning.study import Plan, Study, load_optuna
@@ -32,13 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.allow_abbrev = False
     parser.add_argument("--objective", required=True, help="source_accuracy, im, entropy, snd, dev; or oracle")
-    parser.add_argument("--study", type=Path, required=True, help="the study's SQLite file; an existing one goes on")
+    parser.add_argument(
+        "--study", type=user_path, required=True, help="the study's SQLite file; an existing one goes on"
+    )
     parser.add_argument("--trials", type=_positive, default=20, help="trials that the study shall have in total (20)")
     parser.add_argument("--select", choices=("last", "best"), default="last", help="the validation that counts (last)")
     parser.add_argument("--seeds", type=int, nargs="+", help="a trial is a run per seed, its objective their mean")
     parser.add_argument("--space", action="append", default=[], metavar="SPACE", help=SPACE_HELP)
     parser.add_argument("--workers", type=_positive, default=1, help="processes that make trials side by side (1)")
-    parser.add_argument("--root", type=Path, help="folder of the run directories (runs)")
+    parser.add_argument("--root", type=user_path, help="folder of the run directories (runs)")
     parser.add_argument("--sampler-seed", type=int, default=0, help="seed of the sampler (0)")
     parser.add_argument("--allow-oracle", action="store_true", help="let target labels choose, and print what they say")
 
@@ -82,7 +84,7 @@ def main(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
 
 
 def _show(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
-    parser.add_argument("study", type=Path, help="the study's file")
+    parser.add_argument("study", type=user_path, help="the study's file")
     parser.add_argument("--allow-oracle", action="store_true", help="print what target labels say of the best trials")
     args = parser.parse_args(arguments)
     print_study(Study(args.study), args.allow_oracle)
@@ -122,7 +124,7 @@ def make_plan(args: argparse.Namespace, rest: list[str]) -> Plan:
     config = place(config, {})
     _check_space(cli, config, space)
     _check_run(cli)
-    root = args.root or Path(config["run"]["root"])
+    root = args.root or user_path(config["run"]["root"])
     config["run"]["root"] = str(root)
     return Plan(
         study=args.study,

@@ -4,12 +4,12 @@ import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dafw.errors import UserError, choose, nearest
+from dafw.files import user_path
 
 SECTIONS = ("model", "data", "trainer")
 FORM = "KEY=LOW:HIGH, KEY=LOW:HIGH:log, KEY=LOW:HIGH:linear or KEY=A,B,C"
@@ -102,7 +102,7 @@ def parse_space(given: str) -> list[Dimension]:
     key, equals, text = given.partition("=")
     if equals:
         return [_dimension(key.strip(), text)]
-    path = Path(given)
+    path = user_path(given)
     if not path.is_file():
         raise UserError(f'--space takes {FORM}, or a file: there is no file "{given}"')
     try:

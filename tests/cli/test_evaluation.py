@@ -184,7 +184,8 @@ def test_a_checkpoint_with_other_classes(capsys: pytest.CaptureFixture[str], mon
     path = next(one_run(Path("runs")).glob("checkpoints/*.ckpt"))
     monkeypatch.setattr(ToyData, "class_names", FourClasses.class_names)
     done = call(capsys, "test", *ARGUMENTS, "--ckpt_path", path)
-    assert (done.code, done.err) == (2, f"dafw: error: {path} predicts 3 classes, but the data has 4\n")
+    said = f'{path} predicts 3 classes, but the data has 4: "three" is new'
+    assert (done.code, done.err) == (2, f"dafw: error: {said}\n")
 
 
 def test_a_checkpoint_that_is_not_ours(capsys: pytest.CaptureFixture[str]) -> None:
