@@ -97,6 +97,28 @@ def _of(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def reading(what: str, path: Path) -> Iterator[None]:
+    """Within, an error of the file system ends in one sentence that names the file.
+
+    Args:
+        what: what is read, as in ``the image``.
+        path: its file or folder.
+
+    Raises:
+        UserError: if the file system reports an error.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{what} {path} does not exist") from error
+    except OSError as error:
+        if error.errno is None:  # a decoder's
+            raise
+        advice = "; give yourself the right to read it" if isinstance(error, PermissionError) else ""
+        raise UserError(f"{what} {path} cannot be read: {os.strerror(error.errno)}{advice}") from error
+
+
+@contextmanager
 def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     """Yields a file to write. It takes the place of ``path`` in one step at the end.
 

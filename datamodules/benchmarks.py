@@ -4,9 +4,11 @@
 a folder with it.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
-from dafw.data.manifest import Entry
+from dafw.data.entries import Entries
+from dafw.data.manifest import missing_files
 from dafw.errors import UserError
 from datamodules.folder import ImageFolderDomains
 from datamodules.layouts import Benchmark, benchmarks, canonical, find_home, list_domain
@@ -20,7 +22,7 @@ class _BenchmarkFolders(ImageFolderDomains):
         source: labelled domain or domains.
         target: domain or domains to adapt to and to test on.
         root: folder of the benchmark, in the layout of DomainBed's download script or of the authors' archive.
-        protocol: ``domainbed`` (:func:`datamodules.splits.in_domainbed_split`) or ``shares``, given by ``split``.
+        protocol: ``domainbed`` (:func:`datamodules.splits.in_domainbed`) or ``shares``, given by ``split``.
         options: see :class:`datamodules.folder.ImageFolderDomains`.
     """
 
@@ -35,28 +37,26 @@ class _BenchmarkFolders(ImageFolderDomains):
     ) -> None:
         super().__init__(source, target, root=root, protocol=protocol, **options)
 
-    def _domains(self, listed: list[Entry] | None) -> tuple[str, ...]:
+    def _domains(self, listed: Entries | None) -> tuple[str, ...]:
         if listed is not None:
             return super()._domains(listed)
         facts = self._facts()
         self.root = find_home(facts, self.root)
         return tuple(facts.domains)
 
-    def _list(self, name: str, listed: list[Entry] | None) -> list[Entry]:
+    def _list(self, name: str, listed: Entries | None) -> Entries:
         if listed is not None:
             return super()._list(name, listed)
         facts = self._facts()
         entries = list_domain(facts, self.root, name)
         check = f"dafw data check {facts.name} --root {self.root}"
-        if not entries:
+        if not len(entries):
             raise UserError(f"{self.root} (data.root) holds no images of {name}: {check} says what is missing")
-        strange = (
-            sorted({entry.label for entry in entries if entry.label} - set(facts.classes)) if facts.classes else []
-        )
-        if strange:
+        strange = sorted({label for label in entries.labels.counts() if label} - set(facts.classes))
+        if facts.classes and strange:
             raise UserError(f'{facts.name} has no class "{strange[0]}", which {name} in {self.root} has: see {check}')
         if facts.lists or facts.annotations:
-            missing = [entry.path for entry in entries if not (self.root / entry.path).is_file()]
+            missing = missing_files(entries, self.root)
             if missing:
                 raise UserError(
                     f"{len(missing)} of {name}'s images are not in {self.root}, {missing[0]} first: see {check}"
@@ -66,10 +66,11 @@ class _BenchmarkFolders(ImageFolderDomains):
     def _facts(self) -> Benchmark:
         return next(benchmarks()[kind.__name__] for kind in type(self).__mro__ if kind.__name__ in benchmarks())
 
-    def _key(self, entry: Entry) -> str:
+    def _keys(self, entries: Entries) -> Iterable[str]:
         if self.manifest is not None:
-            return entry.path
-        return canonical(entry, with_class=not self._facts().annotations)
+            return entries.paths
+        with_class = not self._facts().annotations
+        return (canonical(entry, with_class=with_class) for entry in entries)
 
 
 class PACS(_BenchmarkFolders):

@@ -1,8 +1,8 @@
 """Image benchmarks in folders: Office-31, Office-Home, PACS, VLCS, DomainNet, VisDA, or your own."""
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,18 +14,22 @@ from torch.utils.data import DataLoader
 
 from dafw.data.cache import CachedImages
 from dafw.data.domain import Domain
+from dafw.data.entries import Entries
 from dafw.data.images import CentreCropped, DecodedImages, Fit, decodes_file, find_corrupt
-from dafw.data.manifest import Entry, check_files, read_manifest, scan_folder
+from dafw.data.manifest import check_files, read_manifest, scan_folder, subfolders
 from dafw.data.roles import Split
 from dafw.errors import UserError, choose
+from dafw.files import reading
 from datamodules.base import DomainDataModule
-from datamodules.splits import SHARES, Protocol, check_protocol, hashed_split, in_domainbed_split
+from datamodules.splits import SHARES, Protocol, check_protocol, in_domainbed, in_shares, places
 
 log = logging.getLogger(__name__)
 
 
 class ImageFolderDomains(DomainDataModule):
-    """Images in ``root/<domain>/<class>/<name>.jpg`` (or png, bmp, webp, ppm, tif), or listed in a manifest.
+    """Images in ``root/<domain>/<class>/<name>.jpg``, or listed in a manifest, of every format that Pillow decodes.
+
+    What lies beside them and is no such image is passed over, and a line for each domain says so.
 
     The images of a target without labels lie in ``root/<domain>/`` itself, or have an empty label in the manifest. It
     trains and predicts; it has no metrics.
@@ -51,7 +55,7 @@ class ImageFolderDomains(DomainDataModule):
         cache: keep the decoded images on disk, ``resize * resize * 3`` bytes each, so that each is decoded only once.
         split: shares of training, validation and test.
         protocol: ``shares`` divides every domain as ``split`` says. ``domainbed`` divides as
-            :func:`datamodules.splits.in_domainbed_split` does: sources train on four fifths and validate on the rest;
+            :func:`datamodules.splits.in_domainbed` does: sources train on four fifths and validate on the rest;
             targets are reported on four fifths and keep the rest for the oracle.
         split_seed: number of the division; each seed gives another one. The run's own seed has no influence. DomainBed
             takes another division for each trial.
@@ -99,7 +103,9 @@ class ImageFolderDomains(DomainDataModule):
             raise UserError(f"data.{key} has no part in data.protocol domainbed, which divides domains in its own way")
         self.root = Path(root).expanduser()
         self.manifest = None if manifest is None else Path(manifest).expanduser()
-        if not self.root.is_dir():
+        with reading("the folder", self.root):
+            exists = self.root.is_dir()
+        if not exists:
             raise UserError(f"the folder {self.root} (data.root) does not exist")
         if evaluate_whole and augment == "none":
             raise UserError("data.evaluate_whole leaves cropping in training to data.augment, which must not be none")
@@ -108,34 +114,36 @@ class ImageFolderDomains(DomainDataModule):
         self.fit: Fit = "crop" if choose("fit", fit, ("crop", "squash")) == "crop" else "squash"
         self.transductive, self.on_corrupt = transductive, choose("on_corrupt", on_corrupt, ("fail", "skip"))
         listed = None if self.manifest is None else read_manifest(self.manifest)
-        if self.protocol == "domainbed" and listed and listed[0].split:
+        if self.protocol == "domainbed" and listed is not None and listed[0].split:
             raise UserError(f"{self.manifest} gives splits, which data.protocol domainbed would overrule")
         self.domain_names = self._domains(listed)
         super().__init__(source, target, augment=named_augmentation(augment, size), **base)
         self._entries = {name: self._list(name, listed) for name in (*self.source, *self.target)}
-        labels = {entry.label for entries in self._entries.values() for entry in entries if entry.label is not None}
+        labels = set().union(*(counts for counts in self.class_counts().values()))
         self.class_names = tuple(sorted(labels, key=_natural))
         self._images: dict[str, Sequence[Tensor]] = {}
+        self._placed: dict[str, NDArray[np.float64]] = {}
+        self._told = False
 
-    def _domains(self, listed: list[Entry] | None) -> tuple[str, ...]:
+    def _domains(self, listed: Entries | None) -> tuple[str, ...]:
         if listed is not None:
-            return tuple(sorted({entry.domain for entry in listed}))
-        names = sorted(path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+            return tuple(sorted(name for name in listed.domains.counts() if name is not None))
+        names = [folder.name for folder in subfolders(self.root)]
         if not names:
             raise UserError(f"the folder {self.root} (data.root) holds no domain folders")
         return tuple(names)
 
-    def _list(self, name: str, listed: list[Entry] | None) -> list[Entry]:
+    def _list(self, name: str, listed: Entries | None) -> Entries:
         if listed is None:
             return scan_folder(self.root, name)
-        entries = [entry for entry in listed if entry.domain == name]
+        entries = listed.of_domain(name)
         check_files(entries, self.root, cast(Path, self.manifest), self.allow_outside_root)
         return entries
 
     def class_counts(self) -> dict[str, dict[str, int]]:
         """Number of images of each class in each source and target domain: ``{domain: {class: count}}``."""
         return {
-            name: dict(Counter(entry.label for entry in entries if entry.label is not None))
+            name: {label: count for label, count in entries.labels.counts().items() if label is not None}
             for name, entries in self._entries.items()
         }
 
@@ -149,32 +157,37 @@ class ImageFolderDomains(DomainDataModule):
         choose("split", split, ("train", "val", "test"))
         images = self._load(name)
         entries = self._entries[name]
-        indices = [index for index, entry in enumerate(entries) if self._belongs(entry, split)]
-        if not indices:
+        indices = np.flatnonzero(self._belong(name, split))
+        if not len(indices):
             key = "split" if self.protocol == "shares" else "split_seed"
             raise UserError(f"none of the {len(entries)} images of {name} is in its {split} split: change data.{key}")
         whole = self.evaluate_whole or (split == "train" and self.augment is not None)
         cropped = images if whole else CentreCropped(images, self.size)
-        domain = Domain(name, cropped, self._labels(entries), [entry.path for entry in entries])
-        return domain.subset(indices)
+        return Domain(name, cropped, self._labels(entries), entries.paths).subset(indices)
 
-    def _belongs(self, entry: Entry, split: Split) -> bool:
-        if self.transductive and entry.domain in self.target and split != "val":
-            return True
+    def _belong(self, name: str, split: Split) -> NDArray[np.bool_]:
+        """Which images of a domain are in its split, (n,)."""
+        entries = self._entries[name]
+        if self.transductive and name in self.target and split != "val":
+            return np.ones(len(entries), np.bool_)
+        if entries.splits.at(0) is not None:
+            return entries.splits.are(split)
+        if name not in self._placed:
+            self._placed[name] = places(self._keys(entries), self.split_seed)
         if self.protocol == "domainbed":
-            reported = entry.domain in self.target and not self.oracle
-            return in_domainbed_split(self._key(entry), split, reported=reported, seed=self.split_seed)
-        return (entry.split or hashed_split(self._key(entry), self.split, self.split_seed)) == split
+            reported = name in self.target and not self.oracle
+            return in_domainbed(self._placed[name], split, reported=reported)  # type: ignore[no-any-return]
+        return in_shares(self._placed[name], split, self.split)
 
-    def _key(self, entry: Entry) -> str:
-        """The stable name of the image, which decides its split."""
-        return entry.path
+    def _keys(self, entries: Entries) -> Iterable[str]:
+        """The stable names of the images, which decide their splits."""
+        return entries.paths
 
     def _load(self, name: str) -> Sequence[Tensor]:
         if name not in self._images:
             if self.on_corrupt == "skip":
                 self._entries[name] = self._sound(name)
-            paths = [entry.path for entry in self._entries[name]]
+            paths = self._entries[name].paths
             self._images[name] = (
                 CachedImages(paths, root=self.root, size=self.resize, fit=self.fit, name=name)
                 if self.cache
@@ -182,30 +195,29 @@ class ImageFolderDomains(DomainDataModule):
             )
         return self._images[name]
 
-    def _sound(self, name: str) -> list[Entry]:
+    def _sound(self, name: str) -> Entries:
         entries = self._entries[name]
-        corrupt = set(find_corrupt([entry.path for entry in entries], self.root, decodes_file(self.root, name)))
+        corrupt = set(find_corrupt(entries.paths, self.root, decodes_file(self.root, name)))
         if corrupt:
             names = ", ".join(sorted(corrupt))
             log.warning(
                 "%s: leaving out %d of %d images that cannot be decoded: %s", name, len(corrupt), len(entries), names
             )
-        sound = [entry for entry in entries if entry.path not in corrupt]
-        if not sound:
+        sound = entries[np.flatnonzero([path not in corrupt for path in entries.paths])]
+        if not len(sound):
             raise UserError(f"no image of {name} in {self.root} can be decoded")
-        return sound
+        return sound  # type: ignore[no-any-return]
 
-    def _labels(self, entries: list[Entry]) -> NDArray[np.int64] | None:
+    def _labels(self, entries: Entries) -> NDArray[np.int64] | None:
         """The class of each image, (n,); ``None`` for a domain without labels."""
-        names = [entry.label for entry in entries if entry.label is not None]
-        if not names:
+        if entries.labels.at(0) is None:
             return None
-        codes = {label: code for code, label in enumerate(self.class_names)}
-        return np.asarray([codes[name] for name in names], np.int64)
+        codes: dict[str | None, int] = {label: code for code, label in enumerate(self.class_names)}
+        return np.asarray([codes.get(word, -1) for word in entries.labels.words], np.int64)[entries.labels.codes]
 
     def _present(self, name: str) -> set[str] | None:
         """The names of the classes of all splits: a class may have images in the test split alone."""
-        return {entry.label for entry in self._entries[name] if entry.label is not None} or None
+        return set(self.class_counts()[name]) or None
 
     def view(self, name: str) -> Callable[[Any], Any]:
         """The named augmentation, for an extra view of an image."""
@@ -220,7 +232,16 @@ class ImageFolderDomains(DomainDataModule):
         return super().evaluation_loader(replace(domain, inputs=CentreCropped(domain.inputs, self.size)), shard=shard)
 
     def prepare_data(self) -> None:
-        """Builds the caches and checks the images, if they are switched on, in one process of each machine."""
+        """Says what was passed over; builds the caches and checks the images, if they are switched on.
+
+        One process of each machine does it.
+        """
+        if not self._told and not self._rank()[0]:
+            self._told = True
+            for name, entries in self._entries.items():
+                if entries.passed_over:
+                    said = f"{name}: {len(entries)} images; passed over: {entries.passed_over}"
+                    print(f"dafw: {said}", file=sys.stderr)
         for name in self._entries:
             self._load(name)
 

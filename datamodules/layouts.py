@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,9 +10,11 @@ from typing import Any
 
 import yaml
 
+from dafw.data.entries import Entries, Entry, PassedOver
 from dafw.data.files import digest
-from dafw.data.manifest import Entry, image_names, subfolders
+from dafw.data.manifest import contents, subfolders
 from dafw.errors import UserError
+from dafw.files import reading
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,12 @@ def find_home(facts: Benchmark, root: Path) -> Path:
     Raises:
         UserError: if ``root`` does not exist, or no domain is there.
     """
-    if not root.is_dir():
+    with reading("the folder", root):
+        homes = [home for home in (root, *(root / name for name in facts.homes)) if home.is_dir()]
+    if root not in homes:
         raise UserError(f"the folder {root} (data.root) does not exist")
-    for home in (root, *(root / name for name in facts.homes)):
-        if home.is_dir() and (_annotated(facts, home) or any(find_domain(facts, home, name) for name in facts.domains)):
+    for home in homes:
+        if _annotated(facts, home) or any(find_domain(facts, home, name) for name in facts.domains):
             return home
     names = ", ".join(facts.domains)
     raise UserError(f"{root} (data.root) holds none of {facts.name}'s domain folders ({names}): get {facts.get}")
@@ -106,7 +110,7 @@ def find_domain(facts: Benchmark, home: Path, name: str) -> Path | None:
     return next((folder for folder in subfolders(home) if _plain(folder.name) in wanted), None)
 
 
-def list_domain(facts: Benchmark, home: Path, name: str) -> list[Entry]:
+def list_domain(facts: Benchmark, home: Path, name: str) -> Entries:
     """The images of one domain, with paths relative to ``home``; empty if the domain is not there.
 
     If ``home`` holds lists of this domain, these are the listed images, otherwise the images in the folders. A class
@@ -117,18 +121,34 @@ def list_domain(facts: Benchmark, home: Path, name: str) -> list[Entry]:
     """
     lists = [home / form.format(domain=name) for form in facts.lists]
     if any(path.is_file() for path in lists):
-        return sorted({entry.path: entry for entry in _listed(lists, name)}.values(), key=lambda entry: entry.path)
+        return _sorted(_listed(lists, name))
     folder = find_domain(facts, home, name)
     if folder is None:
-        return [entry for entry in _annotated(facts, home) if entry.domain == name]
+        return Entries.of(entry for entry in _annotated(facts, home) if entry.domain == name)
     tops = next(([folder / part for part in parts] for parts in facts.parts if (folder / parts[0]).is_dir()), [folder])
     spellings = {_plain(label): label for label in facts.classes}
     spellings |= {_plain(other): label for label, other in facts.class_folders.items()}
-    entries = []
-    for place in (place for top in tops if top.is_dir() for place in subfolders(top)):
-        label, inside = spellings.get(_plain(place.name), place.name), place.relative_to(home).as_posix()
-        entries += [Entry(f"{inside}/{image}", label, name) for image in image_names(place)]
-    return entries
+    passed = PassedOver()
+
+    def rows() -> Iterator[tuple[str, str | None, str, None]]:
+        for top in (top for top in tops if top.is_dir()):
+            loose, folders = contents(top, top.relative_to(home).as_posix(), passed)
+            for image in loose:
+                passed.add("images beside the folders of classes", (top / image).relative_to(home).as_posix())
+            for folder in folders:
+                inside = (top / folder).relative_to(home).as_posix()
+                images, inner = contents(top / folder, inside, passed)
+                for below in inner:
+                    passed.add("folders inside class folders", f"{inside}/{below}")
+                label = spellings.get(_plain(folder), folder)
+                yield from ((f"{inside}/{image}", label, name, None) for image in images)
+
+    return Entries.of_rows(rows(), passed)
+
+
+def _sorted(entries: Iterator[Entry]) -> Entries:
+    """The entries by path, each path once."""
+    return Entries.of(sorted({entry.path: entry for entry in entries}.values(), key=lambda entry: entry.path))
 
 
 def canonical(entry: Entry, *, with_class: bool = True) -> str:
@@ -145,7 +165,7 @@ def canonical(entry: Entry, *, with_class: bool = True) -> str:
     return "/".join([entry.domain, *([entry.label] if with_class and entry.label else []), *folders[1:-1], name])
 
 
-def list_checksum(entries: list[Entry]) -> str:
+def list_checksum(entries: Iterable[Entry]) -> str:
     """A hash of the canonical names; it does not depend on their order."""
     return digest(sorted(map(canonical, entries)))
 
@@ -154,7 +174,12 @@ def _listed(lists: list[Path], domain: str) -> Iterator[Entry]:
     for path in lists:
         if not path.is_file():
             raise UserError(f"{path} is missing, although the other list of {domain} is there")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            with reading("the list", path):
+                text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"the list {path} cannot be read: {error}") from error
+        for number, line in enumerate(text.splitlines(), 1):
             image = line.rpartition(" ")[0].strip()
             parts = image.split("/")
             if line.strip() and len(parts) < 3:
@@ -180,7 +205,8 @@ def _read_annotations(name: str, files: tuple[tuple[str, int], ...]) -> tuple[En
     found = set()
     for file, _ in files:
         try:
-            content = json.loads(Path(file).read_text(encoding="utf-8"))
+            with reading("the annotation file", Path(file)):
+                content = json.loads(Path(file).read_text(encoding="utf-8"))
             labels = {category["id"]: category["name"] for category in content["categories"]}
             images = {image["id"]: image for image in content["images"]}
             for annotation in content["annotations"]:

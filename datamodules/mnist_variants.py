@@ -15,7 +15,7 @@ from dafw.errors import UserError, choose
 from datamodules import digit_files, digit_images
 from datamodules.digit_domains import DigitDomains, make_domain
 from datamodules.digit_images import Images
-from datamodules.splits import SHARES, Protocol, check_protocol, hashed_split, in_domainbed_split
+from datamodules.splits import SHARES, Protocol, check_protocol, in_domainbed, in_shares, places
 
 #: Names of domains; a file may give angles as numbers.
 Names = str | int | list[str] | list[str | int]
@@ -73,13 +73,11 @@ class _MNISTVariant(DigitDomains):
         choose("domain", name, self.domain_names)
         choose("split", split, ("train", "val", "test"))
         whole, keys = self._whole(name)
-        return whole.subset([index for index, key in enumerate(keys) if self._belongs(key, name, split)])
-
-    def _belongs(self, key: str, name: str, split: Split) -> bool:
+        where = places(keys, self.split_seed)
         if self.protocol == "domainbed":
             reported = name in self.target and not self.oracle
-            return in_domainbed_split(key, split, reported=reported, seed=self.split_seed)
-        return hashed_split(key, SHARES, self.split_seed) == split
+            return whole.subset(np.flatnonzero(in_domainbed(where, split, reported=reported)))
+        return whole.subset(np.flatnonzero(in_shares(where, split, SHARES)))
 
     def _whole(self, name: str) -> tuple[Domain, list[str]]:
         if name not in self._made:
@@ -104,7 +102,7 @@ class RotatedMNIST(_MNISTVariant):
         scale: ``small`` uses the 5,000 digits that need no files, ``full`` MNIST's 70,000.
         size: height and width of the images, in pixels.
         root: folder with MNIST's files, as :class:`datamodules.digits.Digits` reads it; missing files are downloaded.
-        protocol: ``domainbed`` (:func:`datamodules.splits.in_domainbed_split`) or ``shares``: eight tenths of each
+        protocol: ``domainbed`` (:func:`datamodules.splits.in_domainbed`) or ``shares``: eight tenths of each
             domain for training and one tenth each for validation and test.
         split_seed: number of the division into splits; DomainBed takes another division for each trial.
         interpolation: ``bilinear``, as in DomainBed today, or ``bicubic``, as in its first version.
@@ -147,7 +145,7 @@ class ColoredMNIST(_MNISTVariant):
         scale: ``small`` uses the 5,000 digits that need no files, ``full`` MNIST's 70,000.
         size: height and width of the images, in pixels.
         root: folder with MNIST's files, as :class:`datamodules.digits.Digits` reads it; missing files are downloaded.
-        protocol: ``domainbed`` (:func:`datamodules.splits.in_domainbed_split`) or ``shares``: eight tenths of each
+        protocol: ``domainbed`` (:func:`datamodules.splits.in_domainbed`) or ``shares``: eight tenths of each
             domain for training and one tenth each for validation and test.
         split_seed: number of the division into splits; DomainBed takes another division for each trial.
         base: see :class:`datamodules.base.DomainDataModule`.

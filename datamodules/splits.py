@@ -5,10 +5,13 @@ Neither the run's seed nor the other samples have an influence.
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dafw.data.domain import Domain
 from dafw.data.roles import Split
@@ -19,6 +22,7 @@ PROTOCOLS = ("shares", "domainbed")
 SHARES = (0.8, 0.1, 0.1)
 #: Share of a domain in DomainBed's "in" split; the rest is its "out" split.
 INSIDE = 0.8
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def place(name: str, seed: int = 0) -> float:
@@ -27,24 +31,32 @@ def place(name: str, seed: int = 0) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
+def places(names: Iterable[str], seed: int = 0) -> NDArray[np.float64]:
+    """The place of each sample, (n,)."""
+    return np.fromiter((place(name, seed) for name in names), np.float64)
+
+
 def hashed_split(path: str, shares: Sequence[float], seed: int = 0) -> Split:
     """The split of one sample, decided by its name alone.
 
     >>> hashed_split("amazon/mug/frame_0001.jpg", (0.8, 0.1, 0.1))
     'train'
     """
-    where = place(path, seed)
-    if where < shares[0]:
-        return "train"
-    return "val" if where < shares[0] + shares[1] else "test"
+    return _SPLITS[int(_by_shares(place(path, seed), shares))]
+
+
+def in_shares(where: NDArray[np.float64], split: Split, shares: Sequence[float]) -> NDArray[np.bool_]:
+    """Which samples are in a split, by their places: (n,) -> (n,)."""
+    return _by_shares(where, shares) == _SPLITS.index(split)
+
+
+def _by_shares(where: Any, shares: Sequence[float]) -> Any:
+    """The number of the split at each place."""
+    return np.searchsorted([shares[0], shares[0] + shares[1]], where, side="right")
 
 
 def in_domainbed_split(name: str, split: Split, *, reported: bool, seed: int = 0) -> bool:
-    """Whether a sample is in a split by DomainBed's protocol (Gulrajani & Lopez-Paz, https://arxiv.org/abs/2007.01434).
-
-    80 % of every domain are "in" and 20 % are "out". A source trains on its "in" part. Its "out" part is its validation
-    split and, since there is no third part, its test split too. A target is reported on its "in" part, on which an
-    adaptation method may train without labels. An oracle selects on its "out" part.
+    """Whether a sample is in a split by DomainBed's protocol, decided by its name alone; see :func:`in_domainbed`.
 
     Args:
         name: the sample's stable name.
@@ -52,8 +64,26 @@ def in_domainbed_split(name: str, split: Split, *, reported: bool, seed: int = 0
         reported: whether the sample's domain is a target and its labels train nothing.
         seed: each seed gives another division. DomainBed draws one for each of its three trials.
     """
-    inside = place(name, seed) < INSIDE
-    return inside if split == "train" or (reported and split == "test") else not inside
+    return bool(in_domainbed(np.float64(place(name, seed)), split, reported=reported))
+
+
+def in_domainbed(where: Any, split: Split, *, reported: bool) -> Any:
+    """Which samples are in a split by DomainBed's protocol (Gulrajani & Lopez-Paz, https://arxiv.org/abs/2007.01434).
+
+    80 % of every domain are "in" and 20 % are "out". A source trains on its "in" part. Its "out" part is its validation
+    split and, since there is no third part, its test split too. A target is reported on its "in" part, on which an
+    adaptation method may train without labels. An oracle selects on its "out" part.
+
+    Args:
+        where: the samples' places: one, or (n,).
+        split: the split asked for.
+        reported: whether the samples' domain is a target and its labels train nothing.
+
+    Returns:
+        Whether each is in the split, in the shape of ``where``.
+    """
+    inside = where < INSIDE
+    return inside if split == "train" or (reported and split == "test") else ~inside
 
 
 def check_protocol(protocol: str, seed: int) -> Protocol:

@@ -4,10 +4,12 @@ import argparse
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
+from dafw.data.entries import PassedOver
 from dafw.data.images import decodes_file, find_corrupt
-from dafw.data.manifest import subfolders
+from dafw.data.manifest import missing_files, subfolders
 from dafw.errors import choose
 from datamodules.layouts import Benchmark, benchmarks, find_domain, find_home, list_checksum, list_domain
 
@@ -21,12 +23,14 @@ class Found:
         images: how many images there are.
         classes: how many classes.
         problems: what is wrong, in a few words each.
+        passed_over: what lies beside its images and is none.
     """
 
     name: str
     images: int
     classes: int
     problems: list[str] = field(default_factory=list)
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,12 +89,11 @@ def check(facts: Benchmark, home: Path, *, decode: bool = False) -> tuple[list[F
     listed = {name: list_domain(facts, home, name) for name in facts.domains}
     found = []
     for name, entries in listed.items():
-        paths = [entry.path for entry in entries]
-        missing = [path for path in paths if not (home / path).is_file()]
-        counts = Counter(entry.label for entry in entries if entry.label)
-        domain = Found(name, len(paths) - len(missing), len(counts))
+        missing = missing_files(entries, home)
+        counts = Counter({label: count for label, count in entries.labels.counts().items() if label})
+        domain = Found(name, len(entries) - len(missing), len(counts), passed_over=entries.passed_over)
         found.append(domain)
-        if not entries:
+        if not len(entries):
             names = " or ".join(facts.domains[name].folders)
             state = "is missing" if find_domain(facts, home, name) is None else "holds no images of classes"
             domain.problems.append(f"its folder ({names}) {state}")
@@ -99,16 +102,15 @@ def check(facts: Benchmark, home: Path, *, decode: bool = False) -> tuple[list[F
             domain.problems.append(f"{len(missing)} images of its list are not there, {missing[0]} first")
         domain.problems += _compare(facts, name, counts)
         if decode:
-            sound = sorted(set(paths) - set(missing))
+            sound = sorted(set(entries.paths) - set(missing))
             corrupt = find_corrupt(sound, home, decodes_file(home, name))
             if corrupt:
                 domain.problems.append(f"{len(corrupt)} images cannot be decoded: {_some(corrupt)}")
     problems = []
-    entries = [entry for part in listed.values() for entry in part]
-    classes = len({entry.label for entry in entries})
+    classes = len(set().union(*(entries.labels.counts() for entries in listed.values())))
     if classes != facts.num_classes:
         problems.append(f"{classes} classes instead of {facts.num_classes}")
-    if facts.checksum is not None and list_checksum(entries) != facts.checksum:
+    if facts.checksum is not None and list_checksum(chain.from_iterable(listed.values())) != facts.checksum:
         problems.append("the list of all images is not the known one (its checksum differs)")
     return found, problems
 
@@ -144,6 +146,7 @@ def report(facts: Benchmark, home: Path, found: list[Found], problems: list[str]
     known = {find_domain(facts, home, name) for name in facts.domains} | {home / str(facts.annotations.get("folder"))}
     if others := [folder.name for folder in subfolders(home) if folder not in known]:
         yield f"folders of no domain, not read: {_some(others)}"
+    yield from (f"{domain.name}, passed over: {domain.passed_over}" for domain in found if domain.passed_over)
     yield from problems
     if not problems and not any(domain.problems for domain in found):
         checked = " and its list is the known one" if facts.checksum else ""

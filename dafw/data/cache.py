@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dafw.data.files import cache_dir, digest, making
-from dafw.data.images import Fit, as_item, load_image
+from dafw.data.images import Fit, as_item, image_stat, load_image
 from dafw.errors import UserError
 from dafw.files import sync_to_disk
 
@@ -27,7 +27,7 @@ _PAGE = 4096
 _CHUNK = 64
 
 
-SCALING = 3
+SCALING = 4
 """Number of the way images are scaled: another way, another cache."""
 
 
@@ -49,7 +49,7 @@ class CachedImages(Sequence[Tensor]):
         directory: where the file goes; ``images`` in :func:`dafw.data.files.cache_dir` if ``None``.
 
     Raises:
-        UserError: if an image is missing or cannot be decoded, or there is no room for the file.
+        UserError: if an image is missing or cannot be read or decoded, or there is no room for the file.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class CachedImages(Sequence[Tensor]):
         directory: Path | None = None,
     ) -> None:
         self.root, self.size, self.fit = Path(root), size, fit
-        self.paths = list(paths)
+        self.paths = paths
         self._key = digest([SCALING, size, fit, [self._stat(path) for path in self.paths]])
         folder = cache_dir() / "images" if directory is None else Path(directory)
         self.file = folder / f"{name}-{self._key[:16]}.uint8"
@@ -103,11 +103,8 @@ class CachedImages(Sequence[Tensor]):
         return np.memmap(self.file, np.uint64, "r", len(_MAGIC) + 32, (len(self.paths),))
 
     def _stat(self, path: str) -> tuple[str, int, int]:
-        try:
-            stat = (self.root / path).stat()
-        except FileNotFoundError as error:
-            raise UserError(f"the image {self.root / path} does not exist") from error
-        return path, stat.st_size, stat.st_mtime_ns
+        found = image_stat(self.root / path)
+        return path, found.st_size, found.st_mtime_ns
 
     def _head(self) -> bytes:
         return _MAGIC + bytes.fromhex(self._key)

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dafw.data.strings import Strings
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -40,12 +42,13 @@ class Domain:
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "Domain":
         """The samples at ``indices``, in that order, without copying them."""
-        chosen = [int(i) for i in indices]
+        chosen = np.asarray(indices, np.int64)
+        ids = self.ids[chosen] if isinstance(self.ids, Strings) else Strings.of(map(self.id, chosen.tolist()))
         return replace(
             self,
             inputs=_View(self.inputs, chosen),
             labels=None if self.labels is None else _take(self.labels, chosen),
-            ids=[self.id(i) for i in chosen],
+            ids=ids,
         )
 
     def unlabelled(self) -> "Domain":
@@ -67,19 +70,19 @@ class Domain:
         return np.asarray(self.labels, dtype=np.int64)
 
 
-def _take(values: Sequence[Any] | NDArray[Any], indices: list[int]) -> Any:
+def _take(values: Sequence[Any] | NDArray[Any], indices: NDArray[np.int64]) -> Any:
     return values[indices] if isinstance(values, np.ndarray | Tensor) else _View(values, indices)
 
 
 class _View(Sequence[Any]):
-    def __init__(self, base: Sequence[Any], indices: list[int]) -> None:
+    def __init__(self, base: Sequence[Any], indices: NDArray[np.int64]) -> None:
         self.base, self.indices = base, indices
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.base[self.indices[index]]
+        return self.base[int(self.indices[index])]
 
 
 class ArrayImages(Sequence[Tensor]):

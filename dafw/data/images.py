@@ -4,38 +4,79 @@ import json
 import logging
 import math
 import os
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
 from dafw.data.files import cache_dir, digest, making
 from dafw.errors import UserError
-from dafw.files import write_atomically
+from dafw.files import reading, write_atomically
 
 log = logging.getLogger(__name__)
 
 Fit = Literal["crop", "squash"]
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+_COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Formats that are tried first."""
+_NOT_READ = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+"""Formats that Pillow knows, but that it does not decode, or not without another program."""
+_LONGEST = 100
+"""A strip that is more than this many times as long as wide is cut before it is scaled."""
 
 
 class CorruptImage(UserError):
     """An image file that cannot be decoded."""
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that are read, in the order in which they are tried."""
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - set(_NOT_READ), key=lambda name: (name not in _COMMON, name)))
+
+
+@cache
+def endings() -> frozenset[str]:
+    """The endings of the files that are images, such as ``.jpg``: those of all formats that this Pillow decodes."""
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in _formats())
+
+
+def image_stat(path: Path) -> os.stat_result:
+    """Size and times of an image file.
+
+    Raises:
+        UserError: naming the file, if it does not exist, is no file, or the file system reports an error.
+    """
+    with reading("the image", path):
+        found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"the image {path} is not a file: remove it")
+    return found
+
+
+def _read(path: Path) -> bytes:
+    """All bytes of the file: what fails here is the file system, what fails later is the image."""
+    image_stat(path)  # opening a pipe would wait for ever
+    with reading("the image", path):
+        return path.read_bytes()
+
+
 def load_rgb(path: Path, at_least: int | None = None) -> Image.Image:
     """One image file as 8-bit RGB.
 
     The EXIF orientation is applied; transparent parts become white; palettes, grey, CMYK and 16 bits a channel
-    become 8-bit RGB.
+    become 8-bit RGB. Numbers of 32 bits become 8-bit RGB if a TIFF file says what range they have.
 
     Args:
         path: the file.
@@ -43,19 +84,26 @@ def load_rgb(path: Path, at_least: int | None = None) -> Image.Image:
 
     Raises:
         CorruptImage: naming the file, if it cannot be decoded.
-        UserError: naming the file, if it does not exist.
+        UserError: naming the file, if it does not exist, or cannot be read.
     """
+    return _decode(path, _read(path), at_least)
+
+
+def _decode(path: Path, data: bytes, at_least: int | None) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(data), formats=_formats()) as image:
             if at_least is not None and min(image.size) > at_least:
                 scale = at_least / min(image.size)
                 image.draft(None, (math.ceil(scale * image.width), math.ceil(scale * image.height)))
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
-    except FileNotFoundError as error:
-        raise UserError(f"the image {path} does not exist") from error
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:
+        raise CorruptImage(f"the image {path} cannot be decoded (its bytes are of no known format)") from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise CorruptImage(f"the image {path} cannot be decoded (it has more than {limit:,} pixels)") from error
     except Exception as error:  # a decoder meets damaged bytes with almost any exception
         raise CorruptImage(f"the image {path} cannot be decoded ({error})") from error
 
@@ -70,37 +118,85 @@ def load_image(path: Path, size: int, fit: Fit = "crop") -> NDArray[np.uint8]:
 
     Raises:
         CorruptImage: naming the file, if it cannot be decoded.
-        UserError: naming the file, if it does not exist.
+        UserError: naming the file, if it does not exist, or cannot be read.
     """
     try:
-        image = _fit(load_rgb(path, at_least=math.ceil(1.75 * size)), size, fit)
+        return _load(path, _read(path), size, fit)
     except CorruptImage as error:
         raise CorruptImage(
             f"{error}: mend or remove it, or leave such images out with --data.on_corrupt skip"
         ) from error
-    return image
+
+
+def _load(path: Path, data: bytes, size: int, fit: Fit) -> NDArray[np.uint8]:
+    return _fit(_decode(path, data, at_least=math.ceil(1.75 * size)), size, fit)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if image.mode.startswith("I"):
-        deep = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_levels(np.asarray(image), *_range(image))).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
 
 
+def _range(image: Image.Image) -> tuple[float, float]:
+    """The values that stand for black and white in an image of numbers.
+
+    Raises:
+        ValueError: if nothing says so.
+    """
+    tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
+    if image.mode.startswith("I;16"):
+        return 0, 2 ** tags.get(258, (16,))[0] - 1  # BitsPerSample, which may be 12
+    if image.mode == "I" and image.format in ("PNG", "PPM"):
+        return 0, 65535
+    for low, high in ((340, 341), (280, 281)):  # SMinSampleValue and SMaxSampleValue, MinSampleValue and MaxSampleValue
+        black, white = (np.ravel(tags.get(tag, ())).tolist() for tag in (low, high))
+        if black and white and black[0] < white[0]:
+            return black[0], white[0]
+    kind = "floating-point" if image.mode == "F" else "32-bit"
+    raise ValueError(f"nothing says which of its {kind} numbers stand for black and white: save it with 8 bits")
+
+
+def _levels(values: NDArray[Any], black: float, white: float) -> NDArray[np.uint8]:
+    """Numbers as 8-bit levels.
+
+    Raises:
+        ValueError: if numbers that differ all become the same level.
+    """
+    if values.dtype.kind == "f":
+        levels = np.rint(255 * (np.clip(np.nan_to_num(values), black, white) - black) / (white - black))
+    else:
+        low, span = int(black), int(white) - int(black)
+        levels = ((np.clip(values.astype(np.int64) - low, 0, span)) * 255 + span // 2) // span
+    least, most = values.min(), values.max()
+    if least < most and levels.min() == levels.max():
+        raise ValueError(
+            f"its numbers, {least} to {most}, are all one grey on the scale of {black:g} to {white:g}: "
+            "save it with 8 bits"
+        )
+    return levels.astype(np.uint8)
+
+
 def _fit(image: Image.Image, size: int, fit: Fit) -> NDArray[np.uint8]:
     """(size, size, 3). Torch's antialiased scaling of bytes takes a third of PIL's time; they differ by one level."""
     short = min(image.size)
+    if fit == "crop" and max(image.size) > _LONGEST * short:
+        image = _middle(image, _LONGEST * short)
     width, height = (size if side == short or fit == "squash" else int(size * side / short) for side in image.size)
     pixels = torch.from_numpy(np.array(image)).view(1, image.height, image.width, 3).permute(0, 3, 1, 2)
     scaled = functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.ascontiguousarray(scaled[top : top + size, left : left + size].numpy())
+
+
+def _middle(image: Image.Image, longest: int) -> Image.Image:
+    """The middle of an image, at most ``longest`` pixels wide and high."""
+    width, height = (min(side, longest) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def as_item(pixels: NDArray[np.uint8]) -> Tensor:
@@ -119,7 +215,7 @@ class DecodedImages(Sequence[Tensor]):
     """
 
     def __init__(self, paths: Sequence[str], *, root: Path, size: int, fit: Fit = "crop") -> None:
-        self.paths, self.root, self.size, self.fit = list(paths), Path(root), size, fit
+        self.paths, self.root, self.size, self.fit = paths, Path(root), size, fit
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -148,15 +244,20 @@ class CentreCropped(Sequence[Tensor]):
         return image[:, top : top + self.size, left : left + self.size]
 
 
+_DECODING = 2
+"""Number of the rules by which an image can be decoded: other rules, another file of outcomes."""
+
+
 def decodes_file(root: Path, name: str) -> Path:
     """Where :func:`find_corrupt` keeps what it found in one domain's folder."""
-    return cache_dir() / "decodes" / f"{digest([str(Path(root).resolve()), name])[:16]}.json"
+    return cache_dir() / "decodes" / f"{digest([_DECODING, str(Path(root).resolve()), name])[:16]}.json"
 
 
 def find_corrupt(paths: Sequence[str], root: Path, known: Path) -> list[str]:
     """Those of ``paths`` that cannot be decoded.
 
-    Each file is decoded in full once; the outcome is kept, so that only new or changed files are read again.
+    Each file is decoded in full once; the outcome is kept, so that only new or changed files are read again. A file
+    that the file system does not give is not one that cannot be decoded: nothing is kept of it.
 
     Args:
         paths: image files, relative to ``root``.
@@ -164,7 +265,7 @@ def find_corrupt(paths: Sequence[str], root: Path, known: Path) -> list[str]:
         known: file that keeps the outcomes (JSON), written in one step.
 
     Raises:
-        UserError: if one of ``paths`` does not exist.
+        UserError: naming the file, if one of ``paths`` does not exist, or cannot be read.
     """
     with making(known):
         try:
@@ -177,27 +278,28 @@ def find_corrupt(paths: Sequence[str], root: Path, known: Path) -> list[str]:
         if new:
             log.info("checking that %d images can be decoded", len(new))
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                for path, good in zip(new, pool.map(lambda path: _decodes(Path(root) / path), new), strict=True):
-                    outcomes[path] = [marks[path], good]
-            write_atomically(known, json.dumps(outcomes))
+                try:
+                    for path, good in zip(new, pool.map(lambda path: _decodes(Path(root) / path), new), strict=True):
+                        outcomes[path] = [marks[path], good]
+                finally:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    write_atomically(known, json.dumps(outcomes))
     return [path for path in paths if not outcomes[path][1]]
 
 
 def _mark(path: Path) -> str:
-    try:
-        stat = path.stat()
-    except FileNotFoundError as error:
-        raise UserError(f"the image {path} does not exist") from error
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
+    found = image_stat(path)
+    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 def _decodes(path: Path) -> bool:
+    data = _read(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(data), formats=_formats()) as image:
             image.verify()
-        load_image(path, 32)
-    except CorruptImage:
-        return False
-    except (OSError, ValueError, SyntaxError):
+        _load(path, data, 32, "crop")
+    except MemoryError:
+        raise
+    except Exception:  # as in :func:`_decode`
         return False
     return True
