@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from dafw.escape import terminal
+
 
 class UserError(Exception):
     """A mistake that the user can mend. The command line prints the message, one sentence, and exits with 2."""
@@ -20,12 +22,12 @@ def sentence(error: BaseException) -> str:
     text = str(error)
     if text.startswith("Caught "):
         text = text.rpartition(f"{type(error).__qualname__}: ")[2]
-    return " ".join(text.split())
+    return terminal(" ".join(text.split()))
 
 
 def warn(text: str) -> None:
     """Prints a warning on standard error: something went wrong that does not end the run."""
-    print(f"dafw: warning: {text}", file=sys.stderr)
+    print(f"dafw: warning: {terminal(text)}", file=sys.stderr)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -17,7 +17,9 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from dafw.callbacks import Checkpointing, Stopped, Stopping
 from dafw.checkpoints import FULL, check_classes, check_method, check_rule, checkpoints
 from dafw.errors import NonFiniteLoss, UserError, sentence
+from dafw.escape import terminal
 from dafw.files import remove_unfinished, write_atomically
+from dafw.names import quoted
 from dafw.nn.distributed import leave_process_group
 from dafw.problems import Problem
 from dafw.run.artifacts import collect_result, write_plots
@@ -104,7 +106,7 @@ def fit(cli: DafwCLI) -> int:
         if read_result(folder) is not None:  # another process finished it in the meantime
             return 0
         try:
-            write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+            write_atomically(folder / "config.yaml", quoted(yaml.safe_dump(config, sort_keys=False)))
             return _fit(cli, config, folder)
         except UserError:
             if fresh and not cli.model.steps_done:  # nothing was trained: leave nothing behind
@@ -179,7 +181,7 @@ def _print_targets(result: Result) -> None:
     for name in result.target:
         reason = f" ({result.undefined_reason[name]})" if name in result.undefined_reason else ""
         value = result.test.get(name, {}).get(result.metric, math.nan)
-        print(f"{name}: {result.metric} {value:.4f}{reason}")
+        print(terminal(f"{name}: {result.metric} {value:.4f}{reason}"))
 
 
 def evaluate(command: str, cli: DafwCLI) -> int:
@@ -224,7 +226,7 @@ def evaluate(command: str, cli: DafwCLI) -> int:
         return 0
     getattr(trainer, command)(cli.model, datamodule=cli.datamodule, verbose=False)
     for name, value in sorted(trainer.callback_metrics.items()) if trainer.is_global_zero else ():
-        print(f"{name.partition('/dataloader_idx')[0]:<40} {float(value):.4f}")
+        print(terminal(f"{name.partition('/dataloader_idx')[0]:<40} {float(value):.4f}"))
     if command == "test" and trainer.is_global_zero:
         result = _of_checkpoint(collect_result(trainer, cli.model, cli.datamodule, config, clock), content, Path(path))
         output = Path(cli.config_init["output"] or folder / TEST)

@@ -24,6 +24,7 @@ from dafw.callbacks import progress_callback
 from dafw.checkpoints import read_checkpoint
 from dafw.errors import UserError, sentence
 from dafw.methods.starting import find_checkpoint
+from dafw.run.arguments import MODE, with_text_names
 from dafw.run.config_errors import broken_file, check_constructor, explain, find_class
 from dafw.run.loggers import WandbMode
 from datamodules.base import DomainDataModule
@@ -79,7 +80,7 @@ class DafwCLI(LightningCLI):
                 "logger": False,
                 "log_every_n_steps": 50,
             },
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "dafw"},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "dafw", "parser_mode": MODE},
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -212,7 +213,7 @@ def parse(arguments: list[str]) -> DafwCLI:
         UserError: for a wrong key, value, class or path.
     """
     _quiet()
-    arguments = with_signed_names(arguments)
+    arguments = with_text_names(with_signed_names(arguments))
     for key, source in (
         ("data.seed", "seed_everything"),
         ("model.num_classes", "the datamodule"),

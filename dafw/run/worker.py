@@ -12,7 +12,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Literal
 
-from dafw.errors import UserError
+from dafw.errors import UserError, sentence
 from dafw.files import Busy
 from dafw.run.pool import limit_threads
 
@@ -76,7 +76,7 @@ def attempt(execute: Callable[[dict[str, Any], Path], Any], order: Order) -> Out
         except Busy:
             return Outcome("busy")
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {sentence(error)}", file=sys.stderr)
             return Outcome("failed", str(error), retryable=False)
         except BaseException as error:
             traceback.print_exc()
