@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from unicodedata import normalize
 
 from dafw.escape import terminal
 
@@ -38,6 +39,9 @@ def nearest(name: str, choices: Iterable[str]) -> str:
         choices: the valid names.
     """
     names = sorted(set(choices))
+    for choice in names:
+        if choice != name and normalize("NFC", choice) == normalize("NFC", name):
+            return f'"{choice}" looks the same, but its characters are others: {choice!a}, not {name!a}'
     close = get_close_matches(name, names, n=1, cutoff=0.5) or [
         choice for choice in names if choice.casefold() == name.casefold()
     ]

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Control characters, line breaks, and the bytes of a file's name that are not UTF-8."""
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")
 _TURNS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 """Characters that turn the direction of all that follows them, numbers too."""
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s?%?", re.IGNORECASE)
@@ -105,7 +106,10 @@ def csv_field(value: object) -> object:
     >>> csv_field("=1+1"), csv_field("-1"), csv_field("+80%"), csv_field("a=b")
     ("'=1+1", '-1', '+80%', 'a=b')
     """
-    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r", "'")):
+    if not isinstance(value, str):
+        return value
+    value = _NOT_UTF8.sub(_spelt, value)
+    if not value.startswith(("=", "+", "-", "@", "\t", "\r", "'")):
         return value
     return value if _NUMBER.fullmatch(value) else f"'{value}"
 

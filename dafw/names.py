@@ -66,6 +66,18 @@ def _names(document: Any, names: frozenset[str], optional: frozenset[str]) -> It
                 yield node
 
 
+def value_of(key: str, text: str) -> Any:
+    """The value that a text gives to a key, as on the command line: YAML in which names are text.
+
+    Raises:
+        yaml.YAMLError: if it is not YAML.
+    """
+    try:
+        return yaml.safe_load(quoted(f"{key}: {text}"))[key]
+    except (yaml.YAMLError, KeyError, TypeError):
+        return yaml.safe_load(text)
+
+
 def one_spelling(name: str) -> str:
     """The name in Unicode's composed form: an ``é`` of two characters is the ``é`` of one."""
     return unicodedata.normalize("NFC", name)

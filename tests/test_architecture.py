@@ -39,7 +39,7 @@ USE_DATAMODULES = (
     "datamodules",
 )
 #: What the datamodules may import of dafw.
-OF_DATAMODULES = ("dafw.data", "dafw.files", "dafw.errors")
+OF_DATAMODULES = ("dafw.data", "dafw.files", "dafw.names", "dafw.errors")
 
 
 class Import(NamedTuple):

@@ -10,6 +10,7 @@ from dafw.data.files import digest
 from dafw.data.images import EXTENSIONS
 from dafw.errors import UserError, choose
 from dafw.files import write_atomically
+from dafw.names import one_spelling
 
 SPLITS = ("train", "val", "test")
 _COLUMNS = ("path", "label", "domain")
@@ -21,7 +22,7 @@ class Entry:
 
     Args:
         path: its file, relative to the root folder, with ``/`` between the parts.
-        label: its class's name; ``None`` if it has no label.
+        label: its class's name in Unicode's composed form (NFC); ``None`` if it has no label.
         domain: its domain's name.
         split: ``train``, ``val`` or ``test``; ``None`` lets the datamodule decide.
     """
@@ -108,9 +109,8 @@ def _entry(where: str, row: Sequence[str]) -> Entry:
     for name, value in (("path", path), ("domain", domain)):
         if not value:
             raise UserError(f"{where}: the {name} is empty")
-    return Entry(
-        path.replace("\\", "/"), label or None, domain, choose(f"split in {where}", split, SPLITS) if split else None
-    )
+    split_name = choose(f"split in {where}", split, SPLITS) if split else None
+    return Entry(path.replace("\\", "/"), one_spelling(label) or None, one_spelling(domain), split_name)
 
 
 def _refuse_mixed(path: Path, entries: Sequence[Entry]) -> None:
@@ -181,7 +181,7 @@ def scan_folder(root: Path, domain: str) -> list[Entry]:
         if not images:
             raise UserError(f"the class folder {folder} holds no images ({', '.join(EXTENSIONS)})")
         inside = folder.relative_to(root).as_posix()
-        entries += [Entry(f"{inside}/{name}", folder.name, domain) for name in images]
+        entries += [Entry(f"{inside}/{name}", one_spelling(folder.name), domain) for name in images]
     if not entries:
         raise UserError(f"the domain folder {top} holds no class folders and no images")
     return entries

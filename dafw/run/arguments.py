@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_loader
 
-from dafw.names import LISTS, NAMES, quoted
+from dafw.errors import UserError
+from dafw.names import LISTS, NAMES, quoted, value_of
 
 MODE = "names"
 """The parser's mode in which :func:`read` loads files and values."""
@@ -27,6 +28,9 @@ def with_text_names(arguments: list[str]) -> list[str]:
 
     So are all names of domains and classes. A name is the text between the commas of a list in brackets, or all of a
     value without brackets. A name that has a comma or brackets stands in quotes inside of a list.
+
+    Raises:
+        UserError: for a name that is not UTF-8.
     """
     found, rest = [], iter(arguments)
     for argument in rest:
@@ -44,9 +48,11 @@ def with_text_names(arguments: list[str]) -> list[str]:
 def _named(place: tuple[str, ...], given: str) -> dict[str, Any] | None:
     """The value as an argument of the datamodule; ``None`` if it is no name, which the parser judges."""
     try:
-        value = yaml.safe_load(quoted(f"{place[-1]}: {given}"))[place[-1]]
-    except (yaml.YAMLError, ValueError, TypeError, KeyError):
+        value = value_of(place[-1], given)
+    except yaml.YAMLError:
         value = None
+    if not given.isascii() and given.encode("utf-8", "replace").decode() != given:
+        raise UserError(f"data.{'.'.join(place)} has a name that is not UTF-8: rename its folder")
     names = isinstance(value, list) and all(isinstance(name, str) for name in value)
     if place[0] in NAMES and not (names and given.lstrip().startswith("[")):
         value = _alone(given)
