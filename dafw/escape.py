@@ -34,14 +34,18 @@ def html(text: object) -> str:
 
 
 def markdown(text: object) -> str:
-    r"""One line of GitHub-flavoured Markdown, also at the beginning of a list's item or of a table's cell.
+    r"""A part of a line of GitHub-flavoured Markdown, or of a table's cell.
 
     >>> print(markdown("a_b | $1 & *"))
     a\_b \| \$1 \& \*
     """
-    plain = re.sub(r"([\\`*_|<\[\]$&~#])", r"\\\1", terminal(text))
-    plain = re.sub(r"^(\s*)([-+>=])", r"\1\\\2", plain)
-    return re.sub(r"^(\s*\d+)([.)])", r"\1\\\2", plain)
+    return re.sub(r"([\\`*_|<\[\]$&~#])", r"\\\1", terminal(text))
+
+
+def markdown_item(text: object) -> str:
+    """An item of a list in GitHub-flavoured Markdown. The text begins no list, quotation or line of its own in it."""
+    plain = re.sub(r"^(\s*)([-+>=])", r"\1\\\2", markdown(text))
+    return "- " + re.sub(r"^(\s*\d+)([.)])", r"\1\\\2", plain)
 
 
 _TEX = {

@@ -98,9 +98,9 @@ def render_markdown(sheet: Sheet) -> str:
             first = first if line.kind == "method" else f"&nbsp;&nbsp;{first}"
             rows.append([first, *(escape.markdown(value.text) if value is not None else NONE for value in line.values)])
         parts += [f"## {escape.markdown(heading)}", "\n".join(f"| {' | '.join(row)} |" for row in rows)]
-    parts.append("\n".join(f"- {escape.markdown(sentence)}" for sentence in sheet.caption))
+    parts.append("\n".join(map(escape.markdown_item, sheet.caption)))
     if sheet.missing:
-        parts += ["No number:", "\n".join(f"- {escape.markdown(name)}" for name in sheet.missing)]
+        parts += ["No number:", "\n".join(map(escape.markdown_item, sheet.missing))]
     return "\n\n".join(parts) + "\n"
 
 
