@@ -1,6 +1,7 @@
 """The ``dafw`` command. A subcommand imports torch when it needs it, and nothing here does."""
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -66,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if done; 1 if a run or a table cell failed; 2 for a mistake of the user; 128 + n after signal n.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may have letters that a terminal does not
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return 0

@@ -3,6 +3,9 @@
 import sys
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from unicodedata import normalize
+
+from dafw.escape import terminal
 
 
 class UserError(Exception):
@@ -20,7 +23,7 @@ def sentence(error: BaseException) -> str:
     text = str(error)
     if text.startswith("Caught "):
         text = text.rpartition(f"{type(error).__qualname__}: ")[2]
-    return " ".join(text.split())
+    return terminal(" ".join(text.split()))
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -32,7 +35,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def warn(text: str) -> None:
     """Prints a warning on standard error: something went wrong that does not end the run."""
-    print(f"dafw: warning: {text}", file=sys.stderr)
+    print(f"dafw: warning: {terminal(text)}", file=sys.stderr)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -43,6 +46,9 @@ def nearest(name: str, choices: Iterable[str]) -> str:
         choices: the valid names.
     """
     names = sorted(set(choices))
+    for choice in names:
+        if choice != name and normalize("NFC", choice) == normalize("NFC", name):
+            return f'"{choice}" looks the same, but its characters are others: {choice!a}, not {name!a}'
     close = get_close_matches(name, names, n=1, cutoff=0.5) or [
         choice for choice in names if choice.casefold() == name.casefold()
     ]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dafw.errors import UserError, choose
+from dafw.names import one_spelling
 
 Chosen = int | list[str | int]
 ROLES = ("common", "source_private", "target_private")
@@ -42,7 +43,11 @@ class LabelSets:
             if not isinstance(chosen, list | tuple) and numbers.get(role, -1) < 0:
                 said = "null" if chosen is None else chosen
                 raise UserError(f"data.label_sets.{role} must be 0 or more, or a list of classes, not {said}")
-        named = {role: [str(name) for name in chosen] for role, chosen in given.items() if not isinstance(chosen, int)}
+        named = {
+            role: [one if (one := str(name)) in class_names else one_spelling(one) for name in chosen]
+            for role, chosen in given.items()
+            if not isinstance(chosen, int)
+        }
         seen: dict[str, str] = {}
         for role, names in named.items():
             for name in names:

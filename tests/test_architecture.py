@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dafw.plots", "dafw.checkpoints", "dafw.recording", "dafw.lightning_adapter"),
     ("dafw.files",),
     ("dafw.errors",),
+    ("dafw.escape", "dafw.names"),
 )
 #: What may import the datamodules. Methods and all that is below them know only the batches that datamodules serve.
 USE_DATAMODULES = (
@@ -38,7 +39,7 @@ USE_DATAMODULES = (
     "datamodules",
 )
 #: What the datamodules may import of dafw.
-OF_DATAMODULES = ("dafw.data", "dafw.files", "dafw.errors")
+OF_DATAMODULES = ("dafw.data", "dafw.files", "dafw.names", "dafw.errors")
 
 
 class Import(NamedTuple):

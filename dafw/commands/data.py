@@ -11,6 +11,7 @@ from dafw.data.entries import PassedOver
 from dafw.data.images import decodes_file, find_corrupt
 from dafw.data.manifest import missing_files, subfolders
 from dafw.errors import choose
+from dafw.escape import terminal
 from datamodules.layouts import Benchmark, benchmarks, find_domain, find_home, list_checksum, list_domain
 
 
@@ -59,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
     facts = benchmarks()[choose("benchmark", args.name, benchmarks())]
     home = find_home(facts, args.root.expanduser())
     found, problems = check(facts, home, decode=args.decode)
-    print("\n".join(report(facts, home, found, problems)))
+    print("\n".join(map(terminal, report(facts, home, found, problems))))
     return 1 if problems or any(domain.problems for domain in found) else 0
 
 

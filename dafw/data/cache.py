@@ -19,6 +19,7 @@ from dafw.data.files import cache_dir, digest, making
 from dafw.data.images import Fit, as_item, image_stat, load_image
 from dafw.errors import UserError
 from dafw.files import sync_to_disk
+from dafw.names import file_name
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class CachedImages(Sequence[Tensor]):
         self.paths = paths
         self._key = digest([SCALING, size, fit, [self._stat(path) for path in self.paths]])
         folder = cache_dir() / "images" if directory is None else Path(directory)
-        self.file = folder / f"{name}-{self._key[:16]}.uint8"
+        self.file = folder / f"{file_name(name)}-{self._key[:16]}.uint8"
         self._shape = (len(self.paths), size, size, 3)
         self._checked = np.zeros(len(self.paths), np.bool_)
         self._start = -(-(len(_MAGIC) + 32 + 8 * len(self.paths)) // _PAGE) * _PAGE

@@ -15,7 +15,7 @@ class Entry:
 
     Args:
         path: its file, relative to the root folder, with ``/`` between the parts.
-        label: its class's name; ``None`` if it has no label.
+        label: its class's name in Unicode's composed form (NFC); ``None`` if it has no label.
         domain: its domain's name.
         split: ``train``, ``val`` or ``test``; ``None`` lets the datamodule decide.
     """

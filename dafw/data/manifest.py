@@ -17,6 +17,7 @@ from dafw.data.files import digest
 from dafw.data.images import endings
 from dafw.errors import UserError, choose
 from dafw.files import reading, write_atomically
+from dafw.names import one_spelling
 
 SPLITS = ("train", "val", "test")
 _COLUMNS = ("path", "label", "domain")
@@ -106,7 +107,7 @@ def _checked(path: Path, line: int, row: Sequence[str]) -> tuple[str, str | None
         )
     if split and split not in SPLITS:
         choose(f"split in {path}, line {line}", split, SPLITS)
-    return image.replace("\\", "/"), label or None, domain, split or None
+    return image.replace("\\", "/"), one_spelling(label) or None, one_spelling(domain), split or None
 
 
 def _refuse_twice(path: Path, entries: Entries, marks: NDArray[np.int64], lines: NDArray[np.int64]) -> None:
@@ -238,7 +239,8 @@ def scan_folder(root: Path, domain: str) -> Entries:
     def rows() -> Iterator[tuple[str, str | None, str, None]]:
         yield from ((f"{inside}/{name}", None, domain, None) for name in loose)
         for label in folders:
-            yield from ((image, label, domain, None) for image in class_images(root, f"{inside}/{label}", passed))
+            spelt = one_spelling(label)
+            yield from ((image, spelt, domain, None) for image in class_images(root, f"{inside}/{label}", passed))
 
     return Entries.of_rows(rows(), passed)
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+UNKNOWN = "unknown"
+"""What a rejected sample is called where a class's name stands."""
+
 
 class OpenSet:
     """Rejects samples of no known class, by the method's own rule or by ``model.rejection``.
@@ -53,10 +56,15 @@ class OpenSet:
         """Compares what the method can say with the classes of the target.
 
         Raises:
-            UserError: if the target has classes of its own and the method rejects nothing, or if a threshold is to be
-                fitted in a setting without a source.
+            UserError: if the target has classes of its own and the method rejects nothing, if a threshold is to be
+                fitted in a setting without a source, or if a class of the source is called as rejected samples are.
         """
-        name = type(self.method).__name__
+        name, data = type(self.method).__name__, self.method.datamodule
+        if self.rejects and data is not None and UNKNOWN in data.known_names:
+            raise UserError(
+                f'a class of the source is called "{UNKNOWN}", which is what a sample that {name} rejects is called: '
+                "give the class another name, or leave it out (data.label_sets)"
+            )
         if self.is_fitting and not self.method.setting.sees_source:
             raise UserError(
                 f"a {self.method.setting.name} run has no sample of the source to fit a threshold to: give "

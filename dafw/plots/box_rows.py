@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from dafw.plots.style import legend_below, new_figure, plain, shades
+from dafw import escape
+from dafw.plots.style import legend_below, new_figure, shades
 
 Boxes = tuple[NDArray[Any], NDArray[Any]]
 
@@ -58,8 +59,8 @@ def boxes(rows: Sequence[BoxRow], class_names: Sequence[str]) -> Figure:
                 axis.set_title(title, fontsize=8)
             if found is None:
                 axis.set_xlabel("no label", fontsize=8)
-        cells[0].set_ylabel(plain(row.domain), fontsize=8)
+        cells[0].set_ylabel(escape.plot(row.domain), fontsize=8)
     if seen:
-        handles = {plain(class_names[i]): Patch(facecolor="none", edgecolor=colours[i]) for i in sorted(seen)}
+        handles = {escape.plot(class_names[i]): Patch(facecolor="none", edgecolor=colours[i]) for i in sorted(seen)}
         legend_below(figure, handles, "light")
     return figure

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dafw.plots.style import INK, are_long, new_figure, plain
+from dafw import escape
+from dafw.plots.style import INK, are_long, new_figure
 
 
 def confusion(matrix: NDArray[Any], class_names: Sequence[str], *, title: str = "") -> Figure:
@@ -23,7 +24,7 @@ def confusion(matrix: NDArray[Any], class_names: Sequence[str], *, title: str = 
     """
     counts = np.asarray(matrix, dtype=np.float64)
     k = len(class_names)
-    names = [plain(name) for name in class_names]
+    names = [escape.plot(name) for name in class_names]
     if counts.shape != (k, k):
         raise ValueError(f"confusion: a matrix of shape {counts.shape} for {k} classes")
     total = counts.sum(axis=1, keepdims=True)
@@ -45,5 +46,5 @@ def confusion(matrix: NDArray[Any], class_names: Sequence[str], *, title: str = 
     bar = figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03)
     bar.set_label("% of true class", fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    axis.set_title(plain(title), fontsize=10, loc="left")
+    axis.set_title(escape.plot(title), fontsize=10, loc="left")
     return figure

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dafw.plots.style import are_long, legend, new_figure, plain, shades, styles
+from dafw import escape
+from dafw.plots.style import are_long, legend, new_figure, shades, styles
 
 ROUNDING = 1e-6
 """Features that differ by less, relative to the largest one, are equal."""
@@ -53,7 +54,7 @@ def embedding(
     for name in order:
         colour, marker = style[name]
         x, y = places[domain == name].T
-        left.scatter(x, y, s=12, c=colour, marker=marker, alpha=0.65, linewidths=0, label=plain(name))
+        left.scatter(x, y, s=12, c=colour, marker=marker, alpha=0.65, linewidths=0, label=escape.plot(name))
     left.set_title(f"by domain{equal}", fontsize=10, loc="left")
     legend(left, loc="upper left", bbox_to_anchor=(0, -0.01), ncols=4, markerscale=1.8, handletextpad=0.2)
     names = sorted(set(label.tolist()))
@@ -61,7 +62,7 @@ def embedding(
         for where in order:
             x, y = places[(label == name) & (domain == where)].T
             right.scatter(x, y, s=12, color=shade, marker=style[where][1], alpha=0.65, linewidths=0)
-        said = plain(class_names[int(name)] if class_names is not None else name)
+        said = escape.plot(class_names[int(name)] if class_names is not None else name)
         right.scatter([], [], s=12, color=shade, marker="o", label=said)
     right.set_title(f"by class{equal}", fontsize=10, loc="left")
     if len(names) <= 24:
@@ -79,7 +80,7 @@ def embedding(
         axis.set_xticks([])
         axis.set_yticks([])
     if title:
-        figure.suptitle(plain(title), fontsize=11)
+        figure.suptitle(escape.plot(title), fontsize=11)
     return figure
 
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from dafw.plots.style import COLOURS, legend_below, new_figure, plain
+from dafw import escape
+from dafw.plots.style import COLOURS, legend_below, new_figure
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,17 @@ def examples(panels: Sequence[Examples], domains: Sequence[str], *, what: str = 
                 mosaic[y + edge : y + edge + height, x + edge : x + edge + width] = image
         axis.imshow(mosaic)
         places = [i * down + height / 2 + edge for i in range(len(panel.rows))]
-        axis.set_yticks(places, [f"{plain(row.name)}\nn = {row.count}" for row in panel.rows], fontsize=6)
+        axis.set_yticks(places, [f"{escape.plot(row.name)}\nn = {row.count}" for row in panel.rows], fontsize=6)
         axis.set_xticks([])
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-        axis.set_title(plain(f"{panel.name}: {panel.samples} samples in {panel.groups} {what}"), fontsize=8, loc="left")
+        axis.set_title(
+            escape.plot(f"{panel.name}: {panel.samples} samples in {panel.groups} {what}"), fontsize=8, loc="left"
+        )
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     if len(domains) > 1:
-        legend_below(figure, {plain(name): Patch(color=tuple(frames[name])) for name in domains}, "light")
+        legend_below(figure, {escape.plot(name): Patch(color=tuple(frames[name])) for name in domains}, "light")
     if title:
-        figure.suptitle(plain(title), fontsize=11)
+        figure.suptitle(escape.plot(title), fontsize=11)
     return figure

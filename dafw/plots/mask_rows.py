@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from dafw.plots.style import legend_below, new_figure, plain, shades
+from dafw import escape
+from dafw.plots.style import legend_below, new_figure, shades
 
 _NONE = (1.0, 1.0, 1.0)
 
@@ -60,9 +61,11 @@ def masks(rows: Sequence[MaskRow], class_names: Sequence[str], *, ignored: int) 
                 axis.imshow(picture, interpolation="nearest")
             if row is rows[0]:
                 axis.set_title(title, fontsize=8)
-        cells[0].set_ylabel(plain(row.domain), fontsize=8)
+        cells[0].set_ylabel(escape.plot(row.domain), fontsize=8)
         seen |= {int(value) for mask in (row.label, row.prediction) if mask is not None for value in np.unique(mask)}
-    handles = {plain(class_names[i]): Patch(color=tuple(colours[i])) for i in sorted(seen) if i < len(class_names)}
+    handles = {
+        escape.plot(class_names[i]): Patch(color=tuple(colours[i])) for i in sorted(seen) if i < len(class_names)
+    }
     if ignored in seen:
         handles["no label"] = Patch(facecolor=_NONE, edgecolor="#7F7F7F")
     if handles:

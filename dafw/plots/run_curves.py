@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dafw.plots.style import INK, legend, new_figure, plain, steps_below, styles
+from dafw import escape
+from dafw.plots.style import INK, legend, new_figure, steps_below, styles
 
 PANELS = {
     "train": (0, "terms of the loss"),
@@ -70,9 +71,17 @@ def curves(metrics: Path | Mapping[str, tuple[Any, Any]], *, title: str = "") ->
             steps, drawn = series[name]
             size = 3.5 if len(steps) <= 30 else 0.0
             axis.plot(
-                steps, drawn, color=colour, linewidth=1.4, marker=marker, markersize=size, label=plain(_rest(name))
+                steps,
+                drawn,
+                color=colour,
+                linewidth=1.4,
+                marker=marker,
+                markersize=size,
+                label=escape.plot(_rest(name)),
             )
-        axis.set_title(PANELS[panel][1] if panel in PANELS else plain(panel.replace("/", ": ")), fontsize=9, loc="left")
+        axis.set_title(
+            PANELS[panel][1] if panel in PANELS else escape.plot(panel.replace("/", ": ")), fontsize=9, loc="left"
+        )
         steps_below(axis)
         axis.grid(color=INK["light"][1], linewidth=0.5, alpha=0.6)
         if len(names) > 1 or panel != names[0]:
@@ -80,7 +89,7 @@ def curves(metrics: Path | Mapping[str, tuple[Any, Any]], *, title: str = "") ->
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     if title:
-        figure.suptitle(plain(title), fontsize=11)
+        figure.suptitle(escape.plot(title), fontsize=11)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What all figures share: colours, markers, axes, legends, and names drawn as they are written."""
+"""What all figures share: colours, markers, axes and legends."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -15,16 +15,6 @@ MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 Theme = Literal["light", "dark"]
 INK = {"light": ("#1f2328", "#d0d7de", "#ffffff"), "dark": ("#e6edf3", "#3d444d", "#161b22")}
 """By theme, the colours of text, of lines and of the paper."""
-
-
-def plain(name: object) -> str:
-    """A name of a user, so that matplotlib draws it as it is written.
-
-    Without this, matplotlib reads text between two dollar signs as mathematics, and leaves names that begin with an
-    underscore out of legends.
-    """
-    text = str(name).replace("$", r"\$")
-    return f"\N{THIN SPACE}{text}" if text.startswith("_") else text
 
 
 def new_figure(

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure
 
-from dafw.plots.style import INK, Theme, legend_below, new_figure, plain, steps_below, styles
+from dafw import escape
+from dafw.plots.style import INK, Theme, legend_below, new_figure, steps_below, styles
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def table_bars(dots: Sequence[Dot], *, metric: str = "accuracy", theme: Theme = 
         axis.axvline(edge - 0.5, color=line, linewidth=0.6)
     for name in methods:
         colour, marker = style[name]
-        axis.plot([], [], marker, color=colour, markersize=6, label=plain(name))
+        axis.plot([], [], marker, color=colour, markersize=6, label=escape.plot(name))
     kinds = {dot.kind for dot in dots}
     if "control" in kinds:
         axis.plot([], [], "o", color=ink, markerfacecolor=paper, markersize=6, label="hollow: control")
@@ -73,7 +74,7 @@ def table_bars(dots: Sequence[Dot], *, metric: str = "accuracy", theme: Theme = 
         ha="right" if crowded else "center",
     )
     axis.set_xlim(-0.5, len(tasks) - 0.5)
-    axis.set_ylabel(plain(f"target test {metric.replace('_', ' ')}, %"), fontsize=8)
+    axis.set_ylabel(escape.plot(f"target test {metric.replace('_', ' ')}, %"), fontsize=8)
     axis.grid(axis="y", color=line, linewidth=0.5, alpha=0.7)
     axis.set_axisbelow(True)
     legend_below(figure, dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True)), theme)
@@ -108,12 +109,12 @@ def histories(
         for method, (steps, means, stds) in series[task].items():
             colour, marker = style[method]
             x, y, spread = (np.asarray(part, dtype=np.float64) for part in (steps, means, stds))
-            axis.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=plain(method))
+            axis.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=escape.plot(method))
             axis.fill_between(x, y - spread, y + spread, color=colour, alpha=0.15, linewidth=0)
         axis.set_title(_arrow(task), fontsize=9, loc="left", color=INK[theme][0])
         steps_below(axis)
         axis.grid(color=line, linewidth=0.5, alpha=0.6)
-    axes[0].set_ylabel(plain(f"target test {metric.replace('_', ' ')}, %"), fontsize=8)
+    axes[0].set_ylabel(escape.plot(f"target test {metric.replace('_', ' ')}, %"), fontsize=8)
     for axis in axes[len(tasks) :]:
         axis.set_visible(False)
     entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
@@ -122,4 +123,4 @@ def histories(
 
 
 def _arrow(task: str) -> str:
-    return plain(task.replace("->", " → "))
+    return escape.plot(task.replace("->", " → "))

@@ -1,7 +1,5 @@
 """Single-label classification."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from dafw import escape
 from dafw.data.domain import Domain
 from dafw.files import write_atomically
 from dafw.metrics import CommonAccuracy, open_set_metrics
@@ -96,19 +95,18 @@ class Classification(Problem):
         """Writes a CSV file with one line for each sample: domain, sample, prediction, one probability for each class.
 
         For a method that rejects samples ``unknown`` is the margin of the rejection, and a possible prediction.
+        Names that a spreadsheet would take for formulas are marked, see :func:`dafw.escape.csv_field`.
         """
         names = (*class_names, "unknown")
         margins = ["unknown"] if any("unknown" in one.columns for one in found) else []
         keys = ["prediction", *margins, "probabilities"]
-        text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        writer.writerow(["domain", "sample", "prediction", *margins, *(f"p_{name}" for name in class_names)])
+        rows = [["domain", "sample", "prediction", *margins, *(f"p_{name}" for name in class_names)]]
         for one in found:
             columns = [one.columns[key] for key in keys]
             for sample, prediction, *margin, shares in zip(one.ids, *columns, strict=True):
                 numbers = [f"{number:.6f}" for number in (*margin, *shares)]
-                writer.writerow([one.domain, sample, names[prediction], *numbers])
-        write_atomically(path, text.getvalue())
+                rows.append([one.domain, sample, names[prediction], *numbers])
+        write_atomically(path, escape.csv(rows))
 
     def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> Mapping[str, Picture]:
         """``embedding`` of the features of all domains, and ``confusion`` of the targets' labels and predictions."""

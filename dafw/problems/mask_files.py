@@ -1,8 +1,5 @@
 """Predicted masks as files: one PNG of class numbers for each sample."""
 
-import csv
-import io
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,8 +7,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from dafw import escape
 from dafw.errors import UserError
 from dafw.files import replacing, write_atomically
+from dafw.names import file_name, one_spelling
 
 
 def write_masks(found: Mapping[str, tuple[Sequence[str], Sequence[Tensor]]], path: Path) -> None:
@@ -36,16 +35,13 @@ def write_masks(found: Mapping[str, tuple[Sequence[str], Sequence[Tensor]]], pat
             with replacing(path / file, sync=False) as opened:
                 Image.fromarray(np.asarray(mask, np.uint8)).save(opened, format="png")
             rows.append([domain, sample, file])
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([["domain", "sample", "file"], *rows])
-    write_atomically(path / "index.csv", text.getvalue())
+    write_atomically(path / "index.csv", escape.csv([["domain", "sample", "file"], *rows]))
 
 
 def file_names(names: Iterable[str]) -> list[str]:
-    """File names that differ from each other on every system: letters, digits, points, ``-`` and ``_``.
+    """File names that differ from each other on every system, see :func:`~dafw.names.file_name`.
 
-    Other characters, such as a slash, become ``_``. A name that was given already, in capital letters or small ones,
-    ends with the position of its sample.
+    A name that was given already, in capital letters or small ones, ends with the position of its sample.
 
     >>> file_names(["day/1.jpg", "night/1.jpg", "night_1.jpg", ".."])
     ['day_1.jpg', 'night_1.jpg', 'night_1.jpg-2', '_.']
@@ -53,10 +49,14 @@ def file_names(names: Iterable[str]) -> list[str]:
     found: list[str] = []
     taken: set[str] = set()
     for position, name in enumerate(names):
-        plain = re.sub(r"[^\w.-]", "_", str(name))
-        plain = re.sub(r"^[.-]", "_", plain[-60:]) or "_"  # a file system may stop at 255 bytes
-        while plain.casefold() in taken:
+        plain = file_name(str(name))
+        while _folded(plain) in taken:
             plain = f"{plain}-{position}"
-        taken.add(plain.casefold())
+        taken.add(_folded(plain))
         found.append(plain)
     return found
+
+
+def _folded(name: str) -> str:
+    """The same for all names that some file system takes for one."""
+    return one_spelling(name.casefold())

@@ -19,9 +19,11 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from dafw.callbacks import Checkpointing, Stopped, Stopping
 from dafw.checkpoints import check_classes, check_finite, check_method, check_rule, checkpoints, first_fault
 from dafw.errors import NonFiniteLoss, UserError, sentence, warn
+from dafw.escape import terminal
 from dafw.files import naming_files, remove_unfinished, trouble, user_path, write_atomically
 from dafw.lightning_adapter import restoring
 from dafw.methods import Method
+from dafw.names import quoted
 from dafw.nn.distributed import leave_process_group
 from dafw.problems import Problem
 from dafw.run.artifacts import collect_result, write_plots
@@ -109,7 +111,7 @@ def fit(cli: DafwCLI) -> int:
             return 0
         try:
             with naming_files():
-                write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+                write_atomically(folder / "config.yaml", quoted(yaml.safe_dump(config, sort_keys=False)))
                 return _fit(cli, config, folder, check)
         except UserError:
             if fresh and not cli.model.steps_done:  # nothing was trained: leave nothing behind
@@ -200,7 +202,7 @@ def _print_targets(result: Result) -> None:
     for name in result.target:
         reason = f" ({result.undefined_reason[name]})" if name in result.undefined_reason else ""
         value = result.test.get(name, {}).get(result.metric, math.nan)
-        print(f"{name}: {result.metric} {value:.4f}{reason}")
+        print(terminal(f"{name}: {result.metric} {value:.4f}{reason}"))
 
 
 def evaluate(command: str, cli: DafwCLI) -> int:
@@ -244,7 +246,7 @@ def evaluate(command: str, cli: DafwCLI) -> int:
         return 0
     getattr(trainer, command)(cli.model, datamodule=cli.datamodule, verbose=False)
     for name, value in sorted(trainer.callback_metrics.items()) if trainer.is_global_zero else ():
-        print(f"{name.partition('/dataloader_idx')[0]:<40} {float(value):.4f}")
+        print(terminal(f"{name.partition('/dataloader_idx')[0]:<40} {float(value):.4f}"))
     if command == "test" and trainer.is_global_zero:
         result = _of_checkpoint(collect_result(trainer, cli.model, cli.datamodule, config, clock), content, path)
         write_test(result, folder, cli.config_init["output"])

@@ -26,6 +26,7 @@ from dafw.errors import UserError, causes, sentence
 from dafw.files import trouble
 from dafw.methods.starting import find_checkpoint
 from dafw.nn.backbones import check_known
+from dafw.run.arguments import MODE, with_text_names
 from dafw.run.config_errors import broken_file, check_augment, check_constructor, explain, find_class
 from dafw.run.loggers import WandbMode
 from datamodules.base import DomainDataModule
@@ -83,7 +84,7 @@ class DafwCLI(LightningCLI):
                 "logger": False,
                 "log_every_n_steps": 50,
             },
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "dafw"},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "dafw", "parser_mode": MODE},
         )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -230,7 +231,7 @@ def parse(arguments: list[str]) -> DafwCLI:
         UserError: for a wrong key, value, class or path.
     """
     _quiet()
-    arguments = with_signed_names(arguments)
+    arguments = with_text_names(with_signed_names(arguments))
     for key, source in (
         ("data.seed", "seed_everything"),
         ("model.num_classes", "the datamodule"),

@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from dafw.files import Busy, locked, locked_folder
+from dafw.names import cut
 from dafw.run.identity import config_hash
 
 LOCK = ".lock"
 
 
 def run_directory(config: dict[str, Any], root: Path) -> Path:
-    """The directory of the run of ``config``. Its name has method, task and seed, and the hash that makes it unique."""
+    """The directory of the run of ``config``. Its name has method, task and seed, and the hash that makes it unique.
+
+    A name has at most 129 bytes, since file systems take 255.
+    """
     method = str(config["model"]["class_path"]).rpartition(".")[2]
     arguments = config["data"].get("init_args", {})
     sides = [arguments.get(side, "") for side in ("source", "target")]
     task = "-".join("+".join(map(str, side if isinstance(side, list | tuple) else [side])) for side in sides)
     slug = re.sub(r"[^\w.+-]+", "_", f"{method}-{task}-s{config.get('seed_everything', 0)}")
-    return Path(root) / f"{slug[:120]}-{config_hash(config)}"
+    return Path(root) / f"{cut(slug, 120)}-{config_hash(config)}"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from dafw.files import naming_files, write_atomically
+from dafw.names import quoted
 from dafw.run.directory import run_directory
 from dafw.run.result import read_result
 
@@ -31,7 +32,7 @@ def execute(config: dict[str, Any], root: Path) -> Path:
     folder = run_directory(config, root)
     if read_result(folder) is None:
         asked = {**config, "run": {**config.get("run", {}), "dir": str(folder)}}
-        write_atomically(folder / "asked.yaml", yaml.safe_dump(asked, sort_keys=False))
+        write_atomically(folder / "asked.yaml", quoted(yaml.safe_dump(asked, sort_keys=False)))
         from dafw.run.commands import fit
         from dafw.run.config import parse
 

@@ -83,7 +83,7 @@ def _outcome(execute: Callable[[dict[str, Any], Path], Any], order: Order) -> Ou
     except Busy:
         return Outcome("busy")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return Outcome("failed", str(error), retryable=False)
     except BaseException as error:
         traceback.print_exc()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dafw.escape import terminal
 from dafw.files import user_path
 from dafw.run.worker import EXECUTE
 from dafw.tables.grid import Table
@@ -79,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
     """
     if args.action == "list":
         for name, path in sorted(table_files().items()):
-            print(f"{name:<20} {load_table(path).title}")
+            print(terminal(f"{name:<20} {load_table(path).title}"))
         return 0
     table = load_table(find_table(args.table)).only(args.rows, args.tasks, args.seeds)
     table = table.with_settings(parse_settings(args.set))
@@ -110,7 +111,8 @@ def _run(table: Table, args: argparse.Namespace) -> int:
     if args.dry_run:
         found = states(store)
         for cell in table.runs():
-            print(f"{found[cell.label]:<12} {cell.label:<50} {store.directories[cell.row, cell.task, cell.seed]}")
+            where = store.directories[cell.row, cell.task, cell.seed]
+            print(terminal(f"{found[cell.label]:<12} {cell.label:<50} {where}"))
         return 0
     make_sheet(store)  # an unknown criterion fails before any run is made
     reporter = make_reporter(Console(stderr=True) if sys.stderr.isatty() else Console())
@@ -131,6 +133,6 @@ def _run(table: Table, args: argparse.Namespace) -> int:
     page = write_pages(sheet, store, args.root)
     render_terminal(sheet, Console())
     for job in report.failed:
-        print(f"failed: {job.cell.label}: {job.error} (see {job.log})")
+        print(terminal(f"failed: {job.cell.label}: {job.error} (see {job.log})"))
     print(page)
     return report.exit_code or (1 if sheet.missing else 0)

@@ -1,5 +1,6 @@
 """Checks the values in a table file. Each function raises a UserError that names the place of a wrong value."""
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
 from typing import Any
@@ -55,6 +56,18 @@ def strings(where: str, given: Any) -> tuple[str, ...]:
     return names
 
 
+def read_name(where: str, given: Any) -> str:
+    """Returns a name of the table's own as one line.
+
+    Raises:
+        UserError: if it is empty or holds a control character.
+    """
+    name = " ".join(str(given).split())
+    if not name or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        raise UserError(f"{where} must be a word or more, without control characters, not {name!r}")
+    return name
+
+
 def read_seeds(where: str, given: Any) -> tuple[int, ...]:
     """Returns the seeds, each once."""
     if not isinstance(given, list) or not all(type(seed) is int and seed >= 0 for seed in given):
@@ -88,7 +101,7 @@ def read_notes(where: str, given: Any) -> tuple[str, ...]:
     notes = given if isinstance(given, list) else [given]
     if not notes or not all(isinstance(note, str) and note.strip() for note in notes):
         raise UserError(f"note in {where} is a sentence, or a list of sentences")
-    return tuple(" ".join(note.split()) for note in notes)
+    return tuple(read_name(f"note in {where}", note) for note in notes)
 
 
 def check_parts(where: str, parts: Mapping[str, Any]) -> None:

@@ -2,9 +2,10 @@
 
 import base64
 import os
-from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
+from dafw.escape import html
 from dafw.run.result import RESULT
 from dafw.tables.caption import duration
 from dafw.tables.render import NONE, blocks, marks_of
@@ -72,23 +73,23 @@ def render_html(sheet: Sheet, store: Store, folder: Path, pictures: dict[str, tu
         folder: where the page will lie; links to run directories are relative to it.
         pictures: ``{caption: (light PNG, dark PNG)}``, embedded.
     """
-    title = escape(sheet.title)
-    parts = [f"<h1>{title}</h1>", f'<p class="sub">{escape(_summary(store))}</p>']
+    title = html(sheet.title)
+    parts = [f"<h1>{title}</h1>", f'<p class="sub">{html(_summary(store))}</p>']
     if sheet.missing:
-        names = "".join(f"<li>{escape(name)}</li>" for name in sheet.missing)
+        names = "".join(f"<li>{html(name)}</li>" for name in sheet.missing)
         parts.append(f'<div class="missing"><b>No number ({len(sheet.missing)})</b><ul>{names}</ul></div>')
     for heading, columns, lines in blocks(sheet):
-        parts += [f"<h2>{escape(heading)}</h2>", _table(columns, lines)]
+        parts += [f"<h2>{html(heading)}</h2>", _table(columns, lines)]
     colours = (
         ["Green and red: the 95 % interval of minus control lies above or below 0."]
         if any('class="gain"' in part for part in parts)
         else []
     )
-    said = "".join(f"<li>{escape(one)}</li>" for one in (*sheet.caption, *colours))
+    said = "".join(f"<li>{html(one)}</li>" for one in (*sheet.caption, *colours))
     parts.append(f'<ul class="caption">{said}</ul>')
     for caption, (light, dark) in pictures.items():
         heading, _, said = caption.partition(": ")
-        parts += [f"<h2>{escape(heading)}</h2>", _picture(said, light, dark)]
+        parts += [f"<h2>{html(heading)}</h2>", _picture(said, light, dark)]
     parts.append(_runs(store, folder))
     body = "\n".join(parts)
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -113,7 +114,7 @@ def _table(columns: tuple[str, ...], lines: tuple[Line, ...]) -> str:
     rows = []
     for line in lines:
         tag = "".join(f' <span class="tag">{mark}</span>' for mark in marks_of(line))
-        name = escape(line.label)
+        name = html(line.label)
         cells = "".join(_cell(line, value, one) for value, one in zip(line.values, sums, strict=True))
         rows.append(f'<tr class="{CLASSES[line.kind]}"><th scope="row">{name}{tag}</th>{cells}</tr>')
     return (
@@ -124,7 +125,7 @@ def _table(columns: tuple[str, ...], lines: tuple[Line, ...]) -> str:
 
 
 def _arrow(task: str) -> str:
-    return escape(task.replace("->", " → ").replace(",", ", "))
+    return html(task.replace("->", " → ").replace(",", ", "))
 
 
 def _cell(line: Line, value: Value | None, is_sum: bool) -> str:
@@ -133,7 +134,7 @@ def _cell(line: Line, value: Value | None, is_sum: bool) -> str:
         return f'<td class="{" ".join([*classes, "none"])}">{NONE}</td>'
     if line.kind == "minus control" and value.direction:
         classes.append("up" if value.direction > 0 else "down")
-    title = f' title="{escape(value.note)}"' if value.note else ""
+    title = f' title="{html(value.note)}"' if value.note else ""
     spread = f" <small>{value.spread}</small>" if value.spread else ""
     count = f" <small>({value.count})</small>" if value.count else ""
     return f'<td class="{" ".join(classes)}"{title}>{value.number}{spread}{count}{value.mark}</td>'
@@ -141,7 +142,7 @@ def _cell(line: Line, value: Value | None, is_sum: bool) -> str:
 
 def _picture(caption: str, light: bytes, dark: bytes) -> str:
     day, night = (f"data:image/png;base64,{base64.b64encode(png).decode()}" for png in (light, dark))
-    said = escape(caption)
+    said = html(caption)
     return (
         f'<figure class="card"><picture><source media="(prefers-color-scheme: dark)" srcset="{night}">'
         f'<img alt="{said}" src="{day}"></picture><figcaption>{said}</figcaption></figure>'
@@ -150,7 +151,7 @@ def _picture(caption: str, light: bytes, dark: bytes) -> str:
 
 def _runs(store: Store, folder: Path) -> str:
     criteria = store.table.select
-    head = "".join(f"<th>{escape(name)}, %</th>" for name in criteria)
+    head = "".join(f"<th>{html(name)}, %</th>" for name in criteria)
     rows = []
     for cell in store.table.runs():
         directory = store.directories[cell.row, cell.task, cell.seed]
@@ -159,15 +160,15 @@ def _runs(store: Store, folder: Path) -> str:
         pictures = sorted(path.relative_to(directory).as_posix() for path in directory.glob("plots/*.png"))
         for name in (*FILES, *pictures):
             if (directory / name).is_file():
-                href = escape(Path(os.path.relpath(directory / name, folder)).as_posix())
-                links.append(f'<a href="{href}">{escape(name.removeprefix("plots/"))}</a>')
+                href = html(quote(Path(os.path.relpath(directory / name, folder)).as_posix(), safe="/+"))
+                links.append(f'<a href="{href}">{html(name.removeprefix("plots/"))}</a>')
         numbers = []
         for criterion in criteria:
             percent = store.percents(cell.row, cell.task, criterion).get(cell.seed)
             numbers.append(f'<td class="num">{NONE if percent is None else f"{percent:.2f}"}</td>')
         seconds = duration(result.run.seconds["total"]) if result is not None else NONE
         rows.append(
-            f"<tr><td>{escape(cell.row)}</td><td>{_arrow(cell.task)}</td><td>{cell.seed}</td>{''.join(numbers)}"
+            f"<tr><td>{html(cell.row)}</td><td>{_arrow(cell.task)}</td><td>{cell.seed}</td>{''.join(numbers)}"
             f'<td class="num">{seconds}</td><td>{" · ".join(links) or "not started"}</td></tr>'
         )
     return (

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from dafw import escape
 from dafw.tables.caption import duration
 
 
@@ -46,7 +47,7 @@ class Lines:
 
     def say(self, text: str, style: str = "") -> None:
         """Prints one line."""
-        self.console.print(Text(text, style=style), soft_wrap=True)
+        self.console.print(Text(escape.terminal(text), style=style), soft_wrap=True)
 
     def started(self, label: str) -> None:
         """Prints nothing. The line follows when the run ends."""
@@ -78,7 +79,12 @@ class Live(Lines):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         self.progress = Progress(*columns, console=console, refresh_per_second=1, transient=True)
         self.tasks: dict[str, int] = {}
 
@@ -90,7 +96,7 @@ class Live(Lines):
 
     def started(self, label: str) -> None:
         """Adds a clock."""
-        self.tasks[label] = self.progress.add_task(f"  {label}", total=None)
+        self.tasks[label] = self.progress.add_task(f"  {escape.terminal(label)}", total=None)
 
     def _remove(self, label: str) -> None:
         task = self.tasks.pop(label, None)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dafw.errors import UserError, choose
+from dafw.tables.fields import read_name
 
 COLUMNS = ("method", "task", "value", "std", "n", "metric", "source", "provenance", "note")
 PROVENANCES = ("seen", "recalled", "unsure")
@@ -68,7 +69,9 @@ def read_published(path: Path, tasks: set[str]) -> tuple[Published, ...]:
 def _line(where: str, line: dict[str, str | None], tasks: set[str]) -> Published:
     if None in line or None in line.values():
         raise UserError(f"{where}: expected {len(COLUMNS)} fields (quote a field that contains a comma)")
-    text = {key: (value or "").strip() for key, value in line.items()}
+    text = {
+        key: read_name(f"{where}: the {key}", value) if value and value.strip() else "" for key, value in line.items()
+    }
     for column in ("method", "metric", "source"):
         if not text[column]:
             raise UserError(f'{where}: the column "{column}" is empty')

@@ -43,8 +43,18 @@ import yaml
 
 from dafw.errors import UserError, choose
 from dafw.files import user_path
+from dafw.names import cut, quoted
 from dafw.tables.controls import control_arguments
-from dafw.tables.fields import mapping, read_notes, read_parts, read_seeds, read_tasks, strings, target_columns
+from dafw.tables.fields import (
+    mapping,
+    read_name,
+    read_notes,
+    read_parts,
+    read_seeds,
+    read_tasks,
+    strings,
+    target_columns,
+)
 from dafw.tables.grid import Row, Table, starts_of
 from dafw.tables.overlay import SECTIONS, merge
 from dafw.tables.published import read_published
@@ -53,6 +63,10 @@ KEYS = (
     *("name", "title", "note", "metric", "tasks", "seeds", "select", "allow_oracle", "published"),
     *("base", "per_task", "rows"),
 )
+NAMES = frozenset({"name", "tasks"})
+"""Keys whose value is text: a row may be called ``010``, ``no`` or ``null``."""
+OPTIONAL = frozenset({"title", "from", "published"})
+"""Keys whose value is text or null."""
 ROW_KEYS = ("name", "control", "published", "from", *SECTIONS)
 FOLDERS = (
     Path(__file__).resolve().parents[2] / "experiments" / "tables",
@@ -88,7 +102,7 @@ def load_table(path: Path) -> Table:
         UserError: naming the key, the task, the row or the file that is wrong.
     """
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = yaml.safe_load(quoted(path.read_text(encoding="utf-8"), NAMES, OPTIONAL))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise UserError(f"{path.name} is not YAML{f': look at line {mark.line + 1}' if mark else ''}") from error
@@ -97,8 +111,10 @@ def load_table(path: Path) -> Table:
         if not given.get(key):
             raise UserError(f'{path.name} lacks "{key}"')
     name = str(given.get("name", path.stem))
-    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
-        raise UserError(f'the name "{name}" in {path.name} names a folder: use letters, digits, ".", "_" and "-"')
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith(".") or cut(name, 120) != name:
+        raise UserError(
+            f'the name "{name}" in {path.name} names a folder: use up to 120 letters, digits, ".", "_" and "-"'
+        )
     tasks = read_tasks(path.name, given["tasks"])
     select = given.get("select", ["last"])
     allow_oracle = given.get("allow_oracle", False)
@@ -107,7 +123,7 @@ def load_table(path: Path) -> Table:
     published = given.get("published")
     return Table(
         name=name,
-        title=str(given.get("title", name)),
+        title=read_name(f"title in {path.name}", given.get("title", name)),
         metric=str(given.get("metric", "accuracy")),
         tasks=tasks,
         seeds=read_seeds(path.name, given["seeds"]),
@@ -139,14 +155,15 @@ def _rows(where: str, given: Any, base: dict[str, Any]) -> tuple[Row, ...]:
                 raise UserError(f"{spot} lacks the class_path of its {section}")
         control = one.get("control", False)
         if not isinstance(control, bool | str):
-            raise UserError(f"control in {spot} is true, false or the name of another row")
-        name = str(one["name"])
-        shared = control if isinstance(control, str) else None
+            raise UserError(f"control in {spot} is true, false or the name of another row, in quotes")
+        name = read_name(f"name of {spot}", one["name"])
+        shared = read_name(f"control of {spot}", control) if isinstance(control, str) else None
         start = one.get("from")
         if start is not None and "checkpoint" in config["model"].get("init_args", {}):
             raise UserError(f'{spot} sets the checkpoint of its model, which comes from the row in its "from"')
-        start = None if start is None else str(start)
-        row = Row(name, config, str(one.get("published", name)), controlled_by=shared, start=start)
+        start = None if start is None else read_name(f"from of {spot}", start)
+        published = str(one.get("published") or name)
+        row = Row(name, config, published, controlled_by=shared, start=start)
         rows.append(row)
         if control is True:
             off = {"model": {"init_args": control_arguments(config["model"]["class_path"])}}

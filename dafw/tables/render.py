@@ -1,13 +1,12 @@
 """Renders a sheet as terminal text, Markdown, LaTeX and CSV."""
 
-import csv
-import io
 import re
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from dafw import escape
 from dafw.tables.grid import LEFT_OUT
 from dafw.tables.sheet import Line, Sheet, Value, describe_criterion
 from dafw.tables.store import Store
@@ -43,28 +42,30 @@ def render_terminal(sheet: Sheet, console: Console) -> None:
     """Prints to the console. Columns that do not fit side by side go below."""
     if not console.is_terminal:
         console = Console(file=console.file, color_system=None, width=10_000)
-    console.print(Text(sheet.title, style="bold"))
+    console.print(Text(escape.terminal(sheet.title), style="bold"))
     for heading, columns, lines in blocks(sheet):
         console.print(Text(f"\n{heading}", style="italic"))
-        first = max([len(label(line)) for line in lines] + [0])
+        names = [Text(escape.terminal(label(line)), style=STYLES[line.kind]) for line in lines]
+        heads = [Text(escape.terminal(column)) for column in columns]
+        first = max([name.cell_len for name in names] + [0])
         widths = [
-            max(len(column), *(len(value.text) if (value := line.values[i]) else 1 for line in lines))
-            for i, column in enumerate(columns)
+            max(heads[i].cell_len, *(len(value.text) if (value := line.values[i]) else 1 for line in lines))
+            for i in range(len(columns))
         ]
         for chosen in _fit(widths, console.width - first - 2):
             table = RichTable(box=None, pad_edge=False, padding=(0, 1))
             table.add_column("", no_wrap=True)
             for i in chosen:
-                table.add_column(columns[i], justify="right", no_wrap=True)
-            for line in lines:
+                table.add_column(heads[i], justify="right", no_wrap=True)
+            for name, line in zip(names, lines, strict=True):
                 cells = [_styled(line, line.values[i]) for i in chosen]
-                table.add_row(Text(label(line), style=STYLES[line.kind]), *cells)
+                table.add_row(name, *cells)
             console.print(table)
     console.print()
     for sentence in sheet.caption:
-        console.print(Text(sentence, style="dim"), soft_wrap=not console.is_terminal)
+        console.print(Text(escape.terminal(sentence), style="dim"), soft_wrap=not console.is_terminal)
     for name in sheet.missing:
-        console.print(Text(f"no number: {name}", style="yellow"), soft_wrap=True)
+        console.print(Text(f"no number: {escape.terminal(name)}", style="yellow"), soft_wrap=True)
 
 
 def _fit(widths: list[int], room: int) -> list[list[int]]:
@@ -89,51 +90,18 @@ def _styled(line: Line, value: Value | None) -> Text:
 
 def render_markdown(sheet: Sheet) -> str:
     """GitHub-flavoured Markdown."""
-    parts = [f"# {_md(sheet.title)}"]
+    parts = [f"# {escape.markdown(sheet.title)}"]
     for heading, columns, lines in blocks(sheet):
-        rows = [["method", *map(_md, columns)], ["---", *("---:" for _ in columns)]]
+        rows = [["method", *map(escape.markdown, columns)], ["---", *("---:" for _ in columns)]]
         for line in lines:
-            first = _md(label(line).strip())
+            first = escape.markdown(label(line).strip())
             first = first if line.kind == "method" else f"&nbsp;&nbsp;{first}"
             rows.append([first, *(value.text if value is not None else NONE for value in line.values)])
-        parts += [f"## {_md(heading)}", "\n".join(f"| {' | '.join(row)} |" for row in rows)]
-    parts.append("\n".join(f"- {_md(sentence)}" for sentence in sheet.caption))
+        parts += [f"## {escape.markdown(heading)}", "\n".join(f"| {' | '.join(row)} |" for row in rows)]
+    parts.append("\n".join(map(escape.markdown_item, sheet.caption)))
     if sheet.missing:
-        parts += ["No number:", "\n".join(f"- {_md(name)}" for name in sheet.missing)]
+        parts += ["No number:", "\n".join(map(escape.markdown_item, sheet.missing))]
     return "\n\n".join(parts) + "\n"
-
-
-def _md(text: str) -> str:
-    return re.sub(r"([\\`*_|<\[\]])", r"\\\1", text)
-
-
-TEX = {
-    "\\": r"\textbackslash{}",
-    "->": r"$\to$",
-    "±": r"$\pm$",
-    "\u2212": "$-$",
-    NONE: "--",
-    "†": r"$^\dagger$",
-    "‡": r"$^\ddagger$",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-}
-
-
-def escape_latex(text: str) -> str:
-    """Escapes text for LaTeX. ``->`` becomes an arrow."""
-    return re.sub("|".join(map(re.escape, TEX)), lambda match: TEX[match[0]], text)
 
 
 def render_latex(sheet: Sheet) -> str:
@@ -144,7 +112,7 @@ def render_latex(sheet: Sheet) -> str:
         for line in lines:
             if line.kind == "method" and body:
                 body.append(r"\addlinespace")
-            first = escape_latex(label(line).strip())
+            first = escape.latex(label(line).strip())
             first = first if line.kind == "method" else rf"\quad {first}"
             body.append(" & ".join([first, *map(_tex_value, line.values)]) + r" \\")
         said = " ".join([f"{sheet.title}.", *([f"{heading}."] if "last" not in heading else []), *sheet.caption])
@@ -154,12 +122,12 @@ def render_latex(sheet: Sheet) -> str:
                 [
                     r"\begin{table}[t]",
                     r"\centering",
-                    rf"\caption{{{escape_latex(said)}}}",
+                    rf"\caption{{{escape.latex(said)}}}",
                     rf"\label{{tab:{tag}}}",
                     r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
                     rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
                     r"\toprule",
-                    " & ".join(["", *map(escape_latex, columns)]) + r" \\",
+                    " & ".join(["", *map(escape.latex, columns)]) + r" \\",
                     r"\midrule",
                     *body,
                     r"\bottomrule",
@@ -174,9 +142,9 @@ def render_latex(sheet: Sheet) -> str:
 def _tex_value(value: Value | None) -> str:
     if value is None:
         return "--"
-    spread = rf" {{\scriptsize {escape_latex(value.spread)}}}" if value.spread else ""
+    spread = rf" {{\scriptsize {escape.latex(value.spread)}}}" if value.spread else ""
     count = rf" {{\scriptsize ({value.count})}}" if value.count else ""
-    return escape_latex(value.number) + spread + count + escape_latex(value.mark)
+    return escape.latex(value.number) + spread + count + escape.latex(value.mark)
 
 
 def render_csv(sheet: Sheet) -> str:
@@ -193,7 +161,7 @@ def render_csv(sheet: Sheet) -> str:
                     front = [section.criterion, line.row, line.kind, column]
                     ends = ["", ""] if value.interval is None else [round(end, 4) for end in value.interval]
                     rows.append([*front, round(value.mean, 4), std, *ends, n, value.mark, value.note])
-    return _csv(rows)
+    return escape.csv(rows)
 
 
 def render_cells(store: Store) -> str:
@@ -214,10 +182,4 @@ def render_cells(store: Store) -> str:
                 run = result.run
                 numbers = [round(100 * score, 4), oracle, run.steps, run.seconds["total"], result.directory.name]
                 rows.append([cell.row, cell.task, cell.seed, criterion, domain, *numbers])
-    return _csv(rows)
-
-
-def _csv(rows: list[list[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    return escape.csv(rows)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from dafw.escape import terminal
 from dafw.files import Busy
 from dafw.run.directory import LOCK, lock
 from dafw.run.worker import FAILED
@@ -51,4 +52,4 @@ def describe(store: Store) -> str:
     for state in STATES[1:]:
         lines += [f"{state:<12} {label}" for label, one in found.items() if one == state]
     lines += [f"broken: {reason}" for reason in store.broken.values()]
-    return "\n".join(lines)
+    return "\n".join(map(terminal, lines))

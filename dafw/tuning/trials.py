@@ -11,7 +11,8 @@ from statistics import fmean
 from textwrap import shorten
 from typing import Any
 
-from dafw.errors import NonFiniteLoss, UserError
+from dafw.errors import NonFiniteLoss, UserError, sentence
+from dafw.escape import terminal
 from dafw.run.directory import run_directory
 from dafw.run.entry import execute
 from dafw.run.identity import ORACLE
@@ -88,13 +89,13 @@ def run_trial(plan: Plan, study: Study, taken: Taken) -> None:
 
 def brief(error: str) -> str:
     """The first 150 characters of an error. The run's log has all of it."""
-    return shorten(error, 150, placeholder=" ...")
+    return shorten(terminal(error), 150, placeholder=" ...")
 
 
 def shown(params: Mapping[str, Any]) -> str:
     """Parameters on one line, for example ``model.lr=0.01234 model.entropy=true``."""
     texts = {key: f"{value:.4g}" if isinstance(value, float) else written(value) for key, value in params.items()}
-    return " ".join(f"{key}={text}" for key, text in texts.items())
+    return terminal(" ".join(f"{key}={text}" for key, text in texts.items()))
 
 
 def make_run(config: dict[str, Any], folder: Path, root: Path) -> Outcome:
@@ -171,7 +172,7 @@ def serve(pipe: connection.Connection, environment: dict[str, str], plan: Plan) 
     try:
         sys.exit(work(plan, Study(plan.study, plan)))
     except UserError as error:
-        print(f"dafw: error: {error}", file=sys.stderr)
+        print(f"dafw: error: {sentence(error)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from dafw import escape
 from dafw.tables.grid import Table
 from dafw.tables.pages import write_pages
-from dafw.tables.render import escape_latex, render_cells, render_csv, render_latex, render_markdown, render_terminal
+from dafw.tables.render import render_cells, render_csv, render_latex, render_markdown, render_terminal
 from dafw.tables.sheet import Sheet, make_sheet
 from dafw.tables.store import Store, load
 
@@ -66,11 +67,11 @@ def test_markdown(made: tuple[Sheet, Store, Path]) -> None:
 
 
 def test_latex_prints_every_character_as_it_is(made: tuple[Sheet, Store, Path]) -> None:
-    assert escape_latex("a_b & 5% -> {x}") == r"a\_b \& 5\% $\to$ \{x\}"
-    assert escape_latex("\\") == r"\textbackslash{}"
+    assert escape.latex("a_b & 5% -> {x}") == r"a\_b \& 5\% $\to$ \{x\}"
+    assert escape.latex("\\") == r"\textbackslash{}"
     text = render_latex(made[0])
     assert r"A\_\&\%\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{} \textless{}b\textgreater{}" in text
-    assert r"\quad minus control & $-$5.0 {\scriptsize [$-$5.0, $-$5.0]}" in text
+    assert r"\quad minus control & $-$5.0 {\scriptsize {[}$-$5.0, $-$5.0{]}}" in text
     assert r"\quad published & 70.5$^\dagger$ & -- & -- & -- \\" in text
     assert r"40.0 {\scriptsize (n=1)}" in text
     assert r" & mnist$\to$mnistm & optdigits$\to$mnist & average & worst \\" in text
