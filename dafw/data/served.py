@@ -1,9 +1,12 @@
 """What a method may know of the data that it trains on."""
 
+from typing import ClassVar
+
 from dafw.data.domain import Domain
+from dafw.ranges import Checked
 
 
-class ServedDomains:
+class ServedDomains(Checked):
     """The side of a datamodule that methods see. It holds no label of a target's training split.
 
     Attributes:
@@ -14,6 +17,7 @@ class ServedDomains:
         train_domains: the domains of a training batch in their order: labelled ones, targets, held-out parts.
     """
 
+    config_key: ClassVar[str] = "data"
     seed: int
     steps_per_epoch: int
     target_batch_size: int

@@ -24,6 +24,8 @@ from dafw.callbacks import progress_callback
 from dafw.checkpoints import read_checkpoint
 from dafw.errors import UserError, sentence
 from dafw.methods.starting import find_checkpoint
+from dafw.plain_yaml import load_yaml
+from dafw.run.checks import check_trainer_arguments
 from dafw.run.config_errors import broken_file, check_constructor, explain, find_class
 from dafw.run.loggers import WandbMode
 from datamodules.base import DomainDataModule
@@ -110,6 +112,7 @@ class DafwCLI(LightningCLI):
             if owner is DomainDataModule or getattr(owner, "is_abstract", False):
                 raise UserError(f"{key} must be given")
             check_constructor(key, self.config[key]["class_path"], self.config[key]["init_args"])
+        check_trainer_arguments(self.config["trainer"], self.config["data"]["init_args"])
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Keeps the arguments. The trainer is made when the run directory is known."""
@@ -181,7 +184,7 @@ def _models(arguments: list[str]) -> Iterator[dict[str, Any]]:
             yield {"network": {}}
         elif key == "--config":
             with suppress(OSError, ValueError, yaml.YAMLError):  # which the parser reports
-                held = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+                held = load_yaml(Path(value).read_text(encoding="utf-8"))
                 model = held.get("model") if isinstance(held, dict) else None
                 yield {"class_path": model} if isinstance(model, str) else model if isinstance(model, dict) else {}
 

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from dafw.errors import UserError, choose
+from dafw.plain_yaml import load_yaml
 
 SECTIONS = ("model", "data", "trainer", "run")
 """The parts of a configuration that a table may set. The seed belongs to the table itself."""
@@ -56,7 +57,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         if keys[0] in ("model", "data") and keys[1] not in OBJECT_KEYS:
             keys.insert(1, "init_args")
         try:
-            nested: Any = yaml.safe_load(text)
+            nested: Any = load_yaml(text)
         except yaml.YAMLError as error:
             raise UserError(f'the value in --set "{setting}" is not YAML') from error
         for key in reversed(keys):

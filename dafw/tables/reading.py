@@ -41,7 +41,8 @@ from typing import Any
 
 import yaml
 
-from dafw.errors import UserError, choose
+from dafw.errors import UserError, choose, sentence
+from dafw.plain_yaml import load_yaml
 from dafw.tables.controls import control_arguments
 from dafw.tables.fields import mapping, read_notes, read_parts, read_seeds, read_tasks, strings, target_columns
 from dafw.tables.grid import Row, Table, starts_of
@@ -87,10 +88,12 @@ def load_table(path: Path) -> Table:
         UserError: naming the key, the task, the row or the file that is wrong.
     """
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        given = load_yaml(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
         raise UserError(f"{path.name} is not YAML{f': look at line {mark.line + 1}' if mark else ''}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.name} is not YAML: {sentence(error)}") from error
     given = mapping(path.name, given, KEYS)
     for key in ("tasks", "seeds", "rows"):
         if not given.get(key):
