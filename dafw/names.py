@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from dafw.plain_yaml import load_yaml
+
 NAMES = frozenset({"source", "target"})
 """Keys of a configuration whose value is a name or a list of names."""
 LISTS = frozenset({"common", "source_private", "target_private"})
@@ -31,7 +33,7 @@ def quoted(text: str, names: frozenset[str] = NAMES, optional: frozenset[str] = 
     """
     try:
         document = yaml.compose(text, yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
     parts, done = [], 0
     for node in sorted(_names(document, names, optional), key=lambda node: node.end_mark.index):
@@ -73,9 +75,9 @@ def value_of(key: str, text: str) -> Any:
         yaml.YAMLError: if it is not YAML.
     """
     try:
-        return yaml.safe_load(quoted(f"{key}: {text}"))[key]
+        return load_yaml(quoted(f"{key}: {text}"))[key]
     except (yaml.YAMLError, KeyError, TypeError):
-        return yaml.safe_load(text)
+        return load_yaml(text)
 
 
 def one_spelling(name: str) -> str:

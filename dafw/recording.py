@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from dafw.errors import UserError
+from dafw.ranges import Checked
 
 
-class Recorded:
-    """Remembers the arguments of its constructor. List it first among the bases."""
+class Recorded(Checked):
+    """Remembers the arguments of its constructor, which are checked. List it first among the bases."""
 
     _given: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Notes the arguments."""
-        self = super().__new__(cls)
+        """Checks the arguments, and notes them."""
+        self = super().__new__(cls, *args, **kwargs)
         object.__setattr__(self, "_given", (args, kwargs))
         return self
 

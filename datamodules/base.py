@@ -268,13 +268,16 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         For a method that streams the targets, the batches of the stream from the step reached on.
 
         Raises:
-            UserError: if a batch is larger than a domain, or the ranks cannot share it equally.
+            UserError: if a batch is larger than a domain, holds fewer samples than the method needs, or the ranks
+                cannot share it equally.
         """
         rank, world_size = self._rank()
         request, targets = self.request, len(self.training_targets)
         if request.setting.streams_target:
             stream = JointDataset(self.train_domains, views=self.views(), seed=self.seed, maps=request.maps)
             return self._training_loader(stream, self._stream_sampler())
+        request.check_rows("batch_size", self.batch_size, len(self.labelled))
+        request.check_rows("target_batch_size", self.target_batch_size, targets)
         num_held_out = targets if request.held_out else 0
         counts = [self.batch_size] * len(self.labelled) + [self.target_batch_size] * (targets + num_held_out)
         for domain, count in zip(self.train_domains, counts, strict=True):

@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("datamodules",),
     ("dafw.data",),
     ("dafw.plots", "dafw.checkpoints", "dafw.recording", "dafw.lightning_adapter"),
-    ("dafw.files",),
+    ("dafw.files", "dafw.ranges", "dafw.plain_yaml"),
     ("dafw.errors",),
     ("dafw.escape", "dafw.names"),
 )

@@ -1,7 +1,7 @@
 """SWAD: averages the weights over the steps in the valley of the sources' validation loss, for any method."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +12,7 @@ from dafw.callbacks.checkpointing import between_updates
 from dafw.errors import UserError
 from dafw.lightning_adapter import batch_on_device
 from dafw.nn.norm import averaged_statistics
+from dafw.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from dafw.recording import Recorded
 
 Mode = Literal["once", "authors"]
@@ -166,19 +167,18 @@ class SWAD(Recorded, pl.Callback):
             its own, sees no source, or is never validated.
     """
 
+    config_key: ClassVar[str] = "trainer.callbacks"
     #: The run ends with an average of its weights, which no validation has seen.
     averages_weights = True
 
     def __init__(
         self,
-        n_converge: int = 3,
-        n_tolerance: int = 6,
-        ratio: float = 0.3,
-        reestimate: int = 500,
+        n_converge: PositiveInt = 3,
+        n_tolerance: PositiveInt = 6,
+        ratio: NonNegativeFloat = 0.3,
+        reestimate: NonNegativeInt = 500,
         mode: Mode = "once",
     ) -> None:
-        if n_converge < 1 or n_tolerance < 1 or ratio < 0 or reestimate < 0:
-            raise UserError("SWAD needs n_converge and n_tolerance of at least 1, ratio and reestimate of at least 0")
         self.reestimate = reestimate
         self.valley = LossValley(n_converge, n_tolerance, ratio, mode)
         self.running: Weights = []

@@ -1,16 +1,17 @@
 """What a method may know of the data that it trains on."""
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 from dafw.data.domain import Domain
 from dafw.data.roles import Evaluation
 from dafw.data.samples import Samples, summarise
+from dafw.ranges import Checked
 
 Stage = Literal["validate", "test", "predict"]
 
 
-class ServedDomains:
+class ServedDomains(Checked):
     """The side of a datamodule that methods see. It holds no label of a target's training split.
 
     Attributes:
@@ -21,6 +22,7 @@ class ServedDomains:
         train_domains: the domains of a training batch in their order: labelled ones, targets, held-out parts.
     """
 
+    config_key: ClassVar[str] = "data"
     seed: int
     steps_per_epoch: int
     target_batch_size: int

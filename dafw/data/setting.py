@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from dafw.errors import UserError
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -67,26 +69,51 @@ class DataRequest:
         views: names of the extra augmented views of each input.
         maps: views start from the augmented input and come with the affine map of what they moved.
         held_out: share of each target's training samples that forms a stream of its own.
+        least_rows: samples of all sources together, and of all targets together, that a batch must hold, over all
+            ranks.
+        least_rows_of_domain: samples of each domain that a batch must hold, over all ranks.
         balanced: class-balanced rows that each batch holds beside the random ones.
         mixed_evaluation: evaluation batches come in a random order, since a prediction depends on its batch.
         evidence: validations need features of source training samples, for validators that no label of the target
             decides.
         steps_done: returns the number of batches trained so far.
+        asker: who asks, in words.
     """
 
     setting: Setting = Setting("adaptation")
     views: tuple[str, ...] = ()
     maps: bool = False
     held_out: float = 0.0
+    least_rows: int = 1
+    least_rows_of_domain: int = 1
     balanced: Balanced | None = None
     mixed_evaluation: bool = False
     evidence: bool = True
     steps_done: Callable[[], int] = _no_steps
+    asker: str = "the method"
 
     @classmethod
     def of(cls, module: Any) -> "DataRequest":
         """The request of a module in training; the default one for a module that makes none."""
         return module.data_request if isinstance(module, AsksForData) else cls()
+
+    def check_rows(self, key: str, count: int, domains: int) -> None:
+        """Checks that a batch holds enough samples of the sources, or of the targets.
+
+        Args:
+            key: the argument of the datamodule that sets their number.
+            count: samples of each domain, over all ranks.
+            domains: number of these domains.
+
+        Raises:
+            UserError: naming the argument and the least number.
+        """
+        least = max(self.least_rows_of_domain, -(-self.least_rows // domains)) if domains else 0
+        if count < least:
+            raise UserError(
+                f"{self.asker} needs {least} samples of each domain in a batch: data.{key} must be at least {least}, "
+                f"not {count}"
+            )
 
 
 @runtime_checkable

@@ -81,6 +81,7 @@ class Evaluator:
         evaluations: the contents of the loaders at work.
         test: the metrics of the last test by domain, then by name.
         extra: the method's own numbers of the last test.
+        num_target_test: number of samples of the targets in the last test, over all ranks.
     """
 
     def __init__(self, method: Evaluated) -> None:
@@ -93,6 +94,7 @@ class Evaluator:
         self.columns: dict[int, list[TestColumns]] = {}
         self.test: dict[str, dict[str, float]] = {}
         self.extra = ExtraTestMetrics({}, {})
+        self.num_target_test = 0
 
     @property
     def problem(self) -> Problem:
@@ -131,7 +133,7 @@ class Evaluator:
             for position, evaluation in enumerate(self.evaluations)
             if evaluation.role == "source_val"
         }
-        self.collected, self.columns = [[] for _ in self.evaluations], {}
+        self.collected, self.columns, self.num_target_test = [[] for _ in self.evaluations], {}, 0
         self.open_set.start()
 
     def step(self, batch: Batch, position: int) -> None:
@@ -142,6 +144,7 @@ class Evaluator:
             position: of its loader.
         """
         role, y = self.evaluations[position].role, batch.y
+        self.num_target_test += len(batch) if role == "target_test" else 0
         is_source, is_labelled = self.evaluations[position].is_source, bool(batch.num_source)
         batch = batch.unlabelled(self.evaluations[position].domain)
         variants = self.method.evaluate_variants(batch, is_source)
@@ -212,6 +215,8 @@ class Evaluator:
             for position, evaluation in enumerate(self.evaluations)
             if self.metrics[position]
         }
+        count = torch.tensor([self.num_target_test], device=self.method.device)
+        self.num_target_test = int(gather_unequal(count).sum())
         targets = [TestColumns.joined(parts).of_all_ranks() for _, parts in sorted(self.columns.items())]
         self.columns = {}
         self.extra = self.method.extra_test_metrics(targets, self.class_names)

@@ -1,6 +1,7 @@
 """Rejection of samples that are of no known class, by what the logits of the known classes say."""
 
 import math
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from dafw.errors import UserError
 from dafw.losses.entropy import entropy
 from dafw.nn.precision import full_precision
+from dafw.ranges import Range
 from dafw.recording import Recorded
 
 
@@ -28,16 +30,17 @@ class Rejection(Recorded, nn.Module):
         UserError: if an argument is out of range.
     """
 
+    config_key: ClassVar[str] = "model.rejection"
     fitted: Tensor
 
-    def __init__(self, threshold: float | None = None, keep: float = 0.95) -> None:
+    def __init__(
+        self,
+        threshold: Annotated[float, Range("must be a finite number or null")] | None = None,
+        keep: Annotated[float, Range("is a share, more than 0 and at most 1", 0, 1, above=True)] = 0.95,
+    ) -> None:
         super().__init__()
         if type(self).score is Rejection.score:
             raise UserError("model.rejection must be a class that scores samples: Entropy, Confidence or one of yours")
-        if threshold is not None and not math.isfinite(threshold):
-            raise UserError(f"model.rejection.threshold must be a finite number or null, not {threshold}")
-        if not 0 < keep <= 1:
-            raise UserError(f"model.rejection.keep is a share, more than 0 and at most 1, not {keep}")
         self.threshold, self.keep = threshold, keep
         self.register_buffer("fitted", torch.tensor(torch.nan))
 

@@ -26,6 +26,7 @@ from dafw.optim.schedules import Schedule
 from dafw.optim.sharpness import Sharpness
 from dafw.problems import Classification, Problem
 from dafw.problems.model import NetworkBase
+from dafw.ranges import NonNegativeFloat, PositiveFloat, RightOpenUnitInterval
 from dafw.recording import Recorded
 
 Losses = dict[str, Tensor]
@@ -55,6 +56,7 @@ class Method(
             see :mod:`dafw.evaluation.rejection`.
     """
 
+    config_key: ClassVar[str] = "model"
     #: Whether the class is a base of methods and no method itself.
     is_abstract: ClassVar[bool] = True
     default_norm: ClassVar[NormMode] = "joint"
@@ -87,18 +89,16 @@ class Method(
         problem: Problem | None = None,
         norm: NormMode | None = None,
         optimizer: str = "momentum",
-        lr: float = 0.01,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
+        lr: PositiveFloat = 0.01,
+        momentum: RightOpenUnitInterval = 0.9,
+        weight_decay: NonNegativeFloat = 0.0,
         schedule: Schedule | None = None,
-        ema_decay: float | None = None,
+        ema_decay: RightOpenUnitInterval | None = None,
         sharpness: Sharpness | None = None,
         rejection: Rejection | None = None,
     ) -> None:
         super().__init__()
         self.set_optimisation(optimizer, lr, momentum, weight_decay, schedule, sharpness)
-        if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise UserError(f"model.ema_decay must be at least 0 and below 1, not {ema_decay}")
         self.problem = problem or Classification()
         if self.kinds and self.problem.kind not in self.kinds:
             raise UserError(

@@ -1,6 +1,5 @@
 """The optimiser of a method: parameter groups, schedules, rules of sharpness, teachers."""
 
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -50,17 +49,11 @@ class Optimisation(Base):
         schedule: Schedule | None,
         sharpness: Sharpness | None,
     ) -> None:
-        """Checks and keeps the constructor's arguments of the same names.
+        """Keeps the constructor's arguments of the same names.
 
         Raises:
-            UserError: if a number is out of range or the optimiser is unknown.
+            UserError: if the optimiser is unknown.
         """
-        if not (math.isfinite(lr) and lr > 0):
-            raise UserError(f"model.lr must be a positive number, not {lr}")
-        if not (math.isfinite(weight_decay) and weight_decay >= 0):
-            raise UserError(f"model.weight_decay must be 0 or more, not {weight_decay}")
-        if not 0 <= momentum < 1:
-            raise UserError(f"model.momentum must be at least 0 and below 1, not {momentum}")
         self.optimizer = choose_optimizer(optimizer)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.schedule = schedule or InverseDecay()

@@ -25,6 +25,10 @@ class Requests(Base):
     views: tuple[str, ...] = ()
     #: Share of each target's training samples that is kept apart and comes as the batch's last rows.
     held_out: ClassVar[float] = 0.0
+    #: Samples of all sources together, and of all targets together, that a batch must hold, over all ranks.
+    least_rows: ClassVar[int] = 1
+    #: Samples of each domain that a batch must hold, over all ranks.
+    least_rows_of_domain: ClassVar[int] = 1
     problem: Problem
     transductive_reason: str
 
@@ -72,8 +76,11 @@ class Requests(Base):
             views=self.views,
             maps=self.problem.is_spatial,
             held_out=self.held_out,
+            least_rows=self.least_rows,
+            least_rows_of_domain=self.least_rows_of_domain,
             balanced=self.balanced,
             mixed_evaluation=bool(self.transductive_reason),
             evidence=self.supports_unsupervised_validators,
             steps_done=lambda: self.steps_done,
+            asker=type(self).__name__,
         )

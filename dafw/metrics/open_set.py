@@ -17,14 +17,15 @@ Average = Literal["sample", "class"]
 
 
 class OpenSetMetric(Metric):
-    """Base of the metrics that follow from a confusion matrix over the known classes and unknown.
+    """Base of the metrics that follow from how many samples of each class are predicted as that class.
 
     Args:
         num_classes: number K of known classes.
         options: passed to :class:`torchmetrics.Metric`.
 
     Attributes:
-        confusion: (K + 1, K + 1) int64 counts. Rows are true classes, columns predicted ones; the last is unknown.
+        samples: (K + 1,) int64, the number of samples of each class; the last is unknown.
+        hits: (K + 1,) int64, the number of those that were predicted as their class.
 
     Raises:
         UserError: if there is no known class.
@@ -33,13 +34,14 @@ class OpenSetMetric(Metric):
     is_differentiable: bool = False
     higher_is_better: bool = True
     full_state_update: bool = False
-    confusion: Tensor
+    samples: Tensor
+    hits: Tensor
 
     def __init__(self, num_classes: int, **options: Any) -> None:
         super().__init__(**options)
         self.num_classes = _known(num_classes)
-        counts = torch.zeros(num_classes + 1, num_classes + 1, dtype=torch.int64)
-        self.add_state("confusion", counts, dist_reduce_fx="sum")
+        for name in ("samples", "hits"):
+            self.add_state(name, torch.zeros(num_classes + 1, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Counts a batch.
@@ -52,21 +54,20 @@ class OpenSetMetric(Metric):
             RuntimeError: if one is outside this range; on an accelerator the device reports it later.
         """
         classes = self.num_classes + 1
-        cell = target.long() * classes + prediction.long()
         outside = (torch.minimum(target, prediction) < 0) | (torch.maximum(target, prediction) >= classes)
-        cell = torch.where(outside, classes * classes, cell)  # not a cell: it must not be counted in another one
-        counts = torch.zeros_like(self.confusion).flatten().scatter_add_(0, cell, torch.ones_like(cell))
-        self.confusion = self.confusion + counts.view_as(self.confusion)
+        place = torch.where(outside, classes, target.long())  # no class has this place: scatter_add raises
+        self.samples = self.samples.scatter_add(0, place, torch.ones_like(place))
+        self.hits = self.hits.scatter_add(0, place, (prediction == target).long())
 
     def recalls(self) -> Tensor:
         """(K + 1,) share of each class's samples that were predicted as that class; nan for a class without samples."""
-        return _share(self.confusion.diagonal(), self.confusion.sum(1))
+        return _share(self.hits, self.samples)
 
     def common_accuracy(self, average: Average) -> Tensor:
         """See :class:`CommonAccuracy`."""
         if average == "class":
             return self.recalls()[:-1].nanmean()
-        return _share(self.confusion.diagonal()[:-1].sum(), self.confusion[:-1].sum())
+        return _share(self.hits[:-1].sum(), self.samples[:-1].sum())
 
 
 class CommonAccuracy(OpenSetMetric):

@@ -21,6 +21,7 @@ from dafw.errors import UserError, choose
 from dafw.nn.precision import full_precision
 from dafw.problems.model import NetworkBase
 from dafw.problems.outputs import BoxOutputs
+from dafw.ranges import ClosedUnitInterval, PositiveInt
 
 Targets = Sequence[Mapping[str, Tensor]]
 Arch = Literal["fasterrcnn"]
@@ -89,13 +90,13 @@ class Detector(NetworkBase):
         backbone: BackboneName = "tiny",
         *,
         anchor_sizes: list[list[int]] | None = None,
-        anchors_per_image: int = 256,
-        regions_per_image: int = 512,
-        proposals_in_training: int = 2000,
-        proposals_in_test: int = 1000,
-        score_threshold: float = 0.05,
-        nms_threshold: float = 0.5,
-        detections_per_image: int = 100,
+        anchors_per_image: PositiveInt = 256,
+        regions_per_image: PositiveInt = 512,
+        proposals_in_training: PositiveInt = 2000,
+        proposals_in_test: PositiveInt = 1000,
+        score_threshold: ClosedUnitInterval = 0.05,
+        nms_threshold: ClosedUnitInterval = 0.5,
+        detections_per_image: PositiveInt = 100,
         in_channels: int = 3,
         **base,
     ) -> None:

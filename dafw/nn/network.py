@@ -1,7 +1,7 @@
 """The network every method trains: normalisation, a backbone, perhaps a bottleneck, and a label head."""
 
 from collections.abc import Callable
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from dafw.nn.mixstyle import Pairs, insert_mixstyle
 from dafw.nn.mlp import mlp
 from dafw.problems.model import NetworkBase
 from dafw.problems.outputs import Outputs
+from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 
 HeadKind = Literal["default", "weight_norm", "pretrained"]
 
@@ -77,29 +78,27 @@ class Network(NetworkBase):
         backbone: str = "mnist_net",
         *,
         weights: str | None = None,
-        bottleneck: int | None = None,
+        bottleneck: PositiveInt | None = None,
         bottleneck_relu: bool = True,
         head: HeadKind = "default",
-        head_width: int | None = None,
-        dropout: float = 0.0,
-        backbone_lr: float = 1.0,
-        in_channels: int = 3,
-        input_size: int | None = None,
+        head_width: PositiveInt | None = None,
+        dropout: Annotated[float, Range("is a share, at least 0 and below 1", 0, 1, below=True)] = 0.0,
+        backbone_lr: NonNegativeFloat = 1.0,
+        in_channels: PositiveInt = 3,
+        input_size: PositiveInt | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         channels_last: bool = False,
         compile: bool = False,
         backbone_args: dict[str, Any] | None = None,
         frozen: bool = False,
-        feature_cache: int = 0,
+        feature_cache: NonNegativeInt = 0,
         ibn: IBNForm | None = None,
-        mixstyle: list[int] | None = None,
+        mixstyle: list[NonNegativeInt] | None = None,
         mixstyle_alpha: float = 0.1,
-        mixstyle_p: float = 0.5,
+        mixstyle_p: ClosedUnitInterval = 0.5,
         mixstyle_pairs: Pairs = "random",
     ) -> None:
-        if not 0 <= dropout < 1:
-            raise UserError(f"dropout is a share, at least 0 and below 1, not {dropout}")
         choose("head", head, get_args(HeadKind))
         if head == "weight_norm" and head_width is not None:
             raise UserError("a weight-normalised head is one layer: leave out head_width, or head: weight_norm")
@@ -107,7 +106,7 @@ class Network(NetworkBase):
             raise UserError("head: pretrained needs weights with a classifier, no bottleneck and no head_width")
         if frozen and mixstyle:
             raise UserError("mixstyle does nothing in a frozen backbone, which is in evaluation mode")
-        if feature_cache < 0 or (feature_cache and not frozen):
+        if feature_cache and not frozen:
             raise UserError(f"feature_cache is a number of images and needs a frozen backbone, not {feature_cache}")
         keeps = head == "pretrained"
         made = make_backbone(backbone, in_channels, input_size, backbone_args or {}, weights, ibn, keeps)

@@ -6,7 +6,9 @@ A schedule keeps no counter, so it survives resume, gradient accumulation and an
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
+
+from dafw.ranges import Checked, NonNegativeFloat, RightOpenUnitInterval
 
 Per = Literal["progress", "step"]
 
@@ -67,8 +69,10 @@ def cosine(progress: float, warmup: float = 0.0) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (progress - warmup) / (1.0 - warmup))))
 
 
-class Schedule(ABC):
+class Schedule(Checked, ABC):
     """A factor over training, for learning rates and loss weights."""
+
+    config_key: ClassVar[str] = "model.schedule"
 
     @abstractmethod
     def __call__(self, progress: float, step: int) -> float:
@@ -99,7 +103,7 @@ class InverseDecay(Schedule):
         per: whether p is the share of training done or the number of steps done.
     """
 
-    alpha: float = 10.0
+    alpha: NonNegativeFloat = 10.0
     power: float = 0.75
     per: Per = "progress"
 
@@ -116,7 +120,7 @@ class Cosine(Schedule):
         warmup: share of training used for the warm-up, in [0, 1).
     """
 
-    warmup: float = 0.0
+    warmup: RightOpenUnitInterval = 0.0
 
     def __post_init__(self) -> None:
         cosine(0.0, self.warmup)  # a wrong value is an error before any training

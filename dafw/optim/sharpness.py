@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from dafw.errors import UserError
 from dafw.optim.sam import ascent, perturbed
+from dafw.ranges import NonNegativeFloat
 from dafw.recording import Recorded
 
 #: Computes the gradients at the current values of the parameters, one tensor for each parameter.
@@ -28,6 +29,7 @@ class Sharpness(Recorded):
         local: whether each rank computes its first gradient from its own rows only.
     """
 
+    config_key: ClassVar[str] = "model.sharpness"
     passes: ClassVar[int] = 2
     local: bool = False
 
@@ -61,8 +63,8 @@ class SAM(Sharpness):
         UserError: if ``rho`` is negative.
     """
 
-    def __init__(self, rho: float = 0.05, local: bool = False) -> None:
-        self.rho, self.local = _length("rho", rho), local
+    def __init__(self, rho: NonNegativeFloat = 0.05, local: bool = False) -> None:
+        self.rho, self.local = rho, local
 
     def gradient(self, parameters: Sequence[Tensor], here: list[Tensor], evaluate: Evaluate) -> list[Tensor]:
         """See :class:`Sharpness`."""
@@ -85,8 +87,8 @@ class SAGM(Sharpness):
         UserError: if ``rho`` or ``alpha`` is negative.
     """
 
-    def __init__(self, rho: float = 0.05, alpha: float = 0.001) -> None:
-        self.rho, self.alpha = _length("rho", rho), _length("alpha", alpha)
+    def __init__(self, rho: NonNegativeFloat = 0.05, alpha: NonNegativeFloat = 0.001) -> None:
+        self.rho, self.alpha = rho, alpha
 
     def gradient(self, parameters: Sequence[Tensor], here: list[Tensor], evaluate: Evaluate) -> list[Tensor]:
         """See :class:`Sharpness`."""
@@ -117,10 +119,10 @@ class GAM(Sharpness):
 
     passes: ClassVar[int] = 4
 
-    def __init__(self, rho: float = 0.05, rho_norm: float = 0.1, weight: float = 1.0) -> None:
-        self.rho, self.rho_norm, self.weight = (
-            _length(name, value) for name, value in (("rho", rho), ("rho_norm", rho_norm), ("weight", weight))
-        )
+    def __init__(
+        self, rho: NonNegativeFloat = 0.05, rho_norm: NonNegativeFloat = 0.1, weight: NonNegativeFloat = 1.0
+    ) -> None:
+        self.rho, self.rho_norm, self.weight = rho, rho_norm, weight
         if rho == 0:
             raise UserError("rho of GAM is a distance to measure over: more than 0")
 
@@ -136,12 +138,6 @@ class GAM(Sharpness):
         with perturbed(parameters, ascent(here, self.rho)):
             there = evaluate()
         return list(torch._foreach_div(torch._foreach_sub(there, here), self.rho))
-
-
-def _length(name: str, value: float) -> float:
-    if not value >= 0:
-        raise UserError(f"model.sharpness.{name} must be 0 or more, not {value}")
-    return value
 
 
 class SharpnessAware(Optimizer):

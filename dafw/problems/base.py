@@ -66,6 +66,7 @@ class Problem(Recorded):
     those of the first rows of a batch, see :class:`~dafw.data.batch.Batch`.
     """
 
+    config_key: ClassVar[str] = "model.problem"
     #: The kind of prediction: classification, segmentation, detection, ...
     kind: ClassVar[str] = ""
     #: The metric that tables print.

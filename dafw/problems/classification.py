@@ -16,6 +16,7 @@ from dafw.files import write_atomically
 from dafw.metrics import CommonAccuracy, open_set_metrics
 from dafw.problems.base import Picture, Predicted, Problem, Shown
 from dafw.problems.outputs import Outputs
+from dafw.ranges import ClosedUnitInterval
 
 
 class Classification(Problem):
@@ -30,7 +31,7 @@ class Classification(Problem):
     open_primary: ClassVar[str] = "h_score"
     supports_unsupervised_validators: ClassVar[bool] = True
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
+    def __init__(self, label_smoothing: ClosedUnitInterval = 0.0) -> None:
         self.label_smoothing = label_smoothing
 
     # ---- learning

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dafw.data.padding import valid_positions
 from dafw.errors import UserError
 from dafw.problems.outputs import RowOutputs
+from dafw.ranges import NonNegativeFloat, PositiveInt
 from dafw.recording import Recorded
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class NetworkBase(Recorded, nn.Module):
         UserError: a value is out of range.
     """
 
+    config_key: ClassVar[str] = "model.network"
     head: nn.Module | None
     num_classes: int | None
     shift: Tensor
@@ -57,8 +59,8 @@ class NetworkBase(Recorded, nn.Module):
         backbone: nn.Module,
         num_features: int,
         *,
-        backbone_lr: float = 1.0,
-        in_channels: int = 3,
+        backbone_lr: NonNegativeFloat = 1.0,
+        in_channels: PositiveInt = 3,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         channels_last: bool = False,
@@ -66,8 +68,6 @@ class NetworkBase(Recorded, nn.Module):
         frozen: bool = False,
     ) -> None:
         super().__init__()
-        if backbone_lr < 0:
-            raise UserError(f"backbone_lr is a multiple of the learning rate, 0 or more, not {backbone_lr}")
         self.num_features, self.num_classes = num_features, None
         self.backbone_lr, self.channels_last, self.frozen = backbone_lr, channels_last, frozen
         self.backbone = backbone

@@ -18,6 +18,7 @@ from dafw.problems.mask_files import write_masks
 from dafw.problems.outputs import MaskOutputs
 from dafw.problems.pictures import picture
 from dafw.problems.ranks import share_of_all
+from dafw.ranges import NonNegativeFloat, PositiveInt
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,11 +47,7 @@ class Segmentation(Problem):
     most_shown: ClassVar[int] = 3
     predictions_name: ClassVar[str] = "predictions"
 
-    def __init__(self, auxiliary_weight: float = 0.4, evidence_grid: int = 4) -> None:
-        if auxiliary_weight < 0:
-            raise UserError(f"model.problem.auxiliary_weight must be 0 or more, not {auxiliary_weight}")
-        if evidence_grid < 1:
-            raise UserError(f"model.problem.evidence_grid must be at least 1, not {evidence_grid}")
+    def __init__(self, auxiliary_weight: NonNegativeFloat = 0.4, evidence_grid: PositiveInt = 4) -> None:
         self.auxiliary_weight, self.evidence_grid = auxiliary_weight, evidence_grid
 
     # ---- learning

@@ -56,7 +56,7 @@ def collect_result(
         config_hash=config_hash(config),
         steps=method.steps_done,
         seconds={name: round(value, 3) for name, value in clock.now().items()},
-        num_target_test=sum(len(data.domain(name, "test")) for name in data.target),
+        num_target_test=method.evaluator.num_target_test,
         metric=method.problem.open_primary if data.has_unknown else primary,
         label_sets={"kind": data.class_sets.kind, **data.class_sets.counts},
         undefined_reason=undefined_reason(data),

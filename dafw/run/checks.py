@@ -1,5 +1,6 @@
 """What is checked before a run trains."""
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,40 @@ from dafw.checkpoints import check_classes, check_method, check_samples, checkpo
 from dafw.errors import UserError, choose
 from dafw.lightning_adapter import connect
 from dafw.methods import Method
+from dafw.ranges import Range, check_ranges
 from dafw.run.identity import ORACLE, config_hash, data_paths
 from dafw.selection import VALIDATORS
+
+_ONE, _NONE = Range("must be at least 1", 1), Range("must be at least 0", 0)
+#: What the numbers among the trainer's arguments must be, where Lightning does not say it in a sentence.
+TRAINER = {
+    **dict.fromkeys(("num_nodes", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"), _ONE),
+    **dict.fromkeys(("min_epochs", "min_steps", "gradient_clip_val", "limit_val_batches", "limit_test_batches"), _NONE),
+    **dict.fromkeys(("max_epochs", "max_steps", "num_sanity_val_steps"), Range("must be at least -1", -1)),
+    "val_check_interval": Range("must be above 0", 0, above=True),
+}
+
+
+def check_trainer_arguments(trainer: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Checks the trainer's arguments before anything is made.
+
+    Args:
+        trainer: the arguments of the trainer.
+        data: the arguments of the datamodule.
+
+    Raises:
+        UserError: if a number is out of range, no validation would ever come, or nothing would be tested.
+    """
+    check_ranges("trainer", trainer, TRAINER)
+    if trainer.get("limit_test_batches") == 0:
+        raise UserError("trainer.limit_test_batches is 0, and a run ends with a test: leave it out")
+    every, steps = trainer.get("val_check_interval"), data.get("steps_per_epoch")
+    within_epoch = trainer.get("check_val_every_n_epoch", 1) is not None
+    if isinstance(every, int) and isinstance(steps, int) and every > steps and within_epoch:
+        raise UserError(
+            f"trainer.val_check_interval is {every}, and an epoch has {steps} steps (data.steps_per_epoch): give "
+            "trainer.check_val_every_n_epoch null to count the steps of the whole training"
+        )
 
 
 def refuse_other_run(folder: Path, config: dict[str, Any]) -> None:
@@ -75,23 +108,29 @@ def check_trainer(trainer: pl.Trainer, method: Method, allow_oracle: bool) -> No
     Raises:
         UserError: if the training has no end, if the trainer cuts epochs short, or see :func:`check_monitors`.
     """
-    check_monitors(trainer, method, allow_oracle)
+    check_monitors(trainer.callbacks, method, allow_oracle)  # type: ignore[attr-defined]
     if trainer.max_epochs == -1 and trainer.max_steps == -1:
         raise UserError("the training has no end: give trainer.max_epochs or trainer.max_steps")
     if trainer.limit_train_batches != 1.0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise UserError("an epoch has data.steps_per_epoch steps: give that instead of trainer.limit_train_batches")
 
 
-def check_monitors(trainer: pl.Trainer, method: Method, allowed: bool) -> None:
+def check_monitors(callbacks: Iterable[pl.Callback], method: Method, allowed: bool) -> None:
     """Checks that no target label chooses a checkpoint or stops a run, and that every monitored value exists.
 
+    A method that is not of this package may log values of its own, so a name that has none of the two prefixes below
+    may be one of them.
+
     Raises:
-        UserError: if a callback monitors an ``oracle/`` value although that is not allowed, an unknown ``val/`` value,
-            or any value of a validation in a setting without one.
+        UserError: if a callback monitors an ``oracle/`` value although that is not allowed, an unknown value, or any
+            value of a validation in a setting without one.
     """
     known = [f"val/{name}" for name in directions(method)]
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        monitor = str(getattr(callback, "monitor", None))
+    logs_more = not type(method).__module__.startswith("dafw.")
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if not isinstance(monitor, str):
+            continue
         if method.setting.streams_target and monitor.startswith((ORACLE, "val/")):
             raise UserError(
                 f'{type(callback).__name__} monitors "{monitor}", and a {method.setting.name} run has no validation'
@@ -101,7 +140,7 @@ def check_monitors(trainer: pl.Trainer, method: Method, allowed: bool) -> None:
                 f'{type(callback).__name__} monitors "{monitor}", which target labels decide: '
                 f"use {', '.join(known[-1:] + known[:2])} or say run.allow_oracle: true"
             )
-        if monitor.startswith("val/"):
+        if monitor.startswith("val/") or not (logs_more or monitor.startswith(ORACLE)):
             choose(f"monitor of {type(callback).__name__}", monitor, known)
 
 

@@ -26,7 +26,9 @@ from dafw.errors import UserError, causes, sentence
 from dafw.files import trouble
 from dafw.methods.starting import find_checkpoint
 from dafw.nn.backbones import check_known
+from dafw.plain_yaml import load_yaml
 from dafw.run.arguments import MODE, with_text_names
+from dafw.run.checks import check_trainer_arguments
 from dafw.run.config_errors import broken_file, check_augment, check_constructor, explain, find_class
 from dafw.run.loggers import WandbMode
 from datamodules.base import DomainDataModule
@@ -125,6 +127,7 @@ class DafwCLI(LightningCLI):
                 raise UserError(f"{key} must be given")
             check_constructor(key, self.config[key]["class_path"], self.config[key]["init_args"])
         check_augment(self.config["data"]["init_args"].get("augment"))
+        check_trainer_arguments(self.config["trainer"], self.config["data"]["init_args"])
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Keeps the arguments. The trainer is made when the run directory is known."""
@@ -196,7 +199,7 @@ def _models(arguments: list[str]) -> Iterator[dict[str, Any]]:
             yield {"network": {}}
         elif key == "--config":
             with suppress(OSError, ValueError, yaml.YAMLError):  # which the parser reports
-                held = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+                held = load_yaml(Path(value).read_text(encoding="utf-8"))
                 model = held.get("model") if isinstance(held, dict) else None
                 yield {"class_path": model} if isinstance(model, str) else model if isinstance(model, dict) else {}
 

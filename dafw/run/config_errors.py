@@ -18,6 +18,7 @@ from dafw.errors import UserError, nearest
 from dafw.evaluation.rejection import Rejection
 from dafw.optim.schedules import Schedule
 from dafw.optim.sharpness import Sharpness
+from dafw.plain_yaml import load_yaml
 from dafw.problems import NetworkBase, Problem
 
 _KEY = re.compile(r'(?:Parser key|Key) "([\w.]+)"')
@@ -262,7 +263,7 @@ def broken_file(arguments: Sequence[str]) -> str:
         path = Path(word)
         if path.suffix in (".yaml", ".yml", ".json") and path.is_file():
             try:
-                if not isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict):
+                if not isinstance(load_yaml(path.read_text(encoding="utf-8")), dict):
                     return f"{path} is no configuration: it must have keys such as model, data and trainer"
             except yaml.MarkedYAMLError as error:
                 mark = error.problem_mark

@@ -1,5 +1,6 @@
 """Where a run starts. Nothing here imports torch before it does, so a worker can set torch's environment first."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,33 @@ def execute(config: dict[str, Any], root: Path) -> Path:
 
         fit(parse(["--config", str(folder / "asked.yaml")]))
     return folder
+
+
+def inspect(config: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Makes the method, the data and the callbacks of a run, and trains nothing.
+
+    Args:
+        config: as for :func:`execute`.
+
+    Returns:
+        The names of the domains that the data has, and those of the scores that a validation of the run records.
+
+    Raises:
+        UserError: for a mistake in the configuration.
+    """
+    from dafw.run.checks import check_monitors, directions
+    from dafw.run.config import parse
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "asked.yaml")
+        path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        cli = parse(["--config", str(path)])
+    given = cli.config_init["trainer"]["callbacks"] or []
+    callbacks = given if isinstance(given, list) else [given]
+    check_monitors(callbacks, cli.model, cli.config_init["run"].allow_oracle)
+    primary = f"source_train_{cli.model.problem.primary}"
+    scores = (*directions(cli.model), *([primary] if cli.datamodule.evaluate_train else []))
+    return tuple(cli.datamodule.domain_names), scores
 
 
 def run_command(command: str, arguments: Sequence[str]) -> int:

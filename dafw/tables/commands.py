@@ -11,6 +11,7 @@ from rich.console import Console
 from dafw.escape import terminal
 from dafw.files import user_path
 from dafw.run.worker import EXECUTE
+from dafw.tables.checking import check_runs
 from dafw.tables.grid import Table
 from dafw.tables.overlay import parse_settings
 from dafw.tables.pages import write_pages
@@ -115,6 +116,8 @@ def _run(table: Table, args: argparse.Namespace) -> int:
             print(terminal(f"{found[cell.label]:<12} {cell.label:<50} {where}"))
         return 0
     make_sheet(store)  # an unknown criterion fails before any run is made
+    if args.function == EXECUTE:
+        check_runs(store)
     reporter = make_reporter(Console(stderr=True) if sys.stderr.isatty() else Console())
     if args.launcher == "slurm":
         from dafw.tables.slurm import parse_cluster, submit_table

@@ -13,13 +13,15 @@ def split_task(task: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Sources and targets of ``a,b->c``.
 
     Raises:
-        UserError: if it is not of that form.
+        UserError: if it is not of that form, or names a domain twice.
     """
     sides = [tuple(name.strip() for name in side.split(",")) for side in task.split("->")]
     if len(sides) != 2 or not all(name for side in sides for name in side):
         raise UserError(f'the task "{task}" is not of the form source->target (quote one of several sources: "a,b->c")')
     if any(len(set(side)) != len(side) for side in sides):
         raise UserError(f'the task "{task}" names a domain twice')
+    if both := set(sides[0]) & set(sides[1]):
+        raise UserError(f'the task "{task}" has {min(both)} as a source and as a target')
     return sides[0], sides[1]
 
 
@@ -70,8 +72,8 @@ def read_name(where: str, given: Any) -> str:
 
 def read_seeds(where: str, given: Any) -> tuple[int, ...]:
     """Returns the seeds, each once."""
-    if not isinstance(given, list) or not all(type(seed) is int and seed >= 0 for seed in given):
-        raise UserError(f"seeds in {where} is a list of whole numbers from 0, as in [0, 1, 2]")
+    if not isinstance(given, list) or not all(type(seed) is int and 0 <= seed < 2**32 for seed in given):
+        raise UserError(f"seeds in {where} is a list of whole numbers from 0 to 2**32 - 1, as in [0, 1, 2]")
     if len(set(given)) != len(given):
         raise UserError(f"seeds in {where} names a seed twice")
     return tuple(given)
@@ -105,13 +107,20 @@ def read_notes(where: str, given: Any) -> tuple[str, ...]:
 
 
 def check_parts(where: str, parts: Mapping[str, Any]) -> None:
-    """Refuses keys that no part has, and tasks that are not in the table."""
+    """Refuses keys that no part has, values of another form, and what a table itself decides."""
     for section in SECTIONS:
         part = parts.get(section) or {}
         mapping(f"{section} of {where}", part, OBJECT_KEYS if section in ("model", "data") else part)
+        if section in ("model", "data"):
+            if not isinstance(part.get("class_path", ""), str):
+                raise UserError(f"class_path of {section} of {where} is the name of a class, not {part['class_path']}")
+            for key in OBJECT_KEYS[1:]:
+                mapping(f"{key} of {section} of {where}", part.get(key) or {}, part.get(key) or {})
     for key in ("source", "target"):
         if key in ((parts.get("data") or {}).get("init_args") or {}):
             raise UserError(f'{where} sets the {key} of the data, which comes from "tasks"')
+    if (parts.get("trainer") or {}).get("limit_test_batches") not in (None, 1.0):
+        raise UserError(f"{where} sets trainer.limit_test_batches, and a table shows accuracies of whole test splits")
 
 
 def read_parts(where: str, given: Any, keys: Sequence[str]) -> dict[str, Any]:

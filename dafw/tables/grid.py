@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,10 @@ class Table:
 
     def runs(self) -> list[Cell]:
         """All runs to make: the cells, and the helpers by which checkpoints are chosen."""
+        return list(self._runs)
+
+    @cached_property
+    def _runs(self) -> list[Cell]:
         return [*self.cells(), *self.helpers()]
 
     @staticmethod
@@ -127,7 +132,7 @@ class Table:
             for left in sources
         }
 
-    @property
+    @cached_property
     def chosen_by_left_out(self) -> frozenset[str]:
         """The rows whose checkpoints :data:`LEFT_OUT` chooses: not those that train on the target's labels, which are
         then the left-out domain's too, nor those that average their weights, which have one checkpoint alone.
@@ -135,12 +140,12 @@ class Table:
         averaged = {row.name for row in self.rows if any(map(averages_weights, self._configs(row)))}
         return frozenset(row.name for row in self.rows) - self.oracles - averaged
 
-    @property
+    @cached_property
     def oracles(self) -> frozenset[str]:
         """The rows with a run that trains on target labels, or that starts from such a run."""
         return self.descended({row.name for row in self.rows if any(map(trains_on_target_labels, self._configs(row)))})
 
-    @property
+    @cached_property
     def monitoring(self) -> tuple[str, ...]:
         """The rows with a run in which a callback may monitor a value of target labels."""
         return tuple(row.name for row in self.rows if any(map(may_monitor_target_labels, self._configs(row))))

@@ -11,6 +11,7 @@ Columns: ``method,task,value,std,n,metric,source,provenance,note``. Values and s
 """
 
 import csv
+import io
 import math
 import re
 from dataclasses import dataclass
@@ -55,8 +56,12 @@ def read_published(path: Path, tasks: set[str]) -> tuple[Published, ...]:
     """
     if not path.is_file():
         raise UserError(f'there is no file "{path.name}" beside the table for its published numbers, in {path.parent}')
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name} is not UTF-8: save it in that encoding") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
         header = reader.fieldnames or []
         for column in header:
             choose(f"column of {path.name}", column, COLUMNS)
@@ -64,6 +69,8 @@ def read_published(path: Path, tasks: set[str]) -> tuple[Published, ...]:
         if missing:
             raise UserError(f"{path.name} lacks the column {missing[0]} (it takes {','.join(COLUMNS)})")
         return tuple(_line(f"{path.name}, line {reader.line_num}", line, tasks) for line in reader)
+    except csv.Error as error:
+        raise UserError(f"{path.name}, line {reader.line_num + 1} is not CSV: {error}") from error
 
 
 def _line(where: str, line: dict[str, str | None], tasks: set[str]) -> Published:
@@ -86,12 +93,19 @@ def _line(where: str, line: dict[str, str | None], tasks: set[str]) -> Published
         task=task,
         value=value,
         std=_number(where, "std", text["std"]) if text["std"] else None,
-        n=int(_number(where, "n", text["n"])) if text["n"] else None,
+        n=_seeds(where, text["n"]) if text["n"] else None,
         metric=text["metric"],
         source=text["source"],
         provenance=text["provenance"],
         note=text["note"],
     )
+
+
+def _seeds(where: str, text: str) -> int:
+    number = _number(where, "n", text)
+    if number < 1 or number != int(number):
+        raise UserError(f"{where}: the n {text} is no number of runs")
+    return int(number)
 
 
 def _number(where: str, column: str, text: str) -> float:

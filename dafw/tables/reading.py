@@ -41,9 +41,10 @@ from typing import Any
 
 import yaml
 
-from dafw.errors import UserError, choose
+from dafw.errors import UserError, choose, sentence
 from dafw.files import user_path
 from dafw.names import cut, quoted
+from dafw.plain_yaml import load_yaml
 from dafw.tables.controls import control_arguments
 from dafw.tables.fields import (
     mapping,
@@ -102,10 +103,12 @@ def load_table(path: Path) -> Table:
         UserError: naming the key, the task, the row or the file that is wrong.
     """
     try:
-        given = yaml.safe_load(quoted(path.read_text(encoding="utf-8"), NAMES, OPTIONAL))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        given = load_yaml(quoted(path.read_text(encoding="utf-8"), NAMES, OPTIONAL))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
         raise UserError(f"{path.name} is not YAML{f': look at line {mark.line + 1}' if mark else ''}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.name} is not YAML: {sentence(error)}") from error
     given = mapping(path.name, given, KEYS)
     for key in ("tasks", "seeds", "rows"):
         if not given.get(key):

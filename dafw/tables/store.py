@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
@@ -111,8 +112,9 @@ class Store:
     directories: Mapping[tuple[str, str, int], Path]
     results: Mapping[tuple[str, str, int], CellResult]
     broken: Mapping[tuple[str, str, int], str]
+    _scores: dict[tuple[str, str, int, str], dict[str, float] | None] = field(default_factory=dict, init=False)
 
-    @property
+    @cached_property
     def oracles(self) -> frozenset[str]:
         """The rows that target labels train, by configuration or by result, and the rows that start from such a row."""
         return self.table.descended({name for (name, _, _), result in self.results.items() if result.run.oracle}).union(
@@ -155,7 +157,14 @@ class Store:
 
         :data:`LEFT_OUT` uses the runs that each left out one source. It chooses the validation at which they are best,
         on average, on the source that they left out. Their scores on this task's target have no part in the choice.
+        A choice is made once.
         """
+        key = row, task, seed, criterion
+        if key not in self._scores:
+            self._scores[key] = self._choose(*key)
+        return self._scores[key]
+
+    def _choose(self, row: str, task: str, seed: int, criterion: str) -> dict[str, float] | None:
         result = self.get(row, task, seed)
         if result is None or criterion != LEFT_OUT or result.run.averaged:
             return result.scores(criterion) if result is not None else None

@@ -10,6 +10,7 @@ import yaml
 
 from dafw.errors import UserError, choose, nearest
 from dafw.files import user_path
+from dafw.plain_yaml import load_yaml
 
 SECTIONS = ("model", "data", "trainer")
 FORM = "KEY=LOW:HIGH, KEY=LOW:HIGH:log, KEY=LOW:HIGH:linear or KEY=A,B,C"
@@ -107,7 +108,7 @@ def parse_space(given: str) -> list[Dimension]:
         raise UserError(f'--space takes {FORM}, or a file: there is no file "{given}"')
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # as text: 1:30 is no 90 here
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not YAML") from error
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path} must hold keys with ranges or choices, as in lr: 0.001:0.1")
@@ -131,7 +132,7 @@ def _dimension(key: str, value: Any) -> Dimension:
 
 def _scalar(text: Any) -> Any:
     try:
-        value = yaml.safe_load(text) if isinstance(text, str) else text
+        value = load_yaml(text) if isinstance(text, str) else text
     except yaml.YAMLError:
         return text
     try:

@@ -3,7 +3,7 @@
 import math
 from functools import reduce
 from operator import add
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.nn.teacher import Teacher
 from dafw.optim.schedules import dann_ramp
+from dafw.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 
 
 class ADDA(ManualOptimization, AdaptationMethod):
@@ -74,20 +75,18 @@ class ADDA(ManualOptimization, AdaptationMethod):
         self,
         network: Network,
         *,
-        width: int = 500,
-        depth: int = 2,
+        width: PositiveInt = 500,
+        depth: NonNegativeInt = 2,
         critic_norm: bool = False,
-        pretrain: float = 0.5,
-        adversarial_lr: float = 1.0,
+        pretrain: Annotated[float, Range("is a share of training, at least 0 and below 1", 0, 1, below=True)] = 0.5,
+        adversarial_lr: NonNegativeFloat = 1.0,
         encoder_loss: Literal["inverted", "reversed"] = "inverted",
-        ramp_steps: int = 1000,
-        ramp_height: float = 2.0,
-        weight: float = 1.0,
+        ramp_steps: PositiveInt = 1000,
+        ramp_height: NonNegativeFloat = 2.0,
+        weight: NonNegativeFloat = 1.0,
         **base,
     ) -> None:
         super().__init__(network, **base)
-        if not 0 <= pretrain < 1:
-            raise UserError(f"model.pretrain is a share of training, at least 0 and below 1, not {pretrain}")
         if self.norm == "domain_specific":
             raise UserError("ADDA has an encoder for each domain: model.norm cannot be domain_specific")
         self.pretrain, self.adversarial_lr, self.weight = pretrain, adversarial_lr, weight

@@ -8,6 +8,7 @@ from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
 from dafw.optim.schedules import dann_ramp
 from dafw.problems import NetworkBase
+from dafw.ranges import NonNegativeFloat, PositiveInt
 
 
 class AdversarialMethod(AdaptationMethod, abstract=True):
@@ -28,10 +29,10 @@ class AdversarialMethod(AdaptationMethod, abstract=True):
         self,
         network: NetworkBase,
         *,
-        weight: float = 1.0,
-        gamma: float = 10.0,
-        ramp_steps: int | None = None,
-        ramp_height: float = 1.0,
+        weight: NonNegativeFloat = 1.0,
+        gamma: NonNegativeFloat = 10.0,
+        ramp_steps: PositiveInt | None = None,
+        ramp_height: NonNegativeFloat = 1.0,
         **base,
     ) -> None:
         super().__init__(network, **base)

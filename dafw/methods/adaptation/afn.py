@@ -11,6 +11,7 @@ from dafw.methods.base import Losses
 from dafw.nn.dropout import NormPreservingDropout
 from dafw.nn.network import Network
 from dafw.problems import Outputs
+from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveFloat
 
 
 class AFN(AdaptationMethod):
@@ -44,11 +45,11 @@ class AFN(AdaptationMethod):
         network: Network,
         *,
         variant: Literal["stepwise", "hard"] = "stepwise",
-        step: float = 1.0,
-        radius: float = 25.0,
-        weight: float = 0.05,
-        entropy_weight: float = 0.0,
-        dropout: float = 0.0,
+        step: NonNegativeFloat = 1.0,
+        radius: PositiveFloat = 25.0,
+        weight: NonNegativeFloat = 0.05,
+        entropy_weight: NonNegativeFloat = 0.0,
+        dropout: ClosedUnitInterval = 0.0,
         **base,
     ) -> None:
         super().__init__(network, **base)

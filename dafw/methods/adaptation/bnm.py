@@ -7,6 +7,7 @@ from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
 from dafw.nn.network import Network
 from dafw.problems import Outputs
+from dafw.ranges import NonNegativeFloat
 
 
 class BNM(AdaptationMethod):
@@ -32,7 +33,7 @@ class BNM(AdaptationMethod):
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 3.0), "lr": (1e-3, 1e-1)}
 
     def __init__(  # type: ignore[no-untyped-def]
-        self, network: Network, *, scale: Literal["rows", "values"] = "rows", weight: float = 1.0, **base
+        self, network: Network, *, scale: Literal["rows", "values"] = "rows", weight: NonNegativeFloat = 1.0, **base
     ) -> None:
         super().__init__(network, **base)
         self.scale, self.weight = scale, weight

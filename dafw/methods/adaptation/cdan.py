@@ -13,6 +13,7 @@ from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.nn.reversal import reverse_gradient
 from dafw.problems import Outputs
+from dafw.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 #: Largest width of an outer product; wider ones are projected.
 WIDEST = 4096
@@ -55,13 +56,13 @@ class CDAN(AdversarialMethod):
         *,
         entropy: bool = False,
         randomized: bool | None = None,
-        random_width: int = 1024,
-        width: int = 1024,
-        depth: int = 2,
+        random_width: PositiveInt = 1024,
+        width: PositiveInt = 1024,
+        depth: NonNegativeInt = 2,
         critic_norm: bool = False,
-        gamma: float = 10.0,
-        ramp_steps: int | None = None,
-        weight: float = 1.0,
+        gamma: NonNegativeFloat = 10.0,
+        ramp_steps: PositiveInt | None = None,
+        weight: NonNegativeFloat = 1.0,
         **base,
     ) -> None:
         super().__init__(network, weight=weight, gamma=gamma, ramp_steps=ramp_steps, **base)

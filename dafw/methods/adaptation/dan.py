@@ -7,6 +7,7 @@ from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
 from dafw.nn.network import Network
 from dafw.problems import Outputs
+from dafw.ranges import NonNegativeFloat
 
 
 class DAN(AdaptationMethod):
@@ -28,6 +29,7 @@ class DAN(AdaptationMethod):
         base: see :class:`~dafw.methods.base.Method`. tllib trains it with lr 0.003.
     """
 
+    least_rows: ClassVar[int] = 2
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 2.0), "lr": (1e-3, 1e-1)}
 
@@ -35,7 +37,7 @@ class DAN(AdaptationMethod):
         self,
         network: Network,
         *,
-        weight: float = 1.0,
+        weight: NonNegativeFloat = 1.0,
         estimator: Literal["unbiased", "biased", "tllib"] = "unbiased",
         linear: bool = False,
         **base,

@@ -9,6 +9,7 @@ from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.nn.mlp import mlp
 from dafw.nn.reversal import reverse_gradient
 from dafw.problems import NetworkBase, RowOutputs
+from dafw.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 
 class DANN(AdversarialMethod):
@@ -42,12 +43,12 @@ class DANN(AdversarialMethod):
         self,
         network: NetworkBase,
         *,
-        width: int = 1024,
-        depth: int = 2,
+        width: PositiveInt = 1024,
+        depth: NonNegativeInt = 2,
         critic_norm: bool = False,
-        gamma: float = 10.0,
-        ramp_steps: int | None = None,
-        weight: float = 1.0,
+        gamma: NonNegativeFloat = 10.0,
+        ramp_steps: PositiveInt | None = None,
+        weight: NonNegativeFloat = 1.0,
         **base,
     ) -> None:
         super().__init__(network, weight=weight, gamma=gamma, ramp_steps=ramp_steps, **base)

@@ -23,6 +23,7 @@ from dafw.nn.precision import full_precision
 from dafw.optim.schedules import InverseDecay
 from dafw.problems import Outputs
 from dafw.problems.model import NetworkBase
+from dafw.ranges import NonNegativeFloat, PositiveInt
 
 #: The one kernel on class scores: count and bandwidth (read in the authors' code).
 ON_SCORES: dict[str, Any] = {"count": 1, "bandwidth": 1.68}
@@ -70,6 +71,7 @@ class DCAN(AdaptationMethod):
     """
 
     default_norm: ClassVar[NormMode] = "frozen"
+    least_rows: ClassVar[int] = 2
     control: ClassVar[dict[str, Any]] = {"alpha": 0.0, "beta": 0.0}
     control_difference_reason: ClassVar[str] = (
         "attention has a path for each domain, the classifier starts from other weights, and what shifts and scales a"
@@ -81,12 +83,12 @@ class DCAN(AdaptationMethod):
         self,
         network: Network,
         *,
-        alpha: float = 1.5,
-        beta: float = 0.1,
-        width: int = 128,
-        subset: float = 0.8,
-        block_lr: float = 0.001,
-        ten_crop: int | None = None,
+        alpha: NonNegativeFloat = 1.5,
+        beta: NonNegativeFloat = 0.1,
+        width: PositiveInt = 128,
+        subset: NonNegativeFloat = 0.8,
+        block_lr: NonNegativeFloat = 0.001,
+        ten_crop: PositiveInt | None = None,
         mode: Literal["paper", "authors"] = "paper",
         **base,
     ) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.data.setting import Balanced
-from dafw.errors import UserError
 from dafw.losses.class_discrepancy import contrastive_discrepancy
 from dafw.losses.prototypes import move_prototypes, prototype_cross_entropy
 from dafw.methods.adaptation.base import AdaptationMethod
@@ -24,6 +23,7 @@ from dafw.nn.norm import NormMode
 from dafw.nn.precision import full_precision
 from dafw.optim.schedules import exponential_ramp
 from dafw.problems import Outputs
+from dafw.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
 
 LOG = logging.getLogger(__name__)
 
@@ -105,32 +105,25 @@ class DCC(VariableLengthBuffers, AdaptationMethod):
         self,
         network: Network,
         *,
-        balanced_weight: float = 1.0,
-        cdd_weight: float = 0.1,
-        prototype_weight: float = 1.0,
-        classes: int = 10,
-        per_class: int = 3,
-        temperature: float = 0.1,
-        gamma: float = 3.0,
-        ramp_steps: int | None = 5000,
-        warmup_steps: int = 0,
-        k_step: int = 2,
-        k_first: int | None = None,
-        k_limit: float = 3.0,
-        k_patience: int = 3,
-        kmeans_trials: int = 10,
+        balanced_weight: NonNegativeFloat = 1.0,
+        cdd_weight: NonNegativeFloat = 0.1,
+        prototype_weight: NonNegativeFloat = 1.0,
+        classes: PositiveInt = 10,
+        per_class: PositiveInt = 3,
+        temperature: PositiveFloat = 0.1,
+        gamma: NonNegativeFloat = 3.0,
+        ramp_steps: PositiveInt | None = 5000,
+        warmup_steps: NonNegativeInt = 0,
+        k_step: PositiveInt = 2,
+        k_first: PositiveInt | None = None,
+        k_limit: Annotated[float, Range("must be at least 1", 1)] = 3.0,
+        k_patience: PositiveInt = 3,
+        kmeans_trials: PositiveInt = 10,
         cdd_normaliser: Literal["batch", "matched"] = "batch",
         **base,
     ) -> None:
         super().__init__(network, **base)
         self.k_first = k_step if k_first is None else k_first
-        counts = {"classes": classes, "per_class": per_class, "kmeans_trials": kmeans_trials}
-        search_counts = {"k_step": k_step, "k_first": self.k_first, "k_limit": k_limit, "k_patience": k_patience}
-        for name, value in {**counts, **search_counts}.items():
-            if value < 1:
-                raise UserError(f"model.{name} must be at least 1, not {value}")
-        if not temperature > 0:
-            raise UserError(f"model.temperature must be a positive number, not {temperature}")
         self.balanced_weight, self.cdd_weight, self.prototype_weight = balanced_weight, cdd_weight, prototype_weight
         self.classes, self.per_class, self.temperature = classes, per_class, temperature
         self.gamma, self.ramp_steps, self.warmup_steps = gamma, ramp_steps, warmup_steps

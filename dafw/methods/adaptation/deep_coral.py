@@ -2,13 +2,12 @@
 
 from typing import Any, ClassVar, Literal
 
-from dafw.errors import UserError
 from dafw.losses.coral import coral, mean_and_covariance
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
-from dafw.nn.distributed import world_size
 from dafw.nn.network import Network
 from dafw.problems import Outputs
+from dafw.ranges import NonNegativeFloat
 
 
 class DeepCORAL(AdaptationMethod):
@@ -26,11 +25,9 @@ class DeepCORAL(AdaptationMethod):
         layer: the activations that are aligned: ``logits`` (paper) or ``features`` (tllib, DomainBed).
         moments: ``covariance`` (paper) or ``mean_and_covariance``, mean squared differences of both (tllib, DomainBed).
         base: see :class:`~dafw.methods.base.Method`.
-
-    Raises:
-        UserError: in training, if a batch holds only one row of all sources or of all targets.
     """
 
+    least_rows: ClassVar[int] = 2
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 100.0), "lr": (1e-3, 1e-1)}
 
@@ -38,7 +35,7 @@ class DeepCORAL(AdaptationMethod):
         self,
         network: Network,
         *,
-        weight: float = 1.0,
+        weight: NonNegativeFloat = 1.0,
         layer: Literal["logits", "features"] = "logits",
         moments: Literal["covariance", "mean_and_covariance"] = "covariance",
         **base,
@@ -49,8 +46,5 @@ class DeepCORAL(AdaptationMethod):
 
     def adapt(self, source: Outputs, target: Outputs, joint: Outputs) -> Losses:
         """The alignment loss over the rows of all ranks."""
-        for name, rows in (("batch_size", source), ("target_batch_size", target)):
-            if len(rows.features) * world_size() < 2:
-                raise UserError(f"DeepCORAL needs the covariance of a batch: data.{name} must be at least 2")
         distance = self.distance(getattr(source, self.layer), getattr(target, self.layer))
         return {"coral": self.weight * distance}

@@ -10,6 +10,7 @@ from dafw.losses.pseudo_labels import confident_cross_entropy, confident_labels
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
 from dafw.nn.network import Network
+from dafw.ranges import ClosedUnitInterval, NonNegativeFloat
 
 
 class FixMatch(AdaptationMethod):
@@ -39,7 +40,7 @@ class FixMatch(AdaptationMethod):
     search_space: ClassVar[dict[str, Any]] = {"threshold": (0.7, 0.98), "weight": (0.1, 2.0), "lr": (1e-3, 1e-1)}
 
     def __init__(  # type: ignore[no-untyped-def]
-        self, network: Network, *, weight: float = 1.0, threshold: float = 0.95, **base
+        self, network: Network, *, weight: NonNegativeFloat = 1.0, threshold: ClosedUnitInterval = 0.95, **base
     ) -> None:
         super().__init__(network, **base)
         self.weight, self.threshold = weight, threshold

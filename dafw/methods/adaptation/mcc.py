@@ -7,6 +7,7 @@ from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
 from dafw.nn.network import Network
 from dafw.problems import Outputs
+from dafw.ranges import NonNegativeFloat, PositiveFloat
 
 
 class MCC(AdaptationMethod):
@@ -30,7 +31,7 @@ class MCC(AdaptationMethod):
     search_space: ClassVar[dict[str, Any]] = {"temperature": (1.0, 5.0), "weight": (0.3, 10.0), "lr": (1e-3, 1e-1)}
 
     def __init__(  # type: ignore[no-untyped-def]
-        self, network: Network, *, temperature: float = 2.5, weight: float = 1.0, **base
+        self, network: Network, *, temperature: PositiveFloat = 2.5, weight: NonNegativeFloat = 1.0, **base
     ) -> None:
         super().__init__(network, **base)
         self.temperature, self.weight = temperature, weight

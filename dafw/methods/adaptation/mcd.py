@@ -19,6 +19,7 @@ from dafw.nn.norm import DomainBatchNorm
 from dafw.nn.two_heads import TwoHeads
 from dafw.problems import Outputs
 from dafw.problems.model import NetworkBase
+from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveInt, RightOpenUnitInterval
 
 
 class MCD(ManualOptimization, AdaptationMethod):
@@ -65,16 +66,14 @@ class MCD(ManualOptimization, AdaptationMethod):
         network: Network,
         *,
         num_classes: int,
-        weight: float = 1.0,
-        balance: float = 0.0,
-        feature_steps: int = 4,
-        head_widths: list[int] | None = None,
-        head_dropout: float = 0.5,
-        feature_momentum: float | None = None,
+        weight: NonNegativeFloat = 1.0,
+        balance: NonNegativeFloat = 0.0,
+        feature_steps: PositiveInt = 4,
+        head_widths: list[PositiveInt] | None = None,
+        head_dropout: ClosedUnitInterval = 0.5,
+        feature_momentum: RightOpenUnitInterval | None = None,
         **base,
     ) -> None:
-        if feature_steps < 1:
-            raise UserError(f"model.feature_steps must be at least 1, not {feature_steps}")
         self.head_widths, self.head_dropout = head_widths, head_dropout
         super().__init__(network, num_classes=num_classes, **base)
         self.weight, self.balance, self.feature_steps = weight, balance, feature_steps

@@ -9,6 +9,7 @@ from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.nn.network import Network
 from dafw.nn.reversal import reverse_gradient
 from dafw.problems import Outputs
+from dafw.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 class MDD(AdversarialMethod):
@@ -44,11 +45,11 @@ class MDD(AdversarialMethod):
         self,
         network: Network,
         *,
-        margin: float = 4.0,
-        gamma: float = 1.0,
-        ramp_steps: int | None = 1000,
-        ramp_height: float = 0.1,
-        weight: float = 1.0,
+        margin: PositiveFloat = 4.0,
+        gamma: NonNegativeFloat = 1.0,
+        ramp_steps: PositiveInt | None = 1000,
+        ramp_height: NonNegativeFloat = 0.1,
+        weight: NonNegativeFloat = 1.0,
         **base,
     ) -> None:
         super().__init__(network, weight=weight, gamma=gamma, ramp_steps=ramp_steps, ramp_height=ramp_height, **base)

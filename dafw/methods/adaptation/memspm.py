@@ -1,7 +1,7 @@
 """MemSPM: memory-assisted sub-prototype mining."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.problems import Outputs
 from dafw.problems.model import NetworkBase
+from dafw.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Range
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,18 +95,18 @@ class MemSPM(DCC):
         network: Network,
         *,
         num_classes: int,
-        items: int = 100,
-        sub_prototypes: int = 40,
-        top_k: int = 5,
+        items: PositiveInt = 100,
+        sub_prototypes: PositiveInt = 40,
+        top_k: PositiveInt = 5,
         reading: Reading = "per_item",
         threshold: Literal["adaptive"] | float = "adaptive",
         cosine: bool = False,
-        read_temperature: float = 1.0,
-        head_width: int | None = 256,
-        reconstruction_weight: float = 0.1,
+        read_temperature: PositiveFloat = 1.0,
+        head_width: PositiveInt | None = 256,
+        reconstruction_weight: NonNegativeFloat = 0.1,
         reconstruction: Literal["mean", "sum"] = "mean",
-        reconstruction_size: int | None = None,
-        decoder_widths: list[int] | None = None,
+        reconstruction_size: Annotated[int, Range("is a number of pixels", 1)] | None = None,
+        decoder_widths: list[PositiveInt] | None = None,
         **base,
     ) -> None:
         self.sizes, self.head_width = (items, sub_prototypes, network.num_features, top_k), head_width
@@ -114,8 +115,6 @@ class MemSPM(DCC):
         super().__init__(network, num_classes=num_classes, **base)
         self.reconstruction_weight = reconstruction_weight
         self.reconstruction = choose("reconstruction", reconstruction, ("mean", "sum"))
-        if reconstruction_size is not None and reconstruction_size < 1:
-            raise UserError(f"model.reconstruction_size is a number of pixels, not {reconstruction_size}")
         self.reconstruction_size = reconstruction_size
         self.decoder: Decoder | None = None
         if reconstruction_weight:

@@ -1,11 +1,10 @@
 """OSBP: open set domain adaptation by backpropagation."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
 from dafw.data.batch import Batch
-from dafw.errors import UserError
 from dafw.losses.unknown import unknown_bce
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
@@ -17,6 +16,7 @@ from dafw.nn.reversal import reverse_gradient
 from dafw.optim.schedules import dann_ramp
 from dafw.problems import Outputs
 from dafw.problems.model import NetworkBase
+from dafw.ranges import NonNegativeFloat, Range
 
 
 class OSBP(AdaptationMethod):
@@ -58,13 +58,11 @@ class OSBP(AdaptationMethod):
         network: Network,
         *,
         num_classes: int,
-        boundary: float = 0.5,
-        gamma: float | None = None,
-        weight: float = 1.0,
+        boundary: Annotated[float, Range("is a probability between 0 and 1", 0, 1, above=True, below=True)] = 0.5,
+        gamma: NonNegativeFloat | None = None,
+        weight: NonNegativeFloat = 1.0,
         **base,
     ) -> None:
-        if not 0 < boundary < 1:
-            raise UserError(f"model.boundary is a probability between 0 and 1, not {boundary}")
         super().__init__(network, num_classes=num_classes, **base)
         self.boundary, self.gamma, self.weight = boundary, gamma, weight
 

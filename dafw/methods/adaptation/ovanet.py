@@ -1,13 +1,12 @@
 """OVANet: one-vs-all network."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dafw.data.batch import Batch
-from dafw.errors import UserError
 from dafw.losses.entropy import mean_entropy
 from dafw.losses.one_vs_all import another_class, one_vs_all
 from dafw.methods.adaptation.base import AdaptationMethod
@@ -15,6 +14,7 @@ from dafw.methods.base import Losses
 from dafw.nn.network import Network
 from dafw.nn.norm import NormMode
 from dafw.problems import Outputs
+from dafw.ranges import NonNegativeFloat, Range
 
 
 class OVANet(AdaptationMethod):
@@ -58,15 +58,13 @@ class OVANet(AdaptationMethod):
         self,
         network: Network,
         *,
-        weight: float = 0.1,
-        open_weight: float = 0.5,
+        weight: NonNegativeFloat = 0.1,
+        open_weight: NonNegativeFloat = 0.5,
         normalise_open: bool = True,
-        threshold: float = 0.5,
+        threshold: Annotated[float, Range("is a probability between 0 and 1", 0, 1)] = 0.5,
         **base,
     ) -> None:
         super().__init__(network, **base)
-        if not 0 <= threshold <= 1:
-            raise UserError(f"model.threshold is a probability between 0 and 1, not {threshold}")
         self.weight, self.open_weight = weight, open_weight
         self.normalise_open, self.threshold = normalise_open, threshold
         self.open = nn.Linear(network.num_features, 2 * self.num_classes, bias=False)

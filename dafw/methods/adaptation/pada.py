@@ -1,12 +1,11 @@
 """PADA: partial adversarial domain adaptation."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from dafw.data.batch import Batch
-from dafw.errors import UserError
 from dafw.losses.adversarial import domain_bce
 from dafw.methods.adaptation.dann import DANN
 from dafw.methods.base import Losses
@@ -15,6 +14,7 @@ from dafw.nn.distributed import gather_rows
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.problems import Classification
+from dafw.ranges import Range
 
 
 class PADA(DANN):
@@ -57,16 +57,12 @@ class PADA(DANN):
         self,
         network: Network,
         *,
-        refresh_every: int | None = 500,
-        temperature: float = 1.0,
+        refresh_every: Annotated[int, Range("must be at least 1, or null", 1)] | None = 500,
+        temperature: Annotated[float, Range("must be positive", 0, above=True)] = 1.0,
         mode: Literal["paper", "authors", "tllib"] = "paper",
         **dann,
     ) -> None:
         super().__init__(network, **dann)
-        if refresh_every is not None and refresh_every < 1:
-            raise UserError(f"model.refresh_every must be at least 1, or null, not {refresh_every}")
-        if not temperature > 0:
-            raise UserError(f"model.temperature must be positive, not {temperature}")
         self.refresh_every, self.temperature, self.mode = refresh_every, temperature, mode
         self.register_buffer("class_weights", torch.ones(self.num_classes))
 

@@ -19,6 +19,7 @@ from dafw.nn.network import Network
 from dafw.nn.norm import NormMode
 from dafw.optim.pareto import GradientRows, choose_weights
 from dafw.problems import Outputs
+from dafw.ranges import PositiveInt
 
 Mode = Literal["paper", "authors"]
 Combination = Literal["pareto", "uniform", "source"]
@@ -67,7 +68,7 @@ class ParetoSteps(ManualOptimization, AdversarialMethod, abstract=True):
         mode: Mode = "paper",
         combination: Combination = "pareto",
         weigh_by: Weighed = "shared",
-        class_width: int = 1024,
+        class_width: PositiveInt = 1024,
         guided_above: float | None = None,
         **base,
     ) -> None:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from dafw.data.batch import Batch
-from dafw.errors import UserError
 from dafw.losses.confusion import class_confusion
 from dafw.methods.adaptation.cdan import CDAN
 from dafw.methods.base import Losses
@@ -17,6 +16,7 @@ from dafw.methods.optimisation import trained_parameters
 from dafw.nn.network import Network
 from dafw.optim.sam import ascent, perturbed
 from dafw.problems import Outputs
+from dafw.ranges import NonNegativeFloat, PositiveFloat
 
 
 class SDAT(ManualOptimization, CDAN):
@@ -59,15 +59,13 @@ class SDAT(ManualOptimization, CDAN):
         self,
         network: Network,
         *,
-        rho: float = 0.02,
-        confusion: float = 1.0,
-        temperature: float = 2.0,
+        rho: NonNegativeFloat = 0.02,
+        confusion: NonNegativeFloat = 1.0,
+        temperature: PositiveFloat = 2.0,
         domain_at: Literal["weights", "perturbed"] = "weights",
         **cdan,
     ) -> None:
         super().__init__(network, **cdan)
-        if rho < 0:
-            raise UserError(f"model.rho is a length, 0 or more, not {rho}")
         self.rho, self.confusion, self.temperature, self.domain_at = rho, confusion, temperature, domain_at
 
     def task(self, joint: Outputs, batch: Batch) -> Losses:

@@ -1,6 +1,5 @@
 """UAN: universal adaptation network."""
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +15,7 @@ from dafw.nn.network import Network
 from dafw.nn.norm import NormMode
 from dafw.nn.reversal import reverse_gradient
 from dafw.problems import Outputs
+from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class UAN(AdversarialMethod):
@@ -68,23 +68,21 @@ class UAN(AdversarialMethod):
         self,
         network: Network,
         *,
-        width: int = 1024,
-        depth: int = 2,
+        width: PositiveInt = 1024,
+        depth: NonNegativeInt = 2,
         critic_norm: bool = False,
-        dropout: float = 0.5,
-        source_temperature: float = 10.0,
-        target_temperature: float = 1.0,
+        dropout: ClosedUnitInterval = 0.5,
+        source_temperature: PositiveFloat = 10.0,
+        target_temperature: PositiveFloat = 1.0,
         threshold: float = -0.5,
-        gamma: float = 10.0,
-        ramp_steps: int | None = None,
-        weight: float = 1.0,
+        gamma: NonNegativeFloat = 10.0,
+        ramp_steps: PositiveInt | None = None,
+        weight: NonNegativeFloat = 1.0,
         **base,
     ) -> None:
         super().__init__(network, weight=weight, gamma=gamma, ramp_steps=ramp_steps, **base)
         if self.num_classes < 2:
             raise UserError("UAN measures how uncertain the class is, and the source has one alone (data.label_sets)")
-        if not math.isfinite(threshold):
-            raise UserError(f"model.threshold must be a finite number, not {threshold}")
         self.source_temperature, self.target_temperature = source_temperature, target_temperature
         self.threshold = threshold
         self.critic, self.similarity = (

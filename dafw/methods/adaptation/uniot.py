@@ -19,6 +19,7 @@ from dafw.nn.precision import full_precision
 from dafw.nn.prototypes import PrototypeHead
 from dafw.problems import Outputs
 from dafw.problems.model import NetworkBase
+from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class UniOT(AdaptationMethod):
@@ -106,21 +107,21 @@ class UniOT(AdaptationMethod):
         network: Network,
         *,
         num_classes: int,
-        common_weight: float = 0.1,
-        private_weight: float = 0.1,
-        hidden: int | None = 2048,
-        width: int = 256,
-        clusters: int = 50,
-        temperature: float = 0.1,
+        common_weight: NonNegativeFloat = 0.1,
+        private_weight: NonNegativeFloat = 0.1,
+        hidden: PositiveInt | None = 2048,
+        width: PositiveInt = 256,
+        clusters: PositiveInt = 50,
+        temperature: PositiveFloat = 0.1,
         gamma: float = 0.7,
-        queue_size: int = 2000,
-        inertia: float = 0.7,
-        warmup_steps: int = 100,
-        epsilon: float = 0.01,
-        relaxation: float = 0.5,
-        iterations: int = 200,
-        cluster_epsilon: float = 0.05,
-        cluster_iterations: int = 3,
+        queue_size: PositiveInt = 2000,
+        inertia: ClosedUnitInterval = 0.7,
+        warmup_steps: NonNegativeInt = 100,
+        epsilon: PositiveFloat = 0.01,
+        relaxation: PositiveFloat = 0.5,
+        iterations: PositiveInt = 200,
+        cluster_epsilon: PositiveFloat = 0.05,
+        cluster_iterations: PositiveInt = 3,
         **base,
     ) -> None:
         self.hidden, self.width, self.temperature = hidden, width, temperature

@@ -3,9 +3,9 @@
 from typing import Any
 
 from dafw.data.batch import Batch
-from dafw.errors import UserError
 from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.nn.network import Network
+from dafw.ranges import NonNegativeFloat, NonNegativeInt
 
 
 class AnnealedPenalty(GeneralizationMethod, abstract=True):
@@ -31,15 +31,13 @@ class AnnealedPenalty(GeneralizationMethod, abstract=True):
         self,
         network: Network,
         *,
-        weight: float,
-        early_weight: float = 1.0,
-        anneal_steps: int = 500,
+        weight: NonNegativeFloat,
+        early_weight: NonNegativeFloat = 1.0,
+        anneal_steps: NonNegativeInt = 500,
         reset_optimizer: bool = True,
         **base,
     ) -> None:
         super().__init__(network, **base)
-        if anneal_steps < 0:
-            raise UserError(f"model.anneal_steps is a number of steps, 0 or more, not {anneal_steps}")
         self.weight, self.early_weight = weight, early_weight
         self.anneal_steps, self.reset_optimizer = anneal_steps, reset_optimizer
 

@@ -4,13 +4,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from dafw.errors import UserError
 from dafw.losses.coral import pairwise_mean_and_covariance
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod
-from dafw.nn.distributed import world_size
 from dafw.nn.network import Network
 from dafw.problems import Outputs
+from dafw.ranges import NonNegativeFloat
 
 
 class CORAL(GeneralizationMethod):
@@ -28,20 +27,16 @@ class CORAL(GeneralizationMethod):
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         weight: weight of the difference (DomainBed: 1).
         base: see :class:`~dafw.methods.base.Method`.
-
-    Raises:
-        UserError: in training, if a batch holds only one row of a source.
     """
 
+    least_rows_of_domain: ClassVar[int] = 2
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 10.0)}
 
-    def __init__(self, network: Network, *, weight: float = 1.0, **base) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, network: Network, *, weight: NonNegativeFloat = 1.0, **base) -> None:  # type: ignore[no-untyped-def]
         super().__init__(network, **base)
         self.weight = weight
 
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
         """The weighted difference of means and covariances."""
-        if len(labels[0]) * world_size() < 2:
-            raise UserError("CORAL needs the covariance of each source's rows: data.batch_size must be at least 2")
         return {"coral": self.weight * pairwise_mean_and_covariance([one.features for one in domains])}

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dafw.data.batch import Batch
-from dafw.errors import UserError
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.methods.manual import ManualOptimization
@@ -18,6 +17,7 @@ from dafw.nn.distributed import sum_over_ranks, world_size
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
+from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt, RightOpenUnitInterval
 
 
 class DomainBedDANN(ManualOptimization, GeneralizationMethod):
@@ -70,22 +70,18 @@ class DomainBedDANN(ManualOptimization, GeneralizationMethod):
         network: Network,
         *,
         num_sources: int,
-        weight: float = 1.0,
-        penalty: float = 0.0,
-        critic_steps: int = 1,
-        width: int = 256,
-        depth: int = 2,
-        dropout: float = 0.0,
-        critic_lr: float = 1.0,
-        critic_weight_decay: float | None = None,
-        betas: tuple[float, float] | None = (0.5, 0.9),
+        weight: NonNegativeFloat = 1.0,
+        penalty: NonNegativeFloat = 0.0,
+        critic_steps: PositiveInt = 1,
+        width: PositiveInt = 256,
+        depth: NonNegativeInt = 2,
+        dropout: ClosedUnitInterval = 0.0,
+        critic_lr: NonNegativeFloat = 1.0,
+        critic_weight_decay: NonNegativeFloat | None = None,
+        betas: tuple[RightOpenUnitInterval, RightOpenUnitInterval] | None = (0.5, 0.9),
         **base,
     ) -> None:
         super().__init__(network, **base)
-        if critic_steps < 1:
-            raise UserError(f"model.critic_steps must be at least 1, not {critic_steps}")
-        if weight < 0 or penalty < 0:
-            raise UserError(f"model.weight and model.penalty must be 0 or more, not {weight} and {penalty}")
         self.weight, self.penalty, self.critic_steps = weight, penalty, critic_steps
         self.critic_lr, self.critic_weight_decay, self.betas = critic_lr, critic_weight_decay, betas
         self.critic = mlp(network.num_features, [width] * depth, num_sources, dropout=dropout)

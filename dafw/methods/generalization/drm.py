@@ -3,14 +3,14 @@
 import math
 from functools import reduce
 from operator import add
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dafw.data.batch import Batch
-from dafw.errors import UserError, choose
+from dafw.errors import choose
 from dafw.losses.entropy import entropy
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod, split_domains
@@ -18,9 +18,13 @@ from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.nn.teacher import Teacher
 from dafw.problems import Outputs
+from dafw.ranges import Range
 
 #: The least entropy that counts, in nats. It keeps the weight of a head with an entropy of 0 finite.
 LEAST = 1e-8
+
+#: How much entropies decide. Infinity serves the head of least entropy alone.
+Gamma = Annotated[float, Range("must be 0 or more, or .inf", 0, finite=False)]
 
 
 class DRM(GeneralizationMethod):
@@ -64,16 +68,12 @@ class DRM(GeneralizationMethod):
         *,
         num_classes: int,
         num_sources: int,
-        weight: float = 0.5,
-        gamma: float = 1.0,
+        weight: Annotated[float, Range("is a share, at least 0 and below 1", 0, 1, below=True)] = 0.5,
+        gamma: Gamma = 1.0,
         mode: Literal["paper", "authors"] = "paper",
         **base,
     ) -> None:
         super().__init__(network, num_classes=num_classes, **base)
-        if not 0 <= weight < 1:
-            raise UserError(f"model.weight is a share, at least 0 and below 1, not {weight}")
-        if not gamma >= 0:
-            raise UserError(f"model.gamma must be 0 or more, not {gamma}; .inf serves the head of least entropy")
         self.weight, self.gamma = weight, gamma
         self.mode = choose("mode", mode, ("paper", "authors"))
         self.heads = nn.ModuleList(network.make_head(num_classes) for _ in range(num_sources)).to(network.shift)

@@ -1,7 +1,7 @@
 """Fish: takes steps on one source after the other, then moves part of the way to their end."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from dafw.methods.manual import ManualOptimization
 from dafw.methods.optimisation import trained_parameters
 from dafw.nn.network import Network
 from dafw.problems import Outputs
+from dafw.ranges import Range
 
 
 class Fish(ManualOptimization, GeneralizationMethod):
@@ -48,11 +49,15 @@ class Fish(ManualOptimization, GeneralizationMethod):
     search_space: ClassVar[dict[str, Any]] = {"meta_lr": [0.05, 0.1, 0.5]}
 
     def __init__(  # type: ignore[no-untyped-def]
-        self, network: Network, *, num_sources: int, meta_lr: float = 0.5, mixed: bool = False, **base
+        self,
+        network: Network,
+        *,
+        num_sources: int,
+        meta_lr: Annotated[float, Range("is a share of the way, above 0 and at most 1", 0, 1, above=True)] = 0.5,
+        mixed: bool = False,
+        **base,
     ) -> None:
         super().__init__(network, **base)
-        if not 0 < meta_lr <= 1:
-            raise UserError(f"model.meta_lr is a share of the way, above 0 and at most 1, not {meta_lr}")
         self.meta_lr, self.mixed, self.updates_per_batch = meta_lr, mixed, num_sources
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -10,6 +10,7 @@ from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.nn.distributed import mean_over_ranks
 from dafw.nn.network import Network
 from dafw.problems import Outputs
+from dafw.ranges import NonNegativeFloat
 
 
 class GroupDRO(GeneralizationMethod):
@@ -37,7 +38,7 @@ class GroupDRO(GeneralizationMethod):
     q: Tensor
 
     def __init__(  # type: ignore[no-untyped-def]
-        self, network: Network, *, num_sources: int, rate: float = 0.01, **base
+        self, network: Network, *, num_sources: int, rate: NonNegativeFloat = 0.01, **base
     ) -> None:
         super().__init__(network, **base)
         self.rate = rate

@@ -5,13 +5,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dafw.errors import UserError
 from dafw.losses.invariance import invariance_penalty
 from dafw.methods.base import Losses
 from dafw.methods.generalization.annealed import AnnealedPenalty
 from dafw.methods.generalization.base import gather_domains
 from dafw.nn.network import Network
 from dafw.problems import Outputs
+from dafw.ranges import NonNegativeFloat
 
 
 class IRM(AnnealedPenalty):
@@ -29,21 +29,17 @@ class IRM(AnnealedPenalty):
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         weight: weight of the penalty from the jump on (DomainBed: 100).
         annealed: see :class:`~dafw.methods.generalization.annealed.AnnealedPenalty`; its defaults are DomainBed's.
-
-    Raises:
-        UserError: in training, if a batch holds only one row of a source.
     """
 
+    least_rows_of_domain: ClassVar[int] = 2
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "early_weight": 0.0, "reset_optimizer": False}
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 1e5), "anneal_steps": (1, 2_500)}
 
-    def __init__(self, network: Network, *, weight: float = 100.0, **annealed) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, network: Network, *, weight: NonNegativeFloat = 100.0, **annealed) -> None:  # type: ignore[no-untyped-def]
         super().__init__(network, weight=weight, **annealed)
 
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
         """The weighted penalty, over all ranks' rows."""
         gathered = gather_domains(domains, labels)
-        if len(gathered[1][0]) < 2:
-            raise UserError("IRM halves the rows of each source: data.batch_size must be at least 2")
         found = [invariance_penalty(one.logits, y) for one, y in zip(*gathered, strict=True)]
         return {"invariance": self.penalty_weight * torch.stack(found).mean()}

@@ -12,6 +12,7 @@ from dafw.errors import UserError
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod, split_domains
 from dafw.nn.network import Network
+from dafw.ranges import NonNegativeFloat
 
 
 class Mixup(GeneralizationMethod):
@@ -41,10 +42,8 @@ class Mixup(GeneralizationMethod):
     control: ClassVar[dict[str, Any]] = {"alpha": 0.0}
     search_space: ClassVar[dict[str, Any]] = {"alpha": (0.1, 10.0)}
 
-    def __init__(self, network: Network, *, alpha: float = 0.2, **base) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, network: Network, *, alpha: NonNegativeFloat = 0.2, **base) -> None:  # type: ignore[no-untyped-def]
         super().__init__(network, **base)
-        if not alpha >= 0:
-            raise UserError(f"model.alpha must be 0 or more, not {alpha}")
         self.alpha = alpha
 
     def losses(self, batch: Batch) -> Losses:

@@ -9,6 +9,7 @@ from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.nn.network import Network
 from dafw.problems import Outputs
+from dafw.ranges import NonNegativeFloat, PositiveFloat
 
 
 class MMD(GeneralizationMethod):
@@ -34,7 +35,7 @@ class MMD(GeneralizationMethod):
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 10.0)}
 
     def __init__(  # type: ignore[no-untyped-def]
-        self, network: Network, *, weight: float = 1.0, gammas: list[float] | None = None, **base
+        self, network: Network, *, weight: NonNegativeFloat = 1.0, gammas: list[PositiveFloat] | None = None, **base
     ) -> None:
         super().__init__(network, **base)
         self.weight, self.gammas = weight, tuple(gammas or GAMMAS)

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from dafw.data.batch import Batch
-from dafw.errors import UserError
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.nn.distributed import gather_rows
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.problems import Outputs
+from dafw.ranges import ClosedUnitInterval
 
 
 class RSC(GeneralizationMethod):
@@ -45,12 +45,14 @@ class RSC(GeneralizationMethod):
     search_space: ClassVar[dict[str, Any]] = {"drop_features": (0.0, 0.5), "drop_batch": (0.0, 0.5)}
 
     def __init__(  # type: ignore[no-untyped-def]
-        self, network: Network, *, drop_features: float = 1 / 3, drop_batch: float = 1 / 3, **base
+        self,
+        network: Network,
+        *,
+        drop_features: ClosedUnitInterval = 1 / 3,
+        drop_batch: ClosedUnitInterval = 1 / 3,
+        **base,
     ) -> None:
         super().__init__(network, **base)
-        for name, share in (("drop_features", drop_features), ("drop_batch", drop_batch)):
-            if not 0 <= share <= 1:
-                raise UserError(f"model.{name} is a share, from 0 to 1, not {share}")
         self.drop_features, self.drop_batch = drop_features, drop_batch
 
     def losses(self, batch: Batch) -> Losses:

@@ -20,6 +20,7 @@ from dafw.nn.network import Network
 from dafw.optim.sharpness import SAM, Sharpness
 from dafw.problems import Classification
 from dafw.problems.model import NetworkBase
+from dafw.ranges import NonNegativeFloat
 
 
 class _Climb(NamedTuple):
@@ -109,13 +110,13 @@ class UDIM(ManualOptimization, GeneralizationMethod):
         self,
         network: Network,
         *,
-        weight: float = 1.0,
-        radius: float = 10.0,
-        rho: float | None = None,
+        weight: NonNegativeFloat = 1.0,
+        radius: NonNegativeFloat = 10.0,
+        rho: NonNegativeFloat | None = None,
         perturb: Literal["pixels", "style"] = "pixels",
         mode: Literal["paper", "authors"] = "paper",
         pooled: bool | None = None,
-        warmup: float = 0.2,
+        warmup: NonNegativeFloat = 0.2,
         sharpness: Sharpness | None = None,
         **base,
     ) -> None:
@@ -123,9 +124,6 @@ class UDIM(ManualOptimization, GeneralizationMethod):
         super().__init__(network, sharpness=rule, **base)
         self.rule = rule
         self.rho = float(getattr(self.rule, "rho", 0.05)) if rho is None else rho
-        for name, value in (("weight", weight), ("radius", radius), ("rho", self.rho), ("warmup", warmup)):
-            if not value >= 0:
-                raise UserError(f"model.{name} must be 0 or more, not {value}")
         self.weight, self.radius, self.pooled, self.warmup = weight, radius, pooled, warmup
         self.perturb = choose("perturb", perturb, ("pixels", "style"))
         self.authors = choose("mode", mode, ("paper", "authors")) == "authors"

@@ -10,6 +10,7 @@ from dafw.methods.generalization.annealed import AnnealedPenalty
 from dafw.nn.distributed import sum_over_ranks, world_size
 from dafw.nn.network import Network
 from dafw.problems import Outputs
+from dafw.ranges import NonNegativeFloat
 
 
 class VREx(AnnealedPenalty):
@@ -32,7 +33,7 @@ class VREx(AnnealedPenalty):
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "early_weight": 0.0, "reset_optimizer": False}
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 1e5), "anneal_steps": (1, 2_500)}
 
-    def __init__(self, network: Network, *, weight: float = 10.0, **annealed) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, network: Network, *, weight: NonNegativeFloat = 10.0, **annealed) -> None:  # type: ignore[no-untyped-def]
         super().__init__(network, weight=weight, **annealed)
 
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:

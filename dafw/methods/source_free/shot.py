@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dafw.data.batch import Batch
-from dafw.errors import UserError
 from dafw.losses.entropy import information_maximisation
 from dafw.methods.base import Losses
 from dafw.methods.source_free.base import SourceFreeMethod
@@ -16,6 +15,7 @@ from dafw.nn.buffers import VariableLengthBuffers
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.problems import Outputs
+from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 
 class SHOT(VariableLengthBuffers, SourceFreeMethod):
@@ -63,19 +63,17 @@ class SHOT(VariableLengthBuffers, SourceFreeMethod):
         network: Network,
         *,
         checkpoint: str | None = None,
-        weight: float = 1.0,
-        pseudo_weight: float = 0.3,
-        pseudo_delay: int = 0,
-        threshold: int = 0,
-        refresh_every: int | None = None,
-        epsilon: float = 0.0,
+        weight: NonNegativeFloat = 1.0,
+        pseudo_weight: NonNegativeFloat = 0.3,
+        pseudo_delay: NonNegativeInt = 0,
+        threshold: NonNegativeInt = 0,
+        refresh_every: PositiveInt | None = None,
+        epsilon: ClosedUnitInterval = 0.0,
         optimizer: str = "sgd",
         weight_decay: float = 1e-3,
         **base,
     ) -> None:
         super().__init__(network, checkpoint=checkpoint, optimizer=optimizer, weight_decay=weight_decay, **base)
-        if refresh_every is not None and refresh_every < 1:
-            raise UserError(f"model.refresh_every must be at least 1, not {refresh_every}")
         self.weight, self.pseudo_weight, self.pseudo_delay = weight, pseudo_weight, pseudo_delay
         self.threshold, self.refresh_every, self.epsilon = threshold, refresh_every, epsilon
         assert network.head is not None

@@ -8,13 +8,14 @@ import torch
 
 from dafw.data.batch import Batch
 from dafw.data.setting import Setting
-from dafw.errors import UserError, choose
+from dafw.errors import choose
 from dafw.methods.base import Losses
 from dafw.methods.starting import StartingMethod
 from dafw.methods.test_time.served import ServedPredictions
 from dafw.nn.modes import evaluation_mode
 from dafw.nn.network import Network
 from dafw.nn.teacher import Teacher
+from dafw.ranges import PositiveInt
 
 TEST_TIME = Setting("test-time", sees_source=False, starts_from_model=True, streams_target=True)
 
@@ -51,13 +52,11 @@ class TestTimeMethod(StartingMethod, abstract=True):
         *,
         checkpoint: str | None = None,
         reset: Literal["never", "domain"] = "never",
-        reset_every: int | None = None,
+        reset_every: PositiveInt | None = None,
         **base,
     ) -> None:
         super().__init__(network, checkpoint=checkpoint, **base)
         self.reset = choose("reset", reset, ("never", "domain"))
-        if reset_every is not None and reset_every < 1:
-            raise UserError(f"model.reset_every must be at least 1, or null, not {reset_every}")
         self.reset_every = reset_every
         self.start = Teacher(network, 1.0)
         self.served = ServedPredictions()

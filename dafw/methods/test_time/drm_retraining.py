@@ -17,7 +17,7 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError, choose
 from dafw.losses.pseudo_labels import confident_labels
 from dafw.methods.generalization.base import normalise_by_test_batch
-from dafw.methods.generalization.drm import DRM, mixture
+from dafw.methods.generalization.drm import DRM, Gamma, mixture
 from dafw.methods.manual import ManualOptimization
 from dafw.methods.optimisation import trained_parameters
 from dafw.methods.test_time.base import TestTimeMethod
@@ -27,6 +27,7 @@ from dafw.nn.precision import full_precision
 from dafw.nn.teacher import Teacher
 from dafw.optim.schedules import Constant, Schedule
 from dafw.problems import Outputs
+from dafw.ranges import ClosedUnitInterval, PositiveInt
 
 
 class DRMRetraining(ManualOptimization, TestTimeMethod):
@@ -83,12 +84,12 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
         *,
         checkpoint: str,
         num_sources: int,
-        gamma: float = 1.0,
+        gamma: Gamma = 1.0,
         mode: Literal["paper", "authors"] = "paper",
         retrain: Literal["heads", "network"] = "heads",
         labels: Literal["own", "shared", "uniform", "mixture"] = "mixture",
-        confidence: float = 0.75,
-        steps: int = 1,
+        confidence: ClosedUnitInterval = 0.75,
+        steps: PositiveInt = 1,
         test_statistics: Literal["running", "batch"] = "running",
         reset: Literal["never", "domain"] = "domain",
         optimizer: str = "adam",
@@ -105,10 +106,6 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
         )
         if self.weight_average is not None:
             raise UserError("DRMRetraining serves the weights that learn: leave out model.ema_decay")
-        if not gamma >= 0:
-            raise UserError(f"model.gamma must be 0 or more, not {gamma}; .inf serves the head of least entropy")
-        if steps < 1:
-            raise UserError(f"model.steps must be at least 1, not {steps}")
         self.gamma, self.mode = gamma, choose("mode", mode, ("paper", "authors"))
         self.retrain = choose("retrain", retrain, ("heads", "network"))
         self.labels = choose("labels", labels, ("own", "shared", "uniform", "mixture"))

@@ -1,0 +1,50 @@
+"""YAML of plain values: null, true, false, numbers, words, lists and mappings."""
+
+from typing import Any
+
+import yaml
+
+MOST = 1_000_000
+"""Values that a text may stand for, with its aliases written out."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads a date as a word."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def load_yaml(text: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        yaml.YAMLError: if it is not YAML, is nested too deeply, contains itself, or holds a value that is not plain.
+    """
+    try:
+        value = yaml.load(text, _Loader)
+        _count(value, 0)
+    except RecursionError:
+        raise yaml.YAMLError("its values are nested too deeply") from None
+    except ValueError as error:  # a number with thousands of digits
+        raise yaml.YAMLError(str(error)) from error
+    return value
+
+
+def _count(value: Any, found: int) -> int:
+    """Adds the number of values in ``value`` to ``found``."""
+    found += 1
+    if found > MOST:
+        raise yaml.YAMLError(f"its aliases stand for more than {MOST:,} values")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            found = _count(item, _count(key, found))
+    elif isinstance(value, list):
+        for item in value:
+            found = _count(item, found)
+    elif value is not None and not isinstance(value, bool | int | float | str):
+        raise yaml.YAMLError(f"{value!r} is a {type(value).__name__}, which is no plain value: write it as a word")
+    return found
