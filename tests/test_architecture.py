@@ -29,9 +29,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("datamodules",),
     ("dafw.data",),
     ("dafw.plots", "dafw.checkpoints", "dafw.recording", "dafw.lightning_adapter"),
-    ("dafw.files", "dafw.ranges", "dafw.plain_yaml"),
+    ("dafw.files", "dafw.ranges"),
     ("dafw.errors",),
     ("dafw.escape", "dafw.names"),
+    ("dafw.plain_yaml",),
 )
 #: What may import the datamodules. Methods and all that is below them know only the batches that datamodules serve.
 USE_DATAMODULES = (

@@ -249,7 +249,7 @@ def test_every_target_has_a_column(make_table: Make, tmp_path: Path) -> None:
     markdown, latex = render_markdown(sheet), render_latex(sheet)
     assert "| method | photo->art | photo->sketch | photo->art,sketch | art->photo |" in markdown
     assert r"photo$\to$art & photo$\to$sketch & photo$\to$art,sketch" in latex
-    assert "last,ERM,method,photo->art,70.0,0.0,2,," in render_csv(sheet)
+    assert "last,ERM,method,photo->art,70.0,0.0,,,2,," in render_csv(sheet)
     page = render_html(sheet, store, root, {})
     assert "<th>photo → art</th><th>photo → sketch</th><th>photo → art, sketch</th>" in page
 
