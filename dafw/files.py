@@ -93,9 +93,6 @@ def _of(path: Path) -> Iterator[None]:
         raise
 
 
-# ---- writing
-
-
 @contextmanager
 def reading(what: str, path: Path) -> Iterator[None]:
     """Within, an error of the file system ends in one sentence that names the file.
@@ -116,6 +113,9 @@ def reading(what: str, path: Path) -> Iterator[None]:
             raise
         advice = "; give yourself the right to read it" if isinstance(error, PermissionError) else ""
         raise UserError(f"{what} {path} cannot be read: {os.strerror(error.errno)}{advice}") from error
+
+
+# ---- writing
 
 
 @contextmanager
