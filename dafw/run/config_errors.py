@@ -203,6 +203,8 @@ def _wrong_class(key: str, given: str, inner: str) -> str:
         given = match[1]
     if match := re.search(r"dot import path string: (\S+)", inner):
         given = match[1]
+    if given.startswith(("{", "[")) and (match := _ALIEN.search(inner)):  # a class with its arguments
+        given = match[1] or ""
     module, _, name = given.rpartition(".")
     unknown = f'unknown {kind} "{given}"'
     if match := re.search(r"[Nn]o module named '([\w.]+)'", inner):

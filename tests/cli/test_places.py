@@ -43,13 +43,11 @@ def test_the_home_folder_of_a_table_and_of_a_study(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    Path("t.yaml").write_text("tasks: [a->b]\nseeds: [0]\nrows: [{name: x, model: {class_path: SourceOnly}}]\n")
-    assert (
-        call(capsys, "table", "run", "~/t.yaml", "--root", "~/runs", "--dry-run")
-        .out.rstrip()
-        .split()[-1]
-        .startswith(str(tmp_path / "runs"))
-    )
+    table = "tasks: [a->b]\nseeds: [0]\nrows: [{name: x, model: {class_path: SourceOnly}}]\n"
+    Path("t.yaml").write_text(f"base: {{data: {{class_path: dafw.testing.toys.ToyData}}}}\n{table}")
+    done = call(capsys, "table", "run", "~/t.yaml", "--root", "~/runs", "--dry-run")
+    assert (done.code, done.err) == (0, "")
+    assert str(tmp_path / "runs") in done.out
     assert f"{tmp_path}/none.db" in call(capsys, "tune", "show", "~/none.db").err
 
 

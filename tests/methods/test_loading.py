@@ -72,7 +72,7 @@ def test_the_first_evaluation_looks_at_the_data(trained: Path, tmp_path: Path, m
     method.accept_changed_data = True
     toy_trainer(tmp_path).test(method, datamodule=ToyData("a", "b", count=60, **TASK), verbose=False)
     monkeypatch.setattr(ToyData, "class_names", ("zero", "two", "one"))
-    with pytest.raises(UserError, match='output 1 of .* is class "one", but "two" in the data'):
+    with pytest.raises(UserError, match=r'output 1 of .* is class "one", but "two" in the data'):
         toy_trainer(tmp_path).test(Method.load(str(trained)), datamodule=ToyData("a", "b", **TASK), verbose=False)
 
 
