@@ -108,7 +108,7 @@ def _entry(where: str, row: Sequence[str]) -> Entry:
     for name, value in (("path", path), ("domain", domain)):
         if not value:
             raise UserError(f"{where}: the {name} is empty")
-    if leads_out(domain):
+    if leads_out(domain.replace("\\", "/")):
         raise UserError(f'{where}: the domain "{domain}" is a path that leads out of its folder: give it another name')
     return Entry(
         path.replace("\\", "/"), label or None, domain, choose(f"split in {where}", split, SPLITS) if split else None
@@ -141,29 +141,30 @@ def checksum(entries: Sequence[Entry]) -> str:
 
 
 def leads_out(path: str) -> bool:
-    """Whether a path, relative to a folder, names something outside of it. Links are not followed."""
-    parts = path.replace("\\", "/").split("/")
-    return ".." in parts or Path(path).is_absolute()
+    """Whether a path with ``/`` between its parts leads out of the folder that it is relative to, apart from links."""
+    return path.startswith("/") or (".." in path and ".." in path.split("/"))
 
 
-def check_files(entries: Sequence[Entry], root: Path, manifest: Path, allow_outside: bool = False) -> None:
-    """Checks that every listed file is there.
-
-    Args:
-        entries: of the manifest.
-        root: the folder of the images.
-        manifest: its file.
-        allow_outside: whether images may lie outside of ``root``.
+def refuse_outside(entries: Sequence[Entry], root: Path) -> None:
+    """Checks that no listed image lies outside of the folder of the images.
 
     Raises:
-        UserError: naming the first image outside of ``root``, or saying how many are missing, and which is the first.
+        UserError: naming the first that does.
     """
-    outside = next((entry.path for entry in entries if leads_out(entry.path)), None)
-    if outside is not None and not allow_outside:
-        raise UserError(
-            f"the manifest {manifest} lists {outside}, which is outside of {root} (data.root): give another data.root, "
-            "or say --data.allow_outside_root true"
-        )
+    for entry in entries:
+        if leads_out(entry.path):
+            raise UserError(
+                f"the image {entry.path} lies outside of {root} (data.root): give another data.root, or say "
+                "--data.allow_outside_root true"
+            )
+
+
+def check_files(entries: Sequence[Entry], root: Path, manifest: Path) -> None:
+    """Checks that every listed file is there.
+
+    Raises:
+        UserError: saying how many are missing, and which is the first.
+    """
     missing = [entry.path for entry in entries if not (root / entry.path).is_file()]
     if missing:
         raise UserError(

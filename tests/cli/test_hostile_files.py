@@ -129,7 +129,7 @@ def test_images_outside_of_the_root_must_be_asked_for(capsys: pytest.CaptureFixt
     for path in ("../elsewhere", str(tmp_path / "absolute")):
         listed("s", path)
         assert refused(capsys, *FOLDERS, "--data.source", "s") == (
-            f"the manifest list.csv lists {path}/0.png, which is outside of root (data.root): give another data.root, "
-            "or say --data.allow_outside_root true"
+            f"the image {path}/0.png lies outside of root (data.root): give another data.root, or say "
+            "--data.allow_outside_root true"
         )
     assert call(capsys, *FOLDERS, "--data.source", "s", "--data.allow_outside_root", "true").code == 0
