@@ -23,8 +23,8 @@ def test_the_home_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path, mon
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    Path("here.yaml").write_text("run: {root: ~/runs}\n")
-    done = call(capsys, *FIT, "--config", "here.yaml")
+    (home / "here.yaml").write_text("run: {root: ~/runs}\n")
+    done = call(capsys, *FIT, "--config=~/here.yaml")
     assert done.code == 0, done.err
     name = one_run(home / "runs").name
     assert call(capsys, *FIT, "--run.dir", "~/mine").code == 0
@@ -34,7 +34,7 @@ def test_the_home_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path, mon
     assert call(capsys, "new", "method", "Mine", "--dir", "~/code").code == 0
     shot = ("fit", "--model", "SHOT", *QUICK, "--model.checkpoint", f"~/runs/{name}", "--run.dir", "~/shot")
     assert call(capsys, *shot).code == 0
-    assert {path.name for path in home.iterdir()} == {"runs", "mine", "out", "code", "shot"}
+    assert {path.name for path in home.iterdir()} == {"here.yaml", "runs", "mine", "out", "code", "shot"}
     assert {path.name for path in (home / "out").iterdir()} == {"test.json", "p.csv"}
     assert not Path("~").exists()
 
