@@ -77,6 +77,8 @@ def read_checkpoint(path: str | Path, to_go_on: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict) or "dafw" not in content or "state_dict" not in content:
         raise UserError(f"{path} was not written by dafw")
     fault = _fault(content, FORM | (TO_GO_ON if to_go_on else {}))
+    if not fault and to_go_on and not content["optimizer_states"]:
+        fault = "holds no state of an optimiser"
     if fault:
         raise UserError(f"{path} {fault}: it is incomplete, or another version of dafw wrote it{_older(path)}")
     if not all(isinstance(one, list) and len(one) == 2 for one in content["dafw"]["samples"].values()):

@@ -51,7 +51,8 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         steps_per_epoch: training steps between two validations.
         eval_batch_size: samples a batch in evaluation, on each rank.
         num_workers: processes that load training data; 0 loads in the main process.
-        augment: random transform of one training sample; see ``dafw.data.transforms``.
+        augment: random transform of one training sample; in a configuration the class of a transform of torchvision v2
+            or of another ``torch.nn.Module``, in Python any function.
         seed: seed of the sample order and of the augmentation.
         oracle: train on the *target's* labels instead of the source's: an upper bound, not adaptation.
         label_sets: which classes source and target share: ``closed`` (all), numbers or lists of ``common``,

@@ -16,7 +16,7 @@ from dafw.data.cache import CachedImages
 from dafw.data.domain import Domain
 from dafw.data.entries import Entries
 from dafw.data.images import CentreCropped, DecodedImages, Fit, decodes_file, find_corrupt
-from dafw.data.manifest import check_files, read_manifest, scan_folder, subfolders
+from dafw.data.manifest import check_files, read_manifest, refuse_outside, scan_folder, subfolders
 from dafw.data.roles import Split
 from dafw.errors import UserError, choose
 from dafw.files import reading
@@ -63,7 +63,7 @@ class ImageFolderDomains(DomainDataModule):
             still unlabelled in training. Its validation split stays a share of it.
         on_corrupt: ``fail`` stops at an image that cannot be decoded. ``skip`` decodes all of them once beforehand,
             leaves out those that cannot be decoded, and names them.
-        allow_outside_root: whether the manifest may list images outside of ``root``, by absolute paths or by ``..``.
+        allow_outside_root: whether a manifest, or a benchmark's list, may name images outside of ``root``.
         base: see :class:`datamodules.base.DomainDataModule`.
 
     Raises:
@@ -110,7 +110,7 @@ class ImageFolderDomains(DomainDataModule):
         if evaluate_whole and augment == "none":
             raise UserError("data.evaluate_whole leaves cropping in training to data.augment, which must not be none")
         self.size, self.resize, self.cache, self.split = size, resize, cache, split
-        self.evaluate_whole, self.allow_outside_root = evaluate_whole, allow_outside_root
+        self.evaluate_whole = evaluate_whole
         self.fit: Fit = "crop" if choose("fit", fit, ("crop", "squash")) == "crop" else "squash"
         self.transductive, self.on_corrupt = transductive, choose("on_corrupt", on_corrupt, ("fail", "skip"))
         listed = None if self.manifest is None else read_manifest(self.manifest)
@@ -119,6 +119,9 @@ class ImageFolderDomains(DomainDataModule):
         self.domain_names = self._domains(listed)
         super().__init__(source, target, augment=named_augmentation(augment, size), **base)
         self._entries = {name: self._list(name, listed) for name in (*self.source, *self.target)}
+        if not allow_outside_root:
+            for entries in self._entries.values():
+                refuse_outside(entries, self.root)
         labels = set().union(*(counts for counts in self.class_counts().values()))
         self.class_names = tuple(sorted(labels, key=_natural))
         self._images: dict[str, Sequence[Tensor]] = {}
@@ -137,7 +140,7 @@ class ImageFolderDomains(DomainDataModule):
         if listed is None:
             return scan_folder(self.root, name)
         entries = listed.of_domain(name)
-        check_files(entries, self.root, cast(Path, self.manifest), self.allow_outside_root)
+        check_files(entries, self.root, cast(Path, self.manifest))
         return entries
 
     def class_counts(self) -> dict[str, dict[str, int]]:

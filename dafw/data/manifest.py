@@ -101,7 +101,7 @@ def _checked(path: Path, line: int, row: Sequence[str]) -> tuple[str, str | None
     image, label, domain, split = map(str.strip, row)
     if not image or not domain:
         raise UserError(f"{path}, line {line}: the {'domain' if image else 'path'} is empty")
-    if leads_out(domain):
+    if leads_out(domain.replace("\\", "/")):
         raise UserError(
             f'{path}, line {line}: the domain "{domain}" is a path that leads out of its folder: give it another name'
         )
@@ -148,29 +148,30 @@ def checksum(entries: Iterable[Entry]) -> str:
 
 
 def leads_out(path: str) -> bool:
-    """Whether a path, relative to a folder, names something outside of it. Links are not followed."""
-    return (".." in path and ".." in path.replace("\\", "/").split("/")) or path.startswith(("/", "\\"))
+    """Whether a path with ``/`` between its parts leads out of the folder that it is relative to, apart from links."""
+    return path.startswith("/") or (".." in path and ".." in path.split("/"))
 
 
-def check_files(entries: Sequence[Entry], root: Path, manifest: Path, allow_outside: bool = False) -> None:
-    """Checks that every listed file is there.
-
-    Args:
-        entries: of the manifest.
-        root: the folder of the images.
-        manifest: its file.
-        allow_outside: whether images may lie outside of ``root``.
+def refuse_outside(entries: Sequence[Entry], root: Path) -> None:
+    """Checks that no listed image lies outside of the folder of the images.
 
     Raises:
-        UserError: naming the first image outside of ``root``; saying how many are missing, and which is the first; or
-            that a folder cannot be read.
+        UserError: naming the first that does.
     """
-    outside = None if allow_outside else next(filter(leads_out, _paths(entries)), None)
+    outside = next(filter(leads_out, _paths(entries)), None)
     if outside is not None:
         raise UserError(
-            f"the manifest {manifest} lists {outside}, which is outside of {root} (data.root): give another data.root, "
-            "or say --data.allow_outside_root true"
+            f"the image {outside} lies outside of {root} (data.root): give another data.root, or say "
+            "--data.allow_outside_root true"
         )
+
+
+def check_files(entries: Sequence[Entry], root: Path, manifest: Path) -> None:
+    """Checks that every listed file is there.
+
+    Raises:
+        UserError: saying how many are missing, and which is the first; or that a folder cannot be read.
+    """
     if missing := missing_files(entries, root):
         raise UserError(
             f"the manifest {manifest} lists {len(entries)} images, {len(missing)} of which are not in {root}: "

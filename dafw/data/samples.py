@@ -16,7 +16,7 @@ def summarise(domain: Domain) -> Samples:
     """
     found = hashlib.blake2b(digest_size=16)
     if domain.ids is not None:
-        found.update("\0".join(domain.ids).encode("utf-8", "surrogateescape"))
+        found.update("\0".join(map(str, domain.ids)).encode("utf-8", "surrogateescape"))
     classes = domain.classes
     if classes is not None:
         found.update(classes.astype("<i8").tobytes())

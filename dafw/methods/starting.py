@@ -124,10 +124,13 @@ def fill(network: Network, path: Path, num_classes: int) -> dict[str, Any]:
         UserError: if the file is none of ours, or of another number of classes or another network.
     """
     content = read_checkpoint(path)
-    held = content["dafw"]["method"]["init_args"].get("num_classes", num_classes)
+    given_to = content["dafw"]["method"]["init_args"]
+    held, theirs = given_to.get("num_classes", num_classes), given_to.get("network")
     if held != num_classes:
         raise UserError(f"{path} (model.checkpoint) predicts {held} classes, but the data has {num_classes}")
-    compare(describe(network), content["dafw"]["method"]["init_args"]["network"], path)
+    if not (isinstance(theirs, dict) and isinstance(theirs.get("init_args"), dict) and "class_path" in theirs):
+        raise UserError(f"{path} (model.checkpoint) does not say which network its weights are of")
+    compare(describe(network), theirs, path)
     state: dict[str, Tensor] = content["state_dict"]
     prefix = content["dafw"]["eval_network"]
     given = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

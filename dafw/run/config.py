@@ -23,7 +23,7 @@ import datamodules
 from dafw.callbacks import progress_callback
 from dafw.checkpoints import read_checkpoint
 from dafw.errors import UserError, causes, sentence
-from dafw.files import trouble
+from dafw.files import trouble, user_path
 from dafw.methods.starting import find_checkpoint
 from dafw.nn.backbones import check_known
 from dafw.plain_yaml import load_yaml
@@ -199,7 +199,7 @@ def _models(arguments: list[str]) -> Iterator[dict[str, Any]]:
             yield {"network": {}}
         elif key == "--config":
             with suppress(OSError, ValueError, yaml.YAMLError):  # which the parser reports
-                held = load_yaml(Path(value).read_text(encoding="utf-8"))
+                held = load_yaml(user_path(value).read_text(encoding="utf-8"))
                 model = held.get("model") if isinstance(held, dict) else None
                 yield {"class_path": model} if isinstance(model, str) else model if isinstance(model, dict) else {}
 
@@ -292,6 +292,7 @@ def _quiet() -> None:
 
 
 def resolved_config(cli: DafwCLI) -> dict[str, Any]:
-    """The whole configuration, as written to ``config.yaml``."""
+    """The whole configuration, as written to ``config.yaml``. That one command accepts changed data is not kept."""
     config: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False, skip_link_targets=False))
+    config["run"]["accept_changed_data"] = False
     return config

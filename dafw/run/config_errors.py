@@ -4,7 +4,6 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,6 +15,7 @@ import dafw.methods
 import datamodules
 from dafw.errors import UserError, nearest
 from dafw.evaluation.rejection import Rejection
+from dafw.files import user_path
 from dafw.optim.schedules import Schedule
 from dafw.optim.sharpness import Sharpness
 from dafw.plain_yaml import load_yaml
@@ -204,6 +204,8 @@ def _wrong_class(key: str, given: str, inner: str) -> str:
         given = match[1]
     if match := re.search(r"dot import path string: (\S+)", inner):
         given = match[1]
+    if given.startswith(("{", "[")) and (match := _ALIEN.search(inner)):  # a class with its arguments
+        given = match[1] or ""
     module, _, name = given.rpartition(".")
     unknown = f'unknown {kind} "{given}"'
     if match := re.search(r"[Nn]o module named '([\w.]+)'", inner):
@@ -260,8 +262,7 @@ def broken_file(arguments: Sequence[str]) -> str:
     """Which of the files on the command line is no configuration, and why; empty if all are."""
     words = [word for argument in arguments for word in argument.split("=", 1)]
     for word in words:
-        path = Path(word)
-        if path.suffix in (".yaml", ".yml", ".json") and path.is_file():
+        if word.endswith((".yaml", ".yml", ".json")) and (path := user_path(word)).is_file():
             try:
                 if not isinstance(load_yaml(path.read_text(encoding="utf-8")), dict):
                     return f"{path} is no configuration: it must have keys such as model, data and trainer"

@@ -104,7 +104,7 @@ def test_keys(capsys: pytest.CaptureFixture[str], key: str, said: str) -> None:
         ("trainer.devices", "0", "devices"),
         ("trainer.precision", "17", 'trainer.precision: unknown value "17": did you mean "16"?'),
         ("trainer.callbacks", "EarlyStoping", 'unknown callback "EarlyStoping": did you mean "EarlyStopping"?'),
-        ("seed_everything", "abc", 'seed_everything: expected bool or int, got "abc"'),
+        ("seed_everything", "abc", 'seed_everything: expected int, got "abc"'),
         ("run.wandb", "offlin", 'run.wandb: unknown value "offlin": did you mean "offline"?'),
         ("run.plots", "maybe", 'run.plots: expected bool, got "maybe"'),
         ("run.checkpoint_every", "0", "run.checkpoint_every and run.keep_checkpoints must be at least 1"),

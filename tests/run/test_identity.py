@@ -1,0 +1,51 @@
+"""The hash of a run: it is of what changes the numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dafw.run.identity import config_hash
+
+
+def of_data(**arguments: Any) -> str:
+    return config_hash({"model": {"class_path": "DANN"}, "data": {"class_path": "PACS", "init_args": arguments}})
+
+
+def test_how_and_where_the_data_lies_makes_no_other_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    spellings = ("d", "./d", "d/", "../x/d", "~/d", str(tmp_path / "d"), "/elsewhere/d")
+    assert len({of_data(root=root) for root in spellings}) == 1
+    assert len({of_data(root="d", manifest=f"{folder}m.csv") for folder in ("", "./", "/lists/")}) == 1
+    assert of_data(root=".") == of_data(root=f"/elsewhere/{tmp_path.name}")
+    others = [of_data(), of_data(root="d"), of_data(root="e"), of_data(root="d", manifest="m.csv"), of_data(size=3)]
+    assert len(set(others)) == len(others)
+    assert of_data(root="d", allow_outside_root=True) == of_data(root="d")
+
+
+def test_a_link_keeps_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "long-name").mkdir()
+    (tmp_path / "d").symlink_to("long-name")
+    assert of_data(root="d") == of_data(root="/elsewhere/d")
+
+
+def test_how_weights_and_a_checkpoint_are_spelled_makes_no_other_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+
+    def of_model(checkpoint: str, weights: str) -> str:
+        network = {"class_path": "dafw.nn.network.Network", "init_args": {"weights": weights}}
+        return config_hash(
+            {"model": {"class_path": "SHOT", "init_args": {"checkpoint": checkpoint, "network": network}}}
+        )
+
+    assert of_model("m/source", "w.pth") == of_model("./m/source/", "./w.pth")
+    assert of_model("~/source", "~/w.pth") == of_model("/home/me/source", "/home/me/w.pth")
+    assert of_model("m/source", "w.pth") != of_model("m/source", "v.pth")
+    assert of_model("m/source", "w.pth") != of_model("n/source", "w.pth")
+
+
+def test_the_hash_stays_what_it_was() -> None:
+    """Another hash would give every run that exists another directory: raise ``HASH_VERSION`` if that is meant."""
+    assert of_data(root="data", source="art", target="photo", num_workers=2) == "a5bc3754"
