@@ -19,7 +19,7 @@ from dafw.data.served import ServedDomains
 from dafw.data.setting import DataRequest
 from dafw.data.shared_memory import SharedMemoryCollator
 from dafw.errors import UserError, choose
-from datamodules.label_sets import ClassSets, LabelSets, compare_classes, find_label_sets
+from datamodules.label_sets import ClassSets, LabelSets, compare_classes, find_label_sets, warn_of_untrained
 from datamodules.splits import hold_out
 from datamodules.stream import check_one_pass, stream_sampler
 
@@ -233,7 +233,10 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
                 if self.oracle:
                     raise UserError("data.oracle trains on all of the target, of which the method holds samples out")
                 targets, held_out = map(list, zip(*(hold_out(target, share) for target in targets), strict=True))
-            self.train_domains = [*map(self._labelled_domain, self.labelled), *targets, *held_out]
+            labelled = [*map(self._labelled_domain, self.labelled)]
+            self.train_domains = [*labelled, *targets, *held_out]
+            if not self._rank()[0]:
+                warn_of_untrained(labelled, self.known_names)
 
     def _labelled_domain(self, name: str) -> Domain:
         domain = self.domain(name, "train")

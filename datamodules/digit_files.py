@@ -3,6 +3,7 @@
 import logging
 import re
 import zipfile
+from errno import ENOENT, ENOTDIR
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from dafw.data.files import Arrays, cache_dir, cached_arrays, digest, making
 from dafw.data.images import load_rgb
 from dafw.errors import UserError
+from dafw.files import reading
 from datamodules.digit_images import Images
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ def read_npz(name: str, root: Path) -> Halves | None:
         with np.load(files[0], allow_pickle=False) as stored:
             return {half: _checked(stored[f"x_{half}"], stored[f"y_{half}"]) for half in ("train", "test")}
     except _DAMAGE as error:
+        _refuse_unreadable(error, files[0])
         raise UserError(
             f"{files[0]} must hold x_train and x_test, uint8 (N, H, W) or (N, H, W, 3), with y_train and y_test "
             f"from 0 to 9: {_line(error)}"
@@ -75,6 +78,7 @@ def _read_original(name: str, root: Path) -> Halves:
     try:
         return _torchvision(name, root, download=False)
     except _DAMAGE as error:
+        _refuse_unreadable(error, root)
         log.info("downloading %s to %s (%s)", name, root, _line(error))
     try:
         with making(cache_dir() / "downloads" / f"{name}-{digest(str(root.resolve()))[:16]}"):
@@ -127,6 +131,7 @@ def _read_listed(folder: Path, half: str) -> Arrays:
         rows = [line.split() for line in listing.read_text().splitlines() if line.strip()]
         names, labels = [row[0] for row in rows], [int(row[1]) for row in rows]
     except _DAMAGE as error:
+        _refuse_unreadable(error, listing)
         raise UserError(f'{listing} must exist and say "name label" on each line: {_line(error)}') from error
     files = [folder / f"mnist_m_{half}" / name for name in names]
     missing = [file for file in files if not file.exists()]
@@ -152,6 +157,13 @@ def photographs(root: Path) -> list[Images] | None:
     """
     files = sorted((root / "photos").glob("*.jpg"))
     return [np.asarray(load_rgb(file)) for file in files] or None
+
+
+def _refuse_unreadable(error: Exception, path: Path) -> None:
+    """Ends with a sentence if the file system refused to read a file, which then is neither missing nor damaged."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno not in (ENOENT, ENOTDIR):
+        with reading("the file", Path(error.filename or path)):
+            raise error
 
 
 def _line(error: BaseException) -> str:

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dafw.errors import UserError, choose
+import numpy as np
+
+from dafw.data.domain import Domain
+from dafw.errors import UserError, choose, warn
 from dafw.names import one_spelling
 
 Chosen = int | list[str | int]
@@ -179,6 +182,24 @@ def compare_classes(
         _refuse_lacking(sorted((set(sets.target) if named else sources) - found[name]), name, source, named)
         if not named:
             _refuse_lacking(sorted(found[name] - sources), ", ".join(source), [name], named)
+
+
+def warn_of_untrained(domains: Sequence[Domain], names: Sequence[str]) -> None:
+    """Warns of classes that a model predicts and that no training sample has.
+
+    Args:
+        domains: what trains with labels.
+        names: the classes that a model predicts, in their order.
+    """
+    present = [domain.classes for domain in domains]
+    found = [classes for classes in present if classes is not None]
+    if not found or len(found) < len(present):  # labels of many parts do not say
+        return
+    trained = {int(code) for classes in found for code in np.unique(classes)}
+    if lacking := [f'"{name}"' for code, name in enumerate(names) if code not in trained]:
+        more = f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""
+        where = ", ".join(domain.name for domain in domains)
+        warn(f"no training sample of {where} has the class {', '.join(lacking[:8])}{more}: a model cannot learn it")
 
 
 def _refuse_lacking(classes: list[str], where: str, others: Sequence[str], named: bool) -> None:

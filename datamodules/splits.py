@@ -47,7 +47,8 @@ def hashed_split(path: str, shares: Sequence[float], seed: int = 0) -> Split:
 
 def in_shares(where: NDArray[np.float64], split: Split, shares: Sequence[float]) -> NDArray[np.bool_]:
     """Which samples are in a split, by their places: (n,) -> (n,)."""
-    return _by_shares(where, shares) == _SPLITS.index(split)
+    found: NDArray[np.bool_] = _by_shares(where, shares) == _SPLITS.index(split)
+    return found
 
 
 def _by_shares(where: Any, shares: Sequence[float]) -> Any:

@@ -169,15 +169,16 @@ def _levels(values: NDArray[Any], black: float, white: float) -> NDArray[np.uint
     if values.dtype.kind == "f":
         levels = np.rint(255 * (np.clip(np.nan_to_num(values), black, white) - black) / (white - black))
     else:
-        low, span = int(black), int(white) - int(black)
+        low, span = int(black), max(1, int(white) - int(black))
         levels = ((np.clip(values.astype(np.int64) - low, 0, span)) * 255 + span // 2) // span
+    found = np.asarray(levels, np.uint8)
     least, most = values.min(), values.max()
-    if least < most and levels.min() == levels.max():
+    if least < most and found.min() == found.max():
         raise ValueError(
             f"its numbers, {least} to {most}, are all one grey on the scale of {black:g} to {white:g}: "
             "save it with 8 bits"
         )
-    return levels.astype(np.uint8)
+    return found
 
 
 def _fit(image: Image.Image, size: int, fit: Fit) -> NDArray[np.uint8]:

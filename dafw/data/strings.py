@@ -67,12 +67,12 @@ class Words:
     def __init__(self, words: Sequence[str | None], codes: NDArray[np.int32]) -> None:
         self.words, self.codes = tuple(words), codes
 
-    def __getitem__(self, index: NDArray[Any]) -> "Words":
+    def __getitem__(self, index: slice | NDArray[Any]) -> "Words":
         return Words(self.words, self.codes[index])
 
     def at(self, index: int) -> str | None:
         """The word of one sample."""
-        return self.words[self.codes[index]]
+        return self.words[int(self.codes[index])]
 
     def counts(self) -> dict[str | None, int]:
         """How often each word occurs, without those that do not."""
@@ -81,7 +81,7 @@ class Words:
 
     def are(self, word: str | None) -> NDArray[np.bool_]:
         """Whether each sample has this word, (n,)."""
-        return self.codes == (self.words.index(word) if word in self.words else -1)
+        return np.equal(self.codes, self.words.index(word) if word in self.words else -1)
 
 
 class Coder(dict[str | None, int]):

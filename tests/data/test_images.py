@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dafw.data.images import CentreCropped, find_corrupt, load_image, load_rgb
+from dafw.data import images
+from dafw.data.images import CentreCropped, CorruptImage, endings, find_corrupt, load_image, load_rgb
 from dafw.errors import UserError
 
 NAMES = ["a/0.png", "a/1.png", "a/2.png", "b/3.png"]
@@ -127,3 +130,100 @@ def test_a_missing_file_is_named(root: Path) -> None:
 def test_small_images_are_enlarged(root: Path) -> None:
     Image.new("RGB", (5, 9), (10, 20, 30)).save(root / "x.png")
     assert (load_image(root / "x.png", 16) == np.array([10, 20, 30], np.uint8)).all()
+
+
+def test_the_endings_are_those_of_pictures() -> None:
+    assert {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".jfif", ".gif"} <= endings()
+    assert not {".eps", ".ps", ".pdf", ".h5", ".mpg", ".heic", ".txt"} & endings()
+
+
+def test_a_picture_that_another_program_would_draw_is_refused(root: Path) -> None:
+    (root / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    with pytest.raises(CorruptImage, match=r"x\.png cannot be decoded \(its bytes are of no known format\)"):
+        load_rgb(root / "x.png")
+
+
+def tiff_of_12_bits(rows: list[list[int]]) -> bytes:
+    """A grey TIFF file with 12 bits a pixel, an even number of them in a row."""
+    pairs = [pair for row in rows for pair in zip(row[::2], row[1::2], strict=True)]
+    packed = b"".join(bytes([a >> 4, ((a & 15) << 4) | (b >> 8), b & 255]) for a, b in pairs)
+    tags = [(256, len(rows[0])), (257, len(rows)), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, len(rows))]
+    tags.append((279, len(packed)))
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + directory
+
+
+def test_12_bits_are_scaled_by_their_own_range(root: Path) -> None:
+    (root / "x.tif").write_bytes(tiff_of_12_bits([[0, 4095], [2048, 1024]]))
+    assert np.asarray(load_rgb(root / "x.tif"))[..., 0].tolist() == [[0, 255], [128, 64]]
+
+
+@pytest.mark.parametrize(("kind", "most"), [(np.float32, 2.0), (np.int32, 100_000)])
+def test_numbers_of_32_bits_need_a_range(root: Path, kind: type, most: float) -> None:
+    pixels = np.array([[0, most / 2], [most / 4, most]], kind)
+    image = Image.fromarray(pixels)
+    image.save(root / "plain.tif")
+    with pytest.raises(UserError, match=r"plain\.tif cannot be decoded \(nothing says which of its .* numbers"):
+        load_rgb(root / "plain.tif")
+    image.save(root / "known.tif", tiffinfo={340: kind(0).item(), 341: kind(most).item()})
+    assert np.asarray(load_rgb(root / "known.tif"))[..., 0].tolist() == [[0, 128], [64, 255]]
+
+
+def test_16_bits_that_would_all_be_black_are_refused(root: Path) -> None:
+    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(pixels).save(root / "dark.png")
+    with pytest.raises(UserError, match="its numbers, 0 to 63, are all one grey on the scale of 0 to 65535: save it"):
+        load_rgb(root / "dark.png")
+    Image.fromarray(0 * pixels).save(root / "black.png")
+    assert not np.asarray(load_rgb(root / "black.png")).any()
+
+
+def test_a_bomb_is_refused_by_its_size(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (60, 50)).save(root / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(CorruptImage, match=r"x\.png cannot be decoded \(it has more than 2,000 pixels\)"):
+        load_image(root / "x.png", 8)
+
+
+@pytest.mark.parametrize("size", [(3000, 10), (7, 2000)])
+def test_a_strip_is_cut_before_it_is_scaled(root: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    ramp = np.add.outer(np.arange(size[1]), np.arange(size[0])) // 15
+    Image.fromarray(ramp.astype(np.uint8)).save(root / "x.png")
+    made: list[tuple[int, int]] = []
+    scale = images.functional.interpolate
+    monkeypatch.setattr(images.functional, "interpolate", lambda x, to, **how: made.append(to) or scale(x, to, **how))
+    cut = load_image(root / "x.png", 16).astype(int)
+    assert max(made[0]) == 1600
+    monkeypatch.setattr(images, "_LONGEST", 10_000)
+    assert np.abs(cut - load_image(root / "x.png", 16)).max() <= 1
+    assert max(made[1]) > 4000
+
+
+def test_a_pipe_is_refused_before_it_is_opened(root: Path, tmp_path: Path) -> None:
+    os.mkfifo(root / "pipe.png")
+    with pytest.raises(UserError, match=r"the image .*pipe\.png is not a file"):
+        load_image(root / "pipe.png", 8)
+    with pytest.raises(UserError, match=r"the image .*pipe\.png is not a file"):
+        find_corrupt(["pipe.png"], root, tmp_path / "known.json")
+
+
+def test_what_was_found_before_a_file_that_cannot_be_read_is_kept(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images.os, "cpu_count", lambda: 1)
+    (root / NAMES[0]).write_bytes(b"")
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "3.png":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(UserError, match=r"3\.png cannot be read: Permission denied; give yourself the right"):
+            find_corrupt(NAMES, root, tmp_path / "known.json")
+    assert set(json.loads((tmp_path / "known.json").read_text())) == set(NAMES[:3])
+    assert find_corrupt(NAMES, root, tmp_path / "known.json") == NAMES[:1]

@@ -1,5 +1,6 @@
 """Manifests and folder scans."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,26 @@ def test_missing_or_unreadable_manifest(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes(b"path,label,domain\n\xe9,a,b\n")
     with pytest.raises(UserError, match=r"latin\.csv cannot be read"):
         read_manifest(tmp_path / "latin.csv")
+
+
+def test_a_manifest_takes_little_memory(tmp_path: Path) -> None:
+    rows = [f"real/class_{i % 9}/real_{i:06}.png,class_{i % 9},real" for i in range(20_000)]
+    path = write(tmp_path / "long.csv", "\n".join(["path,label,domain", *rows]))
+    tracemalloc.start()
+    try:
+        entries = read_manifest(path)
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(entries) == 20_000
+    assert entries[-1] == Entry("real/class_1/real_019999.png", "class_1", "real")
+    assert kept < 80 * len(entries), "bytes a row"
+    assert most < 200 * len(entries)
+
+
+def test_an_image_that_is_written_in_another_way_is_found(tmp_path: Path) -> None:
+    touch(tmp_path, "a/mug/1.jpg")
+    check_files([Entry("a/../a/mug/1.jpg", "mug", "a"), Entry("a/mug/./1.jpg", "mug", "a")], tmp_path, Path("list.csv"))
 
 
 def test_missing_images_are_counted(tmp_path: Path) -> None:

@@ -119,6 +119,13 @@ def test_a_malformed_npz_is_named(root: Path, changes: dict, message: str) -> No
         read_digits("usps", root)
 
 
+@pytest.mark.parametrize("name", ["usps.npz", "usps.bz2"])
+def test_a_file_that_the_disk_does_not_give_is_neither_damaged_nor_downloaded(root: Path, name: str) -> None:
+    (root / name).symlink_to("/proc/self/mem")  # reading its start fails as a broken disk does
+    with pytest.raises(UserError, match=f"the file {root}.* cannot be read: Input/output error"):
+        read_digits("usps", root)
+
+
 def test_a_damaged_npz_is_named(root: Path) -> None:
     (root / "usps.npz").write_bytes(b"PK not a zip")
     with pytest.raises(UserError, match=r"usps\.npz must hold"):
