@@ -114,6 +114,10 @@ def test_line_breaks_in_a_table_s_own_names_are_spaces(make_table: Make) -> None
         ({"rows": [{"name": "a", "model": {"class_path": "SourceOnly"}, "control": 10}]}, "another row, in quotes"),
         ({"note": "a\x00b"}, "note in digits.yaml must be"),
         ({"name": "漢" * 80}, "use up to 120 letters"),
+        (
+            {"tasks": {"pairs": ["a,b", "c"]}},
+            'pairs in digits.yaml names the domain "a,b": ","',
+        ),
     ],
 )
 def test_names_that_no_table_may_have(make_table: Make, changes: dict[str, Any], said: str) -> None:
