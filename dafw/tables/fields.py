@@ -89,6 +89,9 @@ def read_tasks(where: str, given: Any) -> tuple[str, ...]:
         names = strings(f"{kind} in {where}", domains)
         if len(names) < 2:
             raise UserError(f"{kind} in {where} needs at least two domains")
+        for name in names:
+            if "," in name or "->" in name or name != name.strip() or not name:
+                raise UserError(f'{kind} in {where} names the domain "{name}": "," and "->" separate domains in a task')
         if kind == "pairs":
             return tuple(f"{source}->{target}" for source, target in permutations(names, 2))
         return tuple(f"{','.join(name for name in names if name != target)}->{target}" for target in names)

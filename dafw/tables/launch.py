@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dafw.escape import terminal
 from dafw.run.devices import default_workers, visible_gpus
 from dafw.run.directory import run_directory
 from dafw.run.pool import GRACE, POLL, ProcessPool, Worker, signals
@@ -100,7 +101,7 @@ class Job:
         """Keeps the error, here and in the run directory. Returns whether the run is to be tried again."""
         self.error = error
         self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / FAILED).write_text(f"{error}\n", encoding="utf-8")
+        (self.directory / FAILED).write_text(f"{terminal(error)}\n", encoding="utf-8")
         self.dropped = not retryable or self.attempts >= ATTEMPTS
         return not self.dropped
 

@@ -57,9 +57,9 @@ def render_terminal(sheet: Sheet, console: Console) -> None:
             table.add_column("", no_wrap=True)
             for i in chosen:
                 table.add_column(heads[i], justify="right", no_wrap=True)
-            for name, line in zip(names, lines, strict=True):
+            for shown, line in zip(names, lines, strict=True):
                 cells = [_styled(line, line.values[i]) for i in chosen]
-                table.add_row(name, *cells)
+                table.add_row(shown, *cells)
             console.print(table)
     console.print()
     for sentence in sheet.caption:

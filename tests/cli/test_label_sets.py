@@ -47,6 +47,20 @@ def test_a_method_that_rejects_nothing_is_refused(capsys: pytest.CaptureFixture[
     )
 
 
+def test_a_class_called_unknown_is_refused_where_a_method_rejects(
+    capsys: pytest.CaptureFixture[str], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToyData, "class_names", ("zero", "unknown", "two"))
+    for sets in ("closed", json.dumps({"common": ["unknown"], "target_private": ["two"]})):
+        more = ("--data.label_sets", sets, "--model.rejection", "Entropy")
+        sentence = refused(capsys, "fit", "--model", "SourceOnly", *QUICK, *more)
+        assert sentence == (
+            'a class of the source is called "unknown", which is what a sample that SourceOnly rejects is called: give '
+            "the class another name, or leave it out (data.label_sets)"
+        )
+    assert call(capsys, "fit", "--model", "SourceOnly", *QUICK).code == 0
+
+
 def test_a_run_on_a_universal_task(capsys: pytest.CaptureFixture[str], workplace: Path) -> None:
     result = fit(capsys, *ENTROPY, "--run.plots", "true")
     assert result["metric"] == "h_score"

@@ -1,6 +1,7 @@
 """What needs no torch does not import it, and lists everything there is."""
 
 import inspect
+import io
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from commands import CHECKOUT, call, run
 
 import dafw.methods
 import datamodules
+from dafw.cli import main
 from dafw.commands import listing
 from dafw.methods import Method
 
@@ -88,3 +90,11 @@ def test_both_ways_to_start_it(tmp_path: Path) -> None:
     module = run(tmp_path, "-m", "dafw", "--version")
     assert (module.code, module.out) == (0, f"dafw {dafw.__version__}\n")
     assert (CHECKOUT / "dafw" / "__main__.py").exists()
+
+
+def test_a_terminal_without_the_letters_of_a_name_shows_them_spelt(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(output, encoding="ascii", write_through=True))
+    monkeypatch.setattr(listing, "methods", lambda: {"caf\u00e9": "\udce9"})
+    assert main(["methods"]) == 0
+    assert output.getvalue().split() == [rb"caf\xe9", rb"\udce9"]

@@ -403,3 +403,35 @@ def test_a_target_without_labels_goes_through_every_command(
 
 def unlabelled_options(options: list[str]) -> dict[str, object]:
     return dict(option.removeprefix("--data.").split("=", 1) for option in options)
+
+
+def test_two_spellings_of_a_letter_are_one_class(root: Path) -> None:
+    """As of folders from a Mac and from Linux."""
+    composed, parted = "caf\u00e9", "cafe\u0301"
+    (root / "art" / "cup").rename(root / "art" / composed)
+    (root / "photo" / "cup").rename(root / "photo" / parted)
+    data = make(root, label_sets=LabelSets([parted, "mug"], 0, ["pen"]))
+    assert data.class_names == (composed, "mug", "pen")
+    data.setup("fit")
+    assert data.known_names == (composed, "mug")
+    entries = [Entry(f"art/{composed}/000.png", parted, "art"), Entry(f"photo/{parted}/000.png", composed, "photo")]
+    write_manifest(root / "list.csv", entries)
+    assert make(root, manifest=str(root / "list.csv")).class_names == (composed,)
+
+
+def test_a_domain_in_another_spelling_is_explained(root: Path) -> None:
+    (root / "art").rename(root / "caf\u00e9")
+    said = r"unknown domain .* looks the same, but its characters are others: 'caf\\xe9', not 'cafe\\u0301'"
+    with pytest.raises(UserError, match=said):
+        make(root, source="cafe\u0301")
+
+
+def test_a_domain_s_name_leads_nowhere_else(root: Path, tmp_path: Path) -> None:
+    """The cache of a domain from a manifest is a file in the cache's folder."""
+    entries = [Entry(f"{name}/cup/000.png", "cup", domain) for name, domain in (("art", "../../../x"), ("photo", "/y"))]
+    write_manifest(root / "list.csv", entries)
+    data = make(root, manifest=str(root / "list.csv"), source="../../../x", target="/y", cache=True)
+    data.prepare_data()
+    made = list(tmp_path.rglob("*.uint8"))
+    assert {path.parent for path in made} == {tmp_path / "kept" / "images"}
+    assert len(made) == 2
