@@ -42,6 +42,8 @@ def trouble(error: BaseException) -> str:
         return sentence(error)
     if error.filename is None and error.errno not in LOST:
         return ""
+    if error.errno == errno.EEXIST:
+        return f"{error.filename} is a file, and a folder is needed there"
     return f"{error.filename or 'a file'} cannot be read or written ({error.strerror})"
 
 
