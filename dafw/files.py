@@ -97,8 +97,10 @@ def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
         sync: wait until the disk has the content. Without it a power cut may leave an empty file.
 
     Raises:
-        OSError: with the name of ``path``, if the disk is full or fails.
+        OSError: with the name of ``path``, if it is a folder, or if the disk is full or fails.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     with _of(path):
