@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; those of the process if ``None``.
 
     Returns:
-        0 if done; 1 if a run or a table cell failed; 2 for a mistake of the user; 128 + n after signal n.
+        0 if done; 1 if a run or a table cell failed; 2 for a mistake of the user or a file that cannot be read or
+        written; 128 + n after signal n.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):

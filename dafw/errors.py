@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from unicodedata import normalize
 
@@ -36,6 +37,15 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def warn(text: str) -> None:
     """Prints a warning on standard error: something went wrong that does not end the run."""
     print(f"dafw: warning: {terminal(text)}", file=sys.stderr)
+
+
+@contextmanager
+def warning_that_names(what: str) -> Iterator[None]:
+    """Turns an error of something optional, as a picture is, into a warning. ``what`` says what could not be done."""
+    try:
+        yield
+    except Exception as error:
+        warn(f"{what}: {sentence(error)}")
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -54,6 +54,8 @@ def trouble(error: BaseException) -> str:
         return sentence(error)
     if error.filename is None and error.errno not in LOST:
         return ""
+    if error.errno == errno.EEXIST:
+        return f"{error.filename} is a file, and a folder is needed there"
     return f"{error.filename or 'a file'} cannot be read or written ({error.strerror})"
 
 
@@ -129,8 +131,10 @@ def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
         sync: wait until the disk has the content. Without it a power cut may leave an empty file.
 
     Raises:
-        OSError: with the name of ``path``, if the disk is full or fails.
+        OSError: with the name of ``path``, if it is a folder, or if the disk is full or fails.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     with _of(path):

@@ -101,7 +101,7 @@ class Checkpointing(Checkpoint):
 
     def remove_old(self) -> None:
         """Removes all but the newest few checkpoints, and the one before the first step if a later one exists."""
-        _, *older = checkpoints(self.folder)
+        older = checkpoints(self.folder)[1:]
         for path in older:
             if path in older[self.keep - 1 :] or path.name == "step=0.ckpt":
                 path.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """What a finished run leaves: its result, and its pictures."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 from dafw import plots
 from dafw.callbacks import averaging
-from dafw.errors import sentence, warn
+from dafw.errors import warning_that_names
 from dafw.methods import Method
 from dafw.problems import Problem, Shown
 from dafw.problems.base import Picture
@@ -139,19 +138,10 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path) -> list[Pa
     drawn[f"pictures of {type(method).__name__}"] = lambda: method.eval().pictures(data)
     paths: list[Path] = []
     for what, draw in drawn.items():
-        with _warning_that_names(what):
+        with warning_that_names(f"{what} could not be drawn"):
             for name, picture in draw().items():
-                with _warning_that_names(name):
+                with warning_that_names(f"{name} could not be drawn"):
                     path = folder / "plots" / f"{name}.png"
                     plots.save(picture if isinstance(picture, Figure) else picture(), path)
                     paths.append(path)
     return paths
-
-
-@contextmanager
-def _warning_that_names(what: str) -> Iterator[None]:
-    """Turns an error of the data, of matplotlib or of a user's method into a warning: the run is done all the same."""
-    try:
-        yield
-    except Exception as error:
-        warn(f"{what} could not be drawn: {sentence(error)}")

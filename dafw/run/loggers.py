@@ -3,9 +3,11 @@
 import csv
 import io
 import os
+import re
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -204,18 +206,19 @@ def wandb_logger(
     if chosen not in ("offline", "online", "dryrun") or rank():
         return None
     os.environ.setdefault("WANDB_SILENT", "true")
-    try:
-        import wandb
-    except ImportError:
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT", "120")  # seconds; what was not sent by then stays on the disk
+    if find_spec("wandb") is None:
         return None
-    settings = wandb.Settings(
-        silent=True, console="off", init_timeout=20, x_disable_stats=True, x_disable_meta=True, disable_git=True
-    )
-    (folder / "wandb").mkdir(parents=True, exist_ok=True)
 
-    def start(mode: Literal["offline", "online"]) -> Tracker:
+    def start(mode: Literal["offline", "online"], run_id: str) -> Tracker:
+        import wandb
+
+        settings = wandb.Settings(
+            silent=True, console="off", init_timeout=20, x_disable_stats=True, x_disable_meta=True, disable_git=True
+        )
+        (folder / "wandb").mkdir(parents=True, exist_ok=True)
         run = wandb.init(
-            project=project,
+            project=project_name(project),
             group=group,
             name=name,
             id=run_id,
@@ -231,14 +234,24 @@ def wandb_logger(
 
     if chosen == "online":
         try:
-            return start("online")
-        except (wandb.errors.Error, OSError) as error:
-            print(f"W&B cannot be reached ({error}); this run is logged offline")
+            return start("online", run_id)
+        except Exception as error:  # of W&B or of the network
+            print(f"W&B cannot be reached ({sentence(error)}); this run is logged offline")
+            run_id = f"{run_id}-offline"  # W&B takes the other one for the id of a run that is being made
     try:
-        return start("offline")
+        return start("offline", run_id)
     except Exception as error:  # a run needs no W&B
         warn(f"W&B logs nothing of this run: {sentence(error)}")
         return None
+
+
+def project_name(name: str) -> str:
+    r"""A name that W&B takes for a project: without the characters that it refuses, and no longer than it allows.
+
+    >>> project_name("digits: 10%/a\\b")
+    'digits- 10--a-b'
+    """
+    return re.sub(r"[/\\#?%:]", "-", name)[:128]
 
 
 def track_result(tracker: Tracker, folder: Path, result: Result, pictures: list[Path]) -> None:
@@ -250,9 +263,9 @@ def track_result(tracker: Tracker, folder: Path, result: Result, pictures: list[
         result: its content.
         pictures: PNG files.
     """
-    import wandb
-
     try:
+        import wandb
+
         run = tracker.experiment
         run.log({picture.stem: wandb.Image(str(picture)) for picture in pictures})
         run.summary.update({f"test/{d}/{k}": v for d, metrics in result.test.items() for k, v in metrics.items()})

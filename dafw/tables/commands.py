@@ -97,12 +97,12 @@ def main(args: argparse.Namespace) -> int:
 def _show(table: Table, args: argparse.Namespace) -> int:
     store = load(table, args.root)
     sheet = make_sheet(store)
-    page = write_pages(sheet, store, args.root)
     if args.format == "terminal":
         render_terminal(sheet, Console())
     if args.format in TEXT:
         sys.stdout.write(TEXT[args.format](sheet))
-    else:
+    page = write_pages(sheet, store, args.root)
+    if args.format not in TEXT:
         print(page)
     return 0
 
@@ -133,9 +133,8 @@ def _run(table: Table, args: argparse.Namespace) -> int:
         report = run_table(table, args.root, reporter, workers=args.workers, function=args.function)
     store = load(table, args.root)
     sheet = make_sheet(store)
-    page = write_pages(sheet, store, args.root)
     render_terminal(sheet, Console())
     for job in report.failed:
         print(terminal(f"failed: {job.cell.label}: {job.error} (see {job.log})"))
-    print(page)
+    print(write_pages(sheet, store, args.root))
     return report.exit_code or (1 if sheet.missing else 0)

@@ -100,8 +100,9 @@ class Job:
     def fail(self, error: str, retryable: bool) -> bool:
         """Keeps the error, here and in the run directory. Returns whether the run is to be tried again."""
         self.error = error
-        self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / FAILED).write_text(f"{terminal(error)}\n", encoding="utf-8")
+        with contextlib.suppress(OSError):  # a disk that cannot be written may be the error
+            self.directory.mkdir(parents=True, exist_ok=True)
+            (self.directory / FAILED).write_text(f"{terminal(error)}\n", encoding="utf-8")
         self.dropped = not retryable or self.attempts >= ATTEMPTS
         return not self.dropped
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from dafw.errors import warning_that_names
 from dafw.files import write_atomically
 from dafw.tables.html import render_html
 from dafw.tables.render import render_cells, render_csv, render_latex, render_markdown
@@ -48,9 +49,10 @@ def _pictures(sheet: Sheet, store: Store, folder: Path) -> dict[str, tuple[bytes
         drawn[f"Over training: {said}"] = ("training.png", histories, series)
     pictures = {}
     for caption, (name, draw, given) in drawn.items():
-        light, dark = (_png(draw(given, metric=metric, theme=theme)) for theme in ("light", "dark"))
-        (folder / name).write_bytes(light)
-        pictures[caption] = light, dark
+        with warning_that_names(f"{name} could not be drawn"):
+            light, dark = (_png(draw(given, metric=metric, theme=theme)) for theme in ("light", "dark"))
+            (folder / name).write_bytes(light)
+            pictures[caption] = light, dark
     return pictures
 
 

@@ -105,4 +105,27 @@ def test_online_without_a_server_goes_offline(
     assert logger is not None
     assert "W&B cannot be reached (no route to the server); this run is logged offline" in capsys.readouterr().out
     (options,) = init.calls
-    assert (options["id"], options["mode"], options["project"]) == ("abc", "offline", "p")
+    own = "abc-offline"  # W&B refuses the id of a start that failed
+    assert (options["id"], options["mode"], options["project"]) == (own, "offline", "p")
+
+
+def test_a_project_name_that_it_does_not_take(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    init = Init(monkeypatch)
+    name = "my/project: 10%" + "x" * 140
+    logger = wandb_logger(tmp_path, mode="offline", project=name, group="g", name="n", run_id="abc", config={})
+    assert logger is not None
+    assert init.calls[0]["project"] == "my-project- 10-" + "x" * 113
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_any_error_at_its_start(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: Any
+) -> None:
+    import wandb
+
+    def fail(**_: Any) -> None:
+        raise TypeError("of another version")
+
+    monkeypatch.setattr(wandb, "Settings", fail)
+    assert wandb_logger(tmp_path, mode=mode, project="p", group="g", name="n", run_id="abc", config={}) is None
+    assert capsys.readouterr().err == "dafw: warning: W&B logs nothing of this run: of another version\n"

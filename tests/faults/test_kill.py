@@ -11,6 +11,8 @@ from commands import fork, one_run, until
 from interrupted import FIT, at_step, before, same
 
 from dafw.checkpoints import checkpoints
+from dafw.files import UNFINISHED
+from dafw.run.directory import LOCK
 
 
 def die() -> None:
@@ -97,14 +99,83 @@ def test_from_outside_and_again(tmp_path: Path) -> None:
     same(one_run(tmp_path / "parts" / "runs"), one_run(tmp_path / "whole" / "runs"))
 
 
+def in_the_middle_of(write: str, number: int = 1) -> Callable[[], None]:
+    """The process is killed when it has written half of a file, or just before or after the file gets its name.
+
+    Args:
+        write: "half of", "before" or "after", and the name of the file.
+        number: of the writes of this file, the one that is not finished.
+    """
+    when, _, name = write.rpartition(" ")
+
+    def setup() -> None:
+        from dafw.run import loggers
+
+        replace, append, count = Path.replace, loggers.append, 0
+
+        def counted(path: Path) -> bool:
+            nonlocal count
+            count += path.name == name
+            return path.name == name and count == number
+
+        def replace_or_die(self: Path, target: Path) -> Path:
+            its_turn = counted(Path(target))
+            if its_turn and when == "after":
+                replace(self, target)
+            if its_turn and when == "half of":
+                os.truncate(self, self.stat().st_size // 2)
+            if its_turn:
+                die()
+            return replace(self, target)
+
+        def append_or_die(path: Path, text: str, sync: bool = False) -> None:
+            half = bool(text) and when == "half of" and counted(path)
+            append(path, text[: len(text) // 2] if half else text, sync)
+            if half:
+                die()
+
+        Path.replace = replace_or_die  # type: ignore[assignment, method-assign]
+        loggers.append = append_or_die
+
+    return setup
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("write", "number"),
+    [
+        ("half of step=8.ckpt", 1),
+        ("before step=8.ckpt", 1),
+        ("after step=8.ckpt", 1),
+        ("half of step=0.ckpt", 1),
+        ("half of metrics.csv", 2),
+        ("half of metrics.csv", 5),
+        ("after metrics.csv", 2),
+        ("half of config.yaml", 1),
+        ("half of result.json", 1),
+        ("after result.json", 1),
+    ],
+)
+def test_while_a_file_is_written(tmp_path: Path, uninterrupted: Path, write: str, number: int) -> None:
+    fit = (*FIT, "--run.checkpoint_every", 2)
+    assert fork(tmp_path, *fit, setup=in_the_middle_of(write, number)).wait().code == -signal.SIGKILL
+    again = fork(tmp_path, *fit).wait()
+    assert (again.code, again.err) == (0, "")
+    folder = one_run(tmp_path / "runs")
+    same(folder, uninterrupted)
+    assert not list(folder.rglob(f"*{UNFINISHED}"))
+
+
 def test_two_at_once(tmp_path: Path) -> None:
-    """The second leaves the first alone."""
+    """The second leaves the first alone, even if somebody removed the lock file."""
     first = fork(tmp_path, *FIT, "--data.steps_per_epoch", 100000)
     assert until(lambda: bool(list(tmp_path.glob("runs/*/metrics.csv"))))
-    second = fork(tmp_path, *FIT, "--data.steps_per_epoch", 100000).wait()
     folder = one_run(tmp_path / "runs").relative_to(tmp_path)
-    assert (second.code, second.out, second.err) == (2, "", f"dafw: error: another process works on {folder}\n")
-    assert first.poll() is None
+    for _ in range(2):
+        second = fork(tmp_path, *FIT, "--data.steps_per_epoch", 100000).wait()
+        assert (second.code, second.out, second.err) == (2, "", f"dafw: error: another process works on {folder}\n")
+        assert first.poll() is None
+        (tmp_path / folder / LOCK).unlink()
     first.send(signal.SIGTERM)
     stopped = first.wait()
     assert stopped.code == 128 + signal.SIGTERM

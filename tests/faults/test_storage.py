@@ -1,8 +1,9 @@
-"""A disk that is full, and checkpoints that are damaged or hostile."""
+"""A disk that is full or gone, and files of a run that are damaged or hostile."""
 
 import os
 import pickle
 import re
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,61 @@ def test_no_space_for_the_log(tmp_path: Path, uninterrupted: Path) -> None:
     assert (folder / "metrics.csv").read_text().startswith("step,")
     assert fork(tmp_path, *fit).wait().code == 0
     same(folder, uninterrupted)
+
+
+def no_file_above(size: int) -> Callable[[], None]:
+    """From now on a file of this process can have so many bytes. torch meets this limit as it meets a full disk."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_a_disk_that_is_full_within_a_checkpoint(tmp_path: Path, uninterrupted: Path) -> None:
+    fit = (*FIT, "--run.checkpoint_every", 4)
+    failed = fork(tmp_path, *fit, setup=at_step(7, no_file_above(12000))).wait()
+    folder = one_run(tmp_path / "runs")
+    path = folder.relative_to(tmp_path) / "checkpoints" / "step=8.ckpt"
+    said = f"dafw: error: no space left while writing {path}; step=4.ckpt is intact\n"
+    assert (failed.code, failed.err) == (2, said)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step=4.ckpt"]
+    assert fork(tmp_path, *fit).wait().code == 0
+    same(folder, uninterrupted)
+
+
+def test_a_disk_that_is_full_within_a_row_of_the_log(tmp_path: Path) -> None:
+    fit = (*FIT, "--trainer.log_every_n_steps", 1, "--run.checkpoint_every", 4)
+    whole = fork(tmp_path / "whole", *fit)
+
+    def fill() -> None:
+        (path,) = Path("runs").glob("*/metrics.csv")
+        no_file_above(path.stat().st_size + 10)()
+
+    failed = fork(tmp_path / "parts", *fit, setup=at_step(7, fill)).wait()
+    folder = one_run(tmp_path / "parts" / "runs")
+    said = f"dafw: error: no space left on the disk for {folder.relative_to(tmp_path / 'parts')}/metrics.csv\n"
+    assert (failed.code, failed.err) == (2, said)
+    assert (folder / "metrics.csv").read_bytes()[-1:] != b"\n"
+    assert fork(tmp_path / "parts", *fit).wait().code == whole.wait().code == 0
+    same(folder, one_run(tmp_path / "whole" / "runs"))
+
+
+@pytest.mark.parametrize("what", ["runs", "run", "checkpoints", "result"])
+def test_what_is_removed_while_a_run_works(tmp_path: Path, uninterrupted: Path, what: str) -> None:
+    """It ends with a sentence, or with all of its files."""
+
+    def remove() -> None:
+        (folder,) = Path("runs").iterdir()
+        place = {"runs": Path("runs"), "run": folder, "checkpoints": folder / "checkpoints", "result": folder}[what]
+        shutil.rmtree(place)
+
+    setup = before("collect_result", remove) if what == "result" else at_step(7, remove)
+    done = fork(tmp_path, *FIT, "--run.checkpoint_every", 4, setup=setup).wait()
+    if what == "checkpoints":
+        assert (done.code, done.err) == (0, "")
+        same(one_run(tmp_path / "runs"), uninterrupted)
+    else:
+        assert done.code == 2
+        assert done.err.count("\n") == 1
+        assert f"runs/{uninterrupted.name} was removed while this process worked in it" in done.err
+        assert not list(tmp_path.glob("runs/*/*"))
 
 
 @pytest.fixture

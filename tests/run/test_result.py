@@ -89,12 +89,28 @@ def test_a_field_that_is_missing_or_of_another_kind(tmp_path: Path, name: str) -
         assert error.value.damaged
 
 
-@pytest.mark.parametrize("text", ["", "{", "\0\0"])
+@pytest.mark.parametrize("text", ["", "{", "\0\0", "[" * 100000])
 def test_a_damaged_file(tmp_path: Path, text: str) -> None:
     (tmp_path / RESULT).write_text(text)
     with pytest.raises(BrokenResult, match="is damaged: remove it to make the run again") as error:
         read_result(tmp_path)
     assert error.value.damaged
+
+
+def test_a_number_that_is_infinite_where_it_cannot_be(tmp_path: Path) -> None:
+    write_result(RUN, tmp_path / RESULT)
+    text = (tmp_path / RESULT).read_text().replace('"steps": 12', '"steps": Infinity')
+    (tmp_path / RESULT).write_text(text)
+    with pytest.raises(BrokenResult, match="does not follow schema 2"):
+        read_result(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_not_damaged(tmp_path: Path) -> None:
+    (tmp_path / RESULT).mkdir()
+    with pytest.raises(BrokenResult, match=r"result\.json cannot be read or written \(Is a directory\)") as error:
+        read_result(tmp_path)
+    assert not error.value.damaged
+    assert read_result(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize(

@@ -182,3 +182,16 @@ def test_a_terminal_too_narrow_gets_the_columns_in_blocks(made: tuple[Sheet, Sto
     assert len([line for line in narrow.splitlines() if line.strip().startswith("DANN")]) > 1
     assert all(len(line) <= 70 for line in narrow.splitlines() if not line.startswith("no number"))
     assert "no number: target optdigits->mnist seed 1" in piped
+
+
+def test_a_picture_that_fails(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, made: tuple[Sheet, Store, Path]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("no font")
+
+    monkeypatch.setattr("dafw.plots.histories", fail)
+    page = write_pages(*made)
+    assert capsys.readouterr().err == "dafw: warning: training.png could not be drawn: no font\n"
+    assert "At a glance" in page.read_text()
+    assert (page.parent / "table.png").exists()
