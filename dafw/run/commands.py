@@ -107,7 +107,7 @@ def fit(cli: DafwCLI) -> int:
             write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             return _fit(cli, config, folder)
         except UserError:
-            if fresh and not cli.model.steps_done:  # nothing was trained: leave nothing behind
+            if fresh and not cli.model.step:  # nothing was trained, or the first batch failed: leave nothing behind
                 shutil.rmtree(folder)
             raise
 

@@ -26,7 +26,7 @@ from dafw.errors import UserError, sentence
 from dafw.methods.starting import find_checkpoint
 from dafw.plain_yaml import load_yaml
 from dafw.run.checks import check_trainer_arguments
-from dafw.run.config_errors import broken_file, check_constructor, explain, find_class
+from dafw.run.config_errors import broken_file, check_constructor, check_files, explain, find_class
 from dafw.run.loggers import WandbMode
 from datamodules.base import DomainDataModule
 
@@ -225,10 +225,13 @@ def parse(arguments: list[str]) -> DafwCLI:
         if any(argument.partition("=")[0] in short for argument in arguments):
             raise UserError(f"{key} cannot be given: it comes from {source}")
     argv, sys.argv = sys.argv, sys.argv[:1]
+    check_files(arguments)
     try:
         return DafwCLI(arguments)
     except ArgumentError as error:
         raise _user_error(error) or UserError(explain(str(error), arguments)) from error
+    except RecursionError as error:
+        raise UserError("a value on the command line is nested too deeply") from error
     except ValueError as error:
         found = [str(cause) for cause in _causes(error) if isinstance(cause, ValueError)]
         raise _user_error(error) or UserError(broken_file(arguments) or " ".join(found[-1].split())) from error
@@ -237,8 +240,13 @@ def parse(arguments: list[str]) -> DafwCLI:
 
 
 def _user_error(error: BaseException) -> UserError | None:
-    """The :class:`UserError` that caused an error of the parser."""
-    return next((cause for cause in _causes(error) if isinstance(cause, UserError)), None)
+    """The :class:`UserError` that caused an error of the parser, or that says that the memory does not suffice."""
+    for cause in _causes(error):
+        if isinstance(cause, UserError):
+            return cause
+        if isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and "alloc" in str(cause)):
+            return UserError("the memory does not suffice for the network and the method as they are configured")
+    return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
