@@ -51,7 +51,7 @@ def test_a_line(tmp_path: Path) -> None:
         (HEADER + "DANN,average,50,,0,accuracy,S,seen,\n", "line 2: the n 0 is no number of runs"),
         (HEADER + "DANN,average,50,,1.5,accuracy,S,seen,\n", "line 2: the n 1.5 is no number of runs"),
         (HEADER + "DANN,average,50,,,accuracy," + 200_000 * "s" + ",seen,\n", "p.csv, line 2 is not CSV: field larger"),
-        (HEADER + 'DANN,"average,50,,,accuracy,S,seen,\n', "p.csv, line 3 is not CSV: unexpected end of data"),
+        (HEADER + 'DANN,"average,50,,,accuracy,S,seen,\n', "p.csv, line 2 is not CSV: unexpected end of data"),
     ],
 )
 def test_a_wrong_file(tmp_path: Path, text: str, said: str) -> None:
