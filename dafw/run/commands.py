@@ -26,7 +26,7 @@ from dafw.run.clock import Clock
 from dafw.run.config import DafwCLI, RunOptions, parse, resolved_config
 from dafw.run.directory import lock, run_directory
 from dafw.run.identity import config_hash
-from dafw.run.loggers import CsvLog, rank, track_result, wandb_logger
+from dafw.run.loggers import CsvLog, first_on_machine, rank, track_result, wandb_logger
 from dafw.run.predictions import gather_predictions
 from dafw.run.result import RESULT, TEST, Result, read_result, write_result
 
@@ -42,6 +42,11 @@ def _main(command: str, arguments: list[str]) -> int:
     """Rank 0 alone reports an error that all ranks have, since the launchers kill it if another rank fails first."""
     try:
         cli = parse(arguments)
+    except UserError:
+        if first_on_machine():
+            raise
+        return 2  # all ranks have the same configuration, and the first one says what is wrong with it
+    try:
         return fit(cli) if command == "fit" else evaluate(command, cli)
     except Stopped as stopped:
         if rank():
