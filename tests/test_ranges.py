@@ -15,7 +15,7 @@ from dafw.errors import UserError
 from dafw.methods import DANN, DRM, AdaptationMethod, Method
 from dafw.nn.detector import Detector
 from dafw.nn.network import Network
-from dafw.optim.schedules import Cosine, InverseDecay
+from dafw.optim.schedules import InverseDecay
 from dafw.optim.sharpness import GAM, SAM
 from dafw.problems import Classification
 from dafw.ranges import FINITE, Checked, NonNegativeFloat, PositiveInt, Range, _declared
@@ -126,7 +126,6 @@ def test_a_method_of_the_user_is_checked() -> None:
         (lambda: SAM(math.nan), "model.sharpness.rho must be 0 or more, not nan"),
         (lambda: GAM(weight=-1), "model.sharpness.weight must be 0 or more, not -1"),
         (lambda: InverseDecay(alpha=math.nan), "model.schedule.alpha must be 0 or more, not nan"),
-        (lambda: Cosine(1.0), "model.schedule.warmup must be at least 0 and below 1, not 1.0"),
         (lambda: SWAD(ratio=math.nan), "trainer.callbacks.ratio must be 0 or more, not nan"),
         (lambda: Classification(label_smoothing=1.5), "model.problem.label_smoothing must be from 0 to 1, not 1.5"),
         (lambda: DANN(toy_network(), num_classes=3, ramp_steps=-3), "model.ramp_steps must be at least 1, not -3"),

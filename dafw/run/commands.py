@@ -40,14 +40,14 @@ def main(command: str, arguments: list[str]) -> int:
 
 def _main(command: str, arguments: list[str]) -> int:
     """Rank 0 alone reports an error that all ranks have, since the launchers kill it if another rank fails first."""
+    cli: DafwCLI | None = None
     try:
         cli = parse(arguments)
-    except UserError:
-        if first_on_machine():
-            raise
-        return 2  # all ranks have the same configuration, and the first one says what is wrong with it
-    try:
         return fit(cli) if command == "fit" else evaluate(command, cli)
+    except UserError:
+        if cli is None and not first_on_machine():  # all have the same configuration, and the first one says it
+            return 2
+        raise
     except Stopped as stopped:
         if rank():
             return 0
