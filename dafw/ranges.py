@@ -68,7 +68,7 @@ class Checked:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Checks the arguments of the constructor."""
-        names, ranges = _declared(cls)
+        names, ranges = _declared(cls)  # type: ignore[arg-type]  # a class can be hashed
         check_ranges(cls.config_key, {**dict(zip(names, args, strict=False)), **kwargs}, ranges)
         return super().__new__(cls)
 
@@ -84,9 +84,8 @@ def check_ranges(key: str, given: Mapping[str, Any], ranges: Mapping[str, Range]
     Raises:
         UserError: for the first number out of range.
     """
-    for name, value in given.items():
-        wanted = ranges.get(name)
-        for number in _numbers(value) if wanted is not None else ():
+    for name, wanted in ((name, ranges[name]) for name in given if name in ranges):
+        for number in _numbers(given[name]):
             if number not in wanted:
                 raise UserError(f"{key}{'.' if key else ''}{name} {wanted.says}, not {number}")
 

@@ -280,8 +280,7 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         if request.setting.streams_target:
             stream = JointDataset(self.train_domains, views=self.views(), seed=self.seed, maps=request.maps)
             return self._training_loader(stream, self._stream_sampler())
-        request.check_rows("batch_size", self.batch_size, len(self.labelled))
-        request.check_rows("target_batch_size", self.target_batch_size, targets)
+        request.check_rows((self.batch_size, len(self.labelled)), (self.target_batch_size, targets))
         num_held_out = targets if request.held_out else 0
         counts = [self.batch_size] * len(self.labelled) + [self.target_batch_size] * (targets + num_held_out)
         for domain, count in zip(self.train_domains, counts, strict=True):

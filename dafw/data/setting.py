@@ -72,6 +72,7 @@ class DataRequest:
         least_rows: samples of all sources together, and of all targets together, that a batch must hold, over all
             ranks.
         least_rows_of_domain: samples of each domain that a batch must hold, over all ranks.
+        equal_rows: a batch must hold as many samples of the targets as of the sources.
         balanced: class-balanced rows that each batch holds beside the random ones.
         mixed_evaluation: evaluation batches come in a random order, since a prediction depends on its batch.
         evidence: validations need features of source training samples, for validators that no label of the target
@@ -86,6 +87,7 @@ class DataRequest:
     held_out: float = 0.0
     least_rows: int = 1
     least_rows_of_domain: int = 1
+    equal_rows: bool = False
     balanced: Balanced | None = None
     mixed_evaluation: bool = False
     evidence: bool = True
@@ -97,22 +99,28 @@ class DataRequest:
         """The request of a module in training; the default one for a module that makes none."""
         return module.data_request if isinstance(module, AsksForData) else cls()
 
-    def check_rows(self, key: str, count: int, domains: int) -> None:
-        """Checks that a batch holds enough samples of the sources, or of the targets.
+    def check_rows(self, sources: tuple[int, int], targets: tuple[int, int]) -> None:
+        """Checks that a batch holds the samples that are asked for.
 
         Args:
-            key: the argument of the datamodule that sets their number.
-            count: samples of each domain, over all ranks.
-            domains: number of these domains.
+            sources: samples of each labelled domain over all ranks (``data.batch_size``), and number of these domains.
+            targets: the same of the unlabelled targets (``data.target_batch_size``).
 
         Raises:
-            UserError: naming the argument and the least number.
+            UserError: naming the argument of the datamodule, and what it must be.
         """
-        least = max(self.least_rows_of_domain, -(-self.least_rows // domains)) if domains else 0
-        if count < least:
+        for key, (count, domains) in (("batch_size", sources), ("target_batch_size", targets)):
+            least = max(self.least_rows_of_domain, -(-self.least_rows // domains)) if domains else 0
+            if count < least:
+                raise UserError(
+                    f"{self.asker} needs {least} samples of each domain in a batch: data.{key} must be at least "
+                    f"{least}, not {count}"
+                )
+        ours, theirs = (count * domains for count, domains in (sources, targets))
+        if self.equal_rows and ours != theirs:
             raise UserError(
-                f"{self.asker} needs {least} samples of each domain in a batch: data.{key} must be at least {least}, "
-                f"not {count}"
+                f"{self.asker}, as it is configured, needs as many target as source samples in a batch, not {theirs} "
+                f"and {ours}: set data.target_batch_size"
             )
 
 

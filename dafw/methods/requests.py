@@ -29,6 +29,8 @@ class Requests(Base):
     least_rows: ClassVar[int] = 1
     #: Samples of each domain that a batch must hold, over all ranks.
     least_rows_of_domain: ClassVar[int] = 1
+    #: Whether a batch must hold as many samples of the targets as of the sources.
+    equal_rows: bool = False
     problem: Problem
     transductive_reason: str
 
@@ -78,6 +80,7 @@ class Requests(Base):
             held_out=self.held_out,
             least_rows=self.least_rows,
             least_rows_of_domain=self.least_rows_of_domain,
+            equal_rows=self.equal_rows,
             balanced=self.balanced,
             mixed_evaluation=bool(self.transductive_reason),
             evidence=self.supports_unsupervised_validators,

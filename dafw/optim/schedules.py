@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dafw.ranges import Checked, NonNegativeFloat, RightOpenUnitInterval
+from dafw.ranges import Checked, NonNegativeFloat
 
 Per = Literal["progress", "step"]
 
@@ -120,7 +120,7 @@ class Cosine(Schedule):
         warmup: share of training used for the warm-up, in [0, 1).
     """
 
-    warmup: RightOpenUnitInterval = 0.0
+    warmup: float = 0.0
 
     def __post_init__(self) -> None:
         cosine(0.0, self.warmup)  # a wrong value is an error before any training

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from dafw import escape
 from dafw.plots.style import INK, are_long, new_figure
 
+MOST_CLASSES = 400
+"""Classes of a legible confusion matrix: with more, the figure has less than four pixels for a class."""
+
 
 def confusion(matrix: NDArray[Any], class_names: Sequence[str], *, title: str = "") -> Figure:
     """A confusion matrix: true classes down, predictions across, each row as percent of its true class.

@@ -110,17 +110,22 @@ class Classification(Problem):
         write_atomically(path, escape.csv(rows))
 
     def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> Mapping[str, Picture]:
-        """``embedding`` of the features of all domains, and ``confusion`` of the targets' labels and predictions."""
-        from dafw import plots
+        """``embedding`` of the features of all domains, and ``confusion`` of the targets' labels and predictions.
 
-        matrix = np.zeros((len(class_names), len(class_names)), np.int64)
+        There is no confusion matrix of so many classes that its picture could not be read.
+        """
+        from dafw import plots
+        from dafw.plots.confusion_matrix import MOST_CLASSES
+
+        legible = len(class_names) <= MOST_CLASSES
+        matrix = np.zeros((len(class_names), len(class_names)) if legible else (0, 0), np.int64)
         features, domains, classes = [], [], []
         for one in shown:
             features.append(one.outputs.features.float())
             domains += [one.domain] * len(one.outputs)
             labels = one.labels if one.labels is not None else [len(class_names)] * len(one.outputs)
             classes += [int(label) for label in labels]
-            if one.is_target and one.labels is not None:
+            if legible and one.is_target and one.labels is not None:
                 found = self.predictions(one.outputs, one.unknown)["prediction"]
                 np.add.at(matrix, (np.asarray(one.labels), found.numpy()), 1)
         named = [*class_names, "no label"]

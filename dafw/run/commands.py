@@ -32,7 +32,7 @@ from dafw.run.clock import Clock
 from dafw.run.config import DafwCLI, RunOptions, parse, resolved_config
 from dafw.run.directory import lock, run_directory
 from dafw.run.identity import config_hash
-from dafw.run.loggers import CsvLog, rank, track_result, wandb_logger
+from dafw.run.loggers import CsvLog, first_on_machine, rank, track_result, wandb_logger
 from dafw.run.predictions import gather_predictions
 from dafw.run.result import RESULT, TEST, Result, read_result, write_result
 
@@ -46,9 +46,14 @@ def main(command: str, arguments: list[str]) -> int:
 
 def _main(command: str, arguments: list[str]) -> int:
     """Rank 0 alone reports an error that all ranks have, since the launchers kill it if another rank fails first."""
+    cli: DafwCLI | None = None
     try:
         cli = parse(arguments)
         return fit(cli) if command == "fit" else evaluate(command, cli)
+    except UserError:
+        if cli is None and not first_on_machine():  # all have the same configuration, and the first one says it
+            return 2
+        raise
     except Stopped as stopped:
         if rank():
             return 0
@@ -114,7 +119,7 @@ def fit(cli: DafwCLI) -> int:
                 write_atomically(folder / "config.yaml", quoted(yaml.safe_dump(config, sort_keys=False)))
                 return _fit(cli, config, folder, check)
         except UserError:
-            if fresh and not cli.model.steps_done:  # nothing was trained: leave nothing behind
+            if fresh and not cli.model.step:  # nothing was trained, or the first batch failed: leave nothing behind
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 

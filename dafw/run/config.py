@@ -29,7 +29,7 @@ from dafw.nn.backbones import check_known
 from dafw.plain_yaml import load_yaml
 from dafw.run.arguments import MODE, with_text_names
 from dafw.run.checks import check_trainer_arguments
-from dafw.run.config_errors import broken_file, check_augment, check_constructor, explain, find_class
+from dafw.run.config_errors import broken_file, check_augment, check_constructor, check_files, explain, find_class
 from dafw.run.loggers import WandbMode
 from datamodules.base import DomainDataModule
 
@@ -244,10 +244,13 @@ def parse(arguments: list[str]) -> DafwCLI:
         if any(argument.partition("=")[0] in short for argument in arguments):
             raise UserError(f"{key} cannot be given: it comes from {source}")
     argv, sys.argv = sys.argv, sys.argv[:1]
+    check_files(arguments)
     try:
         return DafwCLI(arguments)
     except ArgumentError as error:
         raise _user_error(error) or UserError(explain(str(error), arguments)) from error
+    except RecursionError as error:
+        raise UserError("a value on the command line is nested too deeply") from error
     except ValueError as error:
         found = [str(cause) for cause in causes(error) if isinstance(cause, ValueError)]
         raise _user_error(error) or UserError(broken_file(arguments) or " ".join(found[-1].split())) from error
@@ -256,12 +259,14 @@ def parse(arguments: list[str]) -> DafwCLI:
 
 
 def _user_error(error: BaseException) -> UserError | None:
-    """What the user is told if a :class:`UserError`, or an error of the disk, caused an error of the parser."""
+    """What the user is told if an error of the user, of the disk or of the memory caused an error of the parser."""
     for cause in causes(error):
         if isinstance(cause, UserError):
             return cause
         if isinstance(cause, OSError) and (said := trouble(cause)):
             return UserError(said)
+        if isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and "alloc" in str(cause)):
+            return UserError("the memory does not suffice for the network and the method as they are configured")
     return None
 
 

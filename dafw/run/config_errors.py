@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -256,6 +257,18 @@ def _wrong_value(key: str, given: str, expected: list[str]) -> str:
     types = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text) for text in expected]
     names = [name for name in dict.fromkeys(types) if name != "NoneType"]
     return f'{key}: expected {" or ".join(names)}, got "{given}"'
+
+
+def check_files(arguments: Sequence[str]) -> None:
+    """Reads the files that ``--config`` names, before the parser does.
+
+    Raises:
+        UserError: if one is nested too deeply or holds a value that is not plain, which the parser would not survive.
+    """
+    for argument, following in pairwise([*arguments, ""]):
+        key, equals, value = argument.partition("=")
+        if key == "--config" and (said := broken_file([value if equals else following])):
+            raise UserError(said)
 
 
 def broken_file(arguments: Sequence[str]) -> str:

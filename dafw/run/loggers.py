@@ -26,6 +26,11 @@ def rank() -> int:
     return int(getattr(rank_zero_only, "rank", None) or 0)
 
 
+def first_on_machine() -> bool:
+    """Whether this process is the first of its machine among those that train together."""
+    return not rank() or os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID")) == "0"
+
+
 class CsvLog(Logger):
     """Writes ``metrics.csv``: a row for each step, a column for each value. A resumed run goes on in the same file.
 

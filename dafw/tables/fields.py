@@ -13,15 +13,13 @@ def split_task(task: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Sources and targets of ``a,b->c``.
 
     Raises:
-        UserError: if it is not of that form, or names a domain twice.
+        UserError: if it is not of that form, or names a domain twice on one side.
     """
     sides = [tuple(name.strip() for name in side.split(",")) for side in task.split("->")]
     if len(sides) != 2 or not all(name for side in sides for name in side):
         raise UserError(f'the task "{task}" is not of the form source->target (quote one of several sources: "a,b->c")')
     if any(len(set(side)) != len(side) for side in sides):
         raise UserError(f'the task "{task}" names a domain twice')
-    if both := set(sides[0]) & set(sides[1]):
-        raise UserError(f'the task "{task}" has {min(both)} as a source and as a target')
     return sides[0], sides[1]
 
 
@@ -98,6 +96,10 @@ def read_tasks(where: str, given: Any) -> tuple[str, ...]:
     tasks = tuple(
         "->".join(",".join(side) for side in split_task(task)) for task in strings(f"tasks in {where}", given)
     )
+    for task in tasks:
+        sources, targets = split_task(task)
+        if both := set(sources) & set(targets):
+            raise UserError(f'the task "{task}" in {where} has {min(both)} as a source and as a target')
     return strings(f"tasks in {where}", list(tasks))
 
 

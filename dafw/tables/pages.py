@@ -1,17 +1,28 @@
 """Writes all files of a table into ``<root>/tables/<name>/``."""
 
+import hashlib
 import io
+import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dafw.errors import warning_that_names
-from dafw.files import write_atomically
+from dafw.files import replacing, write_atomically
 from dafw.tables.html import render_html
 from dafw.tables.render import render_cells, render_csv, render_latex, render_markdown
 from dafw.tables.sheet import Sheet
 from dafw.tables.store import Store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Theme = Literal["light", "dark"]
+Draw = Callable[[Any, str, Theme], "Figure"]
+PLOTS = Path(__file__).resolve().parents[1] / "plots"
+"""The code that draws, on which a picture depends."""
 
 
 def write_pages(sheet: Sheet, store: Store, root: Path) -> Path:
@@ -32,41 +43,82 @@ def write_pages(sheet: Sheet, store: Store, root: Path) -> Path:
 
 
 def _pictures(sheet: Sheet, store: Store, folder: Path) -> dict[str, tuple[bytes, bytes]]:
-    """By caption, a light and a dark PNG. The light ones also become files. Empty if there is nothing to draw."""
+    """By caption, a light and a dark PNG, which become files too. Empty if there is nothing to draw."""
     if not store.results:
         return {}
-    from dafw.plots import histories, table_bars
-
     metric = store.table.metric
-    drawn: dict[str, tuple[str, Callable[..., Any], Any]] = {}
-    dots = _dots(sheet)
-    if dots:
+    wanted: list[tuple[str, str, Draw, Any]] = []
+    if dots := _dots(sheet):
         said = "dots are means over seeds, whiskers one std; hollow: the method's control; ticks: published."
-        drawn[f"At a glance: Checkpoint {sheet.sections[0].criterion}; {said}"] = ("table.png", table_bars, dots)
-    series = _series(store)
-    if series:
+        wanted.append((f"At a glance: Checkpoint {sheet.sections[0].criterion}; {said}", "table.png", _bars, dots))
+    if series := _series(store):
         said = "The target's test metric at each validation, mean and one std over seeds; nothing is selected by it."
-        drawn[f"Over training: {said}"] = ("training.png", histories, series)
-    pictures = {}
-    for caption, (name, draw, given) in drawn.items():
+        wanted.append((f"Over training: {said}", "training.png", _curves, series))
+    found = {}
+    for caption, name, draw, given in wanted:
         with warning_that_names(f"{name} could not be drawn"):
-            light, dark = (_png(draw(given, metric=metric, theme=theme)) for theme in ("light", "dark"))
-            (folder / name).write_bytes(light)
-            pictures[caption] = light, dark
-    return pictures
+            found[caption] = _both(folder / name, draw, given, metric)
+    return found
 
 
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+def _bars(dots: list[tuple[Any, ...]], metric: str, theme: Theme) -> "Figure":
+    from dafw.plots import Dot, table_bars
+
+    return table_bars([Dot(*one) for one in dots], metric=metric, theme=theme)
 
 
-def _dots(sheet: Sheet) -> list[Any]:
-    from dafw.plots import Dot
+def _curves(series: dict[str, Any], metric: str, theme: Theme) -> "Figure":
+    from dafw.plots import histories
 
+    return histories(series, metric=metric, theme=theme)
+
+
+def _both(path: Path, draw: Draw, given: Any, metric: str) -> tuple[bytes, bytes]:
+    """A light and a dark PNG. A file that shows the same already is not drawn anew.
+
+    Drawing takes most of the time of a large table.
+
+    Args:
+        path: of the light PNG. The dark one lies beside it.
+        draw: makes the figure.
+        given: what it draws, in plain values.
+        metric: name of the axis.
+    """
+    sources = [file.read_bytes() for file in sorted(PLOTS.glob("*.py"))]
+    content = json.dumps([given, metric, version("matplotlib")]).encode()
+    key = hashlib.sha256(b"".join([content, *sources])).hexdigest()
+    return (
+        _png(path, key, lambda: draw(given, metric, "light")),
+        _png(path.with_stem(f"{path.stem}-dark"), key, lambda: draw(given, metric, "dark")),
+    )
+
+
+def _png(path: Path, key: str, draw: "Callable[[], Figure]") -> bytes:
+    """The PNG in a file, which is drawn unless it has this key."""
+    if _key_of(path) != key:
+        buffer = io.BytesIO()
+        draw().savefig(buffer, format="png", metadata={"Comment": key})
+        with replacing(path) as file:
+            file.write(buffer.getvalue())
+    return path.read_bytes()
+
+
+def _key_of(path: Path) -> str:
+    """The key of what a PNG shows; empty if there is no such file or it is damaged."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return str(image.info.get("Comment", ""))
+    except (OSError, SyntaxError):
+        return ""
+
+
+def _dots(sheet: Sheet) -> list[tuple[str, str, float, float | None, str]]:
+    """The arguments of :class:`dafw.plots.Dot`."""
     return [
-        Dot(line.row, task, value.mean, value.std, line.kind)
+        (line.row, task, value.mean, value.std, line.kind)
         for line in sheet.sections[0].lines
         for task, value in zip(sheet.columns, line.values, strict=True)
         if value is not None and line.kind in ("method", "control", "published") and "->" in task

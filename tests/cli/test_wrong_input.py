@@ -1,5 +1,6 @@
 """Whatever a user gets wrong: exit code 2, one sentence that names it, and nothing trained."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,17 @@ def test_keys(capsys: pytest.CaptureFixture[str], key: str, said: str) -> None:
         ("model.lr", "nan", 'model.lr: expected float, got "nan"'),
         ("model.lr", ".nan", "model.lr must be a positive number, not nan"),
         ("model.lr", ".inf", "model.lr must be a positive number, not inf"),
+        ("model.gamma", ".nan", "model.gamma must be 0 or more, not nan"),
+        ("model.weight", ".inf", "model.weight must be 0 or more, not inf"),
+        ("model.width", "0", "model.width must be at least 1, not 0"),
+        ("model.width", "1000000000000", "the memory does not suffice for the network and the method"),
+        ("model.ramp_steps", "-3", "model.ramp_steps must be at least 1, not -3"),
+        ("model.ema_decay", "1.5", "model.ema_decay must be at least 0 and below 1, not 1.5"),
+        ("model.network.bottleneck", "-3", "model.network.bottleneck must be at least 1, not -3"),
+        ("model.network.backbone_lr", ".nan", "model.network.backbone_lr must be 0 or more, not nan"),
+        ("model.network.in_channels", "0", "model.network.in_channels must be at least 1, not 0"),
+        ("model.width", "2024-01-01", 'model.width: expected int, got "2024-01-01"'),
+        ("model.network.mean", "[" * 2000 + "]" * 2000, "nested too deeply"),
         ("model.norm", "jont", 'model.norm: unknown value "jont": did you mean "joint"?'),
         ("model.optimizer", "adamm", 'unknown optimizer "adamm"'),
         (
@@ -105,6 +117,19 @@ def test_keys(capsys: pytest.CaptureFixture[str], key: str, said: str) -> None:
         ("trainer.max_epochs", "-2", "max_epochs"),
         ("trainer.limit_train_batches", "3", "give that instead of trainer.limit_train_batches"),
         ("trainer.overfit_batches", "3", "give that instead of trainer.limit_train_batches"),
+        (
+            "trainer.limit_test_batches",
+            "0",
+            "trainer.limit_test_batches is 0, and a run ends with a",
+        ),
+        ("trainer.limit_test_batches", "-1", "trainer.limit_test_batches must be at least 0, not -1"),
+        ("trainer.gradient_clip_val", "-1", "trainer.gradient_clip_val must be at least 0, not -1"),
+        ("trainer.gradient_clip_val", ".nan", "trainer.gradient_clip_val must be at least 0, not nan"),
+        ("trainer.check_val_every_n_epoch", "-1", "trainer.check_val_every_n_epoch must be at least 1, not -1"),
+        ("trainer.log_every_n_steps", "0", "trainer.log_every_n_steps must be at least 1, not 0"),
+        ("trainer.accumulate_grad_batches", "0", "trainer.accumulate_grad_batches must be at least 1, not 0"),
+        ("trainer.val_check_interval", "0", "trainer.val_check_interval must be above 0, not 0"),
+        ("trainer.val_check_interval", "99", "trainer.val_check_interval is 99, and an epoch has 2 steps"),
         ("trainer.accelerator", "gpus", "invalid accelerator name: `accelerator='gpus'`"),
         ("trainer.devices", "0", "devices"),
         ("trainer.precision", "17", 'trainer.precision: unknown value "17": did you mean "16"?'),
@@ -165,6 +190,8 @@ def test_classes(capsys: pytest.CaptureFixture[str], arguments: list[str], said:
         ("- model\n- data\n", "wrong.yaml is no configuration"),
         ("just words", "wrong.yaml is no configuration"),
         ("", "wrong.yaml is no configuration"),
+        ("model: " + "[" * 2000 + "]" * 2000, "wrong.yaml is not valid YAML: its values are nested too deeply"),
+        ("a: &a [*a]\nmodel: {class_path: DANN, init_args: {width: *a}}", "nested too deeply"),
     ],
 )
 def test_files(capsys: pytest.CaptureFixture[str], text: str, said: str) -> None:
@@ -195,7 +222,12 @@ def test_what_monitors_target_labels(capsys: pytest.CaptureFixture[str]) -> None
     assert 'EarlyStopping monitors "oracle/accuracy", which target labels decide' in refused(
         capsys, *stopping, "oracle/accuracy"
     )
-    assert 'monitor of EarlyStopping "val/nothing"' in refused(capsys, *stopping, "val/nothing")
+    for unknown in ("val/nothing", "val_loss", "source_accuracy"):
+        said = refused(capsys, *stopping, unknown)
+        assert f'monitor of EarlyStopping "{unknown}"' in said
+        assert "oracle" not in said
+    keeping = ("--trainer.callbacks", "ModelCheckpoint", "--trainer.callbacks.monitor", "accuracy")
+    assert 'monitor of ModelCheckpoint "accuracy"' in refused(capsys, *FIT, *keeping)
     allowed = call(capsys, *stopping, "oracle/accuracy", "--run.allow_oracle", "true")
     assert allowed.code == 0, allowed.err
 
@@ -206,6 +238,30 @@ def test_a_checkpoint_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no checkpoint x.ckpt" in refused(capsys, *test, "--ckpt_path", "x.ckpt")
     Path("x.ckpt").write_text("not one")
     assert "x.ckpt is truncated or no checkpoint" in refused(capsys, *test, "--ckpt_path", "x.ckpt")
+
+
+def test_a_network_for_other_images_leaves_nothing_behind(capsys: pytest.CaptureFixture[str]) -> None:
+    colour = (
+        "--data",
+        "Digits",
+        "--data.source",
+        "mnist",
+        "--data.target",
+        "optdigits",
+        "--trainer.accelerator",
+        "cpu",
+    )
+    said = refused(capsys, "fit", "--model", "SourceOnly", *colour, "--model.network.in_channels", "1")
+    assert "the network is built for images of 1 channels and got 3" in said
+
+
+def test_a_part_of_the_test_split_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    part = ("--data.eval_batch_size", "3", "--trainer.limit_test_batches", "2")
+    for limit, samples in (((), 21), (part, 6)):
+        assert call(capsys, *FIT, *limit).code == 0
+        (path,) = Path("runs").glob("*/result.json")
+        assert json.loads(path.read_text())["num_target_test"] == samples
+        path.unlink()
 
 
 @pytest.fixture

@@ -178,6 +178,12 @@ def test_a_batch_that_two_cannot_share(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("runs/*/checkpoints/*"))
 
 
+def test_a_mistake_in_the_configuration_is_said_once(tmp_path: Path) -> None:
+    first, second = ranks(tmp_path, *TWO, "--data.batch_size", "0")
+    assert (first.code, first.err) == (2, "dafw: error: data.batch_size must be at least 1, not 0\n")
+    assert (second.code, second.err) == (2, "")
+
+
 @pytest.mark.parametrize("wrong", [0, 1])
 def test_a_mistake_on_one_of_them_ends_both(tmp_path: Path, wrong: int) -> None:
     def fail() -> None:

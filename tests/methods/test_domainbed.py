@@ -13,7 +13,25 @@ from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.errors import UserError
-from dafw.methods import CORAL, DRM, ERM, IRM, MMD, RSC, UDIM, DeepCORAL, Fish, GroupDRO, Method, Mixup, VREx
+from dafw.methods import (
+    CORAL,
+    DAN,
+    DCAN,
+    DRM,
+    ERM,
+    GDCAN,
+    IRM,
+    JAN,
+    MMD,
+    RSC,
+    UDIM,
+    DeepCORAL,
+    Fish,
+    GroupDRO,
+    Method,
+    Mixup,
+    VREx,
+)
 from dafw.methods.generalization.fish import take
 from dafw.methods.generalization.mixup import as_floats
 from dafw.optim.schedules import Constant
@@ -301,6 +319,9 @@ def test_what_is_searched_fits_the_shipped_recipe() -> None:
         assert annealed.search_space["anneal_steps"][1] <= steps / 2
 
 
+SIDES = ("batch_size", "target_batch_size")
+
+
 @pytest.mark.parametrize(
     ("method", "sizes", "named"),
     [
@@ -308,6 +329,7 @@ def test_what_is_searched_fits_the_shipped_recipe() -> None:
         (CORAL, {"batch_size": 1}, "batch_size"),
         (DeepCORAL, {"batch_size": 1}, "batch_size"),
         (DeepCORAL, {"target_batch_size": 1}, "target_batch_size"),
+        *((method, {side: 1}, side) for method in (DAN, JAN, DCAN, GDCAN) for side in SIDES),
     ],
 )
 def test_one_row_of_a_domain_is_too_few(

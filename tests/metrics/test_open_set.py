@@ -209,6 +209,14 @@ def test_a_label_out_of_range_is_counted_nowhere(prediction: int, target: int) -
         UnknownAccuracy(2).update(torch.tensor([prediction]), torch.tensor([target]))
 
 
+def test_many_classes_take_little_memory() -> None:
+    metrics = open_set_metrics(10_000)
+    states = [value for metric in metrics.values() for value in metric._defaults.values() if isinstance(value, Tensor)]
+    assert sum(state.numel() for state in states) <= 20 * 10_001
+    metrics.update(**samples(50, 10_000))
+    assert float(metrics["common_accuracy"].compute()) == pytest.approx(0.6, abs=0.3)
+
+
 def test_wrong_arguments() -> None:
     with pytest.raises(UserError, match='unknown average "classes": did you mean "class"'):
         HScore(2, "classes")  # type: ignore[arg-type]

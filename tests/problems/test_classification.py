@@ -1,10 +1,12 @@
 """Classification: what its metrics count."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from dafw.problems import Classification, Outputs
+from dafw.plots.confusion_matrix import MOST_CLASSES
+from dafw.problems import Classification, Outputs, Shown
 
 
 def outputs(*classes: int, of: int = 3) -> Outputs:
@@ -28,3 +30,10 @@ def test_one_class() -> None:
     metrics = problem.metrics(1)
     problem.score(metrics, outputs(0, 0, of=1), torch.tensor([0, 0]))
     assert float(metrics.compute()["accuracy"]) == 1
+
+
+@pytest.mark.parametrize(("classes", "drawn"), [(MOST_CLASSES, True), (100_000, False)])
+def test_a_confusion_matrix_is_drawn_where_it_can_be_read(classes: int, drawn: bool) -> None:
+    found = Outputs(torch.zeros(4, 2), torch.eye(4))
+    shown = [Shown("b", True, None, found, np.array([0, 1, 2, 2]), {})]
+    assert ("confusion" in Classification().pictures(shown, [f"c{i}" for i in range(classes)])) == drawn

@@ -15,9 +15,10 @@ from dafw.errors import UserError
 from dafw.run.directory import run_directory
 from dafw.run.result import BrokenResult
 from dafw.tables.grid import Table
+from dafw.tables.pages import write_pages
 from dafw.tables.sheet import Line, Sheet, Value, make_sheet
 from dafw.tables.statistics import average, differences, summarise, worst
-from dafw.tables.store import load, read_cell
+from dafw.tables.store import CellResult, load, read_cell
 
 Make = Callable[..., Table]
 Fill = Callable[..., Path]
@@ -326,3 +327,18 @@ def test_one_row_is_the_control_of_several(make_table: Make, fill: Fill) -> None
     gains = [(one.row, one.values[0].text) for one in sheet.sections[0].lines if one.kind == "minus control"]  # type: ignore[union-attr]
     assert gains == [("A", "+11.0 [8.5, 13.5]"), ("B", "\u221210.0 [\u221210.0, \u221210.0]")]
     assert [row.name for row in table.only(["A"], [], []).rows] == ["plain", "A"]
+
+
+def test_each_choice_is_made_once(make_table: Make, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = make_table()
+    root = fill(table, lambda row, task, seed: 0.5)
+    made: list[str] = []
+    choose, store = CellResult.scores, load(table, root)
+
+    def scores(self: CellResult, criterion: str) -> dict[str, float] | None:
+        made.append(criterion)
+        return choose(self, criterion)
+
+    monkeypatch.setattr(CellResult, "scores", scores)
+    write_pages(make_sheet(store), store, root)
+    assert len(made) == len(table.cells())

@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from rich.console import Console
 
 from dafw import escape
+from dafw.plots import Dot, table_bars
 from dafw.tables.grid import Table
 from dafw.tables.pages import write_pages
 from dafw.tables.render import render_cells, render_csv, render_latex, render_markdown, render_terminal
@@ -19,6 +20,7 @@ from dafw.tables.sheet import Sheet, make_sheet
 from dafw.tables.store import Store, load
 
 Make = Callable[..., Table]
+Fill = Callable[..., Path]
 HISTORY = [
     {"step": step, "validators": {"im": 0.1 * step}, "oracle": {}, "test": {"mnistm": {"accuracy": 0.4 + step / 10}}}
     for step in (1, 2)
@@ -136,7 +138,8 @@ def test_the_page_stands_alone_and_links_its_runs(made: tuple[Sheet, Store, Path
     path = write_pages(sheet, store, root)
     assert path == root / "tables" / "digits" / "index.html"
     names = {one.name for one in path.parent.iterdir()}
-    assert names == {"table.md", "table.tex", "table.csv", "cells.csv", "index.html", "table.png", "training.png"}
+    figures = {"table.png", "table-dark.png", "training.png", "training-dark.png"}
+    assert names == {"table.md", "table.tex", "table.csv", "cells.csv", "index.html", *figures}
     page = Page()
     page.feed(path.read_text(encoding="utf-8"))
     assert page.open == []
@@ -154,6 +157,33 @@ def test_the_page_stands_alone_and_links_its_runs(made: tuple[Sheet, Store, Path
     assert all((path.parent / link).is_file() for link in links)
     losing = [given for tag, given in page.attributes if tag == "td" and "down" in (given.get("class") or "")]
     assert losing
+
+
+def test_a_picture_is_drawn_anew_if_it_would_change(
+    make_table: Make, fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def bars(dots: Any, metric: str, theme: Literal["light", "dark"]) -> Any:
+        drawn.append(theme)
+        return table_bars([Dot(*one) for one in dots], metric=metric, theme=theme)
+
+    monkeypatch.setattr("dafw.tables.pages._bars", bars)
+    table = make_table(seeds=[0])
+
+    def show(accuracy: float) -> list[str]:
+        root = fill(table, lambda row, task, seed: accuracy)
+        write_pages(make_sheet(load(table, root)), load(table, root), root)
+        found, drawn[:] = list(drawn), []
+        return found
+
+    assert show(0.5) == ["light", "dark"]
+    assert show(0.5) == []
+    assert show(0.6) == ["light", "dark"]
+    folder = fill(table, lambda row, task, seed: 0.6) / "tables" / "digits"
+    (folder / "table-dark.png").write_bytes((folder / "table.png").read_bytes()[:-2000])
+    (folder / "table.png").write_bytes(b"nothing")
+    assert show(0.6) == ["light", "dark"]
 
 
 def test_a_page_without_runs_has_no_pictures(make_table: Make, tmp_path: Path) -> None:

@@ -48,9 +48,22 @@ def test_a_line(tmp_path: Path) -> None:
         (HEADER + "DANN,average,50,,,accuracy,,seen,\n", 'the column "source" is empty'),
         (HEADER + "DANN,average,50,,,accuracy,S,seen,a,b\n", "quote a field that contains a comma"),
         (HEADER + "DANN,average,50\n", "expected 9 fields"),
+        (HEADER + "DANN,average,50,,0,accuracy,S,seen,\n", "line 2: the n 0 is no number of runs"),
+        (HEADER + "DANN,average,50,,1.5,accuracy,S,seen,\n", "line 2: the n 1.5 is no number of runs"),
+        (HEADER + "DANN,average,50,,,accuracy," + 200_000 * "s" + ",seen,\n", "p.csv, line 2 is not CSV: field larger"),
+        (HEADER + 'DANN,"average,50,,,accuracy,S,seen,\n', "p.csv, line 2 is not CSV: unexpected end of data"),
     ],
 )
 def test_a_wrong_file(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(UserError) as error:
         read(tmp_path / "p.csv", text)
     assert said in str(error.value)
+
+
+def test_encodings(tmp_path: Path) -> None:
+    path, line = tmp_path / "p.csv", "DANN,average,50,,,accuracy,Caf\xe9,seen,\n"
+    path.write_bytes((HEADER + line).encode("utf-8-sig"))
+    assert read_published(path, TASKS)[0].source == "Caf\xe9"
+    path.write_bytes((HEADER + line).encode("latin-1"))
+    with pytest.raises(UserError, match=r"p\.csv is not UTF-8: save it in that encoding"):
+        read_published(path, TASKS)

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
+from dafw.errors import UserError
 from dafw.losses.mmd import joint_mk_mmd
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
@@ -47,7 +48,10 @@ class JAN(AdaptationMethod):
         **base,
     ) -> None:
         super().__init__(network, **base)
+        if linear and estimator == "biased":
+            raise UserError("there is no biased estimate in linear time: leave out model.linear or model.estimator")
         self.weight, self.sigma, self.estimator, self.linear = weight, sigma, estimator, linear
+        self.equal_rows = linear or estimator == "tllib"
 
     def adapt(self, source: Outputs, target: Outputs, joint: Outputs) -> Losses:
         """The joint discrepancy over the rows of all ranks."""
