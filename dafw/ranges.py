@@ -84,10 +84,10 @@ def check_ranges(key: str, given: Mapping[str, Any], ranges: Mapping[str, Range]
     Raises:
         UserError: for the first number out of range.
     """
-    for name, wanted in ((name, ranges[name]) for name in given if name in ranges):
-        for number in _numbers(given[name]):
-            if number not in wanted:
-                raise UserError(f"{key}{'.' if key else ''}{name} {wanted.says}, not {number}")
+    for name, value in given.items():
+        for number in _numbers(value) if name in ranges else ():
+            if number not in ranges[name]:
+                raise UserError(f"{key}{'.' if key else ''}{name} {ranges[name].says}, not {number}")
 
 
 def _numbers(value: Any) -> Iterator[float]:
