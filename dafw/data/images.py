@@ -164,7 +164,7 @@ def _levels(values: NDArray[Any], black: float, white: float) -> NDArray[np.uint
     """Numbers as 8-bit levels.
 
     Raises:
-        ValueError: if numbers that differ all become the same level.
+        ValueError: if numbers that differ all become black.
     """
     if values.dtype.kind == "f":
         levels = np.rint(255 * (np.clip(np.nan_to_num(values), black, white) - black) / (white - black))
@@ -173,10 +173,9 @@ def _levels(values: NDArray[Any], black: float, white: float) -> NDArray[np.uint
         levels = ((np.clip(values.astype(np.int64) - low, 0, span)) * 255 + span // 2) // span
     found = np.asarray(levels, np.uint8)
     least, most = values.min(), values.max()
-    if least < most and found.min() == found.max():
+    if least < most and not found.any():
         raise ValueError(
-            f"its numbers, {least} to {most}, are all one grey on the scale of {black:g} to {white:g}: "
-            "save it with 8 bits"
+            f"its numbers, {least} to {most}, are all black on the scale of {black:g} to {white:g}: save it with 8 bits"
         )
     return found
 

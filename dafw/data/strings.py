@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class Strings(Sequence[str]):
-    """Strings in one buffer, without a Python object for each: half a million paths take 40 MB instead of 90.
+    """Strings in one buffer, without a Python object for each: half a million paths of 40 letters take 28 MB.
 
     A selection shares the buffer. Two sequences with the same strings in the same order are equal.
 

@@ -173,9 +173,11 @@ def test_numbers_of_32_bits_need_a_range(root: Path, kind: type, most: float) ->
 def test_16_bits_that_would_all_be_black_are_refused(root: Path) -> None:
     pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)
     Image.fromarray(pixels).save(root / "dark.png")
-    with pytest.raises(UserError, match="its numbers, 0 to 63, are all one grey on the scale of 0 to 65535: save it"):
+    with pytest.raises(UserError, match="its numbers, 0 to 63, are all black on the scale of 0 to 65535: save it"):
         load_rgb(root / "dark.png")
     Image.fromarray(0 * pixels).save(root / "black.png")
+    Image.fromarray(30_000 + pixels).save(root / "grey.png")
+    assert (np.asarray(load_rgb(root / "grey.png")) == 117).all()
     assert not np.asarray(load_rgb(root / "black.png")).any()
 
 

@@ -9,53 +9,18 @@ import numpy as np
 import pytest
 import torch
 from commands import call, one_run
+from folders import COUNTS, make, splits
 from PIL import Image
 
 from dafw.data.manifest import Entry, write_manifest
 from dafw.errors import UserError
-from datamodules.folder import ImageFolderDomains
 from datamodules.label_sets import LabelSets
 from datamodules.splits import hashed_split
-
-COUNTS = {"art": {"cup": 30, "mug": 24, "pen": 20}, "photo": {"cup": 20, "mug": 26, "pen": 30}}
-
-
-@pytest.fixture(scope="module")
-def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("benchmark")
-    rng = np.random.default_rng(0)
-    for domain, classes in COUNTS.items():
-        for name, count in classes.items():
-            (root / domain / name).mkdir(parents=True)
-            for index in range(count):
-                pixels = rng.integers(0, 256, (20 + index % 5, 24, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / domain / name / f"{index:03}.png")
-    return root
-
-
-@pytest.fixture
-def root(shared_root: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
-    for path in shared_root.rglob("*.png"):
-        copy = tmp_path / "benchmark" / path.relative_to(shared_root)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
-    return tmp_path / "benchmark"
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAFW_CACHE", str(tmp_path / "kept"))
-
-
-def make(root: Path, **options) -> ImageFolderDomains:
-    return ImageFolderDomains(
-        **{"source": "art", "target": "photo", "root": str(root), "size": 12, "resize": 16, "batch_size": 8, **options}
-    )
-
-
-def splits(data: ImageFolderDomains, name: str) -> dict[str, list[str]]:
-    return {split: list(data.load(name, split).ids or []) for split in ("train", "val", "test")}
 
 
 def test_what_there_is(shared_root: Path) -> None:
@@ -175,41 +140,6 @@ def test_views(shared_root: Path) -> None:
         make(shared_root).view("stron")
 
 
-def damage(root: Path) -> list[str]:
-    names = ["art/cup/000.png", "art/pen/003.png"]
-    (root / names[0]).write_bytes((root / names[0]).read_bytes()[:300])
-    (root / names[1]).write_bytes(b"")
-    return names
-
-
-@pytest.mark.parametrize("cache", [False, True])
-def test_a_corrupt_image_is_named(root: Path, cache: bool) -> None:
-    damage(root)
-    data = make(root, cache=cache, split=(1.0, 0.0, 0.0))
-    with pytest.raises(UserError, match=r"art/cup/000\.png cannot be decoded .*--data\.on_corrupt skip"):
-        list(data.load("art", "train").inputs)
-
-
-@pytest.mark.parametrize("cache", [False, True])
-def test_corrupt_images_can_be_left_out(root: Path, caplog: pytest.LogCaptureFixture, cache: bool) -> None:
-    before = splits(make(root), "art")
-    names = damage(root)
-    data = make(root, cache=cache, on_corrupt="skip")
-    after = splits(data, "art")
-    assert "art: leaving out 2 of 74 images that cannot be decoded: art/cup/000.png, art/pen/003.png" in caplog.text
-    assert after == {split: [name for name in ids if name not in names] for split, ids in before.items()}
-    for split in after:
-        assert len(list(data.load("art", split).inputs)) == len(after[split])
-    assert data.class_counts()["art"] == {"cup": 29, "mug": 24, "pen": 19}
-
-
-def test_a_domain_without_a_sound_image(root: Path) -> None:
-    for path in (root / "art").rglob("*.png"):
-        path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"no image of art in .*benchmark can be decoded"):
-        make(root, on_corrupt="skip").load("art", "train")
-
-
 def test_an_image_that_vanished_is_named(root: Path) -> None:
     data = make(root)
     name = data.load("art", "test").ids[0]
@@ -282,43 +212,6 @@ def test_empty_folders_are_named(root: Path, tmp_path: Path) -> None:
     (root / "blank").mkdir()
     with pytest.raises(UserError, match=r"domain folder .*blank holds no class folders"):
         make(root, target="blank")
-
-
-def manifest(root: Path, path: Path, **changes: str) -> Path:
-    entries = [
-        Entry(file.relative_to(root).as_posix(), file.parent.name, file.parents[1].name, **changes)
-        for file in sorted(root.rglob("*.png"))[::2]
-    ]
-    write_manifest(path, entries)
-    return path
-
-
-def test_a_manifest_replaces_the_folders(shared_root: Path, tmp_path: Path) -> None:
-    data = make(shared_root, manifest=str(manifest(shared_root, tmp_path / "half.csv")))
-    assert data.class_counts()["art"] == {"cup": 15, "mug": 12, "pen": 10}
-    whole = splits(make(shared_root), "art")
-    assert all(set(names) <= set(whole[split]) for split, names in splits(data, "art").items())
-
-
-def test_a_manifest_may_give_the_splits(shared_root: Path, tmp_path: Path) -> None:
-    data = make(shared_root, manifest=str(manifest(shared_root, tmp_path / "half.csv", split="test")))
-    assert len(data.load("art", "test")) == 37
-    with pytest.raises(UserError, match="none of the 37 images of art is in its train split"):
-        data.load("art", "train")
-
-
-def test_a_manifest_that_names_missing_images(shared_root: Path, tmp_path: Path) -> None:
-    write_manifest(tmp_path / "list.csv", [Entry("art/cup/000.png", "cup", "art"), Entry("p/1.png", "cup", "photo")])
-    with pytest.raises(UserError, match=r"list\.csv lists 1 images, 1 of which are not in .*: p/1\.png"):
-        make(shared_root, manifest=str(tmp_path / "list.csv"))
-
-
-def test_numbers_as_labels_are_ordered_by_value(shared_root: Path, tmp_path: Path) -> None:
-    files = sorted(path.relative_to(shared_root).as_posix() for path in shared_root.rglob("*.png"))
-    entries = [Entry(name, str(index % 12), name.split("/")[0]) for index, name in enumerate(files)]
-    write_manifest(tmp_path / "list.csv", entries)
-    names = make(shared_root, manifest=str(tmp_path / "list.csv")).class_names
-    assert names == tuple(map(str, range(12)))
 
 
 def test_logs_say_what_is_built(shared_root: Path, caplog: pytest.LogCaptureFixture) -> None:
