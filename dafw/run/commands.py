@@ -109,6 +109,7 @@ def fit(cli: DafwCLI) -> int:
                 return _fit(cli, config, folder, check)
         except UserError:
             if fresh and not cli.model.steps_done:  # nothing was trained: leave nothing behind
+                check()  # that the directory is still ours
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
