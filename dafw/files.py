@@ -7,6 +7,7 @@ import errno
 import fcntl
 import glob
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ UNFINISHED = ".unfinished"
 """Ending of a file that is being written. A killed process leaves it behind."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a full disk, a full quota and a file that reached its size limit."""
+ABANDONED = 3600.0
+"""Age in seconds of an unfinished file that no process writes any more."""
 LOST = (errno.EIO, errno.EROFS, errno.ESTALE)
 """Error numbers of a disk that fails, that became read-only, and that went away."""
 
@@ -136,6 +139,8 @@ def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    if sync:
+        _remove_abandoned(path)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     with _of(path):
         try:
@@ -187,6 +192,14 @@ def write_atomically(path: Path, text: str, sync: bool = True) -> None:
     """Writes ``text`` as UTF-8, see :func:`replacing`."""
     with replacing(path, sync) as file:
         file.write(text.encode())
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes what processes left that were killed while they wrote ``path``."""
+    for unfinished in path.parent.glob(f"{glob.escape(path.name)}.*{UNFINISHED}"):
+        with suppress(OSError):
+            if time.time() - unfinished.lstat().st_mtime > ABANDONED:
+                unfinished.unlink()
 
 
 def remove_unfinished(folder: Path, name: str = "") -> None:

@@ -71,6 +71,16 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     remove_unfinished(tmp_path / "nowhere")
 
 
+def test_what_a_killed_process_left_long_ago_is_removed_by_the_next_writer(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / f"{name}{UNFINISHED}" for name in ("x.1", "x.2", "y.3"))
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    write_atomically(tmp_path / "x", "")
+    assert {path.name for path in tmp_path.iterdir()} == {"x", new.name, other.name}
+
+
 def keep(path: Path, pipe: Connection) -> None:
     """Holds the lock until it is killed."""
     lock = hold(path)

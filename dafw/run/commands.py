@@ -120,6 +120,7 @@ def fit(cli: DafwCLI) -> int:
                 return _fit(cli, config, folder, check)
         except UserError:
             if fresh and not cli.model.step:  # nothing was trained, or the first batch failed: leave nothing behind
+                check()  # that the directory is still ours
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
