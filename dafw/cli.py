@@ -105,6 +105,10 @@ def _dispatch(command: str, rest: list[str]) -> int:
 
         add_arguments(parser)
         return table(parser.parse_args(rest))
+    if command == "data" and rest[:1] == ["labels"]:
+        from dafw.commands.labels import main as labels
+
+        return labels(rest[1:])
     if command == "data":
         from dafw.commands.data import add_arguments as add_data
         from dafw.commands.data import main as data

@@ -35,13 +35,14 @@ class Found:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the subcommands ``list`` and ``check``."""
+    """Adds the subcommands ``list``, ``check`` and ``labels``."""
     commands = parser.add_subparsers(dest="action", required=True, parser_class=type(parser))
     commands.add_parser("list", help="the benchmarks, how many images belong in each, and how that is known")
     one = commands.add_parser("check", help="compare a folder with what should be there")
     one.add_argument("name", help="the benchmark, as in PACS")
     one.add_argument("--root", required=True, type=Path, help="its folder, as given to data.root")
     one.add_argument("--decode", action="store_true", help="decode every image, too")
+    commands.add_parser("labels", help="read every label of a run's data; takes the arguments of dafw fit")
 
 
 def main(args: argparse.Namespace) -> int:

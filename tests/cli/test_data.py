@@ -9,6 +9,9 @@ from commands import call, refused
 from PIL import Image
 
 import dafw.commands.data
+from dafw.data import Domain
+from dafw.data.roles import Split
+from dafw.testing.toys import ToyData
 from datamodules.layouts import Benchmark, DomainFacts, benchmarks, list_checksum, list_domain
 
 
@@ -150,3 +153,32 @@ def test_wrong_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert "--root" in refused(capsys, "data", "check", "PACS")
     assert 'unknown choice "chekc"' in refused(capsys, "data", "chekc")
     assert "required: action" in refused(capsys, "data")
+
+
+def test_wrong_labels_are_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data's own datamodule and problem say what a wrong label is; nothing is trained."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAFW_CACHE", str(tmp_path / "kept"))
+    toys = ("--model", "DANN", "--data", "dafw.testing.toys.ToyData", "--data.source", "a", "--data.target", "b")
+    done = call(capsys, "data", "labels", *toys)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[-1] == "no label is wrong"
+    assert "b, test: 21 samples, right" in done.out
+    load = ToyData.load
+
+    def wrong(self: ToyData, name: str, split: Split) -> Domain:
+        domain = load(self, name, split)
+        labels = np.array(domain.labels)
+        if (name, split) == ("b", "test"):
+            labels[:] = 7
+        return replace(domain, labels=labels)
+
+    monkeypatch.setattr(ToyData, "load", wrong)
+    done = call(capsys, "data", "labels", *toys)
+    assert done.code == 1
+    lines = done.out.splitlines()
+    assert "  b/0 has class 7, but there are 3 classes" in lines
+    assert lines[-2:] == ["  and 1 more", "21 wrong labels"]
+    assert not list(tmp_path.glob("runs"))
