@@ -103,7 +103,7 @@ class Method(
         if self.kinds and self.problem.kind not in self.kinds:
             raise UserError(
                 f"{type(self).__name__} is a method for {' and '.join(self.kinds)}, and model.problem is "
-                f"{type(self.problem).__name__} ({self.problem.kind})"
+                f"{type(self.problem).__name__} ({self.problem.kind or 'of no kind'})"
             )
         self.num_classes, self.rejection = num_classes, rejection
         if rejection is not None and self.rejects_itself:
