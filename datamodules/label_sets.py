@@ -122,18 +122,28 @@ class ClassSets:
         return {role: len(getattr(self, role)) for role in ROLES}
 
 
-#: Label sets of the literature: numbers of common, source-private and target-private classes in alphabetical order.
-#: Those of Office-31 and Office-Home are in DCC's code (Li et al., CVPR 2021). PADA and UAN take other common classes
-#: of Office-31: the ten shared with Caltech-256 (recalled); a list can name them. The digits' sets are our own.
+#: The ten classes that Office-31 shares with Caltech-256.
+OFFICE_CALTECH: list[str | int] = [
+    *("back_pack", "bike", "calculator", "headphones", "keyboard"),
+    *("laptop_computer", "monitor", "mouse", "mug", "projector"),
+]
+#: The classes of VisDA that are known in OSBP's open task.
+VISDA_VEHICLES: list[str | int] = ["bicycle", "bus", "car", "motorcycle", "train", "truck"]
+#: Label sets of the literature: classes, or numbers of common, source-private and target-private classes, which are
+#: taken in alphabetical order. In Office-31 the common classes are :data:`OFFICE_CALTECH`. Two open tasks have other
+#: classes than the usual ones, hence names of their own: that of the Transfer-Learning-Library on Office-31, and that
+#: of OSBP on VisDA. The sets of the digits are our own.
 PRESETS: dict[str, LabelSets] = {
-    "office31-partial": LabelSets(10, 21, 0),
-    "office31-open": LabelSets(10, 0, 11),
-    "office31-universal": LabelSets(10, 10, 11),
+    "office31-partial": LabelSets(OFFICE_CALTECH, 21, 0),
+    "office31-open": LabelSets(OFFICE_CALTECH, 0, 11),
+    "office31-open-tllib": LabelSets(20, 0, 11),
+    "office31-universal": LabelSets(OFFICE_CALTECH, 10, 11),
     "office-home-partial": LabelSets(25, 40, 0),
     "office-home-open": LabelSets(25, 0, 40),
     "office-home-universal": LabelSets(10, 5, 50),
     "visda-partial": LabelSets(6, 6, 0),
     "visda-open": LabelSets(6, 0, 6),
+    "visda-open-osbp": LabelSets(VISDA_VEHICLES, 0, 6),
     "visda-universal": LabelSets(6, 3, 3),
     "domainnet-universal": LabelSets(150, 50, 145),
     "digits-partial": LabelSets(5, 5, 0),

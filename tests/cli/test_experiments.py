@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,26 @@ FILES = sorted(path for path in ROOT.rglob("*.yaml") if path.relative_to(ROOT).p
 #: What makes an experiment on a folder of images small: its own backbone, on few small images.
 SMALL = ("--data.size", "32", "--data.resize", "32", "--data.num_workers", "0")
 SMALL += ("--data.batch_size", "2", "--data.target_batch_size", "2")
+
+
+def networks(part: Any) -> Iterator[dict[str, Any]]:
+    """The arguments of every network in a file."""
+    if isinstance(part, dict):
+        if "backbone" in part:
+            yield part
+        for value in part.values():
+            yield from networks(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from networks(value)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_pretrained_weights_have_a_tag(path: Path) -> None:
+    """A name without a tag takes the weights that timm holds for the best today, not those of a paper's time."""
+    for network in networks(yaml.safe_load(path.read_text())):
+        if network.get("weights") == "timm":
+            assert "." in network["backbone"], network
 
 
 def test_there_are_experiments() -> None:

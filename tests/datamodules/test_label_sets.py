@@ -68,15 +68,77 @@ def test_an_unknown_name_is_refused() -> None:
         find_label_sets("digits-univrsal")
 
 
+OFFICE31 = [
+    *(
+        "back_pack",
+        "bike",
+        "bike_helmet",
+        "bookcase",
+        "bottle",
+        "calculator",
+        "desk_chair",
+        "desk_lamp",
+        "desktop_computer",
+    ),
+    *(
+        "file_cabinet",
+        "headphones",
+        "keyboard",
+        "laptop_computer",
+        "letter_tray",
+        "mobile_phone",
+        "monitor",
+        "mouse",
+        "mug",
+    ),
+    *(
+        "paper_notebook",
+        "pen",
+        "phone",
+        "printer",
+        "projector",
+        "punchers",
+        "ring_binder",
+        "ruler",
+        "scissors",
+        "speaker",
+    ),
+    *("stapler", "tape_dispenser", "trash_can"),
+]
+VISDA = [
+    *("aeroplane", "bicycle", "bus", "car", "horse", "knife"),
+    *("motorcycle", "person", "plant", "skateboard", "train", "truck"),
+]
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_literatures_splits_fit_their_data(name: str) -> None:
     totals = {"office31": 31, "office-home": 65, "visda": 12, "domainnet": 345, "digits": 10}
-    data, kind = name.rsplit("-", 1)
-    names = [f"{number:03}" for number in range(totals[data])]
+    data = max((one for one in totals if name.startswith(one)), key=len)
+    kind = name.removeprefix(f"{data}-").split("-")[0]
+    names = {"office31": OFFICE31, "visda": VISDA}.get(data, [f"{number:03}" for number in range(totals[data])])
     sets = PRESETS[name].resolve(names)
     assert sets.kind == kind
-    if sets.target_private:
+    if sets.target_private and name != "visda-open-osbp":
         assert sets.target_private[-1] == names[-1]
+
+
+def test_the_classes_of_office31() -> None:
+    """The common classes are in Caltech-256 too. The source's own are the next ones, the target's own the last."""
+    sets = PRESETS["office31-universal"].resolve(OFFICE31)
+    assert " ".join(sets.common) == (
+        "back_pack bike calculator headphones keyboard laptop_computer monitor mouse mug projector"
+    )
+    assert " ".join(sets.source_private) == (
+        "bike_helmet bookcase bottle desk_chair desk_lamp desktop_computer file_cabinet letter_tray mobile_phone "
+        "paper_notebook"
+    )
+    assert sets.target_private == tuple(name for name in OFFICE31[19:] if name != "projector")
+    assert len(PRESETS["office31-partial"].resolve(OFFICE31).source_private) == 21
+    assert PRESETS["office31-open-tllib"].resolve(OFFICE31).common == tuple(OFFICE31[:20])
+    assert PRESETS["visda-open-osbp"].resolve(VISDA).target_private == (
+        *("aeroplane", "horse", "knife", "person", "plant", "skateboard"),
+    )
 
 
 def toys(sets: Any, **options: Any) -> ToyData:
