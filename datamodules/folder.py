@@ -15,7 +15,16 @@ from torch.utils.data import DataLoader
 from dafw.data.cache import CachedImages
 from dafw.data.domain import Domain
 from dafw.data.entries import Entries
-from dafw.data.images import CentreCropped, DecodedImages, Fit, decodes_file, find_corrupt
+from dafw.data.images import (
+    CentreCropped,
+    DecodedImages,
+    Fit,
+    ImageOrPath,
+    cut_middle,
+    decodes_file,
+    find_corrupt,
+    prepare_image,
+)
 from dafw.data.manifest import check_files, read_manifest, refuse_outside, scan_folder, subfolders
 from dafw.data.roles import Split
 from dafw.errors import UserError, choose
@@ -227,6 +236,15 @@ class ImageFolderDomains(DomainDataModule):
         from dafw.data.transforms import named_view
 
         return named_view(name, self.size)
+
+    def evaluation_transform(self) -> Callable[[ImageOrPath], Tensor]:
+        """From a file or an image of Pillow to uint8 (3, size, size), or (3, resize, resize) with ``evaluate_whole``.
+
+        It is scaled and cut as in evaluation. See :meth:`datamodules.evaluating.Evaluating.evaluation_transform`.
+        """
+        resize, fit = self.resize, self.fit
+        size = resize if self.evaluate_whole else self.size
+        return lambda image: cut_middle(prepare_image(image, resize, fit), size)
 
     def evaluation_loader(self, domain: Domain, *, shard: bool = True) -> DataLoader[Any]:
         """Every sample of ``domain`` once, in order: the middle of each image, or all of it with ``evaluate_whole``."""
