@@ -18,6 +18,7 @@ from dafw.data.sampler import ExtraDraws, JointBatchSampler, Stream, StreamSampl
 from dafw.data.served import ServedDomains
 from dafw.data.setting import DataRequest
 from dafw.data.shared_memory import SharedMemoryCollator
+from dafw.data.trained import trained_model
 from dafw.errors import UserError, choose
 from datamodules.evaluating import Evaluating
 from datamodules.label_sets import ClassSets, LabelSets, compare_classes, find_label_sets, warn_of_untrained
@@ -90,6 +91,7 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         stream_order: Literal["random", "stored"] = "random",
     ) -> None:
         super().__init__()
+        self.model = trained_model()
         self.source = [source] if isinstance(source, str) else list(source)
         self.target = [target] if isinstance(target, str) else list(target)
         self.batch_size = batch_size
@@ -156,6 +158,8 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         Raises:
             UserError: if ``label_sets`` does not fit the data's classes.
         """
+        if self.model is not None and not self.model.with_targets:
+            return ClassSets(self.model.classes, (), ())
         if self.label_sets is None:
             return ClassSets(tuple(self.class_names), (), ())
         return self.label_sets.resolve(self.class_names)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch.utils.data import DataLoader
 
 from dafw.data.batch import collate
-from dafw.data.domain import Domain
+from dafw.data.domain import Domain, join
 from dafw.data.joint import JointDataset
 from dafw.data.roles import Evaluation, Split
 from dafw.data.sampler import ShardSampler
@@ -24,6 +24,8 @@ class Evaluating:
     evidence_samples: int
     evaluate_train: bool
     evaluate_test: bool
+    #: What of a target is predicted: its ``test`` split or ``all`` of it; ``None``: see :meth:`predicted`.
+    predict_split: Literal["test", "all"] | None = None
 
     if TYPE_CHECKING:
 
@@ -57,11 +59,11 @@ class Evaluating:
         """The contents of the evaluation loaders of ``stage``, in their order.
 
         A validation scores the targets' test splits too, unless ``evaluate_test`` is false. A method that streams the
-        targets has no validation: no sample of the stream has been served before the stream brings it. A prediction is
-        of the targets' test splits without labels.
+        targets has no validation: no sample of the stream has been served before the stream brings it. For a prediction
+        see :meth:`predicted`.
         """
         if stage == "predict":
-            return [Evaluation("target_test", self.domain(name, "test").unlabelled()) for name in self.target]
+            return [self.predicted(name) for name in self.target]
         if stage == "test":
             return [Evaluation("source_test", self.domain(name, "test")) for name in self.sources] + [
                 Evaluation("target_test", self.domain(name, "test")) for name in self.target
@@ -82,6 +84,29 @@ class Evaluating:
             *(evaluation for evaluation in tested if evaluation.is_labelled),
         ]
 
+    def predicted(self, name: str) -> Evaluation:
+        """The samples of a target that a prediction is made of, without labels.
+
+        These are its test split, on which a test measures the same model. Of a target without labels, which no test
+        measures, they are its splits together, unless the method predicts the stream that it has served.
+        :attr:`predict_split` overrides both.
+
+        Raises:
+            UserError: for all samples of a target whose test split was served as a stream.
+        """
+        test, setting = self.domain(name, "test"), self.request.setting
+        if self.predict_split == "all" and setting.streams_target:
+            raise UserError(
+                f"a {setting.name} run predicts what its stream has served, which is the test split: give --split test"
+            )
+        whole = self.predict_split == "all" or (
+            self.predict_split is None and test.labels is None and not setting.streams_target
+        )
+        if not whole:
+            return Evaluation("target_test", test.unlabelled())
+        parts = {"train": self.domain(name, "train"), "val": self.domain(name, "val"), "test": test}
+        return Evaluation("target_all", join(parts))
+
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """One loader for each of ``evaluations("validate")``."""
         return [self.evaluation_loader(evaluation.domain) for evaluation in self.evaluations("validate")]
@@ -91,7 +116,7 @@ class Evaluating:
         return [self.evaluation_loader(evaluation.domain) for evaluation in self.evaluations("test")]
 
     def predict_dataloader(self) -> list[DataLoader[Any]]:
-        """The targets' test splits, without labels."""
+        """One loader for each target, see :meth:`predicted`."""
         return [self.evaluation_loader(evaluation.domain) for evaluation in self.evaluations("predict")]
 
     def evaluation_loader(self, domain: Domain, *, shard: bool = True) -> DataLoader[Any]:
