@@ -10,21 +10,23 @@ import torch
 from torch.utils.data import DataLoader
 
 from dafw.data.balanced import Pools, draw_balanced
-from dafw.data.batch import Batch, collate
+from dafw.data.batch import Batch
 from dafw.data.domain import Domain
 from dafw.data.joint import JointDataset
-from dafw.data.roles import Evaluation, Split
-from dafw.data.sampler import ExtraDraws, JointBatchSampler, ShardSampler, Stream, StreamSampler
+from dafw.data.roles import Split
+from dafw.data.sampler import ExtraDraws, JointBatchSampler, Stream, StreamSampler
 from dafw.data.served import ServedDomains
 from dafw.data.setting import DataRequest
 from dafw.data.shared_memory import SharedMemoryCollator
+from dafw.data.trained import trained_model
 from dafw.errors import UserError, choose
+from datamodules.evaluating import Evaluating
 from datamodules.label_sets import ClassSets, LabelSets, compare_classes, find_label_sets, warn_of_untrained
 from datamodules.splits import hold_out
 from datamodules.stream import check_one_pass, stream_sampler
 
 
-class DomainDataModule(ServedDomains, pl.LightningDataModule):
+class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
     """Serves domains: joint batches for training, whole splits for evaluation.
 
     The training split of a target has no labels: they are dropped before the dataset is made. Target labels exist in
@@ -89,6 +91,7 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         stream_order: Literal["random", "stored"] = "random",
     ) -> None:
         super().__init__()
+        self.model = trained_model()
         self.source = [source] if isinstance(source, str) else list(source)
         self.target = [target] if isinstance(target, str) else list(target)
         self.batch_size = batch_size
@@ -155,6 +158,8 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
         Raises:
             UserError: if ``label_sets`` does not fit the data's classes.
         """
+        if self.model is not None and not self.model.with_targets:
+            return ClassSets(self.model.classes, (), ())
         if self.label_sets is None:
             return ClassSets(tuple(self.class_names), (), ())
         return self.label_sets.resolve(self.class_names)
@@ -325,64 +330,6 @@ class DomainDataModule(ServedDomains, pl.LightningDataModule):
             raise ValueError(f"the targets have {sizes} training samples, not {[len(labels) for labels in targets]}")
         pools = Pools.of([np.asarray(domain.labels) for domain in self.train_domains[:first]], targets)
         return lambda step: draw_balanced(pools, self.seed, step, balanced.classes, balanced.per_class)
-
-    def evaluations(self, stage: Literal["validate", "test", "predict"]) -> list[Evaluation]:
-        """The contents of the evaluation loaders of ``stage``, in their order.
-
-        A validation scores the targets' test splits too, unless ``evaluate_test`` is false. A method that streams the
-        targets has no validation: no sample of the stream has been served before the stream brings it. A prediction is
-        of the targets' test splits without labels.
-        """
-        if stage == "predict":
-            return [Evaluation("target_test", self.domain(name, "test").unlabelled()) for name in self.target]
-        if stage == "test":
-            return [Evaluation("source_test", self.domain(name, "test")) for name in self.sources] + [
-                Evaluation("target_test", self.domain(name, "test")) for name in self.target
-            ]
-        if self.request.setting.streams_target:
-            return []
-        shown = self.sources if self.training_targets and self.request.evidence else []
-        train = [self.domain(name, "train").unlabelled() for name in shown]
-        share = max(1, -(-sum(map(len, train)) // self.evidence_samples))
-        scored = self.sources if self.evaluate_train else []
-        named = self.target if self.evaluate_test else []
-        tested = [Evaluation("target_test", self.domain(name, "test")) for name in named]
-        return [
-            *(Evaluation("source_train_labelled", self.domain(name, "train")) for name in scored),
-            *(Evaluation("source_train", domain.subset(range(0, len(domain), share))) for domain in train),
-            *(Evaluation("source_val", self.domain(name, "val")) for name in self.sources),
-            *(Evaluation("target_val", self.domain(name, "val")) for name in self.target),
-            *(evaluation for evaluation in tested if evaluation.is_labelled),
-        ]
-
-    def val_dataloader(self) -> list[DataLoader[Any]]:
-        """One loader for each of ``evaluations("validate")``."""
-        return [self.evaluation_loader(evaluation.domain) for evaluation in self.evaluations("validate")]
-
-    def test_dataloader(self) -> list[DataLoader[Any]]:
-        """One loader for each of ``evaluations("test")``."""
-        return [self.evaluation_loader(evaluation.domain) for evaluation in self.evaluations("test")]
-
-    def predict_dataloader(self) -> list[DataLoader[Any]]:
-        """The targets' test splits, without labels."""
-        return [self.evaluation_loader(evaluation.domain) for evaluation in self.evaluations("predict")]
-
-    def evaluation_loader(self, domain: Domain, *, shard: bool = True) -> DataLoader[Any]:
-        """Every sample of ``domain`` once, in order, without augmentation.
-
-        They come in the domain's own order, which may be by class. A transductive method, whose predictions depend on
-        the whole batch, gets them in a random order that is a function of the seed and the domain.
-
-        Args:
-            domain: what to serve.
-            shard: each rank serves its share; otherwise each serves all of it.
-        """
-        rank, world_size = self._rank() if shard else (0, 1)
-        if len(domain) < world_size:
-            raise UserError(f"{world_size} ranks cannot share the {len(domain)} samples of {domain.name} to evaluate")
-        mixed = (self.seed, domain.name) if self.request.mixed_evaluation else None
-        sampler = ShardSampler(len(domain), self.eval_batch_size, mixed=mixed, rank=rank, world_size=world_size)
-        return self._loader(JointDataset([domain]), sampler, collate)
 
     def _loader(self, data: JointDataset, sampler: Any, collate: Any, **options: Any) -> DataLoader[Any]:
         return DataLoader(

@@ -5,8 +5,10 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dafw.data.domain import ArrayImages, Domain
+from dafw.data.images import ImageOrPath, as_item, as_rgb
 from dafw.errors import UserError, choose
 from datamodules import digit_images
 from datamodules.base import DomainDataModule
@@ -49,6 +51,14 @@ class DigitDomains(DomainDataModule):
         from dafw.data.transforms import named_view
 
         return named_view(name, self.size, flip=False)
+
+    def evaluation_transform(self) -> Callable[[ImageOrPath], Tensor]:
+        """From a file or an image of Pillow to uint8 (3, size, size): both sides are scaled, as those of a digit are.
+
+        See :meth:`datamodules.evaluating.Evaluating.evaluation_transform`.
+        """
+        size = self.size
+        return lambda image: as_item(digit_images.resize(np.asarray(as_rgb(image))[None], size)[0].copy())
 
 
 def make_domain(name: str, images: Images, labels: NDArray[np.int64], ids: Sequence[str], size: int) -> Domain:

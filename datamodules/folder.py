@@ -15,9 +15,19 @@ from torch.utils.data import DataLoader
 from dafw.data.cache import CachedImages
 from dafw.data.domain import Domain
 from dafw.data.entries import Entries
-from dafw.data.images import CentreCropped, DecodedImages, Fit, decodes_file, find_corrupt
+from dafw.data.images import (
+    CentreCropped,
+    DecodedImages,
+    Fit,
+    ImageOrPath,
+    cut_middle,
+    decodes_file,
+    find_corrupt,
+    prepare_image,
+)
 from dafw.data.manifest import check_files, read_manifest, refuse_outside, scan_folder, subfolders
 from dafw.data.roles import Split
+from dafw.data.trained import trained_model
 from dafw.errors import UserError, choose
 from dafw.files import reading
 from datamodules.base import DomainDataModule
@@ -103,8 +113,10 @@ class ImageFolderDomains(DomainDataModule):
             raise UserError(f"data.{key} has no part in data.protocol domainbed, which divides domains in its own way")
         self.root = Path(root).expanduser()
         self.manifest = None if manifest is None else Path(manifest).expanduser()
+        model = trained_model()
+        looks = model is None or model.with_targets
         with reading("the folder", self.root):
-            exists = self.root.is_dir()
+            exists = not looks or self.root.is_dir()
         if not exists:
             raise UserError(f"the folder {self.root} (data.root) does not exist")
         if evaluate_whole and augment == "none":
@@ -113,16 +125,22 @@ class ImageFolderDomains(DomainDataModule):
         self.evaluate_whole = evaluate_whole
         self.fit: Fit = "crop" if choose("fit", fit, ("crop", "squash")) == "crop" else "squash"
         self.transductive, self.on_corrupt = transductive, choose("on_corrupt", on_corrupt, ("fail", "skip"))
-        listed = None if self.manifest is None else read_manifest(self.manifest)
+        listed = read_manifest(self.manifest) if self.manifest is not None and looks else None
         if self.protocol == "domainbed" and listed is not None and listed[0].split:
             raise UserError(f"{self.manifest} gives splits, which data.protocol domainbed would overrule")
-        self.domain_names = self._domains(listed)
+        self.domain_names = self._domains(listed) if looks else ()
+        if model is not None:  # the files of some domains may not be there
+            sides = (source, *(() if looks else (target,)))
+            named = [name for side in sides for name in ([side] if isinstance(side, str) else side)]
+            self.domain_names = tuple(dict.fromkeys((*self.domain_names, *named)))
         super().__init__(source, target, augment=named_augmentation(augment, size), **base)
-        self._entries = {name: self._list(name, listed) for name in (*self.source, *self.target)}
+        self._entries = self._list_all(listed) if looks else {}
         if not allow_outside_root:
             for entries in self._entries.values():
                 refuse_outside(entries, self.root)
         labels = set().union(*(counts for counts in self.class_counts().values()))
+        if self.model is not None and not self._entries.keys() >= {*self.source, *self.target}:
+            labels |= set(self.model.classes)
         self.class_names = tuple(sorted(labels, key=_natural))
         self._images: dict[str, Sequence[Tensor]] = {}
         self._placed: dict[str, NDArray[np.float64]] = {}
@@ -135,6 +153,17 @@ class ImageFolderDomains(DomainDataModule):
         if not names:
             raise UserError(f"the folder {self.root} (data.root) holds no domain folders")
         return tuple(names)
+
+    def _list_all(self, listed: Entries | None) -> dict[str, Entries]:
+        """The images of each domain. A model that knows its classes needs no images of a source."""
+        found = {}
+        for name in (*self.source, *self.target):
+            try:
+                found[name] = self._list(name, listed)
+            except UserError:
+                if name in self.target or self.model is None or not self.model.classes:
+                    raise
+        return found
 
     def _list(self, name: str, listed: Entries | None) -> Entries:
         if listed is None:
@@ -227,6 +256,15 @@ class ImageFolderDomains(DomainDataModule):
         from dafw.data.transforms import named_view
 
         return named_view(name, self.size)
+
+    def evaluation_transform(self) -> Callable[[ImageOrPath], Tensor]:
+        """From a file or an image of Pillow to uint8 (3, size, size), or (3, resize, resize) with ``evaluate_whole``.
+
+        It is scaled and cut as in evaluation. See :meth:`datamodules.evaluating.Evaluating.evaluation_transform`.
+        """
+        resize, fit = self.resize, self.fit
+        size = resize if self.evaluate_whole else self.size
+        return lambda image: cut_middle(prepare_image(image, resize, fit), size)
 
     def evaluation_loader(self, domain: Domain, *, shard: bool = True) -> DataLoader[Any]:
         """Every sample of ``domain`` once, in order: the middle of each image, or all of it with ``evaluate_whole``."""

@@ -1,6 +1,6 @@
 """A domain: samples of one named distribution."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,6 +70,37 @@ class Domain:
         return np.asarray(self.labels, dtype=np.int64)
 
 
+def join(parts: Mapping[str, Domain]) -> Domain:
+    """The samples of several parts of one domain, one part after the other, without labels.
+
+    A sample that several parts have comes once, where it is first. If a name stands for one sample in one part and for
+    another in a later part, the names of the later part begin with the part's.
+
+    Args:
+        parts: by the part's name its samples.
+    """
+    found = list(parts.values())
+    places: dict[str, tuple[int, int]] = {}
+    for number, (name, part) in enumerate(parts.items()):
+        ids = [part.id(index) for index in range(len(part))]
+        shared = next((index for index, one in enumerate(ids) if one in places), None)
+        if shared is not None:
+            first, position = places[ids[shared]]
+            if not _same(part.inputs[shared], found[first].inputs[position]):
+                ids = [f"{name}/{one}" for one in ids]
+        for index, one in enumerate(ids):
+            places.setdefault(one, (number, index))
+    return Domain(found[0].name, _Joined([part.inputs for part in found], list(places.values())), None, [*places])
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    return bool(np.array_equal(one, other))
+
+
 def _take(values: Sequence[Any] | NDArray[Any], indices: NDArray[np.int64]) -> Any:
     return values[indices] if isinstance(values, np.ndarray | Tensor) else _View(values, indices)
 
@@ -83,6 +114,18 @@ class _View(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.base[int(self.indices[index])]
+
+
+class _Joined(Sequence[Any]):
+    def __init__(self, parts: list[Sequence[Any]], places: list[tuple[int, int]]) -> None:
+        self.parts, self.places = parts, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        part, position = self.places[index]
+        return self.parts[part][position]
 
 
 class ArrayImages(Sequence[Tensor]):

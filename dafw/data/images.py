@@ -26,6 +26,7 @@ from dafw.files import reading, write_atomically
 log = logging.getLogger(__name__)
 
 Fit = Literal["crop", "squash"]
+ImageOrPath = Image.Image | str | os.PathLike[str]
 
 _COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are tried first."""
@@ -108,6 +109,39 @@ def _decode(path: Path, data: bytes, at_least: int | None) -> Image.Image:
         raise CorruptImage(f"the image {path} cannot be decoded ({error})") from error
 
 
+def as_rgb(image: ImageOrPath, at_least: int | None = None) -> Image.Image:
+    """A file or an image of Pillow as 8-bit RGB; see :func:`load_rgb`. A given image is left as it is.
+
+    Raises:
+        CorruptImage: if it cannot be decoded.
+        UserError: naming the file, if it does not exist, or cannot be read.
+    """
+    if not isinstance(image, Image.Image):
+        return load_rgb(Path(image), at_least)
+    try:
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError) as error:  # an image of Pillow may not have been read yet
+        raise CorruptImage(f"the image cannot be decoded ({error})") from error
+
+
+def prepare_image(image: ImageOrPath, size: int, fit: Fit = "crop") -> Tensor:
+    """A file or an image of Pillow as the tensor that :class:`DecodedImages` holds of it: uint8 (3, size, size).
+
+    The size of a large JPEG is reduced while its file is decoded. So an image of Pillow that has been read may differ
+    from its file by a few levels.
+
+    Args:
+        image: a file, or an image of Pillow.
+        size: see :func:`load_image`.
+        fit: see :func:`load_image`.
+
+    Raises:
+        CorruptImage: if it cannot be decoded.
+        UserError: naming the file, if it does not exist, or cannot be read.
+    """
+    return as_item(_fit(as_rgb(image, at_least=_enough(size)), size, fit))
+
+
 def load_image(path: Path, size: int, fit: Fit = "crop") -> NDArray[np.uint8]:
     """One image file as uint8 RGB (size, size, 3); see :func:`load_rgb`.
 
@@ -129,7 +163,12 @@ def load_image(path: Path, size: int, fit: Fit = "crop") -> NDArray[np.uint8]:
 
 
 def _load(path: Path, data: bytes, size: int, fit: Fit) -> NDArray[np.uint8]:
-    return _fit(_decode(path, data, at_least=math.ceil(1.75 * size)), size, fit)
+    return _fit(_decode(path, data, at_least=_enough(size)), size, fit)
+
+
+def _enough(size: int) -> int:
+    """Pixels of the short side from which an image is scaled to ``size`` without a loss that is seen."""
+    return math.ceil(1.75 * size)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -239,9 +278,13 @@ class CentreCropped(Sequence[Tensor]):
         return len(self.images)
 
     def __getitem__(self, index: Any) -> Any:
-        image = self.images[index]
-        top, left = (round((side - self.size) / 2) for side in image.shape[-2:])
-        return image[:, top : top + self.size, left : left + self.size]
+        return cut_middle(self.images[index], self.size)
+
+
+def cut_middle(image: Tensor, size: int) -> Tensor:
+    """The middle of an image: (C, H, W) -> (C, size, size)."""
+    top, left = (round((side - size) / 2) for side in image.shape[-2:])
+    return image[:, top : top + size, left : left + size]
 
 
 _DECODING = 2

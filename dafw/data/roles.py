@@ -6,7 +6,10 @@ from typing import Literal
 from dafw.data.domain import Domain
 
 Split = Literal["train", "val", "test"]
-Role = Literal["source_train", "source_train_labelled", "source_val", "target_val", "source_test", "target_test"]
+Role = Literal[
+    "source_train", "source_train_labelled", "source_val", "target_val", "source_test", "target_test", "target_all"
+]
+_PARTS = {"train": "training", "labelled": "training", "val": "validation"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,12 @@ class Evaluation:
     def is_source(self) -> bool:
         """Whether its samples come from a source."""
         return self.role.startswith("source")
+
+    @property
+    def part(self) -> str:
+        """The part of its domain that it is: ``training``, ``validation``, ``test``, or ``all`` parts."""
+        last = self.role.rpartition("_")[2]
+        return _PARTS.get(last, last)
 
     @property
     def is_labelled(self) -> bool:

@@ -85,6 +85,5 @@ class ServedDomains(Checked):
         found: dict[str, Samples] = {}
         for one in self.evaluations(stage):
             if not one.role.startswith("source_train"):
-                part = "validation" if one.role.endswith("val") else "test"
-                found[f"{one.domain.name}/{part}"] = summarise(one.domain.unlabelled())
+                found[f"{one.domain.name}/{one.part}"] = summarise(one.domain.unlabelled())
         return found

@@ -221,6 +221,13 @@ class Problem(Recorded):
         """
         raise NotImplementedError(f"{type(self).__name__} must define predictions(outputs)")
 
+    def check_output(self, path: Path) -> None:
+        """Says before any prediction that :meth:`write_predictions` could not write to this path.
+
+        Raises:
+            UserError: saying what is missing.
+        """
+
     def write_predictions(self, found: Sequence[Predicted], class_names: Sequence[str], path: Path) -> None:
         """Writes predictions to a file, or to a folder of files.
 

@@ -16,6 +16,7 @@ from dafw.files import write_atomically
 from dafw.metrics import CommonAccuracy, open_set_metrics
 from dafw.problems.base import Picture, Predicted, Problem, Shown
 from dafw.problems.outputs import Outputs
+from dafw.problems.parquet import require_parquet, write_parquet
 from dafw.ranges import ClosedUnitInterval
 
 
@@ -92,22 +93,38 @@ class Classification(Problem):
         prediction = _rejecting(outputs.logits, unknown)
         return {"prediction": prediction, "probabilities": probabilities, "unknown": unknown.float()}
 
+    def check_output(self, path: Path) -> None:
+        """Asks for pyarrow if the path ends in ``.parquet``."""
+        if path.suffix.lower() == ".parquet":
+            require_parquet(path)
+
     def write_predictions(self, found: Sequence[Predicted], class_names: Sequence[str], path: Path) -> None:
-        """Writes a CSV file with one line for each sample: domain, sample, prediction, one probability for each class.
+        """Writes a table with one row for each sample: domain, sample, prediction, one probability for each class.
 
         For a method that rejects samples ``unknown`` is the margin of the rejection, and a possible prediction.
-        Names that a spreadsheet would take for formulas are marked, see :func:`dafw.escape.csv_field`.
+
+        A path that ends in ``.parquet`` gets a Parquet file, any other a CSV file. In a CSV file, names that a
+        spreadsheet would take for formulas are marked, see :func:`dafw.escape.csv_field`.
+
+        Raises:
+            UserError: for a Parquet file without pyarrow.
         """
         names = (*class_names, "unknown")
         margins = ["unknown"] if any("unknown" in one.columns for one in found) else []
-        keys = ["prediction", *margins, "probabilities"]
-        rows = [["domain", "sample", "prediction", *margins, *(f"p_{name}" for name in class_names)]]
-        for one in found:
-            columns = [one.columns[key] for key in keys]
-            for sample, prediction, *margin, shares in zip(one.ids, *columns, strict=True):
-                numbers = [f"{number:.6f}" for number in (*margin, *shares)]
-                rows.append([one.domain, sample, names[prediction], *numbers])
-        write_atomically(path, escape.csv(rows))
+        table: dict[str, list[Any]] = {
+            "domain": [one.domain for one in found for _ in one.ids],
+            "sample": [sample for one in found for sample in one.ids],
+            "prediction": [names[position] for one in found for position in one.columns["prediction"]],
+            **{key: [float(margin) for one in found for margin in one.columns[key]] for key in margins},
+        }
+        shares = [row for one in found for row in one.columns["probabilities"]]
+        table |= {f"p_{name}": [float(row[code]) for row in shares] for code, name in enumerate(class_names)}
+        if path.suffix.lower() == ".parquet":
+            write_parquet(table, path)
+            return
+        rows = zip(*table.values(), strict=True)
+        lines = [[f"{one:.6f}" if isinstance(one, float) else one for one in row] for row in rows]
+        write_atomically(path, escape.csv([[*table], *lines]))
 
     def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> Mapping[str, Picture]:
         """``embedding`` of the features of all domains, and ``confusion`` of the targets' labels and predictions.

@@ -30,10 +30,11 @@ from dafw.run.artifacts import collect_result, write_plots
 from dafw.run.checks import check_moved_data, check_trainer, refuse_other_run
 from dafw.run.clock import Clock
 from dafw.run.config import DafwCLI, RunOptions, parse, resolved_config
-from dafw.run.directory import lock, run_directory
+from dafw.run.directory import lock
+from dafw.run.given import run_folder, trained_checkpoint, with_run
 from dafw.run.identity import config_hash
 from dafw.run.loggers import CsvLog, first_on_machine, rank, track_result, wandb_logger
-from dafw.run.predictions import gather_predictions
+from dafw.run.predictions import predict_images, predict_targets
 from dafw.run.result import RESULT, TEST, Result, read_result, write_result
 
 
@@ -48,8 +49,11 @@ def _main(command: str, arguments: list[str]) -> int:
     """Rank 0 alone reports an error that all ranks have, since the launchers kill it if another rank fails first."""
     cli: DafwCLI | None = None
     try:
-        cli = parse(arguments)
-        return fit(cli) if command == "fit" else evaluate(command, cli)
+        if command == "fit":
+            cli = parse(arguments)
+            return fit(cli)
+        cli = parse(with_run(command, arguments), command)
+        return evaluate(command, cli)
     except UserError:
         if cli is None and not first_on_machine():  # all have the same configuration, and the first one says it
             return 2
@@ -99,7 +103,7 @@ def fit(cli: DafwCLI) -> int:
     """Trains or resumes a run, tests it, and writes its result."""
     options: RunOptions = cli.config_init["run"]
     config = resolved_config(cli)
-    folder = _folder(options, config)
+    folder = run_folder(config)
     cli.model.accept_changed_data = options.accept_changed_data
     if options.dir:
         refuse_other_run(folder, config)
@@ -123,10 +127,6 @@ def fit(cli: DafwCLI) -> int:
                 check()  # that the directory is still ours
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-
-
-def _folder(options: RunOptions, config: dict[str, Any]) -> Path:
-    return user_path(options.dir) if options.dir else run_directory(config, user_path(options.root))
 
 
 def _fit(cli: DafwCLI, config: dict[str, Any], folder: Path, check: Callable[[], None]) -> int:
@@ -221,10 +221,8 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     setting = cli.model.setting
     if command == "validate" and setting.streams_target:
         raise UserError(f"a {setting.name} run has no validation: dafw test scores what its stream has served")
-    folder = _folder(options, config)
+    folder, path = run_folder(config), trained_checkpoint(config)
     cli.model.accept_changed_data = options.accept_changed_data
-    given = cli.config_init["ckpt_path"]
-    path = user_path(given) if given else next(iter(checkpoints(folder / "checkpoints")), None)
     if path is None:
         raise UserError(f"there is no checkpoint in {folder / 'checkpoints'}: train first, or give --ckpt_path")
     content = check_method(path, type(cli.model))
@@ -236,27 +234,40 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     except RuntimeError as error:
         raise UserError(f"{path} does not fit this configuration: {first_fault(error)}") from error
     cli.model.comes_from(content["dafw"], str(path))
-    problem = type(cli.model.problem)
-    if command == "predict" and problem.write_predictions is Problem.write_predictions:
-        raise UserError(
-            f"{problem.__name__} does not say how predictions are written: it must define write_predictions"
-        )
+    if command == "predict":
+        predict(cli, folder)
+        return 0
     clock = Clock()
     trainer = cli.make_trainer([clock, Stopping()], [], folder)
-    if command == "predict":
-        output = user_path(cli.config_init["output"] or cli.model.problem.predictions_name)
-        predicted = gather_predictions(trainer.predict(cli.model, datamodule=cli.datamodule) or [], cli.datamodule)
-        if trainer.is_global_zero:
-            cli.model.problem.write_predictions(predicted, cli.datamodule.known_names, output)
-            print(output)
-        return 0
     getattr(trainer, command)(cli.model, datamodule=cli.datamodule, verbose=False)
     for name, value in sorted(trainer.callback_metrics.items()) if trainer.is_global_zero else ():
         print(terminal(f"{name.partition('/dataloader_idx')[0]:<40} {float(value):.4f}"))
     if command == "test" and trainer.is_global_zero:
+        for name in sorted(set(cli.datamodule.target) - set(cli.model.evaluator.test)):
+            print(terminal(f"{name}: not tested, since it has no labels"))
         result = _of_checkpoint(collect_result(trainer, cli.model, cli.datamodule, config, clock), content, path)
         write_test(result, folder, cli.config_init["output"])
     return 0
+
+
+def predict(cli: DafwCLI, folder: Path) -> None:
+    """Predicts the targets, or the files that ``--images`` names, with the method as it is."""
+    given, problem = cli.config_init, cli.model.problem
+    if type(problem).write_predictions is Problem.write_predictions:
+        raise UserError(
+            f"{type(problem).__name__} does not say how predictions are written: it must define write_predictions"
+        )
+    output = user_path(given["output"] or problem.predictions_name)
+    problem.check_output(output)
+    if given["images"]:
+        cli.use_one_device()
+    else:
+        cli.datamodule.predict_split = given["split"]
+    trainer = cli.make_trainer([Stopping()], [], folder)
+    if given["images"]:
+        predict_images(trainer, cli.model, cli.datamodule, given["images"], output)
+    else:
+        predict_targets(trainer, cli.model, cli.datamodule, output)
 
 
 def write_test(result: Result, folder: Path, output: str | None) -> None:

@@ -5,13 +5,14 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 import yaml
 from jsonargparse import ArgumentError
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -22,14 +23,17 @@ import dafw.methods  # so that short names of methods resolve
 import datamodules
 from dafw.callbacks import progress_callback
 from dafw.checkpoints import read_checkpoint
+from dafw.data.trained import TrainedModel, made_for
 from dafw.errors import UserError, causes, sentence
 from dafw.files import trouble, user_path
 from dafw.methods.starting import find_checkpoint
 from dafw.nn.backbones import check_known
+from dafw.nn.weights import without_weights
 from dafw.plain_yaml import load_yaml
 from dafw.run.arguments import MODE, with_text_names
 from dafw.run.checks import check_trainer_arguments
 from dafw.run.config_errors import broken_file, check_augment, check_constructor, check_files, explain, find_class
+from dafw.run.given import import_backbone, trained_checkpoint, trained_classes
 from dafw.run.loggers import WandbMode
 from datamodules.base import DomainDataModule
 
@@ -65,9 +69,15 @@ class RunOptions:
 
 
 class DafwCLI(LightningCLI):
-    """LightningCLI with the links, defaults and run options of this project. It only parses and instantiates."""
+    """LightningCLI with the links, defaults and run options of this project. It only parses and instantiates.
 
-    def __init__(self, arguments: list[str]) -> None:
+    Args:
+        arguments: of the command.
+        command: ``fit``, ``validate``, ``test`` or ``predict``.
+    """
+
+    def __init__(self, arguments: list[str], command: str = "fit") -> None:
+        self.command = command
         super().__init__(
             dafw.methods.Method,
             DomainDataModule,
@@ -117,7 +127,15 @@ class DafwCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.add_argument("--run", type=RunOptions, default=RunOptions())
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to evaluate")
-        parser.add_argument("--output", type=str | None, default=None, help="where predict writes its file")
+        parser.add_argument("--output", type=str | None, default=None, help="where test or predict writes its file")
+        if self.command == "predict":
+            parser.add_argument("--images", type=str, nargs="+", help="files, or folders of images, to predict")
+            parser.add_argument(
+                "--split",
+                type=Literal["test", "all"] | None,
+                default=None,
+                help="what of a target is predicted; by default its test split, and all of a target without labels",
+            )
 
     def before_instantiate_classes(self) -> None:
         """Refuses arguments without a class, since the parser would make the abstract base class."""
@@ -128,6 +146,24 @@ class DafwCLI(LightningCLI):
             check_constructor(key, self.config[key]["class_path"], self.config[key]["init_args"])
         check_augment(self.config["data"]["init_args"].get("augment"))
         check_trainer_arguments(self.config["trainer"], self.config["data"]["init_args"])
+
+    def instantiate_classes(self) -> None:
+        """Instantiates. A checkpoint that is evaluated fills the network, and no other file of weights is read.
+
+        What is known of the checkpoint's classes replaces the files of the sources, where these are not needed.
+        """
+        setting = getattr(find_class(self.config["model"]["class_path"]), "setting", None)
+        needs_source = self.command != "predict" and (setting is None or setting.sees_source)
+        if self.command == "fit" and needs_source:
+            super().instantiate_classes()
+            return
+        config = resolved_config(self)
+        model = None if needs_source else TrainedModel(lambda: trained_classes(config), not config.get("images"))
+        filled = self.command != "fit" and trained_checkpoint(config) is not None
+        if filled:
+            import_backbone(config)
+        with made_for(model), without_weights() if filled else nullcontext():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Keeps the arguments. The trainer is made when the run directory is known."""
@@ -149,6 +185,14 @@ class DafwCLI(LightningCLI):
             return pl.Trainer(**config)
         except (MisconfigurationException, ValueError, TypeError) as error:
             raise UserError(f"trainer: {sentence(error)}") from error
+
+    def use_one_device(self) -> None:
+        """Makes the next trainer run in one process, on an accelerator that is there."""
+        trainer = self.config_init["trainer"]
+        there = trainer["accelerator"] not in ("gpu", "cuda") or torch.cuda.is_available()
+        changes = {"devices": 1, "num_nodes": 1, "strategy": "auto", **({} if there else {"accelerator": "auto"})}
+        for key, value in changes.items():
+            trainer[key] = value
 
 
 def with_signed_names(arguments: list[str]) -> list[str]:
@@ -227,8 +271,12 @@ def _network(parser: LightningArgumentParser, arguments: list[str]) -> str:
     return json.dumps(network)
 
 
-def parse(arguments: list[str]) -> DafwCLI:
+def parse(arguments: list[str], command: str = "fit") -> DafwCLI:
     """Parses and instantiates. A method without a network gets ``Network()``: the MNIST network of the DANN paper.
+
+    Args:
+        arguments: of the command.
+        command: ``fit``, ``validate``, ``test`` or ``predict``.
 
     Raises:
         UserError: for a wrong key, value, class or path.
@@ -246,7 +294,7 @@ def parse(arguments: list[str]) -> DafwCLI:
     argv, sys.argv = sys.argv, sys.argv[:1]
     check_files(arguments)
     try:
-        return DafwCLI(arguments)
+        return DafwCLI(arguments, command)
     except ArgumentError as error:
         raise _user_error(error) or UserError(explain(str(error), arguments)) from error
     except RecursionError as error:

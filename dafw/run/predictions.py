@@ -1,12 +1,63 @@
 """Collects the predictions of ``dafw predict``; the problem writes them."""
 
+from collections.abc import Mapping
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 
+from dafw.escape import terminal
+from dafw.methods import Method
 from dafw.problems import Predicted
+from dafw.run.images import DOMAIN, ImageBatches, find_images
 from datamodules.base import DomainDataModule
+
+
+def predict_targets(trainer: pl.Trainer, method: Method, data: DomainDataModule, output: Path) -> None:
+    """Predicts the targets, writes the predictions, and prints how many they are and of which part.
+
+    Args:
+        trainer: makes the predictions.
+        method: the trained method.
+        data: the datamodule with the targets.
+        output: where to write.
+    """
+    predicted = gather_predictions(trainer.predict(method, datamodule=data) or [], data)
+    if not trainer.is_global_zero:
+        return
+    method.problem.write_predictions(predicted, data.known_names, output)
+    for name, one in zip(data.target, predicted, strict=True):
+        whole = data.predicted(name).part == "all"
+        part = "all its samples" if whole else "its test split alone; --split all predicts all its samples"
+        print(terminal(f"{name}: {len(one.ids)} predictions, of {part}"))
+    print(output)
+
+
+def predict_images(trainer: pl.Trainer, method: Method, data: DomainDataModule, given: list[str], output: Path) -> None:
+    """Predicts files of images, writes the predictions, and lists the files that were left out.
+
+    Args:
+        trainer: makes the predictions, in one process.
+        method: the trained method.
+        data: the run's datamodule, which says how an image is prepared.
+        given: files and folders.
+        output: where to write.
+
+    Raises:
+        UserError: if the datamodule cannot prepare an image, or none of the files can be read.
+    """
+    prepare, paths = data.evaluation_transform(), find_images(given)
+    mixed = (data.seed, DOMAIN) if method.data_request.mixed_evaluation else None
+    loader = ImageBatches(paths, prepare, data.eval_batch_size, mixed)
+    batches: list[Any] = trainer.predict(method, dataloaders=loader) or []
+    loader.report()
+    positions, columns = _in_order(batches)
+    ids = [str(paths[position]) for position in positions]
+    method.problem.write_predictions([Predicted(DOMAIN, ids, columns)], data.known_names, output)
+    print(f"{len(ids)} predictions; skipped files: {len(loader.skipped)}")
+    print(output)
 
 
 def gather_predictions(predicted: list[Any], data: DomainDataModule) -> list[Predicted]:
@@ -23,14 +74,18 @@ def gather_predictions(predicted: list[Any], data: DomainDataModule) -> list[Pre
         torch.distributed.all_gather_object(shares, own)
     found = []
     for position, name in enumerate(data.target):
-        batches = [batch for share in shares for batch in share[position]]
-        columns = {key: list(chain.from_iterable(_rows(batch[key]) for batch in batches)) for key in batches[0]}
-        order = sorted(range(len(columns["index"])), key=columns["index"].__getitem__)
-        domain = data.domain(name, "test")
-        ids = [domain.id(columns["index"][row]) for row in order]
-        values = {key: [column[row] for row in order] for key, column in columns.items() if key != "index"}
-        found.append(Predicted(name, ids, values))
+        positions, columns = _in_order([batch for share in shares for batch in share[position]])
+        domain = data.predicted(name).domain
+        found.append(Predicted(name, [domain.id(index) for index in positions], columns))
     return found
+
+
+def _in_order(batches: list[Mapping[str, Any]]) -> tuple[list[int], dict[str, list[Any]]]:
+    """The positions of the predicted samples, sorted, and the other columns in that order."""
+    columns = {key: list(chain.from_iterable(_rows(batch[key]) for batch in batches)) for key in batches[0]}
+    positions = columns.pop("index")
+    order = sorted(range(len(positions)), key=positions.__getitem__)
+    return [positions[row] for row in order], {key: [column[row] for row in order] for key, column in columns.items()}
 
 
 def _rows(column: Any) -> list[Any]:

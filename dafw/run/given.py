@@ -1,0 +1,68 @@
+"""A trained run that a command is given: ``dafw predict RUN``. Its checkpoint, and what its classes are."""
+
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from dafw.checkpoints import checkpoints, read_checkpoint
+from dafw.errors import UserError
+from dafw.files import user_path
+from dafw.methods.starting import find_checkpoint
+from dafw.run.directory import run_directory
+
+CONFIG = "config.yaml"
+
+
+def with_run(command: str, arguments: list[str]) -> list[str]:
+    """Writes ``RUN ...`` as ``--config RUN/config.yaml --run.dir RUN ...``; a checkpoint becomes ``--ckpt_path`` too.
+
+    Args:
+        command: ``validate``, ``test`` or ``predict``.
+        arguments: those of the command. If the first one is no option, it is a run directory or a checkpoint.
+
+    Raises:
+        UserError: if there is no such run, or no configuration beside the checkpoint.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        return arguments
+    given, *rest = arguments
+    place = user_path(given)
+    if not place.exists():
+        raise UserError(f"there is no run {given}: dafw {command} takes a run directory or a checkpoint")
+    inside = place if place.is_dir() else place.parent
+    folder = next((each for each in (inside, inside.parent) if (each / CONFIG).is_file()), None)
+    if folder is None:
+        raise UserError(f"{given} is no run: there is no {CONFIG} in {inside} or in {inside.parent}")
+    checkpoint = [] if place.is_dir() else ["--ckpt_path", str(place)]
+    return ["--config", str(folder / CONFIG), "--run.dir", str(folder), *checkpoint, *rest]
+
+
+def run_folder(config: dict[str, Any]) -> Path:
+    """The directory of the run with this complete configuration."""
+    run = config["run"]
+    return user_path(run["dir"]) if run["dir"] else run_directory(config, user_path(run["root"]))
+
+
+def trained_checkpoint(config: dict[str, Any]) -> Path | None:
+    """The checkpoint that an evaluation reads: ``ckpt_path``, or the newest of the run; ``None`` if there is none."""
+    if config.get("ckpt_path"):
+        return user_path(config["ckpt_path"])
+    return next(iter(checkpoints(run_folder(config) / "checkpoints")), None)
+
+
+def trained_classes(config: dict[str, Any]) -> list[str]:
+    """The classes of the run's checkpoint, or of the one that it starts from; empty without a checkpoint."""
+    path = trained_checkpoint(config)
+    start = config["model"]["init_args"].get("checkpoint")
+    if path is None and start:
+        path = find_checkpoint(start)
+    return [] if path is None else list(read_checkpoint(path)["dafw"]["classes"])
+
+
+def import_backbone(config: dict[str, Any]) -> None:
+    """Imports the module of the backbone if the configuration names a class. A checkpoint may not choose a module."""
+    network = config["model"]["init_args"].get("network") or {}
+    module = str(network.get("init_args", {}).get("backbone")).rpartition(".")[0]
+    with suppress(ImportError, ValueError):  # a name of timm; what is wrong is said when the backbone is made
+        import_module(module)
