@@ -7,10 +7,11 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from dafw.errors import UserError, sentence
+from dafw.errors import UserError, causes
 from dafw.files import reading
 from dafw.recording import may_name
 from dafw.run.arguments import MODE, read
+from dafw.run.config_errors import explain
 from datamodules.base import DomainDataModule
 
 CONFIG = "config.yaml"
@@ -50,7 +51,8 @@ def make_data(directory: Path) -> DomainDataModule:
         parsed = parser.parse_object({"data": {"class_path": named[0], "init_args": arguments}})
         made: DomainDataModule = parser.instantiate_classes(parsed).data
     except (ArgumentError, ValueError) as error:
-        raise UserError(f"{path} gives {named[0]} arguments that it does not take: {sentence(error)}") from error
+        said = next((one for one in causes(error) if isinstance(one, UserError)), None) or explain(str(error), [])
+        raise UserError(f"{path}: {said}") from error
     return made
 
 

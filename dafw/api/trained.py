@@ -17,7 +17,7 @@ from dafw.api.data import CONFIG, make_data
 from dafw.api.runs import import_pandas
 from dafw.checkpoints import check_classes, checkpoints, read_checkpoint
 from dafw.data.batch import Batch
-from dafw.errors import UserError
+from dafw.errors import UserError, sentence
 from dafw.files import user_path
 from dafw.methods import Method
 from dafw.problems import Classification
@@ -192,7 +192,12 @@ class Trained:
     def _predict(self, x: Tensor) -> dict[str, Tensor]:
         rows = torch.arange(len(x))
         batch = Batch(x=x, y=[], domain=torch.zeros_like(rows), index=rows, num_source=0).to(self.method.device)
-        found = self.method.evaluator.predict(batch)
+        try:
+            found = self.method.evaluator.predict(batch)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # of a layer that takes one size alone
+            raise UserError(f"images of {tuple(x.shape[1:])} do not fit the network ({sentence(error)})") from error
         return {key: value for key, value in found.items() if key != "index"}
 
     @cached_property

@@ -287,9 +287,8 @@ class Method(
             self.compare_data(stage)
         names = () if self.datamodule is None else self.datamodule.known_names
         if names and len(names) != self.num_classes:
-            raise UserError(
-                f"num_classes of {type(self).__name__} is {self.num_classes}, and the data has {len(names)}"
-            )
+            own = f"{type(self).__name__} is for {self.num_classes} classes (num_classes)"
+            raise UserError(f"{own}, but the data has {len(names)}")
         if self.trainer.world_size > 1:
             for name, module in self.named_children():
                 if name != "network" and not isinstance(module, Teacher):
