@@ -6,11 +6,13 @@ nothing and Lightning goes its own way. ``experiments/benchmarks/lightning_parts
 
 import inspect
 import traceback
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
@@ -175,6 +177,23 @@ def batch_on_device(trainer: Any, method: Any, batch: Any) -> Any:
     owner = data if data is not None and is_overridden("on_before_batch_transfer", data) else method
     batch = owner.on_before_batch_transfer(batch, dataloader_idx=0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def log_and_return(method: Any, values: Mapping[str, float], step: int) -> None:
+    """Logs the values of an evaluation so that ``Trainer.test`` and ``Trainer.validate`` return them.
+
+    Lightning returns what it sends to its loggers, and warns of each value if there is none. It sends a value named
+    ``step`` as the step of the others, and would send its own count otherwise. Doubles keep every digit.
+
+    Args:
+        method: in an evaluation that is no part of a fit.
+        values: by name, the same on all ranks.
+        step: the step at which the loggers note them.
+    """
+    doubles = {name: torch.tensor(value, dtype=torch.float64) for name, value in {**values, "step": step}.items()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*no logger configured.*")
+        method.log_dict(doubles, sync_dist=False, rank_zero_only=False, logger=True)
 
 
 def connect(trainer: Any, method: Any, datamodule: Any) -> bool:

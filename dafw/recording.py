@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import inspect
 import sys
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, Self
@@ -30,17 +31,31 @@ def describe(obj: Recorded) -> dict[str, Any]:
     Raises:
         TypeError: if an argument is neither plain, nor :class:`Recorded`, nor a dataclass; naming it.
     """
-    args, kwargs = obj._given
-    bound = inspect.signature(type(obj).__init__).bind(obj, *args, **kwargs)
-    values: dict[str, Any] = {}
-    for name, value in list(bound.arguments.items())[1:]:
-        kind = inspect.signature(type(obj).__init__).parameters[name].kind
-        values.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
     owner = type(obj)
     return {
         "class_path": f"{owner.__module__}.{owner.__qualname__}",
-        "init_args": {name: _plain(f"{owner.__name__}.{name}", value) for name, value in values.items()},
+        "init_args": {name: _plain(f"{owner.__name__}.{name}", value) for name, value in _given(obj).items()},
     }
+
+
+def describable(obj: Recorded) -> dict[str, Any]:
+    """The arguments that :func:`describe` can hold, as plain values; others are left out."""
+    found = {}
+    for name, value in _given(obj).items():
+        with suppress(TypeError):
+            found[name] = _plain(name, value)
+    return found
+
+
+def _given(obj: Recorded) -> dict[str, Any]:
+    """The arguments of the constructor's call by name."""
+    args, kwargs = obj._given
+    signature = inspect.signature(type(obj).__init__)
+    values: dict[str, Any] = {}
+    for name, value in list(signature.bind(obj, *args, **kwargs).arguments.items())[1:]:
+        kind = signature.parameters[name].kind
+        values.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
+    return values
 
 
 def _plain(name: str, value: Any) -> Any:

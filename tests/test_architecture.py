@@ -16,7 +16,7 @@ LONGEST = 400
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("dafw.__main__",),
     ("dafw.cli",),
-    ("dafw.tables", "dafw.tuning", "dafw.commands"),
+    ("dafw.tables", "dafw.tuning", "dafw.commands", "dafw.api"),
     ("dafw.testing",),
     ("dafw.run",),
     ("dafw.methods",),
@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 #: What may import the datamodules. Methods and all that is below them know only the batches that datamodules serve.
 USE_DATAMODULES = (
     *("dafw.__main__", "dafw.cli", "dafw.tables", "dafw.tuning", "dafw.commands", "dafw.testing", "dafw.run"),
+    "dafw.api",
     "datamodules",
 )
 #: What the datamodules may import of dafw.

@@ -13,6 +13,7 @@ from dafw.data.setting import Setting
 from dafw.evaluation.columns import TestColumns
 from dafw.evaluation.mean_loss import MeanLoss
 from dafw.evaluation.open_set import OpenSet
+from dafw.lightning_adapter import log_and_return
 from dafw.nn.distributed import gather_unequal
 from dafw.problems import Problem
 from dafw.selection import VALIDATORS, Evidence
@@ -201,12 +202,14 @@ class Evaluator:
         values |= {f"oracle/test/{domain}/{k}": v for domain, metrics in test.items() for k, v in metrics.items()}
         self.collected = []
         method = self.method
+        if method.trainer.state.fn != "fit":
+            log_and_return(method, values, method.steps_started)
+            return
         method.log_dict(values, sync_dist=False, rank_zero_only=False, logger=False)
-        if method.trainer.state.fn == "fit":
-            method.write(values)
-            entry = {"validators": validators, "oracle": oracle, "test": test}
-            method.history = [each for each in method.history if each["step"] != method.steps_started]
-            method.history.append({"step": method.steps_started, **entry})
+        method.write(values)
+        entry = {"validators": validators, "oracle": oracle, "test": test}
+        method.history = [each for each in method.history if each["step"] != method.steps_started]
+        method.history.append({"step": method.steps_started, **entry})
 
     def finish_test(self) -> None:
         """Logs the metrics of each domain's test split, and the method's own numbers with each target."""
@@ -224,8 +227,7 @@ class Evaluator:
             if evaluation.role == "target_test" and evaluation.domain.name in self.test:
                 self.test[evaluation.domain.name] |= self.extra.overall
         values = {f"test/{domain}/{name}": v for domain, metrics in self.test.items() for name, v in metrics.items()}
-        self.method.log_dict(values, logger=False)
-        self.method.write(values)
+        log_and_return(self.method, values, self.method.steps_started)
 
     # ---- parts
 

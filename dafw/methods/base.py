@@ -25,7 +25,7 @@ from dafw.nn.teacher import Teacher
 from dafw.optim.schedules import Schedule
 from dafw.optim.sharpness import Sharpness
 from dafw.problems import Classification, Problem
-from dafw.problems.model import NetworkBase
+from dafw.problems.model import NetworkBase, check_scale
 from dafw.ranges import NonNegativeFloat, PositiveFloat, RightOpenUnitInterval
 from dafw.recording import Recorded
 
@@ -198,7 +198,12 @@ class Method(
         self.forward_batch(batch)
 
     def forward(self, x: Any) -> Any:
-        """What is evaluated on the target: inputs (N, ...) -> outputs of N rows. None of them is padded."""
+        """What is evaluated on the target: inputs (N, ...) -> outputs of N rows. None of them is padded.
+
+        Raises:
+            UserError: for images in floating point outside of [0, 1].
+        """
+        check_scale(x)
         return self.forward_rows(x, None, self.eval_network)
 
     @property
@@ -270,14 +275,20 @@ class Method(
         """Makes batch norms outside the network exact across ranks.
 
         Raises:
-            UserError: for label sets that the method cannot handle, an optimiser that the trainer cannot follow, or an
-                evaluation on other data than the weights come from.
+            UserError: for label sets that the method cannot handle, another number of classes than the data has, an
+                optimiser that the trainer cannot follow, or an evaluation on other data than the weights come from.
         """
         self.evaluator.open_set.check()
         if stage == "fit":
             self.check_optimisation()
+            if not self.training:  # as a method that was loaded from a checkpoint
+                self.train()
         else:
             self.compare_data(stage)
+        names = () if self.datamodule is None else self.datamodule.known_names
+        if names and len(names) != self.num_classes:
+            own = f"{type(self).__name__} is for {self.num_classes} classes (num_classes)"
+            raise UserError(f"{own}, but the data has {len(names)}")
         if self.trainer.world_size > 1:
             for name, module in self.named_children():
                 if name != "network" and not isinstance(module, Teacher):

@@ -1,6 +1,10 @@
 """The checkpoints of a method: what they hold beside the weights, and how they make the method again."""
 
+import os
 from typing import TYPE_CHECKING, Any, Self, cast
+
+import torch
+from pytorch_lightning.utilities.parsing import AttributeDict
 
 from dafw.checkpoints import check_classes, check_samples, first_fault, read_checkpoint
 from dafw.data.served import ServedDomains
@@ -8,7 +12,7 @@ from dafw.errors import UserError
 from dafw.lightning_adapter import has_trainer
 from dafw.nn.teacher import Teacher
 from dafw.nn.weights import without_weights
-from dafw.recording import Recorded, build, describe
+from dafw.recording import Recorded, build, describable, describe
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -87,6 +91,38 @@ class Restoring(Base):
             check_classes(held, path, data.known_names, self.accept_changed_data)
             if not self.accept_changed_data:
                 check_samples(held, path, data.samples(stage))
+
+    @property
+    def hparams(self) -> AttributeDict:
+        """What the constructor was given, by name, as plain values. An object is its class path and its arguments."""
+        return AttributeDict(describable(cast(Recorded, self)))
+
+    @classmethod
+    def load_from_checkpoint(
+        cls, checkpoint_path: Any, map_location: Any = None, hparams_file: Any = None, *_: Any, **changes: Any
+    ) -> Self:
+        """As :meth:`load`, under the name that Lightning has for it.
+
+        Args:
+            checkpoint_path: the file.
+            map_location: the device to move the method to; the CPU if ``None``.
+            hparams_file: must be ``None``, since the checkpoint holds the arguments.
+            changes: constructor arguments to replace.
+
+        Raises:
+            UserError: see :meth:`load`; for an open file, or a ``map_location`` that is no device.
+        """
+        for name in ("strict", "weights_only"):
+            if changes.pop(name, True) is False:
+                raise UserError(f"{name}=False is not taken: a checkpoint holds all weights of its method and no code")
+        if hparams_file is not None:
+            raise UserError("leave out hparams_file: the checkpoint holds the arguments of its method")
+        if not isinstance(checkpoint_path, str | os.PathLike):
+            raise UserError(f"checkpoint_path must be the path of a checkpoint, not a {type(checkpoint_path).__name__}")
+        if not isinstance(map_location, str | torch.device | None):
+            raise UserError(f'map_location must be a device, such as "cuda:0", not a {type(map_location).__name__}')
+        method = cls.load(os.fspath(checkpoint_path), **changes)
+        return method if map_location is None else method.to(map_location)
 
     @classmethod
     def load(cls, path: str, **changes: Any) -> Self:

@@ -14,6 +14,8 @@ from dafw.ranges import NonNegativeFloat, PositiveInt
 from dafw.recording import Recorded
 
 log = logging.getLogger(__name__)
+_ROUNDING = 1e-3
+"""How far scaling may carry a value of an image out of [0, 1]."""
 _NO_HEAD = "the network has no label head yet: call set_classes(num_classes) first"
 
 
@@ -210,6 +212,28 @@ class NetworkBase(Recorded, nn.Module):
             for part, part_lr in ((backbone, lr * self.backbone_lr), (others, lr))
         ]
         return [group for group in groups if group["params"]]
+
+
+def check_scale(x: Any) -> None:
+    """Checks that images in floating point are in [0, 1]. It waits for the device, so no training step calls it.
+
+    It does nothing for other inputs, and while a program is traced.
+
+    Args:
+        x: images (N, C, H, W), or inputs of another form.
+
+    Raises:
+        UserError: saying which values there are.
+    """
+    images = isinstance(x, Tensor) and x.ndim == 4 and x.is_floating_point() and x.numel() > 0
+    if not images or torch.compiler.is_compiling():
+        return
+    low, high = (float(value) for value in x.aminmax())
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+        raise UserError(
+            f"images in floating point must be in [0, 1], and these are from {low:g} to {high:g}: give images of 0 to "
+            "255 as uint8, and do not normalise them, since the network does it"
+        )
 
 
 def _per_channel(

@@ -22,7 +22,7 @@ from dafw.nn.norm import DomainBatchNorm, NormMode
 from dafw.nn.precision import full_precision
 from dafw.optim.schedules import InverseDecay
 from dafw.problems import Outputs
-from dafw.problems.model import NetworkBase
+from dafw.problems.model import NetworkBase, check_scale
 from dafw.ranges import NonNegativeFloat, PositiveInt
 
 #: The one kernel on class scores: count and bandwidth (read in the authors' code).
@@ -171,6 +171,7 @@ class DCAN(AdaptationMethod):
 
     def forward(self, x: Any) -> Outputs:
         """Predicts on the target with its own attention and both blocks: images (N, C, H, W) -> outputs."""
+        check_scale(x)
         return self.serve(x, source=False)
 
     def evaluate(self, batch: Batch, source: bool) -> Outputs:

@@ -1,0 +1,1 @@
+"""What ``import dafw`` offers beside methods, networks and datamodules."""

@@ -1,0 +1,270 @@
+"""A trained run in the hands of another program: its classes, its result, and its predictions for images."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dafw.api.data import CONFIG, make_data
+from dafw.api.runs import import_pandas
+from dafw.checkpoints import check_classes, checkpoints, read_checkpoint
+from dafw.data.batch import Batch
+from dafw.errors import UserError, sentence
+from dafw.files import user_path
+from dafw.methods import Method
+from dafw.problems import Classification
+from dafw.problems.model import check_scale
+from dafw.run.result import Result, read_result
+from datamodules.base import DomainDataModule
+
+UNKNOWN = "unknown"
+"""The class name of what a method rejects."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for N images.
+
+    Attributes:
+        names: the path of each image; its position for one that is no file.
+        classes: the predicted class of each; ``unknown`` for one that the method rejects.
+        probabilities: (N, K) float32 on the CPU, of the known classes.
+        class_names: the names of the K known classes.
+        unknown: (N,) margins by which images are rejected, positive ones are; ``None`` if the method rejects none.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    probabilities: Tensor
+    class_names: tuple[str, ...]
+    unknown: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to_dataframe(self) -> Any:
+        """A pandas frame with the columns of a prediction file: sample, prediction, perhaps unknown, ``p_<class>``.
+
+        Raises:
+            UserError: if pandas is not installed.
+        """
+        columns: dict[str, Any] = {"sample": self.names, "prediction": self.classes}
+        if self.unknown is not None:
+            columns["unknown"] = self.unknown.numpy()
+        shares = {f"p_{name}": self.probabilities[:, k].numpy() for k, name in enumerate(self.class_names)}
+        return import_pandas().DataFrame({**columns, **shares})
+
+
+class Served(nn.Module):
+    """Images to probabilities, with the normalisation of the run: a module for export.
+
+    Images (N, C, H, W), uint8 or floating point in [0, 1], to (N, K). A traced or exported program is for the dtype and
+    the size that it was made with.
+
+    Args:
+        method: the trained method, which is shared and not copied.
+    """
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The probabilities of the known classes, (N, K) float32.
+
+        Raises:
+            UserError: for images in floating point outside of [0, 1], unless a program is traced.
+        """
+        logits: Tensor = self.method(images).logits
+        return logits.float().softmax(1)
+
+
+class Trained:
+    """A trained run; :func:`load` makes one.
+
+    Args:
+        method: the method with its weights.
+        class_names: the names of the classes that it predicts; their positions if there are none.
+        checkpoint: the file of the weights.
+        directory: the run directory; ``None`` for a checkpoint without one.
+        data: the datamodule that prepares images; that of the run directory if ``None``.
+
+    Attributes:
+        module: see :class:`Served`.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        class_names: Sequence[str],
+        checkpoint: Path,
+        directory: Path | None,
+        data: DomainDataModule | None = None,
+    ) -> None:
+        self.method, self.checkpoint, self.directory = method, checkpoint, directory
+        self.class_names = tuple(class_names) or tuple(map(str, range(method.num_classes)))
+        self.module = Served(method).eval()
+        if data is not None:
+            self.data = data
+        method.start_evaluation("predict")
+
+    @property
+    def result(self) -> Result:
+        """The result of the run.
+
+        Raises:
+            UserError: if there is none, or if its file cannot be read.
+        """
+        found = None if self.directory is None else read_result(self.directory)
+        if found is None:
+            raise UserError(f"{self.checkpoint} has no result beside it: it is of no run that is done")
+        return found
+
+    @cached_property
+    def data(self) -> DomainDataModule:
+        """The datamodule, made when it is first needed.
+
+        Raises:
+            UserError: see :func:`~dafw.api.data.make_data`; for a checkpoint that lies in no run directory.
+        """
+        if self.directory is None:
+            raise UserError(
+                f"{self.checkpoint} lies in no run directory, which says how images are prepared: give data"
+            )
+        return make_data(self.directory)
+
+    @cached_property
+    def transform(self) -> Callable[[Any], Any]:
+        """The function that prepares an image as the run's evaluation does: a path or an image of Pillow to a tensor.
+
+        Raises:
+            UserError: if the data cannot be had, or does not say how an image is prepared.
+        """
+        return self.data.evaluation_transform()
+
+    @torch.no_grad()
+    def predict(self, images: Any, *, batch_size: int = 64) -> Predictions:
+        """The classes of images.
+
+        Args:
+            images: one image or many: paths, images of Pillow, uint8 arrays (H, W) or (H, W, 3), which
+                :attr:`transform` prepares; or prepared tensors (3, H, W), or (N, 3, H, W), of uint8 or of floating
+                point in [0, 1].
+            batch_size: images at a time.
+
+        Raises:
+            UserError: for an image of another form, size or range, a file that cannot be read, or a run that predicts
+                something else than classes.
+        """
+        if not isinstance(self.method.problem, Classification):
+            kind = self.method.problem.kind
+            raise UserError(f"this run is for {kind}, and predict gives classes: take dafw predict")
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, not {batch_size}")
+        given = _rows(images)
+        if not given:
+            raise UserError("there is no image to predict")
+        parts, shape = [], self._shape
+        for start in range(0, len(given), batch_size):
+            rows = []
+            for position in range(start, min(start + batch_size, len(given))):
+                rows.append(self._prepare(f"image {position}", given[position], shape))
+                shape = tuple(rows[-1].shape)
+            parts.append(self._predict(torch.stack(rows)))
+        columns = {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
+        names = (*self.class_names, UNKNOWN)
+        return Predictions(
+            names=tuple(fspath(one) if isinstance(one, str | PathLike) else str(i) for i, one in enumerate(given)),
+            classes=tuple(names[position] for position in columns["prediction"].tolist()),
+            probabilities=columns["probabilities"],
+            class_names=self.class_names,
+            unknown=columns.get("unknown"),
+        )
+
+    def _predict(self, x: Tensor) -> dict[str, Tensor]:
+        rows = torch.arange(len(x))
+        batch = Batch(x=x, y=[], domain=torch.zeros_like(rows), index=rows, num_source=0).to(self.method.device)
+        try:
+            found = self.method.evaluator.predict(batch)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # of a layer that takes one size alone
+            raise UserError(f"images of {tuple(x.shape[1:])} do not fit the network ({sentence(error)})") from error
+        return {key: value for key, value in found.items() if key != "index"}
+
+    @cached_property
+    def _shape(self) -> tuple[int, ...] | None:
+        """The shape of every prepared image, (C, H, W); ``None`` if it depends on the image, or is not known."""
+        with suppress(UserError):
+            shapes = {tuple(self.transform(Image.new("RGB", sides)).shape) for sides in ((300, 500), (500, 300))}
+            return shapes.pop() if len(shapes) == 1 else None
+        return None
+
+    def _prepare(self, name: str, image: Any, shape: tuple[int, ...] | None) -> Tensor:
+        """One image as the network takes it, (C, H, W).
+
+        Args:
+            name: what an error calls it.
+            image: see :meth:`predict`.
+            shape: the shape that it must have; ``None`` if any.
+        """
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or image.ndim < 2:
+                held = f"an array of {image.dtype} {image.shape}"
+                raise UserError(f"{name} is {held}: give uint8 (H, W) or (H, W, 3), or a tensor (C, H, W)")
+            image = Image.fromarray(image)
+        if isinstance(image, str | PathLike):
+            path = user_path(fspath(image))
+            if path.is_dir():
+                raise UserError(f"{path} is a folder: give the paths of its images")
+            image = self.transform(path)
+        elif isinstance(image, Image.Image):
+            image = self.transform(image)
+        if not isinstance(image, Tensor):
+            raise UserError(f"{name} is a {type(image).__name__}: give a path, an image, an array or a tensor")
+        found = tuple(image.shape)
+        if len(found) != 3 or found != (shape or found):
+            raise UserError(f"{name} is {found}, and {shape or '(C, H, W)'} is needed: prepare its file with transform")
+        check_scale(image[None])
+        return image
+
+
+def _rows(images: Any) -> list[Any]:
+    """One image, or several, as a list."""
+    if isinstance(images, Tensor | np.ndarray):
+        return list(images) if images.ndim == 4 else [images]
+    single = isinstance(images, str | PathLike | Image.Image) or not isinstance(images, Iterable)
+    return [images] if single else list(images)
+
+
+def load(path: str | Path, *, data: DomainDataModule | None = None, device: str | torch.device = "cpu") -> Trained:
+    """A trained run, ready to predict.
+
+    Reading it runs no code that comes with the file. A class of your own must be imported before.
+
+    Args:
+        path: a run directory, whose newest checkpoint counts, or a checkpoint.
+        data: a datamodule that prepares images as the run's does; that of the run directory if ``None``.
+        device: where the model is put.
+
+    Raises:
+        UserError: if there is no checkpoint; see :meth:`dafw.methods.Method.load`; for data with other classes.
+    """
+    place = user_path(path)
+    newest = next(iter(checkpoints(place / "checkpoints") or checkpoints(place)), None) if place.is_dir() else place
+    if newest is None:
+        raise UserError(f"there is no checkpoint in {path}: give a run directory or a checkpoint")
+    held = read_checkpoint(newest)["dafw"]
+    if data is not None:
+        check_classes(held, newest, data.known_names)
+    method: Method = Method.load(str(newest)).to(device)
+    folders = [folder for folder in newest.absolute().parents[:2] if (folder / CONFIG).is_file()]
+    return Trained(method, held["classes"], newest, folders[0] if folders else None, data)
