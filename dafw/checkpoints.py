@@ -36,6 +36,7 @@ TO_GO_ON: dict[str, Any] = {
     "callbacks": dict,
     "optimizer_states": list,
     "lr_schedulers": list,
+    "run": {"threads": int, "sources": dict},
 }
 """What a checkpoint holds beside :data:`FORM` if a training is to go on from it."""
 LARGEST = 10**6

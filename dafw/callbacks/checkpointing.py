@@ -1,6 +1,6 @@
 """Writes checkpoints. Each is complete or absent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ class Checkpointing(Checkpoint):
         keep: number of the newest checkpoints that stay.
         before: called before each checkpoint. It puts on the disk what a run that goes on from there needs.
 
+    Attributes:
+        sources: by module, a digest of the code that makes the run. A checkpoint holds it beside the number of threads.
+
     Raises:
         UserError: if ``every`` or ``keep`` is less than 1.
     """
@@ -51,6 +54,7 @@ class Checkpointing(Checkpoint):
             raise UserError("run.checkpoint_every and run.keep_checkpoints must be at least 1")
         self.folder, self.every, self.keep, self.before = Path(folder), every, keep, before
         self.saved_at = 0
+        self.sources: Mapping[str, str] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Sets how files are written, and the type of the weights.
@@ -59,6 +63,10 @@ class Checkpointing(Checkpoint):
         """
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         trainer.precision_plugin.convert_module(pl_module)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Adds what a run that goes on must know of the process that wrote the checkpoint."""
+        checkpoint["run"] = {"threads": torch.get_num_threads(), "sources": dict(self.sources)}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Writes the state before the first step, unless the training goes on from a checkpoint."""

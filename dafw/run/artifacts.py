@@ -1,6 +1,6 @@
 """What a finished run leaves: its result, and its pictures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from dafw.problems import Problem, Shown
 from dafw.problems.base import Picture
 from dafw.run import provenance
 from dafw.run.clock import Clock
-from dafw.run.identity import config_hash
+from dafw.run.identity import changing_callbacks, config_hash
 from dafw.run.result import Result, SettingRecord, Validation
+from dafw.run.sources import sources_of
 from dafw.selection import VALIDATORS
 from datamodules.base import DomainDataModule
 
@@ -38,6 +39,7 @@ def collect_result(
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     monitors = {monitor for each in callbacks if isinstance(monitor := getattr(each, "monitor", None), str)}
     primary, setting = method.problem.primary, method.setting
+    sources = code_of(method, data, callbacks, config)
     return Result(
         method=type(method).__name__,
         task=data.task,
@@ -71,7 +73,18 @@ def collect_result(
         versions=provenance.versions(),
         git_revision=provenance.git_revision(),
         machine=provenance.machine(),
+        sources=sources,
+        repositories=provenance.repositories(sources),
     )
+
+
+def code_of(
+    method: Method, data: DomainDataModule, callbacks: Iterable[pl.Callback], config: dict[str, Any]
+) -> dict[str, str]:
+    """By module, a digest of the code of a method with all its parts, its problem, its data and the callbacks."""
+    named = {str(one["class_path"]).rpartition(".")[2] for one in changing_callbacks(config)}
+    changing = [callback for callback in callbacks if type(callback).__name__ in named]
+    return sources_of(type(part) for part in (*method.modules(), method.problem, data, *changing))
 
 
 def undefined_reason(data: DomainDataModule) -> dict[str, str]:

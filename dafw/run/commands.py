@@ -6,12 +6,14 @@ import re
 import shutil
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 import yaml
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -26,16 +28,19 @@ from dafw.methods import Method
 from dafw.names import quoted
 from dafw.nn.distributed import leave_process_group
 from dafw.problems import Problem
-from dafw.run.artifacts import collect_result, write_plots
+from dafw.ranges import check_ranges
+from dafw.run.artifacts import code_of, collect_result, write_plots
 from dafw.run.checks import check_moved_data, check_trainer, refuse_other_run
 from dafw.run.clock import Clock
 from dafw.run.config import DafwCLI, RunOptions, parse, resolved_config
-from dafw.run.directory import lock
+from dafw.run.directory import discard, lock
 from dafw.run.given import run_folder, trained_checkpoint, with_run
 from dafw.run.identity import config_hash
 from dafw.run.loggers import CsvLog, first_on_machine, rank, track_result, wandb_logger
 from dafw.run.predictions import predict_images, predict_targets
 from dafw.run.result import RESULT, TEST, Result, read_result, write_result
+from dafw.run.sources import Sources, changed_since, merged
+from dafw.run.threads import THREADS, kept_threads, say_threads, settle_threads
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -45,6 +50,7 @@ def main(command: str, arguments: list[str]) -> int:
     return code
 
 
+@kept_threads()
 def _main(command: str, arguments: list[str]) -> int:
     """Rank 0 alone reports an error that all ranks have, since the launchers kill it if another rank fails first."""
     cli: DafwCLI | None = None
@@ -107,26 +113,45 @@ def fit(cli: DafwCLI) -> int:
     cli.model.accept_changed_data = options.accept_changed_data
     if options.dir:
         refuse_other_run(folder, config)
-    if read_result(folder) is not None:
+    if options.rerun and rank():
+        wait_until_discarded(folder)
+    if not options.rerun and (result := read_result(folder)) is not None:
         if not rank():
             check_moved_data(cli, config, folder)
             print(f"done already: {folder / RESULT}")
+            if files := changed_since(result.sources):
+                other = f"{folder / RESULT} was made by other code, since {', '.join(files)} changed"
+                warn(f"{other}: --run.rerun true makes it again")
         return 0
     if rank():
         return _fit(cli, config, folder, lambda: None)
     fresh = not folder.exists()
     with lock(folder) as check:
-        if read_result(folder) is not None:  # another process finished it in the meantime
+        if options.rerun:
+            discard(folder)
+        elif read_result(folder) is not None:  # another process finished it in the meantime
             return 0
         try:
             with naming_files():
-                write_atomically(folder / "config.yaml", quoted(yaml.safe_dump(config, sort_keys=False)))
                 return _fit(cli, config, folder, check)
         except UserError:
             if fresh and not cli.model.step:  # nothing was trained, or the first batch failed: leave nothing behind
                 check()  # that the directory is still ours
                 shutil.rmtree(folder, ignore_errors=True)
             raise
+
+
+def wait_until_discarded(folder: Path, timeout: float = 60) -> None:
+    """Waits until rank 0 has removed a finished run, so that no other rank goes on from its checkpoints.
+
+    Raises:
+        UserError: if that does not happen within ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while (folder / RESULT).exists():
+        if time.monotonic() > deadline:
+            raise UserError(f"rank 0 has not removed {folder / RESULT}, so the run cannot be made again")
+        time.sleep(0.05)
 
 
 def _fit(cli: DafwCLI, config: dict[str, Any], folder: Path, check: Callable[[], None]) -> int:
@@ -173,7 +198,13 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
         remove_unfinished(folder)
         remove_unfinished(checkpointing.folder)
     newest = next(iter(checkpoints(checkpointing.folder)), None)
-    log.forget_after(-1 if newest is None else _steps_of(newest, method, data.known_names))
+    begun = Begun() if newest is None else _begun(newest, method, data.known_names)
+    log.forget_after(begun.steps)
+    _settle(cli, config, folder, trainer, begun)
+    code = code_of(method, data, trainer.callbacks, config)  # type: ignore[attr-defined]
+    checkpointing.sources = merged(begun.sources, code)
+    if trainer.is_global_zero and (files := changed_since(begun.sources)):
+        warn(f"the code changed since {newest}: {', '.join(files)}; the run goes on with the code of now")
     try:
         with restoring(newest):
             trainer.fit(method, datamodule=data, ckpt_path=newest, weights_only=True)
@@ -185,6 +216,7 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
     trainer.test(method, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         result = collect_result(trainer, method, data, config, clock)
+        result = replace(result, sources=checkpointing.sources, samples=data.samples("fit"))
         log.sync()
         write_result(result, folder / RESULT)
         pictures = write_plots(method, data, folder) if options.plots else []
@@ -194,13 +226,32 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
         print(folder / RESULT)
 
 
-def _steps_of(path: Path, method: Method, classes: Sequence[str]) -> int:
-    """The steps of a checkpoint from which a training can go on."""
+class Begun(NamedTuple):
+    """What a run that goes on has begun with: its steps so far, its number of threads, and its code."""
+
+    steps: int = -1
+    threads: int | None = None
+    sources: Sources = {}
+
+
+def _begun(path: Path, method: Method, classes: Sequence[str]) -> Begun:
+    """What a checkpoint says from which a training can go on."""
     content = check_method(path, type(method), to_go_on=True)
     check_classes(content["dafw"], path, classes, method.accept_changed_data)
     check_finite(content["state_dict"], path, (name for name, _ in method.named_parameters()))
-    steps: int = content["dafw"]["steps"]
-    return steps
+    check_ranges(f"{path}: run", content["run"], {"threads": THREADS})
+    return Begun(content["dafw"]["steps"], content["run"]["threads"], content["run"]["sources"])
+
+
+def _settle(cli: DafwCLI, config: dict[str, Any], folder: Path, trainer: Any, begun: Begun) -> None:
+    """Gives the run its number of threads, and writes the configuration, which names it."""
+    given, before = cli.config_init["run"].threads, torch.get_num_threads()
+    number = settle_threads(given, begun.threads, trainer.world_size, trainer.num_devices)
+    config["run"]["threads"] = number
+    if trainer.is_global_zero:
+        if begun.threads is not None:
+            say_threads(given, before, number)
+        write_atomically(folder / "config.yaml", quoted(yaml.safe_dump(config, sort_keys=False)))
 
 
 def _print_targets(result: Result) -> None:

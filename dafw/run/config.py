@@ -30,11 +30,13 @@ from dafw.methods.starting import find_checkpoint
 from dafw.nn.backbones import check_known
 from dafw.nn.weights import without_weights
 from dafw.plain_yaml import load_yaml
+from dafw.ranges import check_ranges
 from dafw.run.arguments import MODE, with_text_names
 from dafw.run.checks import check_trainer_arguments
 from dafw.run.config_errors import broken_file, check_augment, check_constructor, check_files, explain, find_class
 from dafw.run.given import import_backbone, trained_checkpoint, trained_classes
 from dafw.run.loggers import WandbMode
+from dafw.run.threads import THREADS
 from datamodules.base import DomainDataModule
 
 _ = [getattr(datamodules, name) for name in datamodules.__all__]  # so that short names of datamodules resolve
@@ -53,6 +55,8 @@ class RunOptions:
         wandb: W&B mode: offline, online or disabled.
         project: W&B project; the datamodule's name by default.
         plots: write embedding, confusion matrix and curves.
+        threads: number of threads of each process; what torch takes by default. Another number changes rounding.
+        rerun: make a finished run again. Its result and its checkpoints are removed first.
         allow_oracle: allow a callback to monitor what target labels say.
         accept_changed_data: accept class names or samples that changed since the checkpoint was written.
     """
@@ -64,6 +68,8 @@ class RunOptions:
     wandb: WandbMode = "offline"
     project: str | None = None
     plots: bool = True
+    threads: int | None = None
+    rerun: bool = False
     allow_oracle: bool = False
     accept_changed_data: bool = False
 
@@ -138,7 +144,14 @@ class DafwCLI(LightningCLI):
             )
 
     def before_instantiate_classes(self) -> None:
-        """Refuses arguments without a class, since the parser would make the abstract base class."""
+        """Refuses arguments without a class, since the parser would make the abstract base class.
+
+        The number of threads is set here, since initial weights may depend on it.
+        """
+        threads = self.config["run"]["threads"]
+        check_ranges("run", {"threads": threads}, {"threads": THREADS})
+        if threads is not None:
+            torch.set_num_threads(threads)
         for key in ("model", "data"):
             owner = find_class(self.config[key]["class_path"])
             if owner is DomainDataModule or getattr(owner, "is_abstract", False):
@@ -345,7 +358,12 @@ def _quiet() -> None:
 
 
 def resolved_config(cli: DafwCLI) -> dict[str, Any]:
-    """The whole configuration, as written to ``config.yaml``. That one command accepts changed data is not kept."""
+    """The whole configuration, as written to ``config.yaml``, with the number of threads.
+
+    That one command accepts changed data, or makes a finished run again, is not kept.
+    """
     config: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False, skip_link_targets=False))
-    config["run"]["accept_changed_data"] = False
+    config["run"] |= {"accept_changed_data": False, "rerun": False}
+    if config["run"]["threads"] is None:
+        config["run"]["threads"] = torch.get_num_threads()
     return config

@@ -1,6 +1,7 @@
 """The directory of a run: its name, and the lock that one process holds."""
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from dafw.files import Busy, locked, locked_folder
 from dafw.names import cut
 from dafw.run.identity import config_hash
+from dafw.run.result import RESULT, TEST
 
 LOCK = ".lock"
 
@@ -24,6 +26,20 @@ def run_directory(config: dict[str, Any], root: Path) -> Path:
     task = "-".join("+".join(map(str, side if isinstance(side, list | tuple) else [side])) for side in sides)
     slug = re.sub(r"[^\w.+-]+", "_", f"{method}-{task}-s{config.get('seed_everything', 0)}")
     return Path(root) / f"{cut(slug, 120)}-{config_hash(config)}"
+
+
+def discard(folder: Path) -> None:
+    """Removes what a finished run left, so that it is made again. A run that is not finished stays as it is.
+
+    The result goes last: until then the run is done, and no part of it is taken for an interrupted run.
+    """
+    if not (folder / RESULT).exists():
+        return
+    for name in ("checkpoints", "plots"):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+    for name in ("metrics.csv", TEST, RESULT):
+        (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -36,8 +36,10 @@ def execute(config: dict[str, Any], root: Path) -> Path:
         write_atomically(folder / "asked.yaml", quoted(yaml.safe_dump(asked, sort_keys=False)))
         from dafw.run.commands import fit
         from dafw.run.config import parse
+        from dafw.run.threads import kept_threads
 
-        fit(parse(["--config", str(folder / "asked.yaml")]))
+        with kept_threads():
+            fit(parse(["--config", str(folder / "asked.yaml")]))
     return folder
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from dafw.errors import UserError
 from dafw.files import trouble, write_atomically
 
 SCHEMA_VERSION = 2
-"""Version of the fields of :class:`Result`. Another set of fields is another version."""
+"""Version of the fields of :class:`Result`. A field that older readers may pass over, and that older results may lack,
+makes no other version."""
 RESULT = "result.json"
 """The result of a finished run. Its presence means that the run is done."""
 TEST = "test.json"
@@ -101,6 +102,10 @@ class Result:
         git_revision: revision of the repository that holds this package; empty without one.
         machine: the machine in words.
         checkpoint: the checkpoint that was tested; empty for the result of a run.
+        sources: by module, a digest of the code that made the run, see :mod:`dafw.run.sources`. It is empty if nobody
+            knows. That of a module that changed while the run was interrupted is none that a module can have.
+        repositories: by folder name, the revision of each repository that holds modules of the user.
+        samples: by domain and part, the number of samples that the run was trained on, and a digest of them.
     """
 
     method: str
@@ -131,6 +136,9 @@ class Result:
     git_revision: str
     machine: str
     checkpoint: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    repositories: Mapping[str, str] = field(default_factory=dict)
+    samples: Mapping[str, list[int | str]] = field(default_factory=dict)
 
 
 def write_result(result: Result, path: Path) -> None:
@@ -204,7 +212,7 @@ def _parse(given: Any) -> Result:
         num_target_test=int(given["num_target_test"]),
         metric=str(given["metric"]),
         label_sets=dict(given["label_sets"]),
-        undefined_reason={name: str(reason) for name, reason in given["undefined_reason"].items()},
+        undefined_reason=_texts(given["undefined_reason"]),
         test=_metrics(given["test"]),
         by_class=_metrics(given["by_class"]),
         history=tuple(
@@ -217,10 +225,13 @@ def _parse(given: Any) -> Result:
             for one in given["history"]
         ),
         higher_is_better={name: bool(up) for name, up in given["higher_is_better"].items()},
-        versions={name: str(version) for name, version in given["versions"].items()},
+        versions=_texts(given["versions"]),
         git_revision=str(given["git_revision"]),
         machine=str(given["machine"]),
         checkpoint=str(given["checkpoint"]),
+        sources=_texts(given.get("sources", {})),
+        repositories=_texts(given.get("repositories", {})),
+        samples={name: list(found) for name, found in given.get("samples", {}).items()},
     )
 
 
@@ -228,6 +239,10 @@ def _names(given: Any) -> tuple[str, ...]:
     if not isinstance(given, list):
         raise TypeError(f"expected a list of names, not {given!r}")
     return tuple(map(str, given))
+
+
+def _texts(given: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(text) for name, text in given.items()}
 
 
 def _floats(given: Mapping[str, Any]) -> dict[str, float]:

@@ -225,13 +225,16 @@ def _runs(store: Store) -> list[str]:
         often = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
         machines = Counter(result.run.machine for result in results)
         versions = sorted({f"{name} {version}" for result in results for name, version in result.run.versions.items()})
-        revisions = sorted({result.run.git_revision[:10] for result in results if result.run.git_revision})
+        revisions = {result.run.git_revision[:10] for result in results if result.run.git_revision}
+        theirs = {f"{name} {found[:10]}" for result in results for name, found in result.run.repositories.items()}
         sentences.append(
             f"{often} training steps a run, {duration(sum(result.run.seconds['total'] for result in results))} in all."
         )
         sentences.append(f"Machine: {'; '.join(machine for machine, _ in machines.most_common())}.")
-        behind = f" (git {', '.join(revisions)})" if revisions else ""
+        behind = f" (git {', '.join(sorted(revisions) + sorted(theirs))})" if revisions or theirs else ""
         sentences.append(f"Versions: {', '.join(versions)}{behind}.")
+    if changed := store.made_by_changed_code:
+        sentences.append(f"Made by changed code: {changed}.")
     sentences += [f"Broken, counted as missing: {reason}." for reason in store.broken.values()]
     return sentences
 

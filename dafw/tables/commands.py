@@ -8,8 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dafw.errors import warn
 from dafw.escape import terminal
 from dafw.files import user_path
+from dafw.run.directory import discard, lock
 from dafw.run.worker import EXECUTE
 from dafw.tables.checking import check_runs
 from dafw.tables.grid import Table
@@ -20,7 +22,7 @@ from dafw.tables.reading import find_table, load_table, table_files
 from dafw.tables.render import render_csv, render_latex, render_markdown, render_terminal
 from dafw.tables.sheet import Sheet, make_sheet
 from dafw.tables.status import describe, states
-from dafw.tables.store import load
+from dafw.tables.store import Store, load
 
 TEXT: dict[str, Callable[[Sheet], str]] = {
     "markdown": render_markdown,
@@ -61,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--launcher", choices=("local", "slurm"), default="local")
     run.add_argument("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in partition=gpu")
     run.add_argument("--dry-run", action="store_true", help="print what there is to do, and do nothing")
+    what = "make finished runs again: those that other code made (stale, the default), or all"
+    run.add_argument("--rerun", nargs="?", choices=("stale", "all"), const="stale", help=what)
     run.set_defaults(function=EXECUTE)
 
 
@@ -96,6 +100,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _show(table: Table, args: argparse.Namespace) -> int:
     store = load(table, args.root)
+    warn_of_changed_code(store)
     sheet = make_sheet(store)
     if args.format == "terminal":
         render_terminal(sheet, Console())
@@ -107,17 +112,31 @@ def _show(table: Table, args: argparse.Namespace) -> int:
     return 0
 
 
+def warn_of_changed_code(store: Store) -> None:
+    """Says which rows were made by other code than that which is there."""
+    if changed := store.made_by_changed_code:
+        warn(f"made by changed code: {changed}; dafw table run --rerun stale makes them again")
+
+
 def _run(table: Table, args: argparse.Namespace) -> int:
     store = load(table, args.root)
+    again = {"stale": store.changed, "all": {**store.results, **store.broken}}.get(args.rerun, {}).keys()
     if args.dry_run:
         found = states(store)
         for cell in table.runs():
-            where = store.directories[cell.row, cell.task, cell.seed]
-            print(terminal(f"{found[cell.label]:<12} {cell.label:<50} {where}"))
+            key = cell.row, cell.task, cell.seed
+            state = "again" if key in again else found[cell.label]
+            print(terminal(f"{state:<12} {cell.label:<50} {store.directories[key]}"))
         return 0
     make_sheet(store)  # an unknown criterion fails before any run is made
+    kept = {key: result for key, result in store.results.items() if key not in again}
+    store = replace(store, results=kept, changed={key: store.changed[key] for key in store.changed if key in kept})
     if args.function == EXECUTE:
         check_runs(store)
+    for directory in {store.directories[key] for key in again}:
+        with lock(directory):
+            discard(directory)
+    warn_of_changed_code(store)
     reporter = make_reporter(Console(stderr=True) if sys.stderr.isatty() else Console())
     if args.launcher == "slurm":
         from dafw.tables.slurm import parse_cluster, submit_table

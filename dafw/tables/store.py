@@ -1,6 +1,6 @@
 """The results of a table's runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,18 +10,23 @@ from dafw.run.criteria import CellResult
 from dafw.run.directory import run_directory
 from dafw.run.identity import ORACLE
 from dafw.run.result import RESULT, BrokenResult, read_result
+from dafw.run.sources import Sources, changed_since
 from dafw.tables.fields import split_task
 from dafw.tables.grid import LEFT_OUT, Cell, Table
 
 
 @dataclass(frozen=True)
 class Store:
-    """The results of a table by row, task and seed, and by the same key why a result cannot be used."""
+    """The results of a table by row, task and seed, and by the same key why a result cannot be used.
+
+    ``changed`` has, by the same key, the files whose code changed since a result was made.
+    """
 
     table: Table
     directories: Mapping[tuple[str, str, int], Path]
     results: Mapping[tuple[str, str, int], CellResult]
     broken: Mapping[tuple[str, str, int], str]
+    changed: Mapping[tuple[str, str, int], tuple[str, ...]] = field(default_factory=dict)
     _scores: dict[tuple[str, str, int, str], dict[str, float] | None] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -30,6 +35,16 @@ class Store:
         return self.table.descended({name for (name, _, _), result in self.results.items() if result.run.oracle}).union(
             self.table.oracles
         )
+
+    @property
+    def made_by_changed_code(self) -> str:
+        """The rows with a result that other code made, and the files that changed since; empty if there is none."""
+        rows: dict[tuple[str, ...], list[str]] = {}
+        for row in self.table.rows:
+            files = {file: None for (name, _, _), found in self.changed.items() if name == row.name for file in found}
+            if files:
+                rows.setdefault(tuple(files), []).append(row.name)
+        return "; ".join(f"rows {', '.join(names)} ({_listed(files)})" for files, names in rows.items())
 
     @property
     def monitoring(self) -> tuple[str, ...]:
@@ -104,6 +119,11 @@ class Store:
         return {seed: fmean(domain[seed] for domain in domains) for seed in domains[0]}
 
 
+def _listed(files: Sequence[str], most: int = 4) -> str:
+    more = len(files) - most
+    return ", ".join(files) if more < 2 else f"{', '.join(files[:most])} and {more} more"
+
+
 def read_cell(directory: Path, cell: Cell, metric: str) -> CellResult | None:
     """The result of a cell in its run directory, or ``None`` if the run is not done.
 
@@ -141,4 +161,29 @@ def load(table: Table, root: Path) -> Store:
         else:
             if result is not None:
                 results[key] = result
-    return Store(table, directories, results, broken)
+    return Store(table, directories, results, broken, _changed(table, results))
+
+
+def _changed(
+    table: Table, results: Mapping[tuple[str, str, int], CellResult]
+) -> dict[tuple[str, str, int], tuple[str, ...]]:
+    """By result, the files that changed since it was made, or since a run was made that it starts from."""
+    compared: dict[frozenset[tuple[str, str]], tuple[str, ...]] = {}
+
+    def files(sources: Sources) -> tuple[str, ...]:
+        key = frozenset(sources.items())
+        if key not in compared:
+            compared[key] = changed_since(sources)
+        return compared[key]
+
+    found: dict[tuple[str, str, int], tuple[str, ...]] = {}
+    for cell in table.runs():
+        changed: list[str] = []
+        one: Cell | None = cell
+        while one is not None:
+            result = results.get((one.row, one.task, one.seed))
+            changed += files(result.run.sources) if result is not None else ()
+            one = one.start
+        if changed and (cell.row, cell.task, cell.seed) in results:
+            found[cell.row, cell.task, cell.seed] = tuple(dict.fromkeys(changed))
+    return found

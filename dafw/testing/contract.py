@@ -254,7 +254,7 @@ def _resume_differences(folder: Path) -> dict[str, Any]:
         torch.load(folder / where / f"step={last}.ckpt", weights_only=True) for where in ("checkpoints", "resumed")
     )
     found: dict[str, Any] = dict(differences(one["state_dict"], other["state_dict"]))
-    for key in ("optimizer_states", "dafw", "global_step", "epoch"):
+    for key in ("optimizer_states", "dafw", "run", "global_step", "epoch"):
         if not _equal(one[key], other[key]):
             found[key] = (one[key], other[key])
     for name in ("metrics.csv", "marks.json"):

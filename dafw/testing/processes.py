@@ -38,7 +38,7 @@ class Marks(pl.Callback):
 
 
 def run_second_process(items: list[Case], folder: Path) -> None:
-    """Runs ``resume`` below in a fresh process."""
+    """Runs ``resume`` below in a fresh process. It has as many threads as this one: that number changes rounding."""
     write_cases(items, folder / "cases.json")
     _succeed(run_fresh(f"{__name__}:resume", [str(folder)]))
 
@@ -56,6 +56,7 @@ def rank_variables(world: int = 2) -> list[dict[str, str]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    shared |= {"OMP_NUM_THREADS": "1"}  # two ranks share the cores, and are compared up to rounding
     shared |= {"LOCAL_WORLD_SIZE": str(world), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "contract"}
     return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
 

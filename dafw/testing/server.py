@@ -48,18 +48,22 @@ def run_fresh(
     Args:
         function: ``package.module:name``; it is given ``arguments``, and what it returns is the exit code (None: 0).
         arguments: of the function.
-        variables: for each process, the environment variables that differ from this process's.
+        variables: for each process, the environment variables that differ from this process's. ``OMP_NUM_THREADS`` is
+            the number of threads that torch has in this process, unless it is given.
         folder: the processes' working directory; this process's if ``None``.
         timeout: in seconds, after which the processes are killed.
 
     Returns:
         For each process, how it ended.
     """
+    import torch
+
+    own = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     with TemporaryDirectory(prefix="dafw-fresh-") as outputs:
         order = {
             "function": function,
             "arguments": list(arguments),
-            "environments": [{**os.environ, **changes} for changes in variables],
+            "environments": [own | dict(changes) for changes in variables],
             "folder": str(folder or Path.cwd()),
             "path": [path or str(Path.cwd()) for path in sys.path],
             "outputs": outputs,
@@ -137,6 +141,8 @@ def _carry_out(order: dict[str, Any], number: int) -> int:
     os.chdir(order["folder"])
     sys.path[:] = order["path"]
     sys.argv[1:] = order["arguments"]
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # the server itself has one thread
     module, _, name = order["function"].partition(":")
     try:
         return int(getattr(importlib.import_module(module), name)(*order["arguments"]) or 0)
