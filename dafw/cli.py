@@ -95,6 +95,8 @@ def _dispatch(command: str, rest: list[str]) -> int:
     if here not in sys.path:
         sys.path.insert(0, here)  # a user's own method or datamodule lies beside the command
     if command in RUN_COMMANDS:
+        if sys.stderr.isatty():
+            print("loading ...", file=sys.stderr)
         from dafw.run.entry import run_command
 
         return run_command(command, rest)

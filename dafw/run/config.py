@@ -20,7 +20,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 import dafw.methods  # so that short names of methods resolve
 import datamodules
-from dafw.callbacks import progress_callback
+from dafw.callbacks import Lines, progress_callbacks
 from dafw.checkpoints import read_checkpoint
 from dafw.errors import UserError, causes, sentence
 from dafw.files import trouble, user_path
@@ -134,16 +134,28 @@ class DafwCLI(LightningCLI):
         self.trainer_arguments = kwargs
         return None  # type: ignore[return-value]
 
-    def make_trainer(self, callbacks: list[pl.Callback], loggers: list[Any], folder: Path) -> pl.Trainer:
-        """The trainer with the callbacks and loggers of this run and those of the user."""
+    def make_trainer(
+        self, callbacks: list[pl.Callback], loggers: list[Any], folder: Path, lines: bool = False
+    ) -> pl.Trainer:
+        """The trainer with the callbacks and loggers of this run and those of the user.
+
+        Args:
+            callbacks: of this run.
+            loggers: of this run.
+            folder: the run directory.
+            lines: whether lines say what the run is and how its training goes.
+        """
         config = dict(self.config_init["trainer"])
         own = config["logger"] if isinstance(config["logger"], list) else [config["logger"]]
         config["logger"] = loggers + [logger for logger in own if logger not in (None, False, True)]
         config["default_root_dir"] = str(folder)
-        progress = [] if config["enable_progress_bar"] is False else [progress_callback()]
-        config["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in progress)
         given = config["callbacks"] or []
         given = given if isinstance(given, list) else [given]  # a class path alone is no list
+        theirs = any(isinstance(callback, ProgressBar) for callback in given)
+        title = f"{type(self.model).__name__} on {self.datamodule.task}, seed {self.config['seed_everything']}"
+        bar = not theirs and config["enable_progress_bar"] is not False
+        progress = progress_callbacks(Lines(title, str(folder)) if lines else None, bar)
+        config["enable_progress_bar"] = theirs
         config["callbacks"] = [*given, *callbacks, *progress]
         try:
             return pl.Trainer(**config)
