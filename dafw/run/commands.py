@@ -49,7 +49,9 @@ def _main(command: str, arguments: list[str]) -> int:
     """Rank 0 alone reports an error that all ranks have, since the launchers kill it if another rank fails first."""
     cli: DafwCLI | None = None
     try:
-        cli = parse(arguments)
+        if arguments[-2:] in (["--help", "all"], ["-h", "all"]):
+            arguments = arguments[:-1]
+        cli = parse(arguments, f"dafw {command}")
         return fit(cli) if command == "fit" else evaluate(command, cli)
     except UserError:
         if cli is None and not first_on_machine():  # all have the same configuration, and the first one says it

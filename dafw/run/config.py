@@ -31,6 +31,7 @@ from dafw.run.arguments import MODE, with_text_names
 from dafw.run.checks import check_trainer_arguments
 from dafw.run.config_errors import broken_file, check_augment, check_constructor, check_files, explain, find_class
 from dafw.run.loggers import WandbMode
+from dafw.run.presets import with_presets
 from datamodules.base import DomainDataModule
 
 _ = [getattr(datamodules, name) for name in datamodules.__all__]  # so that short names of datamodules resolve
@@ -67,7 +68,7 @@ class RunOptions:
 class DafwCLI(LightningCLI):
     """LightningCLI with the links, defaults and run options of this project. It only parses and instantiates."""
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(self, arguments: list[str], prog: str = "dafw") -> None:
         super().__init__(
             dafw.methods.Method,
             DomainDataModule,
@@ -86,7 +87,7 @@ class DafwCLI(LightningCLI):
                 "logger": False,
                 "log_every_n_steps": 50,
             },
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "dafw", "parser_mode": MODE},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": prog, "parser_mode": MODE},
         )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -239,14 +240,18 @@ def _network(parser: LightningArgumentParser, arguments: list[str]) -> str:
     return json.dumps(network)
 
 
-def parse(arguments: list[str]) -> DafwCLI:
+def parse(arguments: list[str], prog: str = "dafw") -> DafwCLI:
     """Parses and instantiates. A method without a network gets ``Network()``: the MNIST network of the DANN paper.
+
+    Args:
+        arguments: the command line, without the command.
+        prog: what the page of help calls the command.
 
     Raises:
         UserError: for a wrong key, value, class or path.
     """
     _quiet()
-    arguments = with_text_names(with_signed_names(arguments))
+    arguments = with_presets(with_text_names(with_signed_names(arguments)))
     for key, source in (
         ("data.seed", "seed_everything"),
         ("model.num_classes", "the datamodule"),
@@ -258,7 +263,7 @@ def parse(arguments: list[str]) -> DafwCLI:
     argv, sys.argv = sys.argv, sys.argv[:1]
     check_files(arguments)
     try:
-        return DafwCLI(arguments)
+        return DafwCLI(arguments, prog)
     except ArgumentError as error:
         raise _user_error(error) or UserError(explain(str(error), arguments)) from error
     except RecursionError as error:
