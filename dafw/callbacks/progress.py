@@ -12,7 +12,9 @@ from dafw.escape import terminal
 
 
 class Lines(pl.Callback):
-    """Lines of plain text: what the run is, at its first batch, and the main numbers at each validation.
+    """Lines of plain text: what the run is, after its first step, and the main numbers at each validation.
+
+    A run whose first step fails, as that of a network for other images does, says nothing but why.
 
     A line reads no value from the device in a step. At a validation it reads those that wait to be logged.
 
@@ -25,7 +27,7 @@ class Lines(pl.Callback):
         self.title, self.folder = title, folder
         self._begun = False
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """Says what the run is, once."""
         if not self._begun and trainer.is_global_zero:
             self._begin(trainer, pl_module)
@@ -38,9 +40,10 @@ class Lines(pl.Callback):
         threads = torch.get_num_threads()
         where = f"{threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else torch.cuda.get_device_name(device)
         ranks = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
-        done = f", resuming from step {pl_module.steps_done}" if pl_module.steps_done else ""
+        before = pl_module.steps_done - 1
+        resumed = f", resuming from step {before}" if before else ""
         print(terminal(f"{self.title}: {pl_module.steps_planned} steps on {ranks}{device.type} ({where})"))
-        print(terminal(f"in {self.folder}{done}"), flush=True)
+        print(terminal(f"in {self.folder}{resumed}"), flush=True)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Prints the losses since the last log, the main validators, and what target labels say, marked as such."""
