@@ -22,6 +22,8 @@ RUN_COMMANDS = {
 OTHER_COMMANDS = {
     "methods": "every method, one line each",
     "datasets": "every datamodule and its domains, one line each",
+    "presets": "every configuration that --config can name, one line each",
+    "runs": "list the runs of a folder, or say what differs between two of them",
     "data": "check an image benchmark on disk against what should be there, or list what is known",
     "tune": "search a method's hyper-parameters by a score that needs no target label",
     "table": "run, show or check a table of methods x tasks x seeds",
@@ -34,6 +36,7 @@ Domain adaptation and generalisation: train where there are labels, serve where 
 
 {commands}
 
+  dafw fit --config digits/quick_dann
   dafw fit --model DANN --data Digits --data.source mnist --data.target mnistm
   dafw table run digits
   dafw COMMAND --help   options of a command        dafw --version
@@ -95,6 +98,11 @@ def _dispatch(command: str, rest: list[str]) -> int:
     if here not in sys.path:
         sys.path.insert(0, here)  # a user's own method or datamodule lies beside the command
     if command in RUN_COMMANDS:
+        if (page := _help(command, rest)) is not None:
+            print(page, end="")
+            raise SystemExit(0)  # as argparse ends
+        if sys.stderr.isatty():
+            print("loading ...", file=sys.stderr)
         from dafw.run.entry import run_command
 
         return run_command(command, rest)
@@ -121,15 +129,42 @@ def _dispatch(command: str, rest: list[str]) -> int:
 
         add_tune(parser)
         return tune(parser, rest)
+    if command == "runs":
+        from dafw.commands.runs import add_arguments as add_runs
+        from dafw.commands.runs import main as runs
+
+        add_runs(parser)
+        return runs(parser.parse_args(rest))
     if command == "new":
         from dafw.commands.new import add_arguments as add_new
         from dafw.commands.new import main as new
 
         add_new(parser)
         return new(parser.parse_args(rest))
-    from dafw.commands.listing import datasets, methods
-
     parser.parse_args(rest)
-    for name, text in (methods() if command == "methods" else datasets()).items():
+    for name, text in _listed(command).items():
         print(f"{name:<20} {text}")
     return 0
+
+
+def _help(command: str, rest: list[str]) -> str | None:
+    """The short page of a command's help; ``None`` if none is asked for, or all of it with ``--help all``."""
+    from dafw.commands.help import run_help, short_help
+
+    if "--run.help" in rest:
+        return run_help()
+    asked = [i for i, word in enumerate(rest) if word in ("-h", "--help")]
+    if not asked or rest[asked[0] + 1 : asked[0] + 2] == ["all"]:
+        return None
+    return short_help(command, RUN_COMMANDS[command])
+
+
+def _listed(command: str) -> dict[str, str]:
+    """What ``dafw methods``, ``dafw datasets`` and ``dafw presets`` print: a text for each name."""
+    if command == "presets":
+        from dafw.run.presets import presets, summary
+
+        return {name: summary(path) for name, path in presets().items()}
+    from dafw.commands.listing import datasets, methods
+
+    return methods() if command == "methods" else datasets()

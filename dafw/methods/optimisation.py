@@ -5,13 +5,12 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from torch import nn
 
 from dafw.errors import UserError
 from dafw.nn.layout import BatchLayout
 from dafw.nn.teacher import Teacher
-from dafw.optim.optimizers import choose_optimizer
+from dafw.optim.optimizers import choose_optimizer, make_optimizer
 from dafw.optim.schedules import InverseDecay, Schedule
 from dafw.optim.sharpness import Sharpness, SharpnessAware
 
@@ -82,10 +81,9 @@ class Optimisation(Base):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser over :meth:`parameter_groups`; the rate that is logged is that of the last group."""
-        groups = self.parameter_groups()
-        options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
+        options = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
         try:
-            optimizer = create_optimizer_v2(groups, opt=self.optimizer, filter_bias_and_bn=False, **options)
+            optimizer = make_optimizer(self.optimizer, self.parameter_groups(), **options)
         except (ValueError, AssertionError) as error:
             raise UserError(f"the optimizer {self.optimizer} cannot be made: {error}") from error
         for group in optimizer.param_groups:

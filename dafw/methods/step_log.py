@@ -114,13 +114,23 @@ class StepRecord(Base):
     def log_window(self) -> None:
         """Flushes, and logs the means of the terms since the last time and the latest diagnostics."""
         self.flush()
-        names = sorted({name for row in self.unlogged for name in row})
-        means = {n: sum(row.get(n, 0.0) for row in self.unlogged) / len(self.unlogged) for n in names}
+        self.last_terms = self._means()
         self.unlogged = []
-        self.last_terms = {**means, "loss": sum(means.values())}
         rates = {"rate/lr": self.trainer.optimizers[0].param_groups[-1]["lr"]}
         self.write({f"train/{name}": value for name, value in self.last_terms.items()} | rates | self._latest)
         self._latest = {}
+
+    def recent_terms(self) -> dict[str, float]:
+        """The means of the terms that were read since the last time they were logged, or else those logged last.
+
+        Their sum is ``loss``. Empty before the first step was read.
+        """
+        return self._means() if self.unlogged else self.last_terms
+
+    def _means(self) -> dict[str, float]:
+        names = sorted({name for row in self.unlogged for name in row})
+        means = {n: sum(row.get(n, 0.0) for row in self.unlogged) / len(self.unlogged) for n in names}
+        return {**means, "loss": sum(means.values())}
 
     _latest: dict[str, float] = {}
 

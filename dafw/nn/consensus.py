@@ -7,9 +7,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 
@@ -59,6 +56,10 @@ def kmeans(
     Returns:
         Centres (k, d) and codes (n,) int64.
     """
+    from sklearn.cluster import KMeans  # takes half a second to import
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
     first = "k-means++" if start is None else start.to(features).numpy()
     model = KMeans(k, init=first, n_init=trials if start is None else 1, random_state=seed)
     with threadpool_limits(limits=1), warnings.catch_warnings():

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from pickle import UnpicklingError
@@ -125,13 +125,39 @@ def _from_hub(timm_name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]
     if config is None or not config.has_weights:
         raise UserError(f"timm has no pretrained weights for {timm_name}: give a file, {HOW_TO_GIVE_A_FILE}, or null")
     try:
-        state: dict[str, Tensor] = timm.create_model(timm_name, pretrained=True, **arguments).state_dict()
+        with _hub_in_cache_alone() if not hub_is_reachable() else nullcontext():
+            state: dict[str, Tensor] = timm.create_model(timm_name, pretrained=True, **arguments).state_dict()
     except Exception as error:  # the model itself could be made: what fails here is the download, in the hub's own ways
         raise UserError(
             f"the weights of {timm_name} could not be loaded, as timm's hub cannot be reached or gave no usable file"
             f" ({type(error).__name__}): give a local file instead, {HOW_TO_GIVE_A_FILE}"
         ) from error
     return state
+
+
+def hub_is_reachable() -> bool:
+    """Asks the hub once. Its own client would ask a hub that does not answer for a minute and a half."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        return bool(get_session().head(constants.ENDPOINT, timeout=5).status_code < 500)
+    except Exception:  # of whatever library makes the request
+        return False
+
+
+@contextmanager
+def _hub_in_cache_alone() -> Iterator[None]:
+    """Inside, the hub gives the files that this machine has already, and makes no request."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _pypi_file() -> Path:

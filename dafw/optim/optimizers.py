@@ -1,15 +1,21 @@
-"""Names of the optimisers that a method can be trained with: timm's, without those that need second derivatives."""
+"""The optimisers that a method can be trained with: timm's, without those that need second derivatives."""
 
 from functools import lru_cache
+from typing import Any
 
-from timm.optim import get_optimizer_info, list_optimizers  # type: ignore[attr-defined]
+import torch
 
 from dafw.errors import UserError, choose
+
+PLAIN = {"momentum": False, "sgd": True}
+"""timm's names of torch's SGD, and whether it is with Nesterov's momentum. timm takes a second to import."""
 
 
 @lru_cache
 def usable_optimizers() -> tuple[str, ...]:
     """Names of timm's optimisers that step on first derivatives alone, in alphabetical order."""
+    from timm.optim import get_optimizer_info, list_optimizers  # type: ignore[attr-defined]
+
     names = sorted(map(str, list_optimizers()))
     return tuple(name for name in names if not get_optimizer_info(name).second_order)
 
@@ -20,8 +26,37 @@ def choose_optimizer(name: str) -> str:
     Raises:
         UserError: if timm does not know it, or if it needs second derivatives, which no training step computes.
     """
+    if name in PLAIN:
+        return name
+    from timm.optim import list_optimizers  # type: ignore[attr-defined]
+
     if name not in usable_optimizers() and name in map(str, list_optimizers()):
         raise UserError(
             f"the optimizer {name} needs second derivatives, which no training step computes: take adamw or momentum"
         )
     return choose("optimizer", name, usable_optimizers())
+
+
+def make_optimizer(
+    name: str, groups: list[dict[str, Any]], *, lr: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """The optimiser that timm makes.
+
+    Args:
+        name: of the optimiser, see :func:`choose_optimizer`.
+        groups: of parameters.
+        lr: learning rate of a group that has none.
+        momentum: momentum of SGD, or beta1 where the optimiser calls it so.
+        weight_decay: weight decay of all parameters.
+
+    Raises:
+        ValueError, AssertionError: if the optimiser cannot be made.
+    """
+    if name in PLAIN:
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=PLAIN[name])
+    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+
+    made: torch.optim.Optimizer = create_optimizer_v2(
+        groups, opt=name, filter_bias_and_bn=False, lr=lr, weight_decay=weight_decay, momentum=momentum
+    )
+    return made

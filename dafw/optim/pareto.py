@@ -25,7 +25,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linprog
 from torch import Tensor
 
 from dafw.nn.distributed import average_over_ranks
@@ -193,6 +192,8 @@ def simplex_weights(gram: ArrayLike, guidance: ArrayLike, *, guided: bool) -> ND
         gain, left, right = [sum(column) for column in zip(*c, strict=True)], [*c, q], [*[0.0] * m, min(max(q), 0.0)]
     sure, corner = best_corner(gain, left, right)
     if not sure:
+        from scipy.optimize import linprog  # most programmes do not need it
+
         a_ub, b_ub = -np.array(left), -np.array(right)
         found: Any = linprog(-np.array(gain), A_ub=a_ub, b_ub=b_ub, A_eq=np.ones((1, m)), b_eq=[1.0], method="highs")
         corner = None if found.x is None else found.x.tolist()

@@ -3,6 +3,7 @@
 import errno
 import math
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -55,6 +56,8 @@ def _main(command: str, arguments: list[str]) -> int:
     """Rank 0 alone reports an error that all ranks have, since the launchers kill it if another rank fails first."""
     cli: DafwCLI | None = None
     try:
+        if arguments[-2:] in (["--help", "all"], ["-h", "all"]):
+            arguments = arguments[:-1]
         if command == "fit":
             cli = parse(arguments)
             return fit(cli)
@@ -192,7 +195,7 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
     checkpointing = Checkpointing(folder / "checkpoints", options.checkpoint_every, options.keep_checkpoints, log.sync)
     clock = Clock()
     callbacks = [clock, Stopping(checkpointing), checkpointing]
-    trainer = cli.make_trainer(callbacks, [log, *([tracker] if tracker else [])], folder)
+    trainer = cli.make_trainer(callbacks, [log, *([tracker] if tracker else [])], folder, lines=True)
     check_trainer(trainer, method, options.allow_oracle)
     if trainer.is_global_zero:
         remove_unfinished(folder)
@@ -223,7 +226,7 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
         if tracker is not None:
             track_result(tracker, folder, result, pictures)
         _print_targets(result)
-        print(folder / RESULT)
+        _print_end(folder, clock)
 
 
 class Begun(NamedTuple):
@@ -260,6 +263,14 @@ def _print_targets(result: Result) -> None:
         reason = f" ({result.undefined_reason[name]})" if name in result.undefined_reason else ""
         value = result.test.get(name, {}).get(result.metric, math.nan)
         print(terminal(f"{name}: {result.metric} {value:.4f}{reason}"))
+
+
+def _print_end(folder: Path, clock: Clock) -> None:
+    """How long the run took, what to do with it next, and where its result is."""
+    seconds = clock.now()
+    print(f"done in {seconds['total']:.0f} s, of which {seconds['train']:.0f} s of training")
+    print(terminal(f"next: dafw predict --config {shlex.quote(str(folder / 'config.yaml'))}"))
+    print(folder / RESULT)
 
 
 def evaluate(command: str, cli: DafwCLI) -> int:

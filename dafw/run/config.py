@@ -21,7 +21,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 import dafw.methods  # so that short names of methods resolve
 import datamodules
-from dafw.callbacks import progress_callback
+from dafw.callbacks import Lines, progress_callbacks
 from dafw.checkpoints import read_checkpoint
 from dafw.data.trained import TrainedModel, made_for
 from dafw.errors import UserError, causes, sentence
@@ -36,6 +36,7 @@ from dafw.run.checks import check_trainer_arguments
 from dafw.run.config_errors import broken_file, check_augment, check_constructor, check_files, explain, find_class
 from dafw.run.given import import_backbone, trained_checkpoint, trained_classes
 from dafw.run.loggers import WandbMode
+from dafw.run.presets import with_presets
 from dafw.run.threads import THREADS
 from datamodules.base import DomainDataModule
 
@@ -102,7 +103,12 @@ class DafwCLI(LightningCLI):
                 "logger": False,
                 "log_every_n_steps": 50,
             },
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "dafw", "parser_mode": MODE},
+            parser_kwargs={
+                "exit_on_error": False,
+                "allow_abbrev": False,
+                "prog": f"dafw {self.command}",
+                "parser_mode": MODE,
+            },
         )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -183,16 +189,28 @@ class DafwCLI(LightningCLI):
         self.trainer_arguments = kwargs
         return None  # type: ignore[return-value]
 
-    def make_trainer(self, callbacks: list[pl.Callback], loggers: list[Any], folder: Path) -> pl.Trainer:
-        """The trainer with the callbacks and loggers of this run and those of the user."""
+    def make_trainer(
+        self, callbacks: list[pl.Callback], loggers: list[Any], folder: Path, lines: bool = False
+    ) -> pl.Trainer:
+        """The trainer with the callbacks and loggers of this run and those of the user.
+
+        Args:
+            callbacks: of this run.
+            loggers: of this run.
+            folder: the run directory.
+            lines: whether lines say what the run is and how its training goes.
+        """
         config = dict(self.config_init["trainer"])
         own = config["logger"] if isinstance(config["logger"], list) else [config["logger"]]
         config["logger"] = loggers + [logger for logger in own if logger not in (None, False, True)]
         config["default_root_dir"] = str(folder)
-        progress = [] if config["enable_progress_bar"] is False else [progress_callback()]
-        config["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in progress)
         given = config["callbacks"] or []
         given = given if isinstance(given, list) else [given]  # a class path alone is no list
+        theirs = any(isinstance(callback, ProgressBar) for callback in given)
+        title = f"{type(self.model).__name__} on {self.datamodule.task}, seed {self.config['seed_everything']}"
+        bar = not theirs and config["enable_progress_bar"] is not False
+        progress = progress_callbacks(Lines(title, str(folder)) if lines else None, bar)
+        config["enable_progress_bar"] = theirs
         config["callbacks"] = [*given, *callbacks, *progress]
         try:
             return pl.Trainer(**config)
@@ -295,7 +313,7 @@ def parse(arguments: list[str], command: str = "fit") -> DafwCLI:
         UserError: for a wrong key, value, class or path.
     """
     _quiet()
-    arguments = with_text_names(with_signed_names(arguments))
+    arguments = with_presets(with_text_names(with_signed_names(arguments)))
     for key, source in (
         ("data.seed", "seed_everything"),
         ("model.num_classes", "the datamodule"),

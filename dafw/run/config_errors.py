@@ -38,6 +38,37 @@ RUN_KEYS = (
     *("root", "dir", "checkpoint_every", "keep_checkpoints", "wandb", "project", "plots"),
     *("allow_oracle", "accept_changed_data"),
 )
+#: What others call a key.
+SYNONYMS = {
+    "learning_rate": "model.lr",
+    "base_lr": "model.lr",
+    "wd": "model.weight_decay",
+    "optim": "model.optimizer",
+    "lr_scheduler": "model.schedule",
+    "scheduler": "model.schedule",
+    "ema": "model.ema_decay",
+    "backbone": "model.network.backbone",
+    "arch": "model.network.backbone",
+    "pretrained": "model.network.weights",
+    "weights": "model.network.weights",
+    "bs": "data.batch_size",
+    "batchsize": "data.batch_size",
+    "workers": "data.num_workers",
+    "dataset": "data",
+    "method": "model",
+    "epochs": "trainer.max_epochs",
+    "num_epochs": "trainer.max_epochs",
+    "n_epochs": "trainer.max_epochs",
+    "iterations": "data.steps_per_epoch",
+    "steps": "data.steps_per_epoch",
+    "device": "trainer.accelerator",
+    "gpus": "trainer.devices",
+    "seed": "seed_everything",
+    "checkpoint": "ckpt_path",
+    "ckpt": "ckpt_path",
+    "out": "run.dir",
+    "output_dir": "run.dir",
+}
 #: What a key's class may be, and what to call it.
 KINDS: dict[str, tuple[str, type]] = {
     "model": ("method", dafw.methods.Method),
@@ -73,6 +104,8 @@ def explain(message: str, arguments: Sequence[str] = ()) -> str:
         return f"{match[1]} is not a file"
     if match := re.search(r"argument --([\w.]+): expected one argument", message):
         return f"{match[1]} needs a value"
+    if "Neither `tensorboard` nor" in message:
+        return 'TensorBoardLogger needs the package tensorboard: pip install "dafw[tensorboard]"'
     given = _given(inner)
     if key in KINDS and (sentence := _wrong_class(key, given, inner)):
         return sentence
@@ -170,13 +203,15 @@ def _unknown_key(path: str, name: str, classes: list[str]) -> str:
     if classes and (hidden := _hides_base(path.partition(".")[0], classes[-1])):
         return hidden
     full = f"{path}.{name}" if path and not name.startswith(f"{path}.") else name
-    first = full.partition(".")[0]
+    first, last = full.partition(".")[0], full.rpartition(".")[2]
+    if full.count(".") < 2 and (meant := SYNONYMS.get(last)) and full != meant:
+        return f'unknown key "{full}": did you mean "{meant}"?'
     if first not in TOP_KEYS:
         homes = [f"{home}.{full}" for home, names in _homes().items() if full in names]
         if homes:
             return f'unknown key "{full}": did you mean "{homes[0]}"?'
         return f'unknown key "{first}": {nearest(first, TOP_KEYS)}'
-    return f'unknown key "{full}": {nearest(full.rpartition(".")[2], _options(classes, full))}'.rstrip(": ")
+    return f'unknown key "{full}": {nearest(last, _options(classes, full))}'.rstrip(": ")
 
 
 def _homes() -> dict[str, set[str]]:

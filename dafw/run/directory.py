@@ -13,6 +13,8 @@ from dafw.run.identity import config_hash
 from dafw.run.result import RESULT, TEST
 
 LOCK = ".lock"
+TRACES = ("config.yaml", "asked.yaml", "checkpoints", "metrics.csv", "log.txt")
+"""What a training leaves in its directory before it ends. A test or a prediction leaves none of them."""
 
 
 def run_directory(config: dict[str, Any], root: Path) -> Path:
@@ -61,3 +63,19 @@ def lock(folder: Path) -> Iterator[Callable[[], None]]:
         except Busy as error:
             raise Busy(f"another process works on {folder}") from error
         yield check
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process holds the run directory."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with lock(folder):
+            return False
+    except Busy:
+        return True
+
+
+def began(folder: Path) -> bool:
+    """Whether a training has begun in the run directory."""
+    return any((folder / name).exists() for name in TRACES)

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 from dafw import __version__
@@ -13,13 +14,13 @@ from dafw.run.sources import PROJECT, find_source, is_installed
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of the packages that compute, by name."""
     import pytorch_lightning
-    import timm
     import torch
     import torchvision
 
-    packages = {"torch": torch, "torchvision": torchvision, "pytorch_lightning": pytorch_lightning, "timm": timm}
+    packages = {"torch": torch, "torchvision": torchvision, "pytorch_lightning": pytorch_lightning}
     own = {"dafw": __version__, "python": platform.python_version()}
-    return own | {name: str(package.__version__) for name, package in packages.items()}
+    timm = version("timm")  # its import would take a second
+    return own | {name: str(package.__version__) for name, package in packages.items()} | {"timm": timm}
 
 
 def machine() -> str:

@@ -127,9 +127,15 @@ def serve(pipe: connection.Connection, environment: dict[str, str], function: st
             try:
                 execute = _prepare(function, environment)
             except Exception as error:
-                pipe.send(Outcome("failed", f"cannot load {function}: {error}", retryable=False))
+                _answer(pipe, Outcome("failed", f"cannot load {function}: {error}", retryable=False))
                 continue
-        pipe.send(attempt(execute, order))
+        _answer(pipe, attempt(execute, order))
+
+
+def _answer(pipe: connection.Connection, outcome: Outcome) -> None:
+    """Sends an outcome. After a signal the other side listens no more, and the worker ends at its next order."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        pipe.send(outcome)
 
 
 def _prepare(function: str, environment: dict[str, str]) -> Callable[[dict[str, Any], Path], Any]:

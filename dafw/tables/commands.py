@@ -156,4 +156,6 @@ def _run(table: Table, args: argparse.Namespace) -> int:
     for job in report.failed:
         print(terminal(f"failed: {job.cell.label}: {job.error} (see {job.log})"))
     print(write_pages(sheet, store, args.root))
+    if report.interrupted and args.launcher == "local":
+        print("interrupted: the same command goes on with the runs that are not done")
     return report.exit_code or (1 if sheet.missing else 0)

@@ -19,13 +19,13 @@ from types import FrameType
 from typing import Any
 
 from dafw.errors import UserError, choose
+from dafw.run.directory import is_running
 from dafw.run.pool import signals
 from dafw.run.result import RESULT
 from dafw.run.worker import EXECUTE, FAILED, Order, Outcome, attempt, last_line, load_function
 from dafw.tables.grid import Table
 from dafw.tables.launch import Job, Report, make_jobs
 from dafw.tables.progress import Reporter
-from dafw.tables.status import is_running
 
 NATIVE = {
     "account": "slurm_account",

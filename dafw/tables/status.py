@@ -1,11 +1,9 @@
 """The state of each run of a table."""
 
-from pathlib import Path
 from typing import Literal
 
 from dafw.escape import terminal
-from dafw.files import Busy
-from dafw.run.directory import LOCK, lock
+from dafw.run.directory import began, is_running
 from dafw.run.worker import FAILED
 from dafw.tables.store import Store
 
@@ -13,22 +11,11 @@ State = Literal["done", "running", "failed", "interrupted", "missing"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "interrupted", "missing")
 
 
-def is_running(directory: Path) -> bool:
-    """Whether a process holds the run directory."""
-    if not (directory / LOCK).exists():
-        return False
-    try:
-        with lock(directory):
-            return False
-    except Busy:
-        return True
-
-
 def states(store: Store) -> dict[str, State]:
     """The state of every cell, by its label.
 
     The last attempt of a ``failed`` run ended with an error. An ``interrupted`` run goes on from its last checkpoint. A
-    ``missing`` run never began.
+    ``missing`` run never began, even if ``dafw test`` wrote into its directory.
     """
     found: dict[str, State] = {}
     for cell in store.table.runs():
@@ -40,7 +27,7 @@ def states(store: Store) -> dict[str, State]:
         elif (directory / FAILED).exists():
             found[cell.label] = "failed"
         else:
-            found[cell.label] = "interrupted" if directory.exists() else "missing"
+            found[cell.label] = "interrupted" if began(directory) else "missing"
     return found
 
 

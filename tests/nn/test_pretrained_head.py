@@ -84,6 +84,7 @@ def test_timms_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         return copy.deepcopy(model)
 
     monkeypatch.setattr(timm, "create_model", create)
+    monkeypatch.setattr("dafw.nn.weights.hub_is_reachable", lambda: True)
     network = filled("timm", NAME + ".r160_in1k", 7)
     x = images(2, 64)
     with torch.no_grad():

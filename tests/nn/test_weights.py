@@ -15,6 +15,7 @@ from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
 from dafw.errors import UserError
+from dafw.nn import weights
 from dafw.nn.network import Network
 from dafw.nn.weights import PYPI_PACKAGE, load_weights, without_weights
 
@@ -214,6 +215,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[dict[str, Any]]:
         return original(name, **options)
 
     monkeypatch.setattr(timm, "create_model", create_model)
+    monkeypatch.setattr(weights, "hub_is_reachable", lambda: True)
     return asked
 
 
@@ -224,6 +226,29 @@ def test_a_hub_that_cannot_be_reached(error: Exception, monkeypatch: pytest.Monk
         UserError, match=r"resnet10t .*hub cannot be reached.*--model\.network\.weights path/to/file\.safetensors"
     ):
         Network("resnet10t", weights="timm")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_its_files_on_this_machine_serve(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The hub's own client would try for a minute and a half."""
+    from huggingface_hub import constants
+
+    class Session:
+        def head(self, *_: Any, **__: Any) -> Any:
+            sessions.append(self)
+            raise ConnectionError("no route")
+
+    sessions: list[Session] = []
+    monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    seen: list[bool] = []
+    monkeypatch.setattr(
+        timm.models._hub, "hf_hub_download", lambda *_, **__: seen.append(constants.HF_HUB_OFFLINE) or 1 / 0
+    )
+    with pytest.raises(UserError, match="hub cannot be reached"):
+        Network("resnet10t", weights="timm")
+    assert (len(sessions), set(seen), constants.HF_HUB_OFFLINE) == (1, {True}, False)
 
 
 def test_a_hub_that_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +269,7 @@ def test_the_weights_of_a_tag_are_the_ones_asked_for(tag: str, monkeypatch: pyte
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(timm.models._hub, "hf_hub_download", cannot)
+    monkeypatch.setattr(weights, "hub_is_reachable", lambda: True)
     with pytest.raises(
         UserError, match=rf"the weights of resnet50\.{tag} could not be loaded.*ConnectionError.*path/to/file"
     ):
