@@ -273,7 +273,7 @@ class Method(
             UserError: for label sets that the method cannot handle, an optimiser that the trainer cannot follow, or an
                 evaluation on other data than the weights come from.
         """
-        self.evaluator.open_set.check()
+        self.evaluator.check(stage)
         if stage == "fit":
             self.check_optimisation()
         else:

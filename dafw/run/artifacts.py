@@ -19,7 +19,6 @@ from dafw.run import provenance
 from dafw.run.clock import Clock
 from dafw.run.identity import config_hash
 from dafw.run.result import Result, SettingRecord, Validation
-from dafw.selection import VALIDATORS
 from datamodules.base import DomainDataModule
 
 
@@ -66,7 +65,7 @@ def collect_result(
             f"source_{primary}": True,
             "source_loss": False,
             f"source_train_{primary}": True,
-            **{name: validator.higher_is_better for name, validator in VALIDATORS.items()},
+            **{name: validator.higher_is_better for name, validator in method.evaluator.validators.items()},
         },
         versions=provenance.versions(),
         git_revision=provenance.git_revision(),

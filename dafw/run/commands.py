@@ -27,7 +27,7 @@ from dafw.names import quoted
 from dafw.nn.distributed import leave_process_group
 from dafw.problems import Problem
 from dafw.run.artifacts import collect_result, write_plots
-from dafw.run.checks import check_moved_data, check_trainer, refuse_other_run
+from dafw.run.checks import check_moved_data, check_trainer, refuse_other_run, warn_of_validators
 from dafw.run.clock import Clock
 from dafw.run.config import DafwCLI, RunOptions, parse, resolved_config
 from dafw.run.directory import lock, run_directory
@@ -103,9 +103,10 @@ def fit(cli: DafwCLI) -> int:
     cli.model.accept_changed_data = options.accept_changed_data
     if options.dir:
         refuse_other_run(folder, config)
-    if read_result(folder) is not None:
+    if (done := read_result(folder)) is not None:
         if not rank():
             check_moved_data(cli, config, folder)
+            warn_of_validators(options.validators, done)
             print(f"done already: {folder / RESULT}")
         return 0
     if rank():

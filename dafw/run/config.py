@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from dafw.run.arguments import MODE, with_text_names
 from dafw.run.checks import check_trainer_arguments
 from dafw.run.config_errors import broken_file, check_augment, check_constructor, check_files, explain, find_class
 from dafw.run.loggers import WandbMode
+from dafw.selection import Validator
 from datamodules.base import DomainDataModule
 
 _ = [getattr(datamodules, name) for name in datamodules.__all__]  # so that short names of datamodules resolve
@@ -49,6 +50,7 @@ class RunOptions:
         wandb: W&B mode: offline, online or disabled.
         project: W&B project; the datamodule's name by default.
         plots: write embedding, confusion matrix and curves.
+        validators: further label-free validators, which each validation computes, as class paths.
         allow_oracle: allow a callback to monitor what target labels say.
         accept_changed_data: accept class names or samples that changed since the checkpoint was written.
     """
@@ -60,6 +62,7 @@ class RunOptions:
     wandb: WandbMode = "offline"
     project: str | None = None
     plots: bool = True
+    validators: list[Validator] = field(default_factory=list)
     allow_oracle: bool = False
     accept_changed_data: bool = False
 
@@ -128,6 +131,11 @@ class DafwCLI(LightningCLI):
             check_constructor(key, self.config[key]["class_path"], self.config[key]["init_args"])
         check_augment(self.config["data"]["init_args"].get("augment"))
         check_trainer_arguments(self.config["trainer"], self.config["data"]["init_args"])
+
+    def instantiate_classes(self) -> None:
+        """Makes the method and the data, and gives the method the further validators."""
+        super().instantiate_classes()
+        self.model.evaluator.add_validators(self.config_init["run"].validators)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Keeps the arguments. The trainer is made when the run directory is known."""

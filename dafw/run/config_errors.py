@@ -21,6 +21,7 @@ from dafw.optim.schedules import Schedule
 from dafw.optim.sharpness import Sharpness
 from dafw.plain_yaml import load_yaml
 from dafw.problems import NetworkBase, Problem
+from dafw.selection import Validator
 
 _KEY = re.compile(r'(?:Parser key|Key) "([\w.]+)"')
 _UNKNOWN = re.compile(
@@ -36,7 +37,7 @@ _ALIEN = re.compile(r"(?:Import path(?: ([\w.]+))? does not correspond to|Not a 
 TOP_KEYS = ("seed_everything", "model", "data", "trainer", "run", "ckpt_path", "output", "config")
 RUN_KEYS = (
     *("root", "dir", "checkpoint_every", "keep_checkpoints", "wandb", "project", "plots"),
-    *("allow_oracle", "accept_changed_data"),
+    *("validators", "allow_oracle", "accept_changed_data"),
 )
 #: What a key's class may be, and what to call it.
 KINDS: dict[str, tuple[str, type]] = {
@@ -48,6 +49,7 @@ KINDS: dict[str, tuple[str, type]] = {
     "model.sharpness": ("rule of sharpness", Sharpness),
     "model.rejection": ("rule of rejection", Rejection),
     "trainer.callbacks": ("callback", Callback),
+    "run.validators": ("validator", Validator),
 }
 
 
@@ -205,7 +207,7 @@ def _wrong_class(key: str, given: str, inner: str) -> str:
         given = match[1]
     if match := re.search(r"dot import path string: (\S+)", inner):
         given = match[1]
-    if given.startswith(("{", "[")) and (match := _ALIEN.search(inner)):  # a class with its arguments
+    if (not given or given.startswith(("{", "["))) and (match := _ALIEN.search(inner)):  # a class with its arguments
         given = match[1] or ""
     module, _, name = given.rpartition(".")
     unknown = f'unknown {kind} "{given}"'
