@@ -31,6 +31,7 @@ from dafw.run.arguments import MODE, with_text_names
 from dafw.run.checks import check_trainer_arguments
 from dafw.run.config_errors import broken_file, check_augment, check_constructor, check_files, explain, find_class
 from dafw.run.loggers import WandbMode
+from dafw.run.sizes import follow_size
 from dafw.selection import Validator
 from datamodules.base import DomainDataModule
 
@@ -109,6 +110,7 @@ class DafwCLI(LightningCLI):
         if setting is not None and setting.streams_target:
             parser.set_defaults({"trainer.max_epochs": 1})
             super().parse_arguments(parser, arguments)
+        follow_size(self.config, arguments)
         for key, value in list(self.config.items()):
             if value == "None":  # what the parser makes of null on the command line for a nested "str | None"
                 self.config[key] = None
