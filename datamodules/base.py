@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from dafw.data.augment import known_augment
 from dafw.data.balanced import Pools, draw_balanced
 from dafw.data.batch import Batch
 from dafw.data.domain import Domain
@@ -53,8 +54,8 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         steps_per_epoch: training steps between two validations.
         eval_batch_size: samples a batch in evaluation, on each rank.
         num_workers: processes that load training data; 0 loads in the main process.
-        augment: random transform of one training sample; in a configuration the class of a transform of torchvision v2
-            or of another ``torch.nn.Module``, in Python any function.
+        augment: random transform of one training sample: a word (:mod:`dafw.data.transforms`), the class of a transform
+            of torchvision v2 or of another ``torch.nn.Module``; in Python any function too.
         seed: seed of the sample order and of the augmentation.
         oracle: train on the *target's* labels instead of the source's: an upper bound, not adaptation.
         label_sets: which classes source and target share: ``closed`` (all), numbers or lists of ``common``,
@@ -81,7 +82,7 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         steps_per_epoch: int = 200,
         eval_batch_size: int = 250,
         num_workers: int = 0,
-        augment: Callable[[Any], Any] | None = None,
+        augment: Callable[[Any], Any] | str | None = None,
         seed: int = 0,
         oracle: bool = False,
         label_sets: LabelSets | str = "closed",
@@ -97,7 +98,7 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         self.batch_size = batch_size
         self.target_batch_size = batch_size if target_batch_size is None else target_batch_size
         self.steps_per_epoch, self.eval_batch_size = steps_per_epoch, eval_batch_size
-        self.num_workers, self.augment, self.seed, self.oracle = num_workers, augment, seed, oracle
+        self.num_workers, self.augment, self.seed, self.oracle = num_workers, known_augment(augment), seed, oracle
         self.label_sets, self.evidence_samples = find_label_sets(label_sets), evidence_samples
         self.evaluate_train, self.evaluate_test = evaluate_train, evaluate_test
         self.stream_order = choose("stream_order", stream_order, ("random", "stored"))
@@ -307,7 +308,7 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
             extra_draws=None if balanced is None else self.balanced_rows,
             places=(len(self.labelled), len(self.labelled) + targets),
         )
-        options: dict[str, Any] = {"augment": self.augment, "views": self.views(), "seed": self.seed}
+        options: dict[str, Any] = {"augment": self.augmentation(), "views": self.views(), "seed": self.seed}
         data = JointDataset(self.train_domains, **options, maps=request.maps, num_held_out=num_held_out)
         return self._training_loader(data, sampler)
 

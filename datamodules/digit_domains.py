@@ -1,7 +1,7 @@
 """Common base of the digit datamodules: a scale, a size in pixels, a folder, and augmentations without flips."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from datamodules.digit_images import Images
 
 
 class DigitDomains(DomainDataModule):
-    """Domains of digits as uint8 RGB images (3, size, size).
+    """Domains of digits as uint8 RGB images (3, size, size). No augmentation mirrors them.
 
     Args:
         source: labelled domain or domains.
@@ -29,6 +29,9 @@ class DigitDomains(DomainDataModule):
     Raises:
         UserError: for an unknown scale, or a size below 8.
     """
+
+    flips: ClassVar[bool] = False
+    size_is_side: ClassVar[bool] = True
 
     def __init__(
         self,

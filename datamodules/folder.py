@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,8 +60,8 @@ class ImageFolderDomains(DomainDataModule):
         resize: height and width before cropping, in pixels.
         fit: ``crop`` scales the short side to ``resize`` and cuts out the middle; ``squash`` scales both sides.
         evaluate_whole: evaluation uses all of (resize, resize) instead of the middle, for a method that crops itself.
-        augment: augmentation in training: ``flip_crop``, ``crop``, ``domainbed``, ``weak``, ``strong`` or
-            ``none``.
+        augment: augmentation in training, which must make images of (size, size): ``flip_crop``, ``crop``,
+            ``domainbed``, ``weak``, ``strong`` or ``none``, or as the base class says.
         cache: keep the decoded images on disk, ``resize * resize * 3`` bytes each, so that each is decoded only once.
         split: shares of training, validation and test.
         protocol: ``shares`` divides every domain as ``split`` says. ``domainbed`` divides as
@@ -80,6 +80,8 @@ class ImageFolderDomains(DomainDataModule):
         UserError: if a folder, an image or an argument is wrong.
     """
 
+    size_is_side: ClassVar[bool] = True
+
     def __init__(
         self,
         source: str | list[str],
@@ -91,7 +93,7 @@ class ImageFolderDomains(DomainDataModule):
         resize: int = 256,
         fit: Fit = "crop",
         evaluate_whole: bool = False,
-        augment: str = "flip_crop",
+        augment: Callable[[Any], Any] | str | None = "flip_crop",
         cache: bool = False,
         split: tuple[float, float, float] = SHARES,
         protocol: Protocol = "shares",
@@ -101,8 +103,6 @@ class ImageFolderDomains(DomainDataModule):
         allow_outside_root: bool = False,
         **base: Any,
     ) -> None:
-        from dafw.data.transforms import named_augmentation
-
         if not 1 <= size <= resize:
             raise UserError(f"data.size must be between 1 and data.resize ({resize}), not {size}")
         if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
@@ -119,7 +119,7 @@ class ImageFolderDomains(DomainDataModule):
             exists = not looks or self.root.is_dir()
         if not exists:
             raise UserError(f"the folder {self.root} (data.root) does not exist")
-        if evaluate_whole and augment == "none":
+        if evaluate_whole and augment in ("none", None):
             raise UserError("data.evaluate_whole leaves cropping in training to data.augment, which must not be none")
         self.size, self.resize, self.cache, self.split = size, resize, cache, split
         self.evaluate_whole = evaluate_whole
@@ -133,7 +133,7 @@ class ImageFolderDomains(DomainDataModule):
             sides = (source, *(() if looks else (target,)))
             named = [name for side in sides for name in ([side] if isinstance(side, str) else side)]
             self.domain_names = tuple(dict.fromkeys((*self.domain_names, *named)))
-        super().__init__(source, target, augment=named_augmentation(augment, size), **base)
+        super().__init__(source, target, augment=self._sized(augment), **base)
         self._entries = self._list_all(listed) if looks else {}
         if not allow_outside_root:
             for entries in self._entries.values():
@@ -145,6 +145,12 @@ class ImageFolderDomains(DomainDataModule):
         self._images: dict[str, Sequence[Tensor]] = {}
         self._placed: dict[str, NDArray[np.float64]] = {}
         self._told = False
+
+    def _sized(self, augment: Callable[[Any], Any] | str | None) -> Callable[[Any], Any] | str | None:
+        """The augmentation that a word stands for: it makes (size, size) of the larger image that was decoded."""
+        from dafw.data.transforms import named_augmentation
+
+        return named_augmentation(augment, self.size) if isinstance(augment, str) else augment
 
     def _domains(self, listed: Entries | None) -> tuple[str, ...]:
         if listed is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar, Literal, cast
 
+from dafw.data.augment import Augment, made_augment
 from dafw.data.domain import Domain
 from dafw.data.roles import Evaluation
 from dafw.data.samples import Samples, summarise
@@ -19,6 +20,9 @@ class ServedDomains(Checked):
         steps_per_epoch: training steps between two validations.
         target_batch_size: samples a step from each target, over all ranks.
         target: names of the targets.
+        augment: the augmentation as a word or a function; ``None`` without one.
+        flips: whether a mirrored image keeps its class, so that a word for ``augment`` may mirror images.
+        size_is_side: whether the argument ``size`` is the side of all images in pixels, which a network may follow.
         train_domains: the domains of a training batch in their order: labelled ones, targets, held-out parts.
     """
 
@@ -28,6 +32,13 @@ class ServedDomains(Checked):
     target_batch_size: int
     target: list[str]
     train_domains: list[Domain]
+    augment: Augment | str | None
+    flips: ClassVar[bool] = True
+    size_is_side: ClassVar[bool] = False
+
+    def augmentation(self) -> Augment | None:
+        """The augmentation of training samples, see :func:`~dafw.data.augment.made_augment`."""
+        return made_augment(self.augment, self.train_domains[0], flip=self.flips)
 
     @property
     def labelled(self) -> list[str]:

@@ -151,6 +151,15 @@ _MAKERS: dict[str, Callable[..., Augmentation]] = {
 AUGMENTATIONS = ("none", *_MAKERS)
 
 
+def check_word(name: str) -> None:
+    """Compares a name with :data:`AUGMENTATIONS`.
+
+    Raises:
+        UserError: for an unknown name, with the nearest one.
+    """
+    choose("augmentation", name, AUGMENTATIONS)
+
+
 def named_augmentation(name: str, size: int, **options: Any) -> Augmentation | None:
     """The augmentation called ``name``, one of :data:`AUGMENTATIONS`; ``None`` for ``none``.
 
@@ -162,7 +171,7 @@ def named_augmentation(name: str, size: int, **options: Any) -> Augmentation | N
     Raises:
         UserError: for an unknown name, with the nearest one.
     """
-    choose("augmentation", name, AUGMENTATIONS)
+    check_word(name)
     return None if name == "none" else _MAKERS[name](size, **options)
 
 

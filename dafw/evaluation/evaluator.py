@@ -1,6 +1,7 @@
 """Validation, test and prediction, the same for all methods: metrics of each domain, label-free validators, oracle."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -10,13 +11,14 @@ from torchmetrics import MetricCollection
 from dafw.data.batch import Batch
 from dafw.data.roles import Evaluation
 from dafw.data.setting import Setting
+from dafw.errors import UserError
 from dafw.evaluation.columns import TestColumns
 from dafw.evaluation.mean_loss import MeanLoss
 from dafw.evaluation.open_set import OpenSet
 from dafw.lightning_adapter import log_and_return
 from dafw.nn.distributed import gather_unequal
 from dafw.problems import Problem
-from dafw.selection import VALIDATORS, Evidence
+from dafw.selection import VALIDATORS, Evidence, Validator, together
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -79,6 +81,7 @@ class Evaluator:
         method: the method that is evaluated.
 
     Attributes:
+        validators: the label-free validators by name, see :meth:`add_validators`.
         evaluations: the contents of the loaders at work.
         test: the metrics of the last test by domain, then by name.
         extra: the method's own numbers of the last test.
@@ -88,6 +91,7 @@ class Evaluator:
     def __init__(self, method: Evaluated) -> None:
         self.method = method
         self.open_set = OpenSet(method)
+        self.validators: dict[str, Validator] = {name: make() for name, make in VALIDATORS.items()}
         self.evaluations: list[Evaluation] = []
         self.metrics: list[dict[str, MetricCollection]] = []
         self.source_losses: dict[int, MeanLoss] = {}
@@ -113,6 +117,28 @@ class Evaluator:
         """Whether label-free validators apply: the problem gives evidence, and training sees the target in epochs."""
         setting = self.method.setting
         return self.problem.supports_unsupervised_validators and setting.sees_target and not setting.streams_target
+
+    def add_validators(self, further: Iterable[Validator]) -> None:
+        """Lets each validation compute further label-free validators.
+
+        Raises:
+            UserError: if one lacks its name or its direction, or has a name that is taken.
+        """
+        self.validators = together(self.validators.values(), further)
+
+    def check(self, stage: str) -> None:
+        """Compares the method and the metrics with the data, before anything is trained or scored.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``; a prediction needs no metric.
+
+        Raises:
+            UserError: see :meth:`.OpenSet.check` and :meth:`.Problem.check_metrics`.
+        """
+        self.open_set.check()
+        if stage != "predict":
+            for is_source in (True, False):
+                self.problem.check_metrics(self._new_metrics(is_source), self.open_set.has_unknown and not is_source)
 
     # ---- the course of an evaluation
 
@@ -239,10 +265,19 @@ class Evaluator:
 
     def new_metrics(self, evaluation: Evaluation) -> MetricCollection:
         """New metrics for the samples of one loader."""
-        target = not evaluation.is_source
+        return self._new_metrics(evaluation.is_source)
+
+    def _new_metrics(self, is_source: bool) -> MetricCollection:
+        target = not is_source
         said = {"rejects": target and self.open_set.rejects, "has_unknown": target and self.open_set.has_unknown}
         options = {name: True for name, holds in said.items() if holds}
-        return self.problem.metrics(self.method.num_classes, class_names=self.class_names, **options)
+        problem = self.problem
+        given = {"class_names": self.class_names, **options}
+        try:
+            signature(problem.metrics).bind(self.method.num_classes, **given)
+        except TypeError as error:
+            raise UserError(f"{type(problem).__name__}.metrics must take num_classes and {', '.join(given)}") from error
+        return problem.metrics(self.method.num_classes, **given)
 
     def metrics_of(self, position: int) -> dict[str, float]:
         """The metrics of one loader, over all ranks. The name of a variant follows that of the metric."""
@@ -276,7 +311,7 @@ class Evaluator:
             target_features=target[0],
             target_logits=target[1],
         )
-        present = {name: make() for name, make in VALIDATORS.items() if len(source[0]) or not make.needs_source}
+        present = {name: one for name, one in self.validators.items() if len(source[0]) or not one.needs_source}
         return {name: float(validator(evidence)) for name, validator in present.items()}
 
     def _gather(self, role: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -298,4 +333,6 @@ class Evaluator:
 
 
 def _mean(metrics: dict[str, dict[str, float]], name: str) -> float:
+    if lacking := [values for values in metrics.values() if name not in values]:
+        raise UserError(f'the problem\'s metrics are {", ".join(lacking[0])}, and none is "{name}", which tables print')
     return sum(values[name] for values in metrics.values()) / len(metrics)

@@ -278,7 +278,7 @@ class Method(
             UserError: for label sets that the method cannot handle, another number of classes than the data has, an
                 optimiser that the trainer cannot follow, or an evaluation on other data than the weights come from.
         """
-        self.evaluator.open_set.check()
+        self.evaluator.check(stage)
         if stage == "fit":
             self.check_optimisation()
             if not self.training:  # as a method that was loaded from a checkpoint

@@ -1,5 +1,6 @@
 """Metrics of unknown classes and of masks (torchmetrics classes), and how well groups separate styles."""
 
+from dafw.metrics.arguments import check_arguments, update_metrics
 from dafw.metrics.masks import ClassIoU, MeanIoU, PixelAccuracy, PixelMetric, mask_metrics
 from dafw.metrics.open_set import (
     OS,
@@ -28,8 +29,10 @@ __all__ = [
     "UnknownAUROC",
     "UnknownAccuracy",
     "UnknownFPR95",
+    "check_arguments",
     "mask_metrics",
     "mean_split",
     "open_set_metrics",
     "style_split",
+    "update_metrics",
 ]

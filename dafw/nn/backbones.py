@@ -71,6 +71,24 @@ def make_backbone(
     return Backbone(module, width, classifier)
 
 
+def needs_size(name: str, arguments: Mapping[str, Any], size: int) -> bool:
+    """Whether a backbone is built for images of one size, and has to be told this one.
+
+    Args:
+        name: of the backbone.
+        arguments: of its constructor.
+        size: side of the images in pixels.
+    """
+    if name in DIGIT_NETS:
+        return "input_size" not in arguments and DIGIT_NETS[name].default_size != size
+    if any(key.endswith("img_size") for key in arguments):
+        return False
+    import timm
+
+    usual = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return usual is not None and usual.fixed_input_size and usual.input_size[-1] != size
+
+
 def check_known(description: Mapping[str, Any], path: Path) -> None:
     """Checks that a network whose description came in a file can be made without code of anybody else's.
 

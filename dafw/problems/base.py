@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from dafw.data.domain import Domain
+from dafw.errors import UserError
 from dafw.recording import Recorded
 
 if TYPE_CHECKING:
@@ -174,6 +175,14 @@ class Problem(Recorded):
         """
         raise NotImplementedError(f"{type(self).__name__} must define metrics(num_classes, ...)")
 
+    def check_metrics(self, metrics: MetricCollection, has_unknown: bool = False) -> None:
+        """Refuses :meth:`metrics` that :meth:`score` could not update, before anything is trained.
+
+        Args:
+            metrics: newly made.
+            has_unknown: as in :meth:`metrics`.
+        """
+
     def score(self, metrics: MetricCollection, outputs: Any, y: Any, unknown: Tensor | None = None) -> None:
         """Updates :meth:`metrics`.
 
@@ -189,12 +198,18 @@ class Problem(Recorded):
         """The values of :meth:`metrics` by name. A vector is spread over the classes, as in ``iou/road``.
 
         A value that equals :attr:`undefined` is nan.
+
+        Raises:
+            UserError: if a metric gives a matrix.
         """
         found: dict[str, float] = {}
         for name, value in metrics.compute().items():
             numbers = torch.as_tensor(value).detach().double().cpu()
             if self.undefined is not None:
                 numbers = numbers.where(numbers != self.undefined, torch.nan)
+            if numbers.ndim > 1 and numbers.numel() > 1:
+                shape = " x ".join(map(str, numbers.shape))
+                raise UserError(f"the metric {name} gives {shape} numbers: a metric gives one, or one for each class")
             if numbers.numel() == 1:
                 found[name] = float(numbers)
             else:

@@ -12,12 +12,16 @@ from torchmetrics import MetricCollection
 
 from dafw import escape
 from dafw.data.domain import Domain
+from dafw.errors import UserError
 from dafw.files import write_atomically
-from dafw.metrics import CommonAccuracy, open_set_metrics
+from dafw.metrics import CommonAccuracy, check_arguments, open_set_metrics, update_metrics
 from dafw.problems.base import Picture, Predicted, Problem, Shown
 from dafw.problems.outputs import Outputs
 from dafw.problems.parquet import require_parquet, write_parquet
 from dafw.ranges import ClosedUnitInterval
+
+#: The arguments among which the metrics of classes choose, see :meth:`Classification.score`.
+SCORED = ("preds", "prediction", "unknown", "target")
 
 
 class Classification(Problem):
@@ -70,10 +74,31 @@ class Classification(Problem):
         kinds: dict[str, Literal["sample", "class"]] = {"accuracy": "sample", "mean_class_accuracy": "class"}
         return MetricCollection({name: CommonAccuracy(num_classes, average=kind) for name, kind in kinds.items()})
 
+    def check_metrics(self, metrics: MetricCollection, has_unknown: bool = False) -> None:
+        """Compares the names of the metrics and those of their arguments with what :meth:`score` gives.
+
+        Raises:
+            UserError: if none is called as tables ask, or if one needs another argument.
+        """
+        check_arguments(metrics, SCORED)
+        wanted = self.open_primary if has_unknown else self.primary
+        if wanted not in metrics and type(self).values is Problem.values:
+            raise UserError(
+                f'{type(self).__name__}.metrics gives {", ".join(map(str, metrics))}, and none is called "{wanted}", '
+                "which tables print: give one this name, or set primary to the name of another"
+            )
+
     def score(self, metrics: MetricCollection, outputs: Outputs, y: Tensor, unknown: Tensor | None = None) -> None:
-        """Updates :meth:`metrics`: logits (n, K), y (n,); rows with a positive ``unknown`` (n,) are rejected."""
+        """Updates :meth:`metrics`: logits (n, K), y (n,); rows with a positive ``unknown`` (n,) are rejected.
+
+        Each metric gets those of four arguments that its ``update`` names. ``target`` is ``y``. ``prediction`` (n,) is
+        the class of each row, K if it is rejected. ``unknown`` is what was given. ``preds``, which the metrics of
+        torchmetrics take, is the logits; it is ``prediction`` if there is ``unknown``, so a rejected row is a mistake
+        there too. A metric of torchmetrics then needs one class more.
+        """
         prediction = outputs.logits.argmax(1) if unknown is None else _rejecting(outputs.logits, unknown)
-        metrics.update(prediction=prediction, unknown=unknown, target=y)
+        preds = outputs.logits if unknown is None else prediction
+        update_metrics(metrics, {"preds": preds, "prediction": prediction, "unknown": unknown, "target": y})
 
     def evidence(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
         """The features (n, d) and logits (n, K) themselves."""

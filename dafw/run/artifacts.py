@@ -20,7 +20,6 @@ from dafw.run.clock import Clock
 from dafw.run.identity import changing_callbacks, config_hash
 from dafw.run.result import Result, SettingRecord, Validation
 from dafw.run.sources import sources_of
-from dafw.selection import VALIDATORS
 from datamodules.base import DomainDataModule
 
 
@@ -68,7 +67,7 @@ def collect_result(
             f"source_{primary}": True,
             "source_loss": False,
             f"source_train_{primary}": True,
-            **{name: validator.higher_is_better for name, validator in VALIDATORS.items()},
+            **{name: validator.higher_is_better for name, validator in method.evaluator.validators.items()},
         },
         versions=provenance.versions(),
         git_revision=provenance.git_revision(),

@@ -9,12 +9,13 @@ import pytorch_lightning as pl
 import yaml
 
 from dafw.checkpoints import check_classes, check_method, check_samples, checkpoints
-from dafw.errors import UserError, choose
+from dafw.errors import UserError, choose, warn
 from dafw.lightning_adapter import connect
 from dafw.methods import Method
 from dafw.ranges import Range, check_ranges
 from dafw.run.identity import ORACLE, config_hash, data_paths
-from dafw.selection import VALIDATORS
+from dafw.run.result import Result
+from dafw.selection import Validator
 
 _ONE, _NONE = Range("must be at least 1", 1), Range("must be at least 0", 0)
 #: What the numbers among the trainer's arguments must be, where Lightning does not say it in a sentence.
@@ -102,6 +103,17 @@ def check_moved_data(cli: Any, config: dict[str, Any], folder: Path) -> None:
         check_samples(said, newest, cli.datamodule.samples("fit"))
 
 
+def warn_of_validators(validators: Iterable[Validator], done: Result) -> None:
+    """Says which validators a finished run was not given.
+
+    Args:
+        validators: those that are asked for.
+        done: the result of the run.
+    """
+    if lacking := [one.name for one in validators if one.name not in done.higher_is_better]:
+        warn(f"the finished run has no {', '.join(lacking)} of run.validators: remove its directory to make it again")
+
+
 def check_trainer(trainer: pl.Trainer, method: Method, allow_oracle: bool) -> None:
     """Checks the trainer's options.
 
@@ -147,7 +159,8 @@ def check_monitors(callbacks: Iterable[pl.Callback], method: Method, allowed: bo
 def directions(method: Method) -> dict[str, bool]:
     """By validator that a run of this method records, whether a higher score is better."""
     sources = method.setting.sees_source
-    present = {name: each for name, each in VALIDATORS.items() if sources or not each.needs_source}
+    validators = method.evaluator.validators
+    present = {name: each for name, each in validators.items() if sources or not each.needs_source}
     found = (
         {name: validator.higher_is_better for name, validator in present.items()}
         if method.supports_unsupervised_validators

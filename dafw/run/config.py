@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +37,9 @@ from dafw.run.config_errors import broken_file, check_augment, check_constructor
 from dafw.run.given import import_backbone, trained_checkpoint, trained_classes
 from dafw.run.loggers import WandbMode
 from dafw.run.presets import with_presets
+from dafw.run.sizes import follow_size
 from dafw.run.threads import THREADS
+from dafw.selection import Validator
 from datamodules.base import DomainDataModule
 
 _ = [getattr(datamodules, name) for name in datamodules.__all__]  # so that short names of datamodules resolve
@@ -58,6 +60,7 @@ class RunOptions:
         plots: write embedding, confusion matrix and curves.
         threads: number of threads of each process; what torch takes by default. Another number changes rounding.
         rerun: make a finished run again. Its result and its checkpoints are removed first.
+        validators: further label-free validators, which each validation computes, as class paths.
         allow_oracle: allow a callback to monitor what target labels say.
         accept_changed_data: accept class names or samples that changed since the checkpoint was written.
     """
@@ -71,6 +74,7 @@ class RunOptions:
     plots: bool = True
     threads: int | None = None
     rerun: bool = False
+    validators: list[Validator] = field(default_factory=list)
     allow_oracle: bool = False
     accept_changed_data: bool = False
 
@@ -128,6 +132,7 @@ class DafwCLI(LightningCLI):
         if setting is not None and setting.streams_target:
             parser.set_defaults({"trainer.max_epochs": 1})
             super().parse_arguments(parser, arguments)
+        follow_size(self.config, arguments)
         for key, value in list(self.config.items()):
             if value == "None":  # what the parser makes of null on the command line for a nested "str | None"
                 self.config[key] = None
@@ -167,10 +172,15 @@ class DafwCLI(LightningCLI):
         check_trainer_arguments(self.config["trainer"], self.config["data"]["init_args"])
 
     def instantiate_classes(self) -> None:
-        """Instantiates. A checkpoint that is evaluated fills the network, and no other file of weights is read.
+        """Makes the method and the data, and gives the method the further validators.
 
-        What is known of the checkpoint's classes replaces the files of the sources, where these are not needed.
+        A checkpoint that is evaluated fills the network, and no other file of weights is read. What is known of the
+        checkpoint's classes replaces the files of the sources, where these are not needed.
         """
+        self._instantiate()
+        self.model.evaluator.add_validators(self.config_init["run"].validators)
+
+    def _instantiate(self) -> None:
         setting = getattr(find_class(self.config["model"]["class_path"]), "setting", None)
         needs_source = self.command != "predict" and (setting is None or setting.sees_source)
         if self.command == "fit" and needs_source:

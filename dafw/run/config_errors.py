@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -21,6 +21,7 @@ from dafw.optim.schedules import Schedule
 from dafw.optim.sharpness import Sharpness
 from dafw.plain_yaml import load_yaml
 from dafw.problems import NetworkBase, Problem
+from dafw.selection import Validator
 
 _KEY = re.compile(r'(?:Parser key|Key) "([\w.]+)"')
 _UNKNOWN = re.compile(
@@ -36,7 +37,7 @@ _ALIEN = re.compile(r"(?:Import path(?: ([\w.]+))? does not correspond to|Not a 
 TOP_KEYS = ("seed_everything", "model", "data", "trainer", "run", "ckpt_path", "output", "images", "split", "config")
 RUN_KEYS = (
     *("root", "dir", "checkpoint_every", "keep_checkpoints", "wandb", "project", "plots"),
-    *("allow_oracle", "accept_changed_data"),
+    *("validators", "allow_oracle", "accept_changed_data"),
 )
 #: What others call a key.
 SYNONYMS = {
@@ -79,6 +80,7 @@ KINDS: dict[str, tuple[str, type]] = {
     "model.sharpness": ("rule of sharpness", Sharpness),
     "model.rejection": ("rule of rejection", Rejection),
     "trainer.callbacks": ("callback", Callback),
+    "run.validators": ("validator", Validator),
 }
 
 
@@ -146,15 +148,32 @@ def check_augment(given: Any) -> None:
         given: ``data.augment`` as parsed: a word, a class path, a class with its arguments, or what they stand for.
 
     Raises:
-        UserError: unless it is a word, or the class of a ``torch.nn.Module``, as the transforms of torchvision v2 are.
+        UserError: unless it is a word, or the class of a ``torch.nn.Module``, as the transforms of torchvision v2 are,
+            and so is each class among its arguments.
     """
     if given is None or isinstance(given, nn.Module) or (isinstance(given, str) and "." not in given):
         return
     path = str(given["class_path"] if isinstance(given, Mapping | Namespace) else given)
-    if isinstance(given, Namespace | Mapping) and issubclass(find_class(path), nn.Module):
-        return
+    if isinstance(given, Namespace | Mapping):
+        owner = find_class(path)
+        if isinstance(owner, type) and issubclass(owner, nn.Module):
+            for inner in _named_within(given.get("init_args")):
+                check_augment(inner)
+            return
     name = path if not callable(given) else getattr(given, "__qualname__", path)
     raise UserError(f"data.augment takes a transform of torchvision.transforms.v2 or a torch.nn.Module, not {name}")
+
+
+def _named_within(given: Any) -> Iterator[Any]:
+    """What is named by class or function within the arguments of a class: in a list, or as an argument itself."""
+    if isinstance(given, Mapping | Namespace) and "class_path" not in given:
+        for value in (given.as_dict() if isinstance(given, Namespace) else given).values():
+            yield from _named_within(value)
+    elif isinstance(given, list | tuple):
+        for value in given:
+            yield from _named_within(value)
+    elif isinstance(given, Mapping | Namespace) or callable(given):
+        yield given
 
 
 def find_class(path: str) -> Any:
@@ -240,7 +259,7 @@ def _wrong_class(key: str, given: str, inner: str) -> str:
         given = match[1]
     if match := re.search(r"dot import path string: (\S+)", inner):
         given = match[1]
-    if given.startswith(("{", "[")) and (match := _ALIEN.search(inner)):  # a class with its arguments
+    if (not given or given.startswith(("{", "["))) and (match := _ALIEN.search(inner)):  # a class with its arguments
         given = match[1] or ""
     module, _, name = given.rpartition(".")
     unknown = f'unknown {kind} "{given}"'

@@ -8,6 +8,8 @@ from statistics import fmean
 
 from dafw.run.result import Metrics, Result, Validation
 
+LEFT_OUT = "leave_one_domain_out"
+"""The criterion that chooses a checkpoint by runs without one of the sources."""
 Scored = tuple[float, Validation]
 """A validation with its score. A higher score is better."""
 
@@ -42,12 +44,18 @@ class CellResult:
             return False
         from dafw.selection import VALIDATORS  # imports torch
 
-        if not setting.target and criterion in VALIDATORS:
+        of_source = criterion.startswith("source_")
+        own = not of_source and criterion not in VALIDATORS and criterion in self.run.higher_is_better
+        if not setting.target and (own or criterion in VALIDATORS):
             return True
-        reads_source = criterion.startswith("source_") or (
-            criterion in VALIDATORS and VALIDATORS[criterion].needs_source
-        )
+        reads_source = of_source or own or (criterion in VALIDATORS and VALIDATORS[criterion].needs_source)
         return not setting.source and reads_source
+
+    def never_had(self, criterion: str) -> bool:
+        """Whether the criterion is a validator that the run was not given, see ``run.validators``."""
+        if criterion in ("last", "oracle", LEFT_OUT) or criterion in self.criteria or self.run.averaged:
+            return False
+        return criterion not in self.run.higher_is_better
 
     def scores(self, criterion: str) -> dict[str, float] | None:
         """The test metric of each target at the checkpoint that the criterion chooses, as a fraction.

@@ -1,12 +1,13 @@
 """Validators: scores by which to choose a checkpoint without target labels."""
 
-from dafw.selection.base import Evidence, Validator
+from dafw.selection.base import Evidence, Validator, together
 from dafw.selection.dev import DeepEmbeddedValidation
 from dafw.selection.entropy import Entropy
 from dafw.selection.information_maximisation import InformationMaximisation
 from dafw.selection.snd import SoftNeighbourhoodDensity
 
-#: The validators by name. Source accuracy and the oracle are not among them: they are metrics of the problem.
+#: The validators that every run has, by name. The option run.validators adds others. Source accuracy and the oracle are
+#: not among them: they are metrics of the problem.
 VALIDATORS: dict[str, type[Validator]] = {
     validator.name: validator
     for validator in (
@@ -25,4 +26,5 @@ __all__ = [
     "InformationMaximisation",
     "SoftNeighbourhoodDensity",
     "Validator",
+    "together",
 ]

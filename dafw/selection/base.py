@@ -1,10 +1,13 @@
 """The base class of validators, and the evidence that a validator may see."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
+
+from dafw.errors import UserError
 
 
 @dataclass
@@ -45,14 +48,35 @@ class Validator(ABC):
         name: its key in results and configuration.
         higher_is_better: whether a higher score is better.
         needs_source: whether it reads source samples; a source-free run does not compute it then.
-        reference: the paper that proposed it.
+        reference: the paper that proposed it, if there is one.
     """
 
     name: ClassVar[str]
     higher_is_better: ClassVar[bool]
     needs_source: ClassVar[bool] = False
-    reference: ClassVar[str]
+    reference: ClassVar[str] = ""
 
     @abstractmethod
     def __call__(self, evidence: Evidence) -> Tensor:
         """The score, a scalar in float64."""
+
+
+def together(present: Iterable[Validator], further: Iterable[Validator]) -> dict[str, Validator]:
+    """All validators by name.
+
+    Args:
+        present: the validators that a run has.
+        further: those that are added to them.
+
+    Raises:
+        UserError: if a further one lacks its name or its direction, or has a name that is taken.
+    """
+    found = {one.name: one for one in present}
+    for one in further:
+        owner, name, up = type(one).__name__, getattr(one, "name", None), getattr(one, "higher_is_better", None)
+        if not isinstance(name, str) or not name or not isinstance(up, bool):
+            raise UserError(f"run.validators: {owner} must define name, a text, and higher_is_better, true or false")
+        if name in found or name in ("last", "oracle") or name.startswith("source_"):
+            raise UserError(f'run.validators: the name "{name}" of {owner} is taken: give it another one')
+        found[name] = one
+    return found

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from dafw.run.criteria import LEFT_OUT
 from dafw.run.result import SettingRecord
 from dafw.tables.fields import target_columns
-from dafw.tables.grid import LEFT_OUT
 from dafw.tables.overlay import merge
 from dafw.tables.published import MARKS, MEANINGS
 from dafw.tables.store import Store
@@ -105,6 +105,12 @@ def _starts(store: Store) -> list[str]:
         absent = [
             one for one in store.table.select if one != LEFT_OUT and any(result.is_without(one) for result in results)
         ]
+        lacking = [one for one in store.table.select if any(result.never_had(one) for result in results)]
+        if lacking:
+            sentences.append(
+                f"{row.name} has no {', '.join(lacking)}: its runs were made without this in run.validators; remove "
+                "them to make them again."
+            )
         if absent:
             setting = results[0].run.setting
             if setting.stream:

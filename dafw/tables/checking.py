@@ -3,9 +3,10 @@
 from typing import Any
 
 from dafw.errors import UserError, choose
+from dafw.run.criteria import LEFT_OUT
 from dafw.run.entry import inspect
 from dafw.tables.fields import split_task
-from dafw.tables.grid import LEFT_OUT, Cell
+from dafw.tables.grid import Cell
 from dafw.tables.overlay import merge
 from dafw.tables.store import Store
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dafw.errors import UserError, choose
+from dafw.run.criteria import LEFT_OUT
 from dafw.run.directory import run_directory
 from dafw.run.identity import averages_weights
 from dafw.tables.fields import (
@@ -17,9 +18,6 @@ from dafw.tables.fields import (
 from dafw.tables.labels import has_classes_of_the_target, may_monitor_target_labels, trains_on_target_labels
 from dafw.tables.overlay import merge
 from dafw.tables.published import Published
-
-LEFT_OUT = "leave_one_domain_out"
-"""The criterion that chooses a checkpoint by runs without one of the sources, see :meth:`Table.without_each_source`."""
 
 
 @dataclass(frozen=True)

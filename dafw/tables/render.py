@@ -7,7 +7,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from dafw import escape
-from dafw.tables.grid import LEFT_OUT
+from dafw.run.criteria import LEFT_OUT
 from dafw.tables.sheet import Line, Sheet, Value, describe_criterion
 from dafw.tables.store import Store
 

@@ -10,9 +10,10 @@ from statistics import fmean
 from typing import Literal
 
 from dafw.errors import choose
+from dafw.run.criteria import LEFT_OUT
 from dafw.tables.caption import caption
 from dafw.tables.fields import split_task, target_columns
-from dafw.tables.grid import LEFT_OUT, Table
+from dafw.tables.grid import Table
 from dafw.tables.published import MARKS, Published
 from dafw.tables.statistics import Statistic, average, differences, summarise, worst
 from dafw.tables.store import Store

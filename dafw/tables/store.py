@@ -6,13 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
-from dafw.run.criteria import CellResult
+from dafw.run.criteria import LEFT_OUT, CellResult
 from dafw.run.directory import run_directory
 from dafw.run.identity import ORACLE
 from dafw.run.result import RESULT, BrokenResult, read_result
 from dafw.run.sources import Sources, changed_since
 from dafw.tables.fields import split_task
-from dafw.tables.grid import LEFT_OUT, Cell, Table
+from dafw.tables.grid import Cell, Table
 
 
 @dataclass(frozen=True)

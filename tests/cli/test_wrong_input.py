@@ -111,7 +111,7 @@ def test_keys(capsys: pytest.CaptureFixture[str], key: str, said: str) -> None:
         ("data.label_sets", "{common: 1, source_privat: 1}", "source_privat"),
         ("data.label_sets", "{common: [one], target_private: [one]}", 'class "one" is both'),
         ("data.label_sets", "{common: 2, target_private: 1}", "DANN rejects nothing: give model.rejection"),
-        ("data.augment", "nothing", 'data.augment: expected a class path, got "nothing"'),
+        ("data.augment", "nothing", 'unknown augmentation "nothing": did you mean "none"?'),
         ("trainer.max_epochs", "two", 'trainer.max_epochs: expected int, got "two"'),
         ("trainer.max_epochs", "-1", "give trainer.max_epochs or trainer.max_steps"),
         ("trainer.max_epochs", "-2", "max_epochs"),

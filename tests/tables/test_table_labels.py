@@ -201,7 +201,7 @@ def test_a_result_says_whether_labels_of_its_target_trained_it(
 ) -> None:
     stands: dict[str, Any] = {"setting": Setting("source-free", sees_source=False), "norm": "joint", "steps_done": 3}
     stands |= {"transductive_reason": "the batch's statistics", "history": [], "trained_on": ()} | method
-    stands["evaluator"] = SimpleNamespace(test={}, num_target_test=0, extra=ExtraTestMetrics({}, {}))
+    stands["evaluator"] = SimpleNamespace(test={}, num_target_test=0, extra=ExtraTestMetrics({}, {}), validators={})
     model: Any = SimpleNamespace(**stands, problem=SimpleNamespace(primary="accuracy"))
     data: Any = SimpleNamespace(
         **{

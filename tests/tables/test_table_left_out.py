@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from dafw.errors import UserError
+from dafw.run.criteria import LEFT_OUT
 from dafw.run.directory import run_directory
 from dafw.tables.fields import split_task
-from dafw.tables.grid import LEFT_OUT, Table
+from dafw.tables.grid import Table
 from dafw.tables.html import render_html
 from dafw.tables.launch import make_jobs, run_table
 from dafw.tables.progress import make_reporter

@@ -80,6 +80,26 @@ def test_a_criterion_chooses_among_validations(
     assert found == ({} if percent is None else {0: pytest.approx(percent)})
 
 
+def test_a_row_without_a_validator_of_ones_own_says_why(make_table: Make, fill: Fill) -> None:
+    table = make_table(tasks=["mnist->mnistm"], seeds=[0], select=["last", "mine"])
+    root = fill(table, lambda *_: 0.7, history=HISTORY)
+    directory = load(table, root).results["DANN", "mnist->mnistm", 0].directory
+    result = json.loads((directory / "result.json").read_text())
+    for one in result["history"]:
+        one["validators"]["mine"] = one["validators"]["loss"]
+    result["higher_is_better"]["mine"] = False
+    (directory / "result.json").write_text(json.dumps(result))
+    sheet = make_sheet(load(table, root))
+    lines = {line.row: line.values[0] for line in sheet.sections[1].lines if line.kind == "method"}
+    assert lines["DANN"] is not None
+    assert lines["DANN"].mean == pytest.approx(42.0), "lower is better, as the result says"
+    assert lines["source only"] is None
+    said = "has no mine: its runs were made without this in run.validators; remove them to make them again."
+    assert f"source only {said}" in sheet.caption
+    assert f"DANN {said}" not in sheet.caption
+    assert "source only mnist->mnistm seed 0 (no mine)" in sheet.missing
+
+
 def test_a_criterion_without_the_metric_of_the_target_has_no_number(make_table: Make, fill: Fill) -> None:
     table = make_table(tasks=["mnist->mnistm"], seeds=[0])
     history = [{**HISTORY[0], "test": {}}]
