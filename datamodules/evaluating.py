@@ -84,6 +84,11 @@ class Evaluating:
             *(evaluation for evaluation in tested if evaluation.is_labelled),
         ]
 
+    @property
+    def tested_targets(self) -> list[str]:
+        """Names of the targets that have labels to test with."""
+        return [name for name in self.target if self.domain(name, "test").labels is not None]
+
     def predicted(self, name: str) -> Evaluation:
         """The samples of a target that a prediction is made of, without labels.
 

@@ -232,6 +232,10 @@ def _runs(store: Store) -> list[str]:
         sentences.append(f"Machine: {'; '.join(machine for machine, _ in machines.most_common())}.")
         behind = f" (git {', '.join(revisions)})" if revisions else ""
         sentences.append(f"Versions: {', '.join(versions)}{behind}.")
+    untested = list(dict.fromkeys(name for result in results for name in result.run.untested))
+    if untested:
+        has = "has no labels" if len(untested) == 1 else "have no labels"
+        sentences.append(f"{' and '.join(untested)} {has}, so there is no number of a task with such a target.")
     sentences += [f"Broken, counted as missing: {reason}." for reason in store.broken.values()]
     return sentences
 
