@@ -110,7 +110,11 @@ class Evaluating:
         if not whole:
             return Evaluation("target_test", test.unlabelled())
         parts = {"train": self.domain(name, "train"), "val": self.domain(name, "val"), "test": test}
-        return Evaluation("target_all", join(parts))
+        return Evaluation("target_all", join(parts, self._served))
+
+    def _served(self, domain: Domain) -> Any:
+        """The inputs of the first evaluation batch."""
+        return next(iter(self.evaluation_loader(domain.unlabelled(), shard=False))).x
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """One loader for each of ``evaluations("validate")``."""

@@ -88,7 +88,7 @@ def test_files_are_predicted_as_the_target_is(capsys: pytest.CaptureFixture[str]
     assert (done.code, done.out) == (0, "40 predictions; skipped files: 2\nall.csv\n")
     skipped = [line for line in done.err.splitlines() if line.startswith("dafw: skipped: ")]
     assert [("broken.png" in line, "cut.png" in line) for line in skipped] == [(True, False), (False, True)]
-    assert "1 files ending in .txt (new/notes.txt), 1 links to nowhere (new/gone.png)" in done.err
+    assert "passed over: 1 links to nowhere (new/gone.png), 1 files ending in .txt (new/notes.txt)" in done.err
     found = rows(Path("all.csv").read_text())
     assert [row["sample"] for row in found] == sorted(row["sample"] for row in found)
     assert list(found[0]) == ["domain", "sample", "prediction", "p_cat", "p_dog"]
@@ -102,8 +102,9 @@ def test_files_are_predicted_as_the_target_is(capsys: pytest.CaptureFixture[str]
 
 def test_overrides_and_rejection(capsys: pytest.CaptureFixture[str]) -> None:
     """What follows the run replaces what its configuration says."""
-    rule = ("--model.rejection", "Confidence", "--model.rejection.threshold", "0.0")
-    found = predicted(capsys, "run", "--images", "data/b/cat1.png", *rule)["cat1.png"]
+    assert call(capsys, *TRAINED[:-1], "rejects", "--model.rejection", "Confidence").code == 0
+    rule = ("--model.rejection.threshold", "0.0")
+    found = predicted(capsys, "rejects", "--images", "data/b/cat1.png", *rule)["cat1.png"]
     assert list(found) == ["domain", "sample", "prediction", "unknown", "p_cat", "p_dog"]
     assert found["prediction"] == "unknown"
     assert float(found["unknown"]) > 0
