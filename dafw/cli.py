@@ -15,9 +15,9 @@ from dafw.files import naming_files
 
 RUN_COMMANDS = {
     "fit": "train, test, and write a run directory; the same command resumes an interrupted run",
-    "validate": "the validators and source accuracy of a checkpoint",
-    "test": "every domain's test metrics of a checkpoint",
-    "predict": "a file with sample, prediction and probabilities",
+    "validate": "the validators and source accuracy of a run: dafw validate RUN",
+    "test": "every domain's test metrics of a run: dafw test RUN",
+    "predict": "a file with sample, prediction and probabilities: dafw predict RUN [--images FOLDER]",
 }
 OTHER_COMMANDS = {
     "methods": "every method, one line each",

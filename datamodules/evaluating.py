@@ -84,6 +84,11 @@ class Evaluating:
             *(evaluation for evaluation in tested if evaluation.is_labelled),
         ]
 
+    @property
+    def tested_targets(self) -> list[str]:
+        """Names of the targets that have labels to test with."""
+        return [name for name in self.target if self.domain(name, "test").labels is not None]
+
     def predicted(self, name: str) -> Evaluation:
         """The samples of a target that a prediction is made of, without labels.
 
@@ -105,7 +110,11 @@ class Evaluating:
         if not whole:
             return Evaluation("target_test", test.unlabelled())
         parts = {"train": self.domain(name, "train"), "val": self.domain(name, "val"), "test": test}
-        return Evaluation("target_all", join(parts))
+        return Evaluation("target_all", join(parts, self._served))
+
+    def _served(self, domain: Domain) -> Any:
+        """The inputs of the first evaluation batch."""
+        return next(iter(self.evaluation_loader(domain.unlabelled(), shard=False))).x
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """One loader for each of ``evaluations("validate")``."""

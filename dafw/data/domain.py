@@ -1,6 +1,6 @@
 """A domain: samples of one named distribution."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,7 +70,7 @@ class Domain:
         return np.asarray(self.labels, dtype=np.int64)
 
 
-def join(parts: Mapping[str, Domain]) -> Domain:
+def join(parts: Mapping[str, Domain], serve: Callable[[Domain], Any]) -> Domain:
     """The samples of several parts of one domain, one part after the other, without labels.
 
     A sample that several parts have comes once, where it is first. If a name stands for one sample in one part and for
@@ -78,6 +78,7 @@ def join(parts: Mapping[str, Domain]) -> Domain:
 
     Args:
         parts: by the part's name its samples.
+        serve: what is served of a domain of one sample. Samples of the same name are compared by it.
     """
     found = list(parts.values())
     places: dict[str, tuple[int, int]] = {}
@@ -86,7 +87,7 @@ def join(parts: Mapping[str, Domain]) -> Domain:
         shared = next((index for index, one in enumerate(ids) if one in places), None)
         if shared is not None:
             first, position = places[ids[shared]]
-            if not _same(part.inputs[shared], found[first].inputs[position]):
+            if not _same(serve(part.subset([shared])), serve(found[first].subset([position]))):
                 ids = [f"{name}/{one}" for one in ids]
         for index, one in enumerate(ids):
             places.setdefault(one, (number, index))

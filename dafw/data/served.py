@@ -70,6 +70,11 @@ class ServedDomains(Checked):
         """Whether the target has classes of its own."""
         raise NotImplementedError
 
+    @property
+    def tested_targets(self) -> list[str]:
+        """Names of the targets that have labels to test with."""
+        raise NotImplementedError
+
     def evaluations(self, stage: Stage) -> Sequence[Evaluation]:
         """The contents of the evaluation loaders of ``stage``, in their order."""
         raise NotImplementedError

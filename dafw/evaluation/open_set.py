@@ -71,7 +71,7 @@ class OpenSet:
                 "model.rejection.threshold"
             )
         if not self.has_unknown:
-            if self.rejects and data is not None:
+            if self.rejects and data is not None and data.tested_targets:
                 log.warning("the target has no class of its own: what %s rejects is a mistake", name)
         elif not self.rejects:
             raise UserError(

@@ -307,7 +307,7 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     for name, value in sorted(found.items()) if trainer.is_global_zero else ():
         print(terminal(f"{name:<40} {value:.4f}"))
     if command == "test" and trainer.is_global_zero:
-        for name in sorted(set(cli.datamodule.target) - set(cli.model.evaluator.test)):
+        for name in (one for one in cli.datamodule.target if one not in cli.datamodule.tested_targets):
             print(terminal(f"{name}: not tested, since it has no labels"))
         result = _of_checkpoint(collect_result(trainer, cli.model, cli.datamodule, config, clock), content, path)
         write_test(result, folder, cli.config_init["output"])

@@ -140,6 +140,11 @@ class Result:
     repositories: Mapping[str, str] = field(default_factory=dict)
     samples: Mapping[str, list[int | str]] = field(default_factory=dict)
 
+    @property
+    def untested(self) -> tuple[str, ...]:
+        """The targets without a metric, since they have no labels."""
+        return tuple(name for name in self.target if name in self.undefined_reason and name not in self.test)
+
 
 def write_result(result: Result, path: Path) -> None:
     """Writes a result file in one step."""

@@ -241,6 +241,10 @@ def _runs(store: Store) -> list[str]:
         sentences.append(f"Versions: {', '.join(versions)}{behind}.")
     if changed := store.made_by_changed_code:
         sentences.append(f"Made by changed code: {changed}.")
+    untested = list(dict.fromkeys(name for result in results for name in result.run.untested))
+    if untested:
+        has = "has no labels" if len(untested) == 1 else "have no labels"
+        sentences.append(f"{' and '.join(untested)} {has}, so there is no number of a task with such a target.")
     sentences += [f"Broken, counted as missing: {reason}." for reason in store.broken.values()]
     return sentences
 

@@ -6,6 +6,7 @@ Workers import torch once, and make one run after the other.
 """
 
 import contextlib
+import math
 import signal
 import time
 from collections import deque
@@ -69,12 +70,15 @@ class Job:
     def result(self, metric: str) -> float | None:
         """The number of a finished run in percent, the mean over its targets; ``None`` if it has none.
 
-        Sets ``done``.
+        It is nan if a target has no labels, so that no run could have a number. Sets ``done``.
         """
         try:
             result = read_cell(self.directory, self.cell, metric)
         except BrokenResult:
             return None
+        if result is not None and result.run.untested:
+            self.done = True
+            return math.nan
         scores = (result.scores("last") or {}) if result is not None else {}
         self.done = bool(scores)
         return 100 * sum(scores.values()) / len(scores) if scores else None
@@ -111,6 +115,11 @@ class Job:
         if self.start is None or not self.start.dropped:
             return ""
         return f"it starts from {self.start.cell.label}, which failed: {self.start.error}"
+
+
+def percent_text(percent: float) -> str:
+    """What is printed for the number of a run, see :meth:`Job.result`."""
+    return "no number, since the target has no labels," if math.isnan(percent) else f"{percent:.2f} %"
 
 
 @dataclass
@@ -273,7 +282,7 @@ class Launch:
         else:
             (job.directory / FAILED).unlink(missing_ok=True)
             self.report.made += 1
-            self.reporter.ended(job.cell.label, f"{percent:.2f} %", time.monotonic() - job.started)
+            self.reporter.ended(job.cell.label, percent_text(percent), time.monotonic() - job.started)
 
     def _replace(self, worker: Worker) -> None:
         """A worker died: its run counts as failed once, and another worker takes its place."""
@@ -307,5 +316,5 @@ class Launch:
         if percent is None:
             return False
         self.report.read += 1
-        self.reporter.ended(job.cell.label, f"{percent:.2f} %", None)
+        self.reporter.ended(job.cell.label, percent_text(percent), None)
         return True

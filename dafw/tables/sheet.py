@@ -172,6 +172,8 @@ def _missing(store: Store) -> list[str]:
     for cell in table.cells():
         key = cell.row, cell.task, cell.seed
         result = store.results.get(key)
+        if result is not None and result.run.untested:
+            continue
         lost = [
             criterion
             for criterion in table.select

@@ -24,7 +24,7 @@ from dafw.run.pool import signals
 from dafw.run.result import RESULT
 from dafw.run.worker import EXECUTE, FAILED, Order, Outcome, attempt, last_line, load_function
 from dafw.tables.grid import Table
-from dafw.tables.launch import Job, Report, make_jobs
+from dafw.tables.launch import Job, Report, make_jobs, percent_text
 from dafw.tables.progress import Reporter
 
 NATIVE = {
@@ -270,7 +270,7 @@ class Submission:
                 if percent is not None:
                     report.made += 1
                     (job.directory / FAILED).unlink(missing_ok=True)
-                    reporter.ended(job.cell.label, f"{percent:.2f} %", time.monotonic() - started)
+                    reporter.ended(job.cell.label, percent_text(percent), time.monotonic() - started)
                 elif task.job_id in gone and not is_running(job.directory):
                     self._fail(job, task, reporter, report, again)
                 else:

@@ -128,7 +128,8 @@ def read_cell(directory: Path, cell: Cell, metric: str) -> CellResult | None:
     """The result of a cell in its run directory, or ``None`` if the run is not done.
 
     Raises:
-        BrokenResult: if the file is not a result, is of another cell, or has no finite number.
+        BrokenResult: if the file is not a result, is of another cell, or has no finite number although its targets
+            have labels.
     """
     run = read_result(directory)
     if run is None:
@@ -138,7 +139,7 @@ def read_cell(directory: Path, cell: Cell, metric: str) -> CellResult | None:
     if (run.source, run.target, run.seed) != (sources, targets, cell.seed):
         raise BrokenResult(f"{path} is of {run.task} seed {run.seed}, not of {cell.task} seed {cell.seed}")
     result = CellResult(run, directory, metric)
-    if result.scores("last") is None:
+    if result.scores("last") is None and not run.untested:
         reasons = "".join(f", since {reason}" for reason in run.undefined_reason.values())
         known = {name for found in run.test.values() for name in found}
         others = "" if metric in known or not known else f": there are {', '.join(sorted(known))}"

@@ -16,6 +16,8 @@ from dafw.run.result import RESULT, TEST, read_result_file
 from dafw.testing.toys import ToyData
 
 ARGUMENTS = ("--model", "DANN", "--model.width", "8", *QUICK)
+#: What a prediction of the target's test split says.
+COUNTED = "b: 21 predictions, of its test split alone; --split all predicts all its samples\n"
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def test_predict_reads_no_label(capsys: pytest.CaptureFixture[str], monkeypatch:
 
     monkeypatch.setattr(ToyData, "load", sealed)
     done = call(capsys, "predict", *ARGUMENTS, "--output", "here/predicted.csv")
-    assert (done.code, done.out) == (0, "here/predicted.csv\n"), done.err
+    assert (done.code, done.out) == (0, f"{COUNTED}here/predicted.csv\n"), done.err
     with pytest.raises(AssertionError, match="a label was read"):
         call(capsys, "test", *ARGUMENTS)
 
@@ -137,7 +139,7 @@ def test_predict_reads_no_label(capsys: pytest.CaptureFixture[str], monkeypatch:
 def test_what_predict_writes(capsys: pytest.CaptureFixture[str]) -> None:
     path = next(one_run(Path("runs")).glob("checkpoints/*.ckpt"))
     done = call(capsys, "predict", *ARGUMENTS, "--data.eval_batch_size", "4", "--ckpt_path", path)
-    assert (done.code, done.out) == (0, "predictions.csv\n"), done.err
+    assert (done.code, done.out) == (0, f"{COUNTED}predictions.csv\n"), done.err
     table = rows(Path("predictions.csv").read_text())
     domain = ToyData("a", "b").load("b", "test")
     assert len(table) == len(domain) == 21

@@ -288,10 +288,11 @@ def test_a_target_without_labels_goes_through_every_command(
         again = call(capsys, command, *given)
         assert (again.code, again.err) == (0, "")
         assert "photo/accuracy" not in again.out
-    predicted = call(capsys, "predict", *given)
-    assert (predicted.code, predicted.err) == (0, "")
-    lines = (tmp_path / "predictions.csv").read_text().splitlines()
-    assert len(lines) == 1 + len(make(root, **unlabelled_options(options)).load("photo", "test"))
+    tested = len(make(root, **unlabelled_options(options)).load("photo", "test"))
+    for split, count in (((), sum(COUNTS["photo"].values())), (("--split", "test"), tested)):
+        predicted = call(capsys, "predict", *given, *split)
+        assert (predicted.code, predicted.err) == (0, "")
+        assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + count
 
 
 def unlabelled_options(options: list[str]) -> dict[str, object]:

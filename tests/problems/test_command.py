@@ -17,6 +17,8 @@ from dafw.problems import Segmentation
 from dafw.testing import Case, cases
 from dafw.testing.dense_toys import ToySegmenter
 
+#: What follows the number of predictions.
+COUNTED = "predictions, of its test split alone; --split all predicts all its samples"
 SILENT = """
 from dafw.problems import Problem
 from dense_parts import Masks
@@ -55,7 +57,7 @@ def test_masks(capsys: pytest.CaptureFixture[str]) -> None:
         assert (again.code, again.err) == (0, "")
         assert "iou" in again.out
     predicted = call(capsys, "predict", *DENSE)
-    assert (predicted.code, predicted.out.split(), predicted.err) == (0, ["masks.npz"], "")
+    assert (predicted.code, predicted.out.splitlines(), predicted.err) == (0, [f"dim: 24 {COUNTED}", "masks.npz"], "")
     with np.load("masks.npz") as masks:
         assert {name: masks[name].shape for name in masks} == {"dim": (24, 12, 12)}
 
@@ -93,7 +95,7 @@ def test_the_shipped_problem(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(np.isfinite(value) for value in validators.values())
     assert {path.name for path in (folder / "plots").iterdir()} == {"curves.png", "masks.png"}
     predicted = call(capsys, "predict", *SHIPPED)
-    assert (predicted.code, predicted.out.split(), predicted.err) == (0, ["predictions"], "")
+    assert (predicted.code, predicted.out.splitlines(), predicted.err) == (0, [f"b: 21 {COUNTED}", "predictions"], "")
     index = [line.split(",") for line in Path("predictions/index.csv").read_text().splitlines()]
     assert index[:2] == [["domain", "sample", "file"], ["b", "b/0", "b/b_0.png"]]
     assert len(index) == 1 + 21 == 1 + len(list(Path("predictions/b").iterdir()))
@@ -121,7 +123,11 @@ def test_boxes(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(result["history"][-1]["validators"]) == {"source_map", "source_loss"}
     assert {path.name for path in (folder / "plots").iterdir()} == {"curves.png", "boxes.png"}
     predicted = call(capsys, "predict", *BOXES)
-    assert (predicted.code, predicted.out.split(), predicted.err) == (0, ["predictions.json"], "")
+    assert (predicted.code, predicted.out.splitlines(), predicted.err) == (
+        0,
+        [f"b: 21 {COUNTED}", "predictions.json"],
+        "",
+    )
     entries = json.loads(Path("predictions.json").read_text())
     assert {entry["domain"] for entry in entries} == {"b"}
     assert all(0 <= entry["score"] <= 1 and entry["category"] in ("zero", "one", "two") for entry in entries)

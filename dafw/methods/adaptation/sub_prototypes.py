@@ -152,12 +152,14 @@ def examples(
         size: images are made smaller to this many pixels.
 
     Returns:
-        A panel for each class, unknown the last; none if the inputs are no images.
+        A panel for each class, unknown the last; none if the inputs are no images, or if no target has labels.
     """
     from dafw.plots import ExampleRow, Examples
 
     names = (*data.known_names, "unknown")
-    domains = [data.domain(name, "test") for name in data.target]
+    domains = [domain for name in data.target if (domain := data.domain(name, "test")).labels is not None]
+    if not domains:
+        return []
     labels = [np.asarray(domain.labels) for domain in domains]
     totals = np.bincount(np.concatenate(labels), minlength=len(names))
     shown = np.argsort(-totals, kind="stable")[: classes if len(data.known_names) > 10 else len(names)]
@@ -181,7 +183,7 @@ def examples(
         lines = []
         for code, number, rows in chosen:
             title = f"{code // count}.{code % count}" if count > 1 else f"{code}"
-            lines.append(ExampleRow(title, number, pixels[rows], [data.target[styles[row]] for row in rows]))
+            lines.append(ExampleRow(title, number, pixels[rows], [domains[styles[row]].name for row in rows]))
         panels.append(Examples(names[label], len(codes), len(np.unique(codes[codes >= 0])), lines))
     return panels
 
