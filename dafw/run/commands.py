@@ -251,9 +251,8 @@ def evaluate(command: str, cli: DafwCLI) -> int:
             print(output)
         return 0
     getattr(trainer, command)(cli.model, datamodule=cli.datamodule, verbose=False)
-    found = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "step"}
-    for name, value in sorted(found.items()) if trainer.is_global_zero else ():
-        print(terminal(f"{name:<40} {value:.4f}"))
+    for name, value in sorted(trainer.callback_metrics.items()) if trainer.is_global_zero else ():
+        print(terminal(f"{name.partition('/dataloader_idx')[0]:<40} {float(value):.4f}"))
     if command == "test" and trainer.is_global_zero:
         result = _of_checkpoint(collect_result(trainer, cli.model, cli.datamodule, config, clock), content, path)
         write_test(result, folder, cli.config_init["output"])
