@@ -190,7 +190,7 @@ def log_and_return(method: Any, values: Mapping[str, float], step: int) -> None:
         values: by name, the same on all ranks.
         step: the step at which the loggers note them.
     """
-    connector = getattr(method.trainer, "_logger_connector", None)
+    connector: Any = getattr(method.trainer, "_logger_connector", None)
     if hasattr(connector, "log_eval_end_metrics") and hasattr(connector, "log_metrics"):
 
         def log_at_step(metrics: Any) -> None:
