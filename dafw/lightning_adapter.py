@@ -182,15 +182,23 @@ def batch_on_device(trainer: Any, method: Any, batch: Any) -> Any:
 def log_and_return(method: Any, values: Mapping[str, float], step: int) -> None:
     """Logs the values of an evaluation so that ``Trainer.test`` and ``Trainer.validate`` return them.
 
-    Lightning returns what it sends to its loggers, and warns of each value if there is none. It sends a value named
-    ``step`` as the step of the others, and would send its own count otherwise. Doubles keep every digit.
+    Lightning returns what it sends to its loggers. It would send it at its own count of steps, and warns of each value
+    if there is no logger. Doubles keep every digit.
 
     Args:
         method: in an evaluation that is no part of a fit.
         values: by name, the same on all ranks.
         step: the step at which the loggers note them.
     """
-    doubles = {name: torch.tensor(value, dtype=torch.float64) for name, value in {**values, "step": step}.items()}
+    connector: Any = getattr(method.trainer, "_logger_connector", None)
+    if hasattr(connector, "log_eval_end_metrics") and hasattr(connector, "log_metrics"):
+
+        def log_at_step(metrics: Any) -> None:
+            del connector.log_eval_end_metrics
+            connector.log_metrics(metrics, step=step)
+
+        connector.log_eval_end_metrics = log_at_step
+    doubles = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*no logger configured.*")
         method.log_dict(doubles, sync_dist=False, rank_zero_only=False, logger=True)

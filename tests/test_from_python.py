@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from commands import TOY, rows, run
 from PIL import Image
@@ -95,7 +96,7 @@ def test_a_trainer_returns_the_numbers_and_its_loggers_get_them_once(owner: Any,
     tested, *others = trainer.test(method, datamodule=data(), verbose=False)
     expected = {f"test/{name}/{key}": v for name, found in method.evaluator.test.items() for key, v in found.items()}
     assert set(method.evaluator.test) == {"a", "b"}
-    assert tested == {**expected, "step": 2}
+    assert tested == expected
     assert others == [tested]
     assert notes.rows == [(2, expected)]
     notes.rows.clear()
@@ -104,6 +105,14 @@ def test_a_trainer_returns_the_numbers_and_its_loggers_get_them_once(owner: Any,
     assert {name: validated[f"val/{name}"] for name in last} == last
     assert validated.keys() >= {"oracle/accuracy", "oracle/test/b/accuracy"}
     assert [step for step, _ in notes.rows] == [2]
+
+
+def test_a_sanity_check_is_no_validation(tmp_path: Path) -> None:
+    """It looks at two batches of each loader, and a criterion must not choose by that."""
+    method = dafw.make(DANN, toy_network(), data(eval_batch_size=4))
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False)
+    trainer.fit(method, datamodule=data(eval_batch_size=4))
+    assert [one["step"] for one in method.history] == [2]
 
 
 def test_a_trainer_without_a_logger_returns_numbers_and_warns_of_nothing(

@@ -257,6 +257,14 @@ def test_a_batch_is_what_lightning_gives_a_step(tmp_path: Path, data: type[ToyDa
         assert same, name
 
 
+def test_the_values_of_an_evaluation_are_returned_where_lightning_logs_them_otherwise() -> None:
+    """Without the part that is replaced, loggers get them at Lightning's own step."""
+    logged: list[dict[str, Tensor]] = []
+    method = SimpleNamespace(trainer=SimpleNamespace(), log_dict=lambda values, **_: logged.append(values))
+    adapter.log_and_return(method, {"test/a": 1 / 3}, 7)
+    assert [{name: value.item() for name, value in one.items()} for one in logged] == [{"test/a": 1 / 3}]
+
+
 def test_connected_without_a_fit(trainer: Any) -> None:
     method, data = DANN(toy_network(), num_classes=3, width=4), ToyData("a", "b", batch_size=4, steps_per_epoch=1)
     assert adapter.connect(trainer, method, data)

@@ -303,9 +303,8 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     clock = Clock()
     trainer = cli.make_trainer([clock, Stopping()], [], folder)
     getattr(trainer, command)(cli.model, datamodule=cli.datamodule, verbose=False)
-    found = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "step"}
-    for name, value in sorted(found.items()) if trainer.is_global_zero else ():
-        print(terminal(f"{name:<40} {value:.4f}"))
+    for name, value in sorted(trainer.callback_metrics.items()) if trainer.is_global_zero else ():
+        print(terminal(f"{name.partition('/dataloader_idx')[0]:<40} {float(value):.4f}"))
     if command == "test" and trainer.is_global_zero:
         for name in (one for one in cli.datamodule.target if one not in cli.datamodule.tested_targets):
             print(terminal(f"{name}: not tested, since it has no labels"))

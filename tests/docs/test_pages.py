@@ -1,5 +1,6 @@
 """What the pages show works: Python blocks run top to bottom, and every `dafw` line of a shell block runs."""
 
+import json
 import re
 import shlex
 import sys
@@ -74,3 +75,23 @@ def test_make_targets_that_the_pages_name_exist() -> None:
     for page in PAGES:
         named |= set(re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
     assert {"demo", "test"} <= named <= targets
+
+
+NOTEBOOKS = sorted((ROOT / "docs").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their code cells run in order. They are kept without outputs."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "notebook"}
+    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    for number, cell in enumerate(cells):
+        assert cell["outputs"] == []
+        exec(compile("".join(cell["source"]), f"{path.name}, cell {number}", "exec"), names)
+
+
+def test_there_is_a_notebook_and_a_page_leads_to_it() -> None:
+    pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert NOTEBOOKS
+    assert all(f"({path.name})" in pages for path in NOTEBOOKS)
