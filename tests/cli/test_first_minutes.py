@@ -177,6 +177,8 @@ def test_runs_are_listed_and_compared(capsys: pytest.CaptureFixture[str]) -> Non
     assert lines[4] == "seed_everything: 0 | 1"
     assert any(line.startswith("test b accuracy: 0.") for line in lines)
     assert call(capsys, "runs", "diff", first, third).out.endswith(f"{third} has no result\n")
+    (third / "config.yaml").write_text("")
+    assert call(capsys, "runs").out.endswith("4 of 4 runs\n")
     assert call(capsys, "runs", "diff", first, "nowhere").err.startswith("dafw: error: nowhere is no run directory")
     assert call(capsys, "runs", "--root", "nowhere").err.startswith("dafw: error: there is no folder nowhere")
 
