@@ -19,6 +19,8 @@ help:  ## this list
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv
 
 # Everything the other targets need, from the lock file; a changed lock or pyproject installs what is new.
+# On Linux PyTorch brings CUDA (6 GB) even where there is no GPU: its packages for the CPU alone have the version "+cpu",
+# which only PyTorch's own index holds, and the lock file has the hashes of the packages on PyPI.
 $(BIN)/.ready: pyproject.toml requirements.lock $(filter .uv/bin/uv,$(UV))
 	@echo "installing into $(VENV) (some gigabytes, a minute or more)"
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
@@ -28,9 +30,11 @@ $(BIN)/.ready: pyproject.toml requirements.lock $(filter .uv/bin/uv,$(UV))
 
 setup: $(BIN)/.ready  ## install into .venv everything that the other targets need
 	@$(BIN)/dafw --version
+	@echo "to use it in this shell: . $(BIN)/activate"
 
 demo: $(BIN)/.ready  ## train the demo's table (about five minutes on two cores) and print it
 	@$(BIN)/dafw table run digits --root runs
+	@echo "to use dafw in this shell: . $(BIN)/activate"
 
 test: $(BIN)/.ready  ## run all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -220,3 +220,22 @@ def test_a_circle_and_a_climb_would_be_seen() -> None:
 def test_no_file_is_too_long() -> None:
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
     assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+
+
+#: Packages that take long to import, and that torch and Lightning do not import anyway.
+HEAVY = ("timm", "sklearn", "scipy", "wandb", "pandas", "huggingface_hub", "submitit", "optuna")
+
+
+def heavy_imports(name: str, path: Path) -> Iterator[str]:
+    """The imports of heavy packages that happen when a module is imported."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        yield from (f"{name}:{node.lineno} {other}" for other in names if other.split(".")[0] in HEAVY)
+
+
+def test_what_takes_long_to_import_is_imported_when_it_is_needed(tmp_path: Path) -> None:
+    found = [each for name, path in modules().items() for each in heavy_imports(name, path)]
+    assert not [each for each in found if not each.startswith("dafw.tuning")]
+    (tmp_path / "heavy.py").write_text("import os\nfrom sklearn.cluster import KMeans\n")
+    assert list(heavy_imports("heavy", tmp_path / "heavy.py")) == ["heavy:2 sklearn.cluster"]

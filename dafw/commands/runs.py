@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +16,7 @@ from dafw.files import user_path
 from dafw.names import quoted
 from dafw.plain_yaml import load_yaml
 from dafw.run.directory import began, is_running
-from dafw.run.result import TEST, BrokenResult, Result, read_result
+from dafw.run.result import TEST, BrokenResult, Result, read_result, read_result_file
 
 State = Literal["done", "running", "interrupted", "tested"]
 CONFIG = "config.yaml"
@@ -33,7 +34,7 @@ class Run:
         task: the transfer, as in ``mnist->usps``.
         seed: its seed.
         steps: steps done, as far as the checkpoints tell.
-        result: of a run that is done.
+        result: of a run that is done, or of a test.
     """
 
     folder: Path
@@ -98,13 +99,18 @@ def read_run(folder: Path) -> Run | None:
     """What a folder says of its run; ``None`` if no run is in it."""
     if not ((folder / CONFIG).is_file() or (folder / TEST).is_file()):
         return None
-    try:
+    result, tested, config = None, None, {}
+    with suppress(BrokenResult):
         result = read_result(folder)
-    except BrokenResult:
-        result = None
     if result is not None:
         return Run(folder, "done", result.method, result.task, str(result.seed), result.steps, result)
-    config = read_config(folder) if (folder / CONFIG).is_file() else {}
+    if not began(folder):
+        with suppress(BrokenResult):
+            tested = read_result_file(folder / TEST)
+    if tested is not None:
+        return Run(folder, "tested", tested.method, tested.task, str(tested.seed), tested.steps, tested)
+    with suppress(UserError):  # a file that a power cut emptied hides no other run
+        config = read_config(folder)
     model, data = config.get("model") or {}, (config.get("data") or {}).get("init_args") or {}
     sides = [data.get(side) or [] for side in ("source", "target")]
     task = "->".join(",".join(map(str, side if isinstance(side, list) else [side])) for side in sides)
@@ -146,9 +152,9 @@ def difference(one: Path, other: Path) -> list[str]:
     tests = [{} if found is None else found.test for found in results]
     for domain in sorted(tests[0].keys() | tests[1].keys()):
         for name in sorted(tests[0].get(domain, {}).keys() | tests[1].get(domain, {}).keys()):
-            values = [test.get(domain, {}).get(name) for test in tests]
-            shown = ["-" if value is None else f"{value:.4f}" for value in values]
-            gap = f"  ({values[1] - values[0]:+.4f})" if None not in values else ""
+            first, second = (test.get(domain, {}).get(name) for test in tests)
+            shown = ["-" if value is None else f"{value:.4f}" for value in (first, second)]
+            gap = "" if first is None or second is None else f"  ({second - first:+.4f})"
             lines.append(f"test {domain} {name}: {shown[0]} | {shown[1]}{gap}")
     lines += [f"{folder} has no result" for folder, found in zip((one, other), results, strict=True) if found is None]
     return lines

@@ -137,8 +137,7 @@ def _from_hub(timm_name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]
 
 def hub_is_reachable() -> bool:
     """Asks the hub once. Its own client would ask a hub that does not answer for a minute and a half."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         return False

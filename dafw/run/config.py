@@ -352,6 +352,8 @@ def _user_error(error: BaseException) -> UserError | None:
     for cause in causes(error):
         if isinstance(cause, UserError):
             return cause
+        if isinstance(cause, ModuleNotFoundError) and "Neither `tensorboard`" in str(cause):
+            return UserError('TensorBoardLogger needs the package tensorboard: pip install "dafw[tensorboard]"')
         if isinstance(cause, OSError) and (said := trouble(cause)):
             return UserError(said)
         if isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and "alloc" in str(cause)):

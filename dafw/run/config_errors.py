@@ -106,8 +106,6 @@ def explain(message: str, arguments: Sequence[str] = ()) -> str:
         return f"{match[1]} is not a file"
     if match := re.search(r"argument --([\w.]+): expected one argument", message):
         return f"{match[1]} needs a value"
-    if "Neither `tensorboard` nor" in message:
-        return 'TensorBoardLogger needs the package tensorboard: pip install "dafw[tensorboard]"'
     given = _given(inner)
     if key in KINDS and (sentence := _wrong_class(key, given, inner)):
         return sentence

@@ -240,7 +240,7 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_its_files_on_this_machine_
             raise ConnectionError("no route")
 
     sessions: list[Session] = []
-    monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     seen: list[bool] = []
     monkeypatch.setattr(

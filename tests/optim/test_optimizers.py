@@ -1,9 +1,12 @@
+from typing import Any
+
 import pytest
 import torch
+from timm.optim import create_optimizer_v2
 
 from dafw.errors import UserError
 from dafw.methods import SourceOnly
-from dafw.optim.optimizers import choose_optimizer, usable_optimizers
+from dafw.optim.optimizers import choose_optimizer, make_optimizer, usable_optimizers
 from dafw.testing.cases import case
 
 
@@ -37,3 +40,22 @@ def test_every_usable_optimizer_takes_steps_or_says_at_the_start_why_not() -> No
         assert not torch.equal(before, after), name
     assert all(name.startswith(("bnb", "fused")) for name, _ in refused), refused
     assert all(said.startswith(f"the optimizer {name} cannot be made: ") for name, said in refused), refused
+
+
+@pytest.mark.parametrize("name", ["momentum", "sgd"])
+def test_the_optimisers_that_need_no_timm_are_those_of_timm(name: str) -> None:
+    def groups() -> list[dict[str, Any]]:
+        return [
+            {"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.3},
+            {"params": [torch.nn.Parameter(torch.ones(1))]},
+        ]
+
+    options = {"lr": 0.1, "momentum": 0.8, "weight_decay": 1e-3}
+    ours = make_optimizer(name, groups(), **options)
+    timms = create_optimizer_v2(groups(), opt=name, filter_bias_and_bn=False, **options)
+    assert type(ours) is type(timms)
+    assert ours.defaults == timms.defaults
+    for one, other in zip(ours.param_groups, timms.param_groups, strict=True):
+        assert {key: value for key, value in one.items() if key != "params"} == {
+            key: value for key, value in other.items() if key != "params"
+        }

@@ -11,9 +11,13 @@ import fake_runs
 import pytest
 
 from dafw.errors import UserError
+from dafw.run.directory import run_directory
 from dafw.tables import commands
 from dafw.tables.grid import Table
+from dafw.tables.launch import Report
 from dafw.tables.reading import load_table
+from dafw.tables.status import states
+from dafw.tables.store import load
 
 
 def run(*words: object, function: str = "fake_runs:execute") -> int:
@@ -55,6 +59,28 @@ def test_run_then_show_then_status(
         assert capsys.readouterr().out.startswith(start)
     assert run("status", grid, "--root", root) == 0
     assert capsys.readouterr().out == "digits: 12 done, 0 running, 0 failed, 0 interrupted, 0 missing\n"
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    grid_file: Callable[..., Path], root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dafw.tables.launch.run_table", lambda *_, **__: Report(total=12, interrupted=True))
+    assert run("run", grid_file(seeds=[0, 1]), "--root", root) == 130
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "interrupted: the same command goes on with the runs that are not done"
+
+
+def test_a_directory_that_only_a_test_wrote_into_is_missing(
+    grid_file: Callable[..., Path], root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = load_table(grid_file(seeds=[0]))
+    tested, begun, *_ = (run_directory(cell.config, root) for cell in table.runs())
+    tested.mkdir()
+    (tested / "test.json").write_text("{}")
+    begun.mkdir()
+    (begun / "config.yaml").write_text("{}")
+    found = sorted(states(load(table, root)).values())
+    assert found == ["interrupted", *["missing"] * (len(found) - 1)]
 
 
 def test_a_cell_without_a_number_is_named_and_the_rest_is_shown(
