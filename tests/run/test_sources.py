@@ -52,7 +52,12 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 @pytest.fixture
 def mine(write: Write) -> ModuleType:
     """The user's package: a model, a helper that it imports, and one that nobody does."""
-    for name, text in {"__init__": "", "model": CODE, "helper": "import json\nfrom . import deep", "deep": "x = 1"}.items():
+    for name, text in {
+        "__init__": "",
+        "model": CODE,
+        "helper": "import json\nfrom . import deep",
+        "deep": "x = 1",
+    }.items():
         write(f"mine/{name}", text)
     write("mine/other", "y = 1")
     return importlib.import_module("mine.model")
@@ -61,9 +66,18 @@ def mine(write: Write) -> ModuleType:
 def test_words_change_nothing_and_code_does(write: Write) -> None:
     path = write("one", CODE)
     first = digest_of(path)
-    for text in (CODE.replace("Grows.", "Grows by a number."), CODE.replace("  # theirs", ""), CODE + "\n\n# the end\n"):
+    for text in (
+        CODE.replace("Grows.", "Grows by a number."),
+        CODE.replace("  # theirs", ""),
+        CODE + "\n\n# the end\n",
+    ):
         assert digest_of(write("one", text)) == first, text
-    changes = {"size = 3": "size = 4", "by=1": "by=1.0", "self.size + by": "self.size - by", "def grow": "async def grow"}
+    changes = {
+        "size = 3": "size = 4",
+        "by=1": "by=1.0",
+        "self.size + by": "self.size - by",
+        "def grow": "async def grow",
+    }
     digests = {digest_of(write("one", CODE.replace(old, new))) for old, new in changes.items()}
     assert len(digests - {first}) == len(changes)
     assert digest_of(write("one", "x = None")) != digest_of(write("two", "x = ..."))
