@@ -9,8 +9,13 @@ import pytest
 import yaml
 from commands import QUICK, Outcome, call, one_run
 
+from dafw.data import Domain
+from dafw.data.roles import Split
+from dafw.errors import UserError
+from dafw.run.commands import wait_until_discarded
 from dafw.run.directory import discard, lock
 from dafw.run.result import RESULT, TEST, Result, read_result, write_result
+from dafw.testing.toys import ToyData
 
 MINE = '''
 """My method."""
@@ -73,10 +78,8 @@ def test_code_that_changed(capsys: pytest.CaptureFixture[str]) -> None:
     write("my_helper", "PULL = 2.0")
     done = fit(capsys)
     assert done.out == f"done already: {folder / RESULT}\n"
-    assert done.err == (
-        f"dafw: warning: {folder / RESULT} was made by other code, since my_helper.py changed: --run.rerun true makes it "
-        "again\n"
-    )
+    changed = f"{folder / RESULT} was made by other code, since my_helper.py changed"
+    assert done.err == f"dafw: warning: {changed}: --run.rerun true makes it again\n"
     assert result() == first
     (folder / TEST).touch()
     done = fit(capsys, "--run.rerun", "true")
@@ -100,6 +103,27 @@ def test_a_run_that_goes_on_with_other_code(capsys: pytest.CaptureFixture[str]) 
     assert "my_helper.py changed" in fit(capsys).err
     fit(capsys, "--run.rerun", "true")
     assert fit(capsys).err == ""
+
+
+def test_samples_that_changed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(capsys)
+    load = ToyData.load
+
+    def fewer(self: ToyData, name: str, split: Split) -> Domain:
+        domain = load(self, name, split)
+        return domain.subset(range(len(domain) - 1)) if (name, split) == ("a", "train") else domain
+
+    def gone(self: ToyData, name: str, split: Split) -> Domain:
+        raise UserError("there is no such folder")
+
+    monkeypatch.setattr(ToyData, "load", fewer)
+    done = fit(capsys)
+    assert done.out.startswith("done already: ")
+    assert done.err.startswith("dafw: warning: the training samples of a changed since runs/")
+    assert done.err.endswith("; --run.rerun true makes it again\n")
+    assert fit(capsys, "--run.accept_changed_data", "true").err == ""
+    monkeypatch.setattr(ToyData, "load", gone)
+    assert fit(capsys).err == ""  # there is nothing to compare
 
 
 def test_a_result_of_unknown_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,3 +153,10 @@ def test_what_is_removed_goes_before_the_result(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(Path, "unlink", watching)
         discard(folder)
     assert not (folder / RESULT).exists()
+
+
+def test_other_ranks_wait_until_the_old_run_is_gone(tmp_path: Path) -> None:
+    wait_until_discarded(tmp_path)
+    (tmp_path / RESULT).touch()
+    with pytest.raises(UserError, match="rank 0 has not removed"):
+        wait_until_discarded(tmp_path, timeout=0)
