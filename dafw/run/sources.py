@@ -103,7 +103,7 @@ def _read(path: Path) -> _Content:
 
 @lru_cache(maxsize=4096)
 def _read_once(path: Path, modified: int, size: int) -> _Content:
-    content, imports = path.read_bytes(), []
+    content, imports = path.read_bytes(), list[tuple[int, str, tuple[str, ...]]]()
     with suppress(SyntaxError, ValueError, RecursionError):
         tree = ast.parse(content)
         content = repr(_form(tree)).encode("utf-8", "surrogatepass")
