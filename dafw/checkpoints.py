@@ -168,13 +168,20 @@ def check_samples(held: Mapping[str, Any], path: str | Path, samples: Mapping[st
     Raises:
         UserError: naming the first domain whose samples changed, and how many it had and has.
     """
+    if said := changed_samples(held["samples"], path, samples):
+        raise UserError(f"{said}; if that is meant, {ACCEPT}")
+
+
+def changed_samples(held: Mapping[str, Sequence[Any]], path: str | Path, samples: Mapping[str, Sequence[Any]]) -> str:
+    """How the first domain whose samples changed did so, with the file that says ``held``; empty if none did."""
     for name, now in samples.items():
-        then = held["samples"].get(name, now)
-        if then != now:
+        then = held.get(name, now)
+        if list(then) != list(now):
             domain, _, part = name.rpartition("/")
             how = f"{then[0]} then, {now[0]} now"
             how = f"still {now[0]}, with other names or classes, or in another order" if then[0] == now[0] else how
-            raise UserError(f"the {part} samples of {domain} changed since {path}: {how}; if that is meant, {ACCEPT}")
+            return f"the {part} samples of {domain} changed since {path}: {how}"
+    return ""
 
 
 def check_finite(state: Mapping[str, Tensor], path: str | Path, names: Iterable[str]) -> None:

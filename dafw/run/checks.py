@@ -8,13 +8,14 @@ from typing import Any
 import pytorch_lightning as pl
 import yaml
 
-from dafw.checkpoints import check_classes, check_method, check_samples, checkpoints
+from dafw.checkpoints import changed_samples, check_classes, check_method, check_samples, checkpoints
 from dafw.errors import UserError, choose, warn
 from dafw.lightning_adapter import connect
 from dafw.methods import Method
 from dafw.ranges import Range, check_ranges
 from dafw.run.identity import ORACLE, config_hash, data_paths
-from dafw.run.result import Result
+from dafw.run.result import RESULT, Result
+from dafw.run.sources import changed_since
 from dafw.selection import Validator
 
 _ONE, _NONE = Range("must be at least 1", 1), Range("must be at least 0", 0)
@@ -78,6 +79,20 @@ def _held(path: Path) -> dict[str, Any]:
         held = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
         return held if isinstance(held, dict) else {}
     return {}
+
+
+def warn_of_changes(cli: Any, folder: Path, result: Result) -> None:
+    """Says whether code or samples changed since a finished run was made. Data that is not there is not compared."""
+    path, again = folder / RESULT, "--run.rerun true makes it again"
+    if files := changed_since(result.sources):
+        warn(f"{path} was made by other code, since {', '.join(files)} changed: {again}")
+    if not result.samples or cli.model.accept_changed_data:
+        return
+    with suppress(UserError, OSError):
+        if connect(cli.make_trainer([], [], folder), cli.model, cli.datamodule):
+            cli.datamodule.setup("fit")
+            if said := changed_samples(result.samples, path, cli.datamodule.samples("fit")):
+                warn(f"{said}; {again}")
 
 
 def check_moved_data(cli: Any, config: dict[str, Any], folder: Path) -> None:

@@ -31,7 +31,7 @@ from dafw.nn.distributed import leave_process_group
 from dafw.problems import Problem
 from dafw.ranges import check_ranges
 from dafw.run.artifacts import code_of, collect_result, write_plots
-from dafw.run.checks import check_moved_data, check_trainer, refuse_other_run, warn_of_validators
+from dafw.run.checks import check_moved_data, check_trainer, refuse_other_run, warn_of_changes, warn_of_validators
 from dafw.run.clock import Clock
 from dafw.run.config import DafwCLI, RunOptions, parse, resolved_config
 from dafw.run.directory import discard, lock
@@ -123,9 +123,7 @@ def fit(cli: DafwCLI) -> int:
             check_moved_data(cli, config, folder)
             warn_of_validators(options.validators, result)
             print(f"done already: {folder / RESULT}")
-            if files := changed_since(result.sources):
-                other = f"{folder / RESULT} was made by other code, since {', '.join(files)} changed"
-                warn(f"{other}: --run.rerun true makes it again")
+            warn_of_changes(cli, folder, result)
         return 0
     if rank():
         return _fit(cli, config, folder, lambda: None)

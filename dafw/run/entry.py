@@ -57,8 +57,9 @@ def inspect(config: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """
     from dafw.run.checks import check_monitors, directions
     from dafw.run.config import parse
+    from dafw.run.threads import kept_threads
 
-    with tempfile.TemporaryDirectory() as folder:
+    with kept_threads(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "asked.yaml")
         path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         cli = parse(["--config", str(path)])

@@ -14,6 +14,7 @@ from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 Sources = Mapping[str, str]
@@ -41,11 +42,7 @@ def sources_of(classes: Iterable[type]) -> dict[str, str]:
         if path is None or not _counts(name, path):
             continue
         module = sys.modules.get(name)
-        found[name] = digest = _loaded.get(module, "") if module is not None else ""
-        if not digest:
-            found[name] = digest = digest_of(path)
-            if module is not None:
-                _loaded[module] = digest
+        found[name] = digest_of(path) if module is None else _loaded.setdefault(module, digest_of(path))
         further = set(_imports(name, path)) - seen
         seen |= further
         waiting += sorted(one for one in further if not _is_project(one) or one.startswith(COMPUTING))
@@ -84,21 +81,38 @@ def file_name(module: str, path: Path | None) -> str:
     return f"{inside}/__init__.py" if path is not None and path.name == "__init__.py" else f"{inside}.py"
 
 
+class _Content(NamedTuple):
+    """What is known of a file: its digest, and of each import the level, the module and the names in it."""
+
+    digest: str
+    imports: tuple[tuple[int, str, tuple[str, ...]], ...]
+
+
 def digest_of(path: Path) -> str:
     """The digest of a file's syntax tree without comments, docstrings and layout: words alone change nothing.
 
     A file that is no Python counts by its bytes.
     """
+    return _read(path).digest
+
+
+def _read(path: Path) -> _Content:
     status = path.stat()
-    return _digest(path, status.st_mtime_ns, status.st_size)
+    return _read_once(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=4096)
-def _digest(path: Path, modified: int, size: int) -> str:
-    content = path.read_bytes()
+def _read_once(path: Path, modified: int, size: int) -> _Content:
+    content, imports = path.read_bytes(), list[tuple[int, str, tuple[str, ...]]]()
     with suppress(SyntaxError, ValueError, RecursionError):
-        content = repr(_form(ast.parse(content))).encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
+        tree = ast.parse(content)
+        content = repr(_form(tree)).encode("utf-8", "surrogatepass")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                imports += [(0, alias.name, ()) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                imports.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
+    return _Content(hashlib.blake2b(content, digest_size=8).hexdigest(), tuple(imports))
 
 
 def _form(node: object) -> object:
@@ -154,15 +168,8 @@ def is_installed(path: Path) -> bool:
 
 def _imports(module: str, path: Path) -> Iterator[str]:
     """The modules that a module may import, wherever it does: ``from a import b`` may mean ``a`` and ``a.b``."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, RecursionError):
-        return
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
-            base = ".".join([*above, *filter(None, [node.module])])
-            yield from filter(None, (base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)))
+    for level, base, names in _read(path).imports:
+        above = package[: len(package) - level + 1] if level else []
+        home = ".".join([*above, *filter(None, [base])])
+        yield from filter(None, (home, *(f"{home}.{name}".lstrip(".") for name in names)))

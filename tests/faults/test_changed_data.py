@@ -171,13 +171,15 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
 FAULTS_OF_FIT: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     **{
         f"no {name}": (remove(name), f"lacks {name}: it is incomplete")
-        for name in ("loops", "callbacks", "optimizer_states", "lr_schedulers", "pytorch-lightning_version")
+        for name in ("loops", "callbacks", "optimizer_states", "lr_schedulers", "pytorch-lightning_version", "run")
     },
     "no optimiser": (replaced([], "optimizer_states"), "holds no state of an optimiser: it is incomplete"),
     "another optimiser": (
         replaced([{"state": {}, "param_groups": []}], "optimizer_states"),
         "loaded state dict has",
     ),
+    "no threads": (remove("run", "threads"), "lacks run.threads: it is incomplete"),
+    "no code": (remove("run", "sources"), "lacks run.sources: it is incomplete"),
     "an old Lightning": (replaced("1.0.0", "pytorch-lightning_version"), "does not fit this configuration"),
     "another weight": (replaced(torch.zeros(3), "state_dict", "zzz"), "does not fit this configuration"),
     "no weights": (replaced({}, "state_dict"), "does not fit this configuration"),

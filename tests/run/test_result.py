@@ -57,7 +57,12 @@ RUN = Result(
     git_revision="abc",
     machine="linux",
     checkpoint="step=12.ckpt",
+    sources={"dafw.methods.base": "0123456789abcdef"},
+    repositories={"mine": "abc-dirty"},
+    samples={"b/test": [21, "0123"]},
 )
+LATER = ("sources", "repositories", "samples")
+"""Fields that results made before they were added lack."""
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -84,6 +89,9 @@ def test_a_field_that_is_missing_or_of_another_kind(tmp_path: Path, name: str) -
         (tmp_path / RESULT).write_text(json.dumps(changed))
         if name in changed and isinstance(getattr(RUN, name), str | int):
             continue  # a number can be read as each of these
+        if name in LATER and name not in changed:
+            assert read_result(tmp_path) == replace(RUN, **{name: {}})
+            continue
         with pytest.raises(BrokenResult, match=r"result\.json does not follow schema 2") as error:
             read_result(tmp_path)
         assert error.value.damaged
