@@ -215,8 +215,10 @@ def case(
 ) -> Case:
     """The case of a method on the toys, with the arguments that make it tiny, or on data of your own.
 
-    >>> case(MyMethod, kind="segmentation", weight=0.5)  # on toy masks
-    >>> case(MyMethod, problem=MyProblem(), network=MyNetwork(), data=MyData, data_arguments={...})
+    ::
+
+        case(MyMethod, kind="segmentation", weight=0.5)  # on toy masks
+        case(MyMethod, problem=MyProblem(), network=MyNetwork(), data=MyData, data_arguments={...})
 
     Args:
         method: its class.
