@@ -274,7 +274,7 @@ class Evaluator:
         said = {"rejects": target and self.open_set.rejects, "has_unknown": target and self.open_set.has_unknown}
         options = {name: True for name, holds in said.items() if holds}
         problem = self.problem
-        given = {"class_names": self.class_names, **options}
+        given: dict[str, Any] = {"class_names": self.class_names, **options}
         try:
             signature(problem.metrics).bind(self.method.num_classes, **given)
         except TypeError as error:
