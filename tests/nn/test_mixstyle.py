@@ -192,7 +192,7 @@ def test_what_it_cannot_follow_is_named() -> None:
             Network("small_bn_net", mixstyle=stages)
     with pytest.raises(UserError, match="mixstyle_alpha must be positive"):
         Network("small_bn_net", mixstyle=[1], mixstyle_alpha=0.0)
-    with pytest.raises(UserError, match="mixstyle_p is a probability"):
+    with pytest.raises(UserError, match=r"mixstyle_p must be from 0 to 1, not 1\.5"):
         Network("small_bn_net", mixstyle=[1], mixstyle_p=1.5)
     with pytest.raises(UserError, match='unknown mixstyle_pairs "crossdomain": did you mean "cross_domain"'):
         Network("small_bn_net", mixstyle=[1], mixstyle_pairs="crossdomain")  # type: ignore[arg-type]

@@ -297,7 +297,7 @@ def test_domains_with_signs_and_digits(make_table: Make, tmp_path: Path) -> None
     names = {run_directory(cell.config, root).name for cell in table.runs()}
     assert len(names) == 6
     assert all(set(name) <= set("+-_.0123456789abcdefERMs") for name in names)
-    assert f'"+80%,-90%->+90%",0,{LEFT_OUT},+90%,50.0,' in render_cells(store)
+    assert f'"\'+80%,-90%->+90%",0,{LEFT_OUT},+90%,50.0,' in render_cells(store)
     turned = make_table(**{**PARTS, "tasks": {"leave_one_out": [0, 15, 30]}})
     assert turned.tasks == ("15,30->0", "0,30->15", "0,15->30")
     assert turned.only([], ["15,30 -> 0"], []).cells()[0].config["data"]["init_args"]["source"] == ["15", "30"]

@@ -27,7 +27,7 @@ from dafw.nn.precision import full_precision
 from dafw.nn.teacher import Teacher
 from dafw.optim.schedules import Constant, Schedule
 from dafw.problems import Outputs
-from dafw.ranges import ClosedUnitInterval, PositiveInt
+from dafw.ranges import NonNegativeFloat, PositiveInt
 
 
 class DRMRetraining(ManualOptimization, TestTimeMethod):
@@ -88,7 +88,7 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
         mode: Literal["paper", "authors"] = "paper",
         retrain: Literal["heads", "network"] = "heads",
         labels: Literal["own", "shared", "uniform", "mixture"] = "mixture",
-        confidence: ClosedUnitInterval = 0.75,
+        confidence: NonNegativeFloat = 0.75,
         steps: PositiveInt = 1,
         test_statistics: Literal["running", "batch"] = "running",
         reset: Literal["never", "domain"] = "domain",
