@@ -19,10 +19,13 @@ import dafw.methods
 import datamodules
 from dafw.api import data as api_data
 from dafw.api import making
+from dafw.api.trained import Served
 from dafw.cli import main
+from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.evaluation.rejection import Entropy
-from dafw.methods import DANN, MCD, DomainBedDANN, SourceOnly
+from dafw.methods import ADDA, DANN, DCAN, DRM, MCD, AdaBN, DomainBedDANN, SourceOnly
+from dafw.testing import case
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
 
 TASK: dict[str, Any] = {"batch_size": 8, "steps_per_epoch": 2}
@@ -281,6 +284,22 @@ def test_the_module_is_exported_with_its_normalisation(folder: Path) -> None:
         torch.testing.assert_close(program(x[:3]), trained.predict(x[:3]).probabilities)
 
 
+@pytest.mark.parametrize("owner", [AdaBN, DCAN, DRM, ADDA])
+def test_the_module_is_what_the_method_serves(owner: Any) -> None:
+    """These do not serve their network alone."""
+    method = case(owner).make().eval()
+    for buffer in method.buffers():
+        if buffer.is_floating_point() and buffer.numel() > 1:
+            buffer.add_(0.1 * torch.rand_like(buffer))
+    x, rows = (255 * torch.rand(4, 3, SIZE, SIZE)).to(torch.uint8), torch.arange(4)
+    module, batch = Served(method).eval(), torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(module, (x,), dynamic_shapes={"images": {0: batch}}).module()
+    with torch.no_grad():
+        served = method.evaluator.predict(Batch(x, [], torch.zeros_like(rows), rows, 0))["probabilities"]
+        torch.testing.assert_close(module(x), served)
+        torch.testing.assert_close(program(x[:3]), served[:3])
+
+
 def test_a_checkpoint_without_a_run_takes_tensors_or_a_datamodule(trained: Path) -> None:
     given = torch.stack(list(data().domain("b", "test").inputs))
     alone = dafw.load(trained)
@@ -308,8 +327,6 @@ def test_a_method_that_rejects_calls_a_class_unknown(tmp_path: Path) -> None:
 
 
 def test_a_run_of_masks_says_where_its_predictions_are(tmp_path: Path) -> None:
-    from dafw.testing import case
-
     trainer, method = toy_trainer(tmp_path), case(SourceOnly, kind="segmentation").make()
     trainer.fit(method, datamodule=case(SourceOnly, kind="segmentation").make_data())
     trainer.save_checkpoint(tmp_path / "x.ckpt")
