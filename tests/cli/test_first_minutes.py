@@ -195,3 +195,9 @@ def test_a_logger_without_its_package(capsys: pytest.CaptureFixture[str], monkey
 class Absent:
     def __bool__(self) -> bool:
         return False
+
+
+def test_a_bar_of_the_user_takes_the_place_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, *DANN, *QUICK, "--trainer.callbacks", "RichProgressBar")
+    assert done.code == 0, done.err
+    assert "step 2/2  loss " in done.out
