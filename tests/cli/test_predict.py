@@ -121,6 +121,9 @@ def test_what_is_wrong_is_said_in_a_sentence(capsys: pytest.CaptureFixture[str])
         "none of the 1 files of --images can be read: the image broken.png cannot be decoded"
     )
     assert "split" in failed(capsys, "run", "--split", "half")
+    assert failed(capsys, "run", "--images", "data/b", "--split", "all") == (
+        "split is a part of a target: give --images or --split, not both"
+    )
     done = call(capsys, "fit", "run")
     assert done.code == 2
     shutil.rmtree("run/checkpoints")
