@@ -92,7 +92,7 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         stream_order: Literal["random", "stored"] = "random",
     ) -> None:
         super().__init__()
-        self.model = trained_model()
+        self.made_for = trained_model()
         self.source = [source] if isinstance(source, str) else list(source)
         self.target = [target] if isinstance(target, str) else list(target)
         self.batch_size = batch_size
@@ -159,8 +159,8 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         Raises:
             UserError: if ``label_sets`` does not fit the data's classes.
         """
-        if self.model is not None and not self.model.with_targets:
-            return ClassSets(self.model.classes, (), ())
+        if self.made_for is not None and not self.made_for.with_targets:
+            return ClassSets(self.made_for.classes, (), ())
         if self.label_sets is None:
             return ClassSets(tuple(self.class_names), (), ())
         return self.label_sets.resolve(self.class_names)

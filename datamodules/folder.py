@@ -139,8 +139,8 @@ class ImageFolderDomains(DomainDataModule):
             for entries in self._entries.values():
                 refuse_outside(entries, self.root)
         labels = set().union(*(counts for counts in self.class_counts().values()))
-        if self.model is not None and not self._entries.keys() >= {*self.source, *self.target}:
-            labels |= set(self.model.classes)
+        if self.made_for is not None and not self._entries.keys() >= {*self.source, *self.target}:
+            labels |= set(self.made_for.classes)
         self.class_names = tuple(sorted(labels, key=_natural))
         self._images: dict[str, Sequence[Tensor]] = {}
         self._placed: dict[str, NDArray[np.float64]] = {}
@@ -167,7 +167,7 @@ class ImageFolderDomains(DomainDataModule):
             try:
                 found[name] = self._list(name, listed)
             except UserError:
-                if name in self.target or self.model is None or not self.model.classes:
+                if name in self.target or self.made_for is None or not self.made_for.classes:
                     raise
         return found
 

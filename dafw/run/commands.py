@@ -318,6 +318,8 @@ def predict(cli: DafwCLI, folder: Path) -> None:
         raise UserError(
             f"{type(problem).__name__} does not say how predictions are written: it must define write_predictions"
         )
+    if given["images"] and given["split"]:
+        raise UserError("split is a part of a target: give --images or --split, not both")
     output = user_path(given["output"] or problem.predictions_name)
     problem.check_output(output)
     if given["images"]:

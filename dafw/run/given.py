@@ -17,25 +17,42 @@ CONFIG = "config.yaml"
 def with_run(command: str, arguments: list[str]) -> list[str]:
     """Writes ``RUN ...`` as ``--config RUN/config.yaml --run.dir RUN ...``; a checkpoint becomes ``--ckpt_path`` too.
 
+    A checkpoint that ``--ckpt_path`` names stands for its run if nothing else says what the run is.
+
     Args:
         command: ``validate``, ``test`` or ``predict``.
         arguments: those of the command. If the first one is no option, it is a run directory or a checkpoint.
 
     Raises:
-        UserError: if there is no such run, or no configuration beside the checkpoint.
+        UserError: if there is no such run, no configuration beside the checkpoint, or nothing that says what the run
+            is.
     """
-    if not arguments or arguments[0].startswith("-"):
+    if arguments and not arguments[0].startswith("-"):
+        given, *rest = arguments
+        place = user_path(given)
+        if not place.exists():
+            raise UserError(f"there is no run {given}: dafw {command} takes a run directory or a checkpoint")
+        inside = place if place.is_dir() else place.parent
+        if (folder := _run_of(inside)) is None:
+            raise UserError(f"{given} is no run: there is no {CONFIG} in {inside} or in {inside.parent}")
+        checkpoint = [] if place.is_dir() else ["--ckpt_path", str(place)]
+        return ["--config", str(folder / CONFIG), "--run.dir", str(folder), *checkpoint, *rest]
+    keys = [argument.partition("=")[0] for argument in arguments]
+    if any(
+        key.startswith(("--config", "--model", "--data", "--help", "--print_config")) or key == "-h" for key in keys
+    ):
         return arguments
-    given, *rest = arguments
-    place = user_path(given)
-    if not place.exists():
-        raise UserError(f"there is no run {given}: dafw {command} takes a run directory or a checkpoint")
-    inside = place if place.is_dir() else place.parent
-    folder = next((each for each in (inside, inside.parent) if (each / CONFIG).is_file()), None)
-    if folder is None:
-        raise UserError(f"{given} is no run: there is no {CONFIG} in {inside} or in {inside.parent}")
-    checkpoint = [] if place.is_dir() else ["--ckpt_path", str(place)]
-    return ["--config", str(folder / CONFIG), "--run.dir", str(folder), *checkpoint, *rest]
+    if "--ckpt_path" in keys:
+        words = [part for argument in arguments for part in argument.split("=", 1)]
+        path = Path(words[words.index("--ckpt_path") + 1]) if words[-1] != "--ckpt_path" else Path()
+        folder = _run_of(user_path(path).parent)
+        return arguments if folder is None else ["--config", str(folder / CONFIG), "--run.dir", str(folder), *arguments]
+    raise UserError(f"dafw {command} needs a run, its directory or one of its checkpoints: dafw {command} RUN")
+
+
+def _run_of(folder: Path) -> Path | None:
+    """The run directory that a folder is, or lies in; ``None`` if it is none."""
+    return next((each for each in (folder, folder.parent) if (each / CONFIG).is_file()), None)
 
 
 def run_folder(config: dict[str, Any]) -> Path:

@@ -30,7 +30,8 @@ def predict_targets(trainer: pl.Trainer, method: Method, data: DomainDataModule,
     method.problem.write_predictions(predicted, data.known_names, output)
     for name, one in zip(data.target, predicted, strict=True):
         whole = data.predicted(name).part == "all"
-        part = "all its samples" if whole else "its test split alone; --split all predicts all its samples"
+        hint = "" if method.setting.streams_target else " alone; --split all predicts all its samples"
+        part = "all its samples" if whole else f"its test split{hint}"
         print(terminal(f"{name}: {len(one.ids)} predictions, of {part}"))
     print(output)
 

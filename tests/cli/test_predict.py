@@ -95,6 +95,7 @@ def test_files_are_predicted_as_the_target_is(capsys: pytest.CaptureFixture[str]
     for row in found:
         assert row == expected[Path(row["sample"]).name] | {"domain": "images", "sample": row["sample"]}
     (checkpoint,) = Path("kept/checkpoints").glob("*.ckpt")
+    assert predicted(capsys, "--ckpt_path", checkpoint, "--images", "new/dog3.png").keys() == {"dog3.png"}
     few = predicted(capsys, checkpoint, "--images", "new/dog3.png", "new/dog4.png", "new/gone.png")
     assert few.keys() == {"dog3.png", "dog4.png"}
     assert few["dog3.png"]["p_cat"] == expected["dog3.png"]["p_cat"]
@@ -113,6 +114,9 @@ def test_overrides_and_rejection(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_is_wrong_is_said_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     Path("broken.png").write_bytes(b"no image")
     Path("empty").mkdir()
+    assert failed(capsys, "--images", "data/b") == (
+        "dafw predict needs a run, its directory or one of its checkpoints: dafw predict RUN"
+    )
     assert failed(capsys, "nowhere") == "there is no run nowhere: dafw predict takes a run directory or a checkpoint"
     assert failed(capsys, "data") == "data is no run: there is no config.yaml in data or in ."
     assert failed(capsys, "run", "--images", "nothing") == "there is no file or folder nothing (--images)"
@@ -121,6 +125,9 @@ def test_what_is_wrong_is_said_in_a_sentence(capsys: pytest.CaptureFixture[str])
         "none of the 1 files of --images can be read: the image broken.png cannot be decoded"
     )
     assert "split" in failed(capsys, "run", "--split", "half")
+    assert failed(capsys, "run", "--images", "data/b", "--split", "all") == (
+        "split is a part of a target: give --images or --split, not both"
+    )
     done = call(capsys, "fit", "run")
     assert done.code == 2
     shutil.rmtree("run/checkpoints")

@@ -162,3 +162,38 @@ def signature(item: Case) -> dict[str, Any]:
     needed = {"num_sources": 2, "checkpoint": "none.ckpt"}
     parameters = inspect.signature(item.owner.__init__).parameters
     return {name: value for name, value in needed.items() if name in parameters}
+
+
+PREPARED = """
+import numpy as np
+
+from dafw.data.images import as_item, as_rgb
+from dafw.testing.toys import ToyData
+
+
+class Prepared(ToyData):
+    def evaluation_transform(self):
+        return lambda file: as_item(np.array(as_rgb(file)))
+"""
+
+
+@pytest.mark.parametrize(("options", "name"), [(SHIPPED, "predictions"), (BOXES, "predictions.json")])
+def test_files_of_images_get_masks_and_boxes(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...], name: str
+) -> None:
+    """For a datamodule of the user's that says how a file is prepared; images may differ in size."""
+    Path("prepared.py").write_text(PREPARED)
+    Path("new").mkdir()
+    sizes = {"a": (32, 32), "b": (24, 32), "c": (32, 20)}
+    for name_of_image, size in sizes.items():
+        Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(Path("new", f"{name_of_image}.png"))
+    short = ("--trainer.max_epochs", "1", "--data.steps_per_epoch", "2", "--run.plots", "false", "--run.dir", "run")
+    assert call(capsys, "fit", *options, "--data", "prepared.Prepared", *short).code == 0
+    done = call(capsys, "predict", "run", "--images", "new")
+    assert (done.code, done.out, done.err) == (0, f"3 predictions; skipped files: 0\n{name}\n", "")
+    if name == "predictions":
+        masks = {path.name: np.asarray(Image.open(path)).shape for path in Path(name, "images").iterdir()}
+        assert masks == {f"new_{each}.png.png": size for each, size in sizes.items()}
+    else:
+        found = {entry["image_id"] for entry in json.loads(Path(name).read_text())}
+        assert found <= {f"new/{each}.png" for each in sizes}
