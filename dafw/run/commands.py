@@ -37,7 +37,8 @@ from dafw.run.directory import discard, lock, run_directory
 from dafw.run.identity import config_hash
 from dafw.run.loggers import CsvLog, first_on_machine, rank, track_result, wandb_logger
 from dafw.run.predictions import gather_predictions
-from dafw.run.result import RESULT, TEST, Result, read_result, write_result
+from dafw.run.provenance import repositories
+from dafw.run.result import RESULT, TEST, Result, Samples, read_result, write_result
 from dafw.run.sources import Sources, changed_since, merged
 from dafw.run.threads import THREADS, kept_threads, say_threads, settle_threads
 
@@ -214,7 +215,7 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
     trainer.test(method, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         result = collect_result(trainer, method, data, config, clock)
-        result = replace(result, sources=checkpointing.sources, samples=data.samples("fit"))
+        result = _with_origin(result, checkpointing.sources, data.samples("fit"))
         log.sync()
         write_result(result, folder / RESULT)
         pictures = write_plots(method, data, folder) if options.plots else []
@@ -304,6 +305,8 @@ def evaluate(command: str, cli: DafwCLI) -> int:
         print(terminal(f"{name.partition('/dataloader_idx')[0]:<40} {float(value):.4f}"))
     if command == "test" and trainer.is_global_zero:
         result = _of_checkpoint(collect_result(trainer, cli.model, cli.datamodule, config, clock), content, path)
+        code = code_of(cli.model, cli.datamodule, trainer.callbacks, config)  # type: ignore[attr-defined]
+        result = _with_origin(result, code, content["dafw"]["samples"])
         write_test(result, folder, cli.config_init["output"])
     return 0
 
@@ -322,6 +325,11 @@ def write_test(result: Result, folder: Path, output: str | None) -> None:
         warn(f"{trouble(error)}: give --output to keep these numbers in a file")
     else:
         print(path)
+
+
+def _with_origin(result: Result, sources: Sources, samples: Samples) -> Result:
+    """Adds the code that made a result, the repositories of it, and the samples that were trained on."""
+    return replace(result, sources=sources, repositories=repositories(sources), samples=samples)
 
 
 def _of_checkpoint(result: Result, content: dict[str, Any], path: Path) -> Result:
