@@ -29,7 +29,7 @@ from dafw.names import quoted
 from dafw.nn.distributed import leave_process_group
 from dafw.problems import Problem
 from dafw.ranges import check_ranges
-from dafw.run.artifacts import code_of, collect_result, write_plots
+from dafw.run.artifacts import code_of, collect_result, with_origin, write_plots
 from dafw.run.checks import check_moved_data, check_trainer, refuse_other_run, warn_of_changes
 from dafw.run.clock import Clock
 from dafw.run.config import DafwCLI, RunOptions, parse, resolved_config
@@ -37,8 +37,7 @@ from dafw.run.directory import discard, lock, run_directory
 from dafw.run.identity import config_hash
 from dafw.run.loggers import CsvLog, first_on_machine, rank, track_result, wandb_logger
 from dafw.run.predictions import gather_predictions
-from dafw.run.provenance import repositories
-from dafw.run.result import RESULT, TEST, Result, Samples, read_result, write_result
+from dafw.run.result import RESULT, TEST, Result, read_result, write_result
 from dafw.run.sources import Sources, changed_since, merged
 from dafw.run.threads import THREADS, kept_threads, say_threads, settle_threads
 
@@ -215,7 +214,7 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
     trainer.test(method, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         result = collect_result(trainer, method, data, config, clock)
-        result = _with_origin(result, checkpointing.sources, data.samples("fit"))
+        result = with_origin(result, checkpointing.sources, data.samples("fit"))
         log.sync()
         write_result(result, folder / RESULT)
         pictures = write_plots(method, data, folder) if options.plots else []
@@ -306,7 +305,7 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     if command == "test" and trainer.is_global_zero:
         result = _of_checkpoint(collect_result(trainer, cli.model, cli.datamodule, config, clock), content, path)
         code = code_of(cli.model, cli.datamodule, trainer.callbacks, config)  # type: ignore[attr-defined]
-        result = _with_origin(result, code, content["dafw"]["samples"])
+        result = with_origin(result, code, content["dafw"]["samples"])
         write_test(result, folder, cli.config_init["output"])
     return 0
 
@@ -325,11 +324,6 @@ def write_test(result: Result, folder: Path, output: str | None) -> None:
         warn(f"{trouble(error)}: give --output to keep these numbers in a file")
     else:
         print(path)
-
-
-def _with_origin(result: Result, sources: Sources, samples: Samples) -> Result:
-    """Adds the code that made a result, the repositories of it, and the samples that were trained on."""
-    return replace(result, sources=sources, repositories=repositories(sources), samples=samples)
 
 
 def _of_checkpoint(result: Result, content: dict[str, Any], path: Path) -> Result:
