@@ -1,7 +1,6 @@
 """What a finished run leaves: its result, and its pictures."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from dafw.problems.base import Picture
 from dafw.run import provenance
 from dafw.run.clock import Clock
 from dafw.run.identity import changing_callbacks, config_hash
-from dafw.run.result import Result, Samples, SettingRecord, Validation
-from dafw.run.sources import Sources, sources_of
+from dafw.run.result import Result, SettingRecord, Validation
+from dafw.run.sources import sources_of
 from dafw.selection import VALIDATORS
 from datamodules.base import DomainDataModule
 
@@ -83,12 +82,6 @@ def code_of(
     named = {str(one["class_path"]).rpartition(".")[2] for one in changing_callbacks(config)}
     changing = [callback for callback in callbacks if type(callback).__name__ in named]
     return sources_of(type(part) for part in (*method.modules(), method.problem, data, *changing))
-
-
-def with_origin(result: Result, sources: Sources, samples: Samples) -> Result:
-    """Adds the code that made a result, the repositories of it, and the samples that were trained on."""
-    repositories = provenance.repositories(sources)
-    return replace(result, sources=sources, repositories=repositories, samples=samples)
 
 
 def undefined_reason(data: DomainDataModule) -> dict[str, str]:

@@ -29,7 +29,8 @@ from dafw.names import quoted
 from dafw.nn.distributed import leave_process_group
 from dafw.problems import Problem
 from dafw.ranges import check_ranges
-from dafw.run.artifacts import code_of, collect_result, with_origin, write_plots
+from dafw.run import provenance
+from dafw.run.artifacts import code_of, collect_result, write_plots
 from dafw.run.checks import check_moved_data, check_trainer, refuse_other_run, warn_of_changes
 from dafw.run.clock import Clock
 from dafw.run.config import DafwCLI, RunOptions, parse, resolved_config
@@ -214,7 +215,7 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
     trainer.test(method, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         result = collect_result(trainer, method, data, config, clock)
-        result = with_origin(result, checkpointing.sources, data.samples("fit"))
+        result = provenance.with_origin(result, checkpointing.sources, data.samples("fit"))
         log.sync()
         write_result(result, folder / RESULT)
         pictures = write_plots(method, data, folder) if options.plots else []
@@ -305,7 +306,7 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     if command == "test" and trainer.is_global_zero:
         result = _of_checkpoint(collect_result(trainer, cli.model, cli.datamodule, config, clock), content, path)
         code = code_of(cli.model, cli.datamodule, trainer.callbacks, config)  # type: ignore[attr-defined]
-        result = with_origin(result, code, content["dafw"]["samples"])
+        result = provenance.with_origin(result, code, content["dafw"]["samples"])
         write_test(result, folder, cli.config_init["output"])
     return 0
 

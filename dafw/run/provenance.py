@@ -4,10 +4,12 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from dafw import __version__
-from dafw.run.sources import PROJECT, find_source, is_installed
+from dafw.run.result import Result, Samples
+from dafw.run.sources import PROJECT, Sources, find_source, is_installed
 
 
 def versions() -> dict[str, str]:
@@ -58,6 +60,11 @@ def repositories(modules: Iterable[str]) -> dict[str, str]:
         lacking = _git(top, "status", "--porcelain", "--ignored", "--", *map(str, paths))
         revisions[top.name] = f"{revision}-dirty" if lacking and not revision.endswith("-dirty") else revision
     return {name: revision for name, revision in revisions.items() if revision}
+
+
+def with_origin(result: Result, sources: Sources, samples: Samples) -> Result:
+    """Adds the code that made a result, the repositories of it, and the samples that were trained on."""
+    return replace(result, sources=sources, repositories=repositories(sources), samples=samples)
 
 
 def _revision(folder: Path) -> str:
