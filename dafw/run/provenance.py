@@ -1,10 +1,10 @@
 """What a result says of the code and the machine that made it."""
 
+import dataclasses
 import os
 import platform
 import subprocess
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from dafw import __version__
@@ -64,7 +64,7 @@ def repositories(modules: Iterable[str]) -> dict[str, str]:
 
 def with_origin(result: Result, sources: Sources, samples: Samples) -> Result:
     """Adds the code that made a result, the repositories of it, and the samples that were trained on."""
-    return replace(result, sources=sources, repositories=repositories(sources), samples=samples)
+    return dataclasses.replace(result, sources=sources, repositories=repositories(sources), samples=samples)
 
 
 def _revision(folder: Path) -> str:
