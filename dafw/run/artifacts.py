@@ -38,7 +38,6 @@ def collect_result(
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     monitors = {monitor for each in callbacks if isinstance(monitor := getattr(each, "monitor", None), str)}
     primary, setting = method.problem.primary, method.setting
-    sources = code_of(method, data, callbacks, config)
     return Result(
         method=type(method).__name__,
         task=data.task,
@@ -72,8 +71,6 @@ def collect_result(
         versions=provenance.versions(),
         git_revision=provenance.git_revision(),
         machine=provenance.machine(),
-        sources=sources,
-        repositories=provenance.repositories(sources),
     )
 
 

@@ -30,6 +30,7 @@ from dafw.names import quoted
 from dafw.nn.distributed import leave_process_group
 from dafw.problems import Problem
 from dafw.ranges import check_ranges
+from dafw.run import provenance
 from dafw.run.artifacts import code_of, collect_result, write_plots
 from dafw.run.checks import check_moved_data, check_trainer, refuse_other_run, warn_of_changes, warn_of_validators
 from dafw.run.clock import Clock
@@ -218,7 +219,7 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
     trainer.test(method, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         result = collect_result(trainer, method, data, config, clock)
-        result = replace(result, sources=checkpointing.sources, samples=data.samples("fit"))
+        result = provenance.with_origin(result, checkpointing.sources, data.samples("fit"))
         log.sync()
         write_result(result, folder / RESULT)
         pictures = write_plots(method, data, folder) if options.plots else []
@@ -307,6 +308,8 @@ def evaluate(command: str, cli: DafwCLI) -> int:
         for name in (one for one in cli.datamodule.target if one not in cli.datamodule.tested_targets):
             print(terminal(f"{name}: not tested, since it has no labels"))
         result = _of_checkpoint(collect_result(trainer, cli.model, cli.datamodule, config, clock), content, path)
+        code = code_of(cli.model, cli.datamodule, trainer.callbacks, config)  # type: ignore[attr-defined]
+        result = provenance.with_origin(result, code, content["dafw"]["samples"])
         write_test(result, folder, cli.config_init["output"])
     return 0
 

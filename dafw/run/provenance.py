@@ -1,5 +1,6 @@
 """What a result says of the code and the machine that made it."""
 
+import dataclasses
 import os
 import platform
 import subprocess
@@ -8,7 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from dafw import __version__
-from dafw.run.sources import PROJECT, find_source, is_installed
+from dafw.run.result import Result, Samples
+from dafw.run.sources import PROJECT, Sources, find_source, is_installed
 
 
 def versions() -> dict[str, str]:
@@ -59,6 +61,11 @@ def repositories(modules: Iterable[str]) -> dict[str, str]:
         lacking = _git(top, "status", "--porcelain", "--ignored", "--", *map(str, paths))
         revisions[top.name] = f"{revision}-dirty" if lacking and not revision.endswith("-dirty") else revision
     return {name: revision for name, revision in revisions.items() if revision}
+
+
+def with_origin(result: Result, sources: Sources, samples: Samples) -> Result:
+    """Adds the code that made a result, the repositories of it, and the samples that were trained on."""
+    return dataclasses.replace(result, sources=sources, repositories=repositories(sources), samples=samples)
 
 
 def _revision(folder: Path) -> str:

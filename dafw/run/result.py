@@ -20,6 +20,8 @@ TEST = "test.json"
 
 Metrics = Mapping[str, Mapping[str, float]]
 """Metrics by domain and name."""
+Samples = Mapping[str, list[int | str]]
+"""By domain and part, the number of samples and a digest of them."""
 
 
 class BrokenResult(UserError):
@@ -138,7 +140,7 @@ class Result:
     checkpoint: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     repositories: Mapping[str, str] = field(default_factory=dict)
-    samples: Mapping[str, list[int | str]] = field(default_factory=dict)
+    samples: Samples = field(default_factory=dict)
 
     @property
     def untested(self) -> tuple[str, ...]:
