@@ -52,8 +52,8 @@ def curves(metrics: Path | Mapping[str, tuple[Any, Any]], *, title: str = "") ->
 
     Terms of the loss come first. Their axis, and that of gradients, is logarithmic if they are positive and span more
     than a factor of 100. Scores by target labels are next. Each validator has a panel of its own, since their scales
-    differ. Curves that are equal are drawn as one. So has each diagnostic that is not of a kind with others (:data:`ALIKE`). More curves than :data:`MOST` go
-    on in a further panel.
+    differ. So has each diagnostic that is not of a kind with others (:data:`ALIKE`). Curves that are equal are drawn as
+    one. More curves than :data:`MOST` go on in a further panel.
 
     Args:
         metrics: a ``metrics.csv``, or ``{name: (steps, values)}``.

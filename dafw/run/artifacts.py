@@ -111,11 +111,8 @@ def run_title(method: Method, data: DomainDataModule) -> str:
     """The run in a line: method, task, seed, step, and the metric of each target on how many test samples."""
     metric = method.problem.open_primary if data.has_unknown else method.problem.primary
     found = {name: method.evaluator.test.get(name, {}).get(metric) for name in data.target}
-    said = [
-        f"{100 * value:.1f} %{f' on {name}' if len(found) > 1 else ''}"
-        for name, value in found.items()
-        if value is not None
-    ]
+    known = {name: value for name, value in found.items() if value is not None}
+    said = [f"{value:.4f}{f' on {name}' if len(found) > 1 else ''}" for name, value in known.items()]
     count = f"n = {method.evaluator.num_target_test:,}"
     tested = f", {metric.replace('_', ' ')} {', '.join(said)}, {count}" if said else ""
     return f"{type(method).__name__}, {data.task}, seed {data.seed}, step {method.steps_done:,}{tested}"
