@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from dafw.data.augment import known_augment
+from dafw.data.augment import Word, known_augment
 from dafw.data.balanced import Pools, draw_balanced
 from dafw.data.batch import Batch
 from dafw.data.domain import Domain
@@ -82,7 +82,7 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         steps_per_epoch: int = 200,
         eval_batch_size: int = 250,
         num_workers: int = 0,
-        augment: Callable[[Any], Any] | str | None = None,
+        augment: Word | Callable[[Any], Any] | None = None,
         seed: int = 0,
         oracle: bool = False,
         label_sets: LabelSets | str = "closed",

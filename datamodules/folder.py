@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from dafw.data.augment import Word
 from dafw.data.cache import CachedImages
 from dafw.data.domain import Domain
 from dafw.data.entries import Entries
@@ -93,7 +94,7 @@ class ImageFolderDomains(DomainDataModule):
         resize: int = 256,
         fit: Fit = "crop",
         evaluate_whole: bool = False,
-        augment: Callable[[Any], Any] | str | None = "flip_crop",
+        augment: Word | Callable[[Any], Any] | None = "flip_crop",
         cache: bool = False,
         split: tuple[float, float, float] = SHARES,
         protocol: Protocol = "shares",
@@ -146,7 +147,7 @@ class ImageFolderDomains(DomainDataModule):
         self._placed: dict[str, NDArray[np.float64]] = {}
         self._told = False
 
-    def _sized(self, augment: Callable[[Any], Any] | str | None) -> Callable[[Any], Any] | str | None:
+    def _sized(self, augment: Word | Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
         """The augmentation that a word stands for: it makes (size, size) of the larger image that was decoded."""
         from dafw.data.transforms import named_augmentation
 

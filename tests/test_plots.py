@@ -27,6 +27,7 @@ from dafw.plots import (
     read_metrics,
     save,
     table_bars,
+    titled,
 )
 
 
@@ -186,7 +187,7 @@ def test_curves_read_the_log_of_a_run(tmp_path: Path) -> None:
             "oracle: what target labels say",
             "val: im",
             "val: snd",
-            "diagnostics",
+            "diagnostics: ramp",
         ]
         assert legend(shown["terms of the loss"]) == ["loss", "domain"]
         assert shown["terms of the loss"].get_yscale() == "log"
@@ -194,6 +195,38 @@ def test_curves_read_the_log_of_a_run(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(shown["val: im"].lines[0].get_xydata()), [[20, 0.5], [40, 0.7]])
     with pytest.raises(ValueError, match="no values"):
         curves({})
+
+
+def test_curves_of_one_panel_can_be_told_apart_and_have_one_scale() -> None:
+    steps = list(range(40))
+    names = ["critic_accuracy_source", "critic_accuracy_target", "gradient_ratio_domain", "ramp"]
+    series = {f"diagnostics/{name}": (steps, np.linspace(0.001, 1 + place, 40)) for place, name in enumerate(names)}
+    series |= {f"train/{place}": (steps, np.full(40, float(place))) for place in range(10)}
+    series |= {f"oracle/{name}": (steps, np.linspace(0, 1, 40)) for name in ("accuracy", "test/b/accuracy")}
+    shown = {axis.get_title(loc="left"): axis for axis in curves(series | {"rate/lr": (steps, steps)}).axes}
+    assert [title for title in shown if title] == [
+        *("terms of the loss", "terms of the loss (2)", "oracle: what target labels say", "learning rate"),
+        *("diagnostics: critic accuracy", "diagnostics: gradient ratio", "diagnostics: ramp"),
+    ]
+    assert legend(shown["oracle: what target labels say"]) == ["accuracy = test/b/accuracy"]
+    for axis in shown.values():
+        looks = {(line.get_color(), line.get_linestyle()) for line in axis.lines}
+        assert len(looks) == len(axis.lines)
+    assert shown["diagnostics: gradient ratio"].get_yscale() == "log"
+
+
+def test_a_class_has_the_colour_of_no_domain_and_the_title_says_what_classes_are() -> None:
+    features, domains, classes = blobs(40)
+    left, right = embedding(features, domains, classes, by="true class").axes
+    colours = [{tuple(one.get_facecolor()[0, :3]) for one in axis.collections} for axis in (left, right)]
+    assert not colours[0] & colours[1]
+    assert right.get_title(loc="left") == "by true class, n = 80"
+
+
+def test_a_title_is_a_line_above_unless_there_is_one() -> None:
+    plain, named = curves({"x": ([1], [2])}), curves({"x": ([1], [2])}, title="mine")
+    assert titled(plain, "DANN, a->b, seed 0").get_suptitle() == "DANN, a->b, seed 0"
+    assert titled(named, "DANN").get_suptitle() == "mine"
 
 
 DOTS = [

@@ -1,7 +1,7 @@
 """The augmentation of training samples: a word, whose size follows from the images, or a function."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -9,9 +9,11 @@ from dafw.data.domain import Domain
 from dafw.errors import UserError
 
 Augment = Callable[[Any], Any]
+Word = Literal["none", "crop", "domainbed", "flip_crop", "strong", "weak"]
+"""The words of :mod:`dafw.data.transforms`. In a union they stand first: the parser takes the first that fits."""
 
 
-def known_augment(given: Augment | str | None) -> Augment | str | None:
+def known_augment(given: Word | Augment | None) -> Word | Augment | None:
     """A function or a word as it is given, and ``None`` for the word ``none``.
 
     Raises:
@@ -24,7 +26,7 @@ def known_augment(given: Augment | str | None) -> Augment | str | None:
     return None if given == "none" else given
 
 
-def made_augment(given: Augment | str | None, domain: Domain, *, flip: bool = True) -> Augment | None:
+def made_augment(given: Word | Augment | None, domain: Domain, *, flip: bool = True) -> Augment | None:
     """The augmentation that a word stands for, for images of the size that a domain has; a function stays as it is.
 
     Args:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar, Literal, cast
 
-from dafw.data.augment import Augment, made_augment
+from dafw.data.augment import Augment, Word, made_augment
 from dafw.data.domain import Domain
 from dafw.data.roles import Evaluation
 from dafw.data.samples import Samples, summarise
@@ -32,7 +32,7 @@ class ServedDomains(Checked):
     target_batch_size: int
     target: list[str]
     train_domains: list[Domain]
-    augment: Augment | str | None
+    augment: Word | Augment | None
     flips: ClassVar[bool] = True
     size_is_side: ClassVar[bool] = False
 

@@ -1,9 +1,11 @@
 """Figures from arrays. Nothing here imports torch or opens a window: the caller saves the figure."""
 
 from pathlib import Path
+from textwrap import wrap
 
 from matplotlib.figure import Figure
 
+from dafw import escape
 from dafw.files import replacing
 from dafw.plots.box_rows import BoxRow, boxes
 from dafw.plots.confusion_matrix import confusion
@@ -11,7 +13,7 @@ from dafw.plots.embeddings import embedding
 from dafw.plots.example_images import ExampleRow, Examples, examples
 from dafw.plots.mask_rows import MaskRow, masks
 from dafw.plots.run_curves import curves, read_metrics
-from dafw.plots.style import COLOURS
+from dafw.plots.style import COLOURS, INK
 from dafw.plots.table_figures import Dot, histories, table_bars
 
 __all__ = [
@@ -31,7 +33,16 @@ __all__ = [
     "read_metrics",
     "save",
     "table_bars",
+    "titled",
 ]
+
+
+def titled(figure: Figure, title: str) -> Figure:
+    """The figure with a line above it, unless it has a title of its own."""
+    if not figure.get_suptitle():
+        wrapped = "\n".join(wrap(escape.plot(title), max(40, int(14 * figure.get_figwidth()))))
+        figure.suptitle(wrapped, fontsize=9, x=0.01, ha="left", color=INK["light"][0])
+    return figure
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -20,17 +20,21 @@ def embedding(
     classes: Sequence[Any],
     *,
     class_names: Sequence[str] | None = None,
+    by: str = "class",
     title: str = "",
     limit: int = 300,
     seed: int = 0,
 ) -> Figure:
     """The features in two dimensions, coloured by domain on the left and by class on the right, see :func:`t_sne`.
 
+    A domain has one marker in both. No class has the colour of a domain.
+
     Args:
         features: (N, d), finite.
         domains: N domain names.
         classes: N class indices, labels or predictions.
         class_names: names by class index.
+        by: what the classes are, for the title on the right.
         title: text above both.
         limit: number of samples to draw at most. ``seed`` chooses them. 300 take t-SNE half a second.
         seed: seed of the choice and of t-SNE.
@@ -58,13 +62,13 @@ def embedding(
     left.set_title(f"by domain{equal}", fontsize=10, loc="left")
     legend(left, loc="upper left", bbox_to_anchor=(0, -0.01), ncols=4, markerscale=1.8, handletextpad=0.2)
     names = sorted(set(label.tolist()))
-    for name, shade in zip(names, shades(len(names)), strict=True):
+    for name, shade in zip(names, shades(len(names), len(order)), strict=True):
         for where in order:
             x, y = places[(label == name) & (domain == where)].T
             right.scatter(x, y, s=12, color=shade, marker=style[where][1], alpha=0.65, linewidths=0)
         said = escape.plot(class_names[int(name)] if class_names is not None else name)
         right.scatter([], [], s=12, color=shade, marker="o", label=said)
-    right.set_title(f"by class{equal}", fontsize=10, loc="left")
+    right.set_title(f"by {by}, n = {len(points):,}{equal}", fontsize=10, loc="left")
     if len(names) <= 24:
         columns = 10 if len(names) <= 10 and not are_long([str(name) for name in class_names or names]) else 4
         legend(

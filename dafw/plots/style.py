@@ -62,9 +62,16 @@ def styles(names: Sequence[Any]) -> dict[Any, tuple[str, str]]:
     return {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
 
 
-def shades(count: int) -> list[Any]:
-    """A colour for each class: those of the palette if it has enough, otherwise evenly from a rainbow."""
-    return list(COLOURS[:count]) if count <= len(COLOURS) else list(colormaps["turbo"](np.linspace(0.03, 0.97, count)))
+def shades(count: int, taken: int = 0) -> list[Any]:
+    """A colour for each class: those of the palette if it has enough, otherwise evenly from a rainbow.
+
+    Args:
+        count: number of classes.
+        taken: number of colours of the palette that mean something else.
+    """
+    if taken + count <= len(COLOURS):
+        return list(COLOURS[taken : taken + count])
+    return list(colormaps["turbo"](np.linspace(0.03, 0.97, count)))
 
 
 def are_long(names: Sequence[str]) -> bool:

@@ -172,9 +172,13 @@ class Classification(Problem):
                 np.add.at(matrix, (np.asarray(one.labels), found.numpy()), 1)
         named = [*class_names, "no label"]
         points = torch.cat(features).numpy()
-        drawn: dict[str, Picture] = {"embedding": lambda: plots.embedding(points, domains, classes, class_names=named)}
+        drawn: dict[str, Picture] = {
+            "embedding": lambda: plots.embedding(points, domains, classes, class_names=named, by="true class")
+        }
         if matrix.any():
-            drawn["confusion"] = lambda: plots.confusion(matrix, list(class_names))
+            drawn["confusion"] = lambda: plots.confusion(
+                matrix, list(class_names), title=f"target test samples, n = {matrix.sum():,}"
+            )
         return drawn
 
     def wrong_samples(self, domain: Domain, num_classes: int) -> list[str]:

@@ -117,6 +117,17 @@ def shown_samples(method: Method, data: DomainDataModule) -> list[Shown]:
     return found
 
 
+def run_title(method: Method, data: DomainDataModule) -> str:
+    """The run in a line: method, task, seed, step, and the metric of each target on how many test samples."""
+    metric = method.problem.open_primary if data.has_unknown else method.problem.primary
+    found = {name: method.evaluator.test.get(name, {}).get(metric) for name in data.target}
+    known = {name: value for name, value in found.items() if value is not None}
+    said = [f"{value:.4f}{f' on {name}' if len(found) > 1 else ''}" for name, value in known.items()]
+    count = f"n = {method.evaluator.num_target_test:,}"
+    tested = f", {metric.replace('_', ' ')} {', '.join(said)}, {count}" if said else ""
+    return f"{type(method).__name__}, {data.task}, seed {data.seed}, step {method.steps_done:,}{tested}"
+
+
 def write_plots(method: Method, data: DomainDataModule, folder: Path) -> list[Path]:
     """Draws a finished run into ``plots/``: curves, the problem's pictures and the method's own.
 
@@ -145,12 +156,13 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path) -> list[Pa
     drawn: dict[str, Callable[[], Mapping[str, Picture]]] = {"curves": curves}
     drawn[f"pictures of {type(method.problem).__name__}"] = predicted
     drawn[f"pictures of {type(method).__name__}"] = lambda: method.eval().pictures(data)
+    title = run_title(method, data)
     paths: list[Path] = []
     for what, draw in drawn.items():
         with warning_that_names(f"{what} could not be drawn"):
             for name, picture in draw().items():
                 with warning_that_names(f"{name} could not be drawn"):
                     path = folder / "plots" / f"{name}.png"
-                    plots.save(picture if isinstance(picture, Figure) else picture(), path)
+                    plots.save(plots.titled(picture if isinstance(picture, Figure) else picture(), title), path)
                     paths.append(path)
     return paths

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -14,6 +14,7 @@ from torch import nn
 
 import dafw.methods
 import datamodules
+from dafw.data.augment import Word
 from dafw.errors import UserError, nearest
 from dafw.evaluation.rejection import Rejection
 from dafw.files import user_path
@@ -109,6 +110,8 @@ def explain(message: str, arguments: Sequence[str] = ()) -> str:
     given = _given(inner)
     if key in KINDS and (sentence := _wrong_class(key, given, inner)):
         return sentence
+    if key == "data.augment" and "." not in given:
+        return f'unknown augmentation "{given}": {nearest(given, get_args(Word))}'.rstrip(": ")
     if match := re.search(r"dot import path string: (\S+)", inner):
         return f'{key}: expected a class path, got "{match[1]}"'
     if found := _EXPECTED.findall(inner):

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from commands import QUICK, call, refused
 from torchvision.transforms import v2
 
 from dafw.data import ArrayImages, Domain
+from dafw.data.augment import Word
 from dafw.data.transforms import AUGMENTATIONS
 from dafw.errors import UserError
 from dafw.run.config import parse, resolved_config
@@ -119,6 +120,17 @@ def test_a_word_is_for_square_images() -> None:
     data.train_domains = [Domain("a", ArrayImages(np.zeros((3, 4, 6, 3), np.uint8)), np.arange(3))]
     with pytest.raises(UserError, match=r'data\.augment "weak" is for square images, and a sample of a is 3x4x6'):
         data.augmentation()
+
+
+def test_the_parser_knows_all_words() -> None:
+    assert set(get_args(Word)) == set(AUGMENTATIONS)
+
+
+@pytest.mark.parametrize("given", ["none", "weak", "torchvision.transforms.v2.RandomHorizontalFlip"])
+def test_an_augmentation_is_written_as_it_was_given(given: str) -> None:
+    cli = parse([*DIGITS, "--data.augment", given])
+    written = resolved_config(cli)["data"]["init_args"]["augment"]
+    assert given in (written, written["class_path"] if isinstance(written, dict) else "")
 
 
 COMPOSE = "torchvision.transforms.v2.Compose"

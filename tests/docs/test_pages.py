@@ -15,11 +15,11 @@ from dafw.tables.reading import KEYS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return [text for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
+    return [text for kind, _, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
 
 
 def pages_with(language: str) -> Any:
@@ -46,6 +46,9 @@ def test_python(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pages_with("sh")
 def test_commands(page: Path, tmp_path: Path) -> None:
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    for _, title, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if title:  # a file that the commands use
+            (tmp_path / title).write_text(text, encoding="utf-8")
     ran = 0
     for line in (line for text in blocks(page, "sh") for line in text.splitlines()):
         if line.startswith("dafw "):
@@ -60,6 +63,8 @@ def test_commands(page: Path, tmp_path: Path) -> None:
                 done = fresh(tmp_path, *arguments, timeout=300)
             assert done.code == 0, f"{line}\n{done.out[-2000:]}\n{done.err[-2000:]}"
             ran += 1
+        elif line.startswith("python "):
+            assert run(tmp_path, *shlex.split(line)[1:]).code == 0
         else:
             assert line.split()[0] in ("git", "cd", "make"), line
     assert ran or page.name in ("README.md", "index.md", "speed.md")
@@ -69,6 +74,28 @@ def test_commands(page: Path, tmp_path: Path) -> None:
 def test_tables_in_yaml(page: Path) -> None:
     for text in blocks(page, "yaml"):
         assert set(yaml.safe_load(text)) <= set(KEYS)
+
+
+def test_the_first_page_and_the_menu_list_all_pages() -> None:
+    names = {page.name for page in PAGES if page.parent.name == "docs"}
+    menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8").replace("!!python/name:", ""))["nav"]
+    listed = [name for entry in menu for name in entry.values()]
+    assert sorted(listed) == sorted(names)
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "index.md").read_text(encoding="utf-8")))
+    assert linked == names - {"index.md"}
+
+
+LINK = re.compile(r"\]\(([\w-]+\.md)?(?:#([\w-]+))?\)")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name == "docs"], ids=lambda page: page.stem)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for name, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        other = page.with_name(name) if name else page
+        assert other.is_file(), name
+        headings = re.findall(r"^#+ (.*)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+        slugs = {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", one).strip().lower()) for one in headings}
+        assert not anchor or anchor in slugs, (name, anchor)
 
 
 def test_make_targets_that_the_pages_name_exist() -> None:
