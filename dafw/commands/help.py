@@ -29,23 +29,28 @@ OPTIONS = {
     "print": ("--print_config", "print the whole configuration, and do nothing"),
     "ckpt": ("--ckpt_path FILE", "the checkpoint; the newest one of the run directory if it is left out"),
     "output": ("--output FILE", "the file to write"),
+    "images": (
+        "--images PATH",
+        "predict these images instead of the run's targets: files or a folder, no labels needed",
+    ),
+    "split": ("--split all|test", "the samples of each target to predict"),
 }
 TRAINING = ("config", "model", "backbone", "weights", "lr", "data", "source", "target", "root", "batch", "steps")
-EVALUATION = ("config", "ckpt", "model", "data", "source", "target", "root", "batch", "accelerator")
+EVALUATION = ("ckpt", "config", "model", "data", "source", "target", "root", "batch", "accelerator")
 SHOWN = {
     "fit": (*TRAINING, "epochs", "devices", "accelerator", "seed", "dir", "print"),
     "validate": EVALUATION,
     "test": (*EVALUATION, "output"),
-    "predict": (*EVALUATION, "output"),
+    "predict": ("images", "split", "output", *EVALUATION),
 }
 EXAMPLES = {
     "fit": (
         "dafw fit --config digits/quick_dann",
         "dafw fit --model DANN --data ImageFolderDomains --data.root images --data.source art --data.target photo",
     ),
-    "validate": ("dafw validate --config runs/RUN/config.yaml",),
-    "test": ("dafw test --config runs/RUN/config.yaml",),
-    "predict": ("dafw predict --config runs/RUN/config.yaml --output predictions.csv",),
+    "validate": ("dafw validate runs/RUN",),
+    "test": ("dafw test runs/RUN",),
+    "predict": ("dafw predict runs/RUN --images photos --output predictions.csv",),
 }
 
 
@@ -54,9 +59,10 @@ def short_help(command: str, summary: str) -> str:
     lines = [f"  {option:<32} {text}" for option, text in (OPTIONS[key] for key in SHOWN[command])]
     examples = [f"  {example}" for example in EXAMPLES[command]]
     more = f"All options: dafw {command} --help all"
-    return "\n".join([f"usage: dafw {command} [options]", "", f"{summary[0].upper()}{summary[1:]}.", "", *lines]) + (
-        "\n\n" + "\n".join([*examples, "", more, ""])
-    )
+    given = "" if command == "fit" else " RUN"
+    return "\n".join(
+        [f"usage: dafw {command}{given} [options]", "", f"{summary[0].upper()}{summary[1:]}.", "", *lines]
+    ) + ("\n\n" + "\n".join([*examples, "", more, ""]))
 
 
 def run_help() -> str:

@@ -269,7 +269,7 @@ def _print_end(folder: Path, clock: Clock) -> None:
     """How long the run took, what to do with it next, and where its result is."""
     seconds = clock.now()
     print(f"done in {seconds['total']:.0f} s, of which {seconds['train']:.0f} s of training")
-    print(terminal(f"next: dafw predict --config {shlex.quote(str(folder / 'config.yaml'))}"))
+    print(terminal(f"next: dafw predict {shlex.quote(str(folder))}"))
     print(folder / RESULT)
 
 

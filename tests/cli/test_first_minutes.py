@@ -34,7 +34,7 @@ def test_the_lines_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
         assert theirs.endswith(" (by target labels)")
     assert end[0].startswith("b: accuracy ")
     assert end[1].startswith("done in ")
-    assert end[2:] == [f"next: dafw predict --config {folder}/config.yaml", f"{folder}/result.json"]
+    assert end[2:] == [f"next: dafw predict {folder}", f"{folder}/result.json"]
 
 
 def test_a_run_that_goes_on_says_from_which_step(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +138,7 @@ def test_a_preset_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["fit", "-c", str(CHECKOUT / "experiments/digits/dann.yaml"), "--print_config"])
     assert by_name == capsys.readouterr().out
-    assert "class_path: dafw.methods.DANN" in by_name
+    assert "class_path: dafw.DANN" in by_name
     said = refused(capsys, "fit", "--config", "digits/dnn")
     assert said == 'there is neither a file nor a preset digits/dnn: did you mean "digits/dann"?; see dafw presets'
     assert "digits/dann" in refused(capsys, "fit", "--config=dann")

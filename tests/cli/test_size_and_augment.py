@@ -87,7 +87,9 @@ def digits(augment: Any, root: Path) -> Digits:
     return Digits("optdigits", "mnist", size=8, augment=augment, batch_size=2)
 
 
-@pytest.mark.parametrize("augment", [*AUGMENTATIONS, *FUNCTIONS], ids=str)
+@pytest.mark.parametrize(
+    "augment", [*AUGMENTATIONS, *FUNCTIONS], ids=lambda one: one if isinstance(one, str) else type(one).__name__
+)
 @pytest.mark.parametrize(("make", "side"), [(toys, 6), (digits, 8)], ids=["own", "digits"])
 def test_every_datamodule_takes_words_and_functions(
     make: Callable[[Any, Path], Any], side: int, augment: Any, tmp_path: Path
