@@ -84,8 +84,11 @@ def test_a_target_without_labels_trains_validates_tests_and_predicts(kind: str, 
     assert f"source_{method.problem.primary}" in method.history[-1]["validators"]
     trainer.test(method, datamodule=data, verbose=False)
     assert set(method.evaluator.test) == {"a"}
-    (found,) = gather_predictions(trainer.predict(method, datamodule=data), data)  # type: ignore[arg-type]
-    assert len(found.ids) == len(data.load("b", "test")) == len(next(iter(found.columns.values())))
+    sizes = {split: len(data.load("b", split)) for split in ("train", "val", "test")}
+    for split, count in ((None, sum(sizes.values())), ("test", sizes["test"])):
+        data.predict_split = split
+        (found,) = gather_predictions(trainer.predict(method, datamodule=data), data)  # type: ignore[arg-type]
+        assert len(found.ids) == len(set(found.ids)) == count == len(next(iter(found.columns.values())))
 
 
 @pytest.mark.parametrize("kind", KINDS)
