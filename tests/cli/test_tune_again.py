@@ -115,7 +115,7 @@ def test_failed_trials_count_and_do_not_end_the_study(
         (["--seeds", "1", "2"], "seeds [0], not [1, 2]"),
         (["--space", "data.evidence_samples=10,20"], "space model.weight=0.1:2.0:log"),
         (["--sampler-seed", "1"], "sampler seed 0, not 1"),
-        (["--model", "CDAN"], "method dafw.methods.DANN, not dafw.methods.CDAN"),
+        (["--model", "CDAN"], "method dafw.DANN, not dafw.CDAN"),
         (["--data.target", "c"], "data.target b, not c"),
         (["--data.steps_per_epoch", "3"], "data.steps_per_epoch 2, not 3"),
     ],
