@@ -23,6 +23,7 @@ from dafw.errors import UserError
 from dafw.methods import Method, SourceOnly
 from dafw.metrics import CommonAccuracy
 from dafw.problems import Classification, Outputs
+from dafw.run.entry import inspect
 from dafw.selection import Evidence, Validator
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
 
@@ -196,3 +197,11 @@ def test_a_wrong_validator_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert said in refused(capsys, "fit", "--model", "SourceOnly", *QUICK, f"--run.validators=[{given}]")
+
+
+def test_a_table_may_select_by_a_validator_of_its_rows() -> None:
+    data = {"class_path": "dafw.testing.toys.ToyData", "init_args": {"source": "a", "target": "b"}}
+    network = {"class_path": "Network", "init_args": {"backbone": "dafw.testing.toys.ToyNet"}}
+    model = {"class_path": "SourceOnly", "init_args": {"network": network}}
+    assert "spread" in inspect({"model": model, "data": data, "run": {"validators": [OWN]}})[1]
+    assert "spread" not in inspect({"model": model, "data": data})[1]
