@@ -20,9 +20,17 @@ def follow_size(config: Any, arguments: Iterable[str]) -> None:
     size = data["init_args"].get("size")
     if not getattr(owner, "size_is_side", False) or size is None or "init_args" not in (network or {}):
         return
-    usual = inspect.signature(owner.__init__).parameters["size"].default
     named = any(word.partition("=")[0] in ("--data.size", "--data.init_args.size") for word in arguments)
     inner = network["init_args"]
-    asked = (size != usual or named) and inner.get("input_size", 0) is None and "backbone" in inner
+    asked = (named or size != _usual_size(owner)) and inner.get("input_size", 0) is None and "backbone" in inner
     if asked and needs_size(inner["backbone"], inner.get("backbone_args") or {}, size):
         inner["input_size"] = size
+
+
+def _usual_size(owner: type) -> Any:
+    """The default of ``size``, which a datamodule or one of its base classes declares."""
+    for one in owner.__mro__:
+        parameter = inspect.signature(vars(one).get("__init__", object.__init__)).parameters.get("size")
+        if parameter is not None:
+            return parameter.default
+    return None

@@ -45,6 +45,13 @@ def test_the_network_follows_the_size_of_the_data(arguments: tuple[object, ...],
     assert input_size(*arguments) == expected
 
 
+def test_a_size_that_a_base_class_declares() -> None:
+    """The turned digits take ``size`` through the arguments of their base class."""
+    turned = ("--model", "ERM", "--data", "RotatedMNIST", "--data.source", "[15,30]", "--data.target", "0")
+    assert input_size(*turned) is None
+    assert input_size(*turned, "--data.size", 20) == 20
+
+
 def test_a_transformer_of_timm_follows_too() -> None:
     backbone = ("--model.network.backbone", "vit_tiny_patch16_224")
     small = ("--model.network.backbone_args", '{"depth": 1, "embed_dim": 12}')
