@@ -35,12 +35,13 @@ def folders(workplace: Path) -> Path:
     return workplace / "images"
 
 
+SMALL = ("--model.network.backbone", "small_bn_net")
 IMAGES = ("--data", "ImageFolderDomains", "--data.root", "images", "--data.size", "8", "--data.resize", "8")
 
 
 def served(*arguments: str) -> tuple[list[str], list[str]]:
     """The domains of a configuration. It is the same after it was written to a file and read again."""
-    cli = parse(["--model", "SourceOnly", *arguments])
+    cli = parse(["--model", "SourceOnly", *SMALL, *arguments])
     config = resolved_config(cli)
     Path("config.yaml").write_text(quoted(yaml.safe_dump(config, sort_keys=False)), encoding="utf-8")
     again = resolved_config(parse(["--config", "config.yaml"]))
@@ -75,8 +76,8 @@ def test_names_in_files(folders: Path) -> None:
 
 def test_the_command_line_and_a_file_make_the_same_run(folders: Path) -> None:
     Path("given.yaml").write_text("data: {init_args: {source: 010, target: [no, ~]}}")
-    one = parse(["--model", "SourceOnly", *IMAGES, "--config", "given.yaml"])
-    other = parse(["--model", "SourceOnly", *IMAGES, "--data.source", "010", "--data.target", "[no, ~]"])
+    one = parse(["--model", "SourceOnly", *SMALL, *IMAGES, "--config", "given.yaml"])
+    other = parse(["--model", "SourceOnly", *SMALL, *IMAGES, "--data.source", "010", "--data.target", "[no, ~]"])
     assert config_hash(resolved_config(one)) == config_hash(resolved_config(other))
 
 

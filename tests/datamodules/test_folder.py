@@ -318,14 +318,3 @@ def test_a_domain_in_another_spelling_is_explained(root: Path) -> None:
     said = r"unknown domain .* looks the same, but its characters are others: 'caf\\xe9', not 'cafe\\u0301'"
     with pytest.raises(UserError, match=said):
         make(root, source="cafe\u0301")
-
-
-def test_a_domain_s_name_leads_nowhere_else(root: Path, tmp_path: Path) -> None:
-    """The cache of a domain from a manifest is a file in the cache's folder."""
-    entries = [Entry(f"{name}/cup/000.png", "cup", domain) for name, domain in (("art", "../../../x"), ("photo", "/y"))]
-    write_manifest(root / "list.csv", entries)
-    data = make(root, manifest=str(root / "list.csv"), source="../../../x", target="/y", cache=True)
-    data.prepare_data()
-    made = list(tmp_path.rglob("*.uint8"))
-    assert {path.parent for path in made} == {tmp_path / "kept" / "images"}
-    assert len(made) == 2

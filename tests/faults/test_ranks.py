@@ -158,7 +158,8 @@ def test_evaluation_commands(tmp_path: Path, two: Path) -> None:
     (path,) = (two / "checkpoints").glob(LAST)
     chosen = (*TWO[1:], "--ckpt_path", path)
     first, second = ranks(tmp_path, "predict", *chosen)
-    assert (first.code, first.out, second.code, second.out) == (0, "predictions.csv\n", 0, "")
+    said = "b: 21 predictions, of its test split alone; --split all predicts all its samples\npredictions.csv\n"
+    assert (first.code, first.out, second.code, second.out) == (0, said, 0, "")
     predicted = rows((tmp_path / "predictions.csv").read_text())
     domain = ToyData("a", "b").load("b", "test")
     assert [row["sample"] for row in predicted] == [domain.id(index) for index in range(21)]
