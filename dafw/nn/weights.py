@@ -27,7 +27,7 @@ _loading: ContextVar[bool] = ContextVar("_loading", default=True)
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Inside, :func:`load_weights` does nothing: for a network that is about to be filled from a checkpoint."""
+    """Within, :func:`load_weights` does nothing, since a checkpoint is about to fill the network."""
     token = _loading.set(False)
     try:
         yield
@@ -36,7 +36,7 @@ def without_weights() -> Iterator[None]:
 
 
 def loads_weights() -> bool:
-    """Whether networks are to be filled as they are made: not inside :func:`without_weights`."""
+    """Whether networks load weights when they are made. They do not within :func:`without_weights`."""
     return _loading.get()
 
 
@@ -68,8 +68,8 @@ def load_weights(
         inside :func:`without_weights`.
 
     Raises:
-        UserError: the weights cannot be had, cannot be read, or do not fit, or lack a classifier that was asked for;
-            nothing is changed then.
+        UserError: if the weights cannot be found or read, do not fit, or lack a classifier that was asked for. The
+            module is then unchanged.
     """
     if spec is None or not _loading.get():
         return {}
@@ -118,7 +118,7 @@ def _classifier(state: Mapping[str, Tensor], module: nn.Module, name: str, sourc
 
 
 def _from_hub(timm_name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Weights of a second, pretrained, copy: only timm's own constructor knows how to adapt them."""
+    """The weights of a second copy that timm makes with pretrained weights, since timm alone can adapt them."""
     import timm
 
     config = timm.get_pretrained_cfg(timm_name)
@@ -149,7 +149,7 @@ def hub_is_reachable() -> bool:
 
 @contextmanager
 def _hub_in_cache_alone() -> Iterator[None]:
-    """Inside, the hub gives the files that this machine has already, and makes no request."""
+    """Within, the hub's client gives the files that this machine has already, and makes no request."""
     from huggingface_hub import constants
 
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
@@ -258,7 +258,7 @@ def _fill(
 def _select(
     state: Mapping[str, Tensor], own: Mapping[str, Tensor], classifiers: tuple[str, ...], source: str
 ) -> dict[str, Tensor]:
-    """The backbone's entries under the backbone's names: wrappers off, other parts and the classifier left out."""
+    """The entries of the backbone under its own names, without prefixes of wrappers, other parts and the classifier."""
     names = {key: _strip(key, own) for key in state}
     if not any(key.startswith("backbone.") for key in own):
         inside = {
