@@ -50,6 +50,11 @@ def checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the most steps in a run directory or a folder of checkpoints; ``None`` without one."""
+    return next(iter(checkpoints(folder / "checkpoints") or checkpoints(folder)), None)
+
+
 def read_checkpoint(path: str | Path, to_go_on: bool = False) -> dict[str, Any]:
     """Reads a checkpoint of this project into the CPU's memory, and checks its form.
 

@@ -12,10 +12,8 @@ from dafw.files import reading
 from dafw.recording import may_name
 from dafw.run.arguments import MODE, read
 from dafw.run.config_errors import explain
+from dafw.run.directory import CONFIG
 from datamodules.base import DomainDataModule
-
-CONFIG = "config.yaml"
-"""The complete configuration of a run."""
 
 
 def make_data(directory: Path) -> DomainDataModule:

@@ -13,15 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dafw.api.data import CONFIG, make_data
+from dafw.api.data import make_data
 from dafw.api.runs import import_pandas
-from dafw.checkpoints import check_classes, checkpoints, read_checkpoint
+from dafw.checkpoints import check_classes, newest_checkpoint, read_checkpoint
 from dafw.data.batch import Batch
 from dafw.errors import UserError, sentence
 from dafw.files import user_path
 from dafw.methods import Method
 from dafw.problems import Classification
 from dafw.problems.model import check_scale
+from dafw.run.directory import run_of
 from dafw.run.result import Result, read_result
 from datamodules.base import DomainDataModule
 
@@ -259,12 +260,11 @@ def load(path: str | Path, *, data: DomainDataModule | None = None, device: str 
         UserError: if there is no checkpoint; see :meth:`dafw.methods.Method.load`; for data with other classes.
     """
     place = user_path(path)
-    newest = next(iter(checkpoints(place / "checkpoints") or checkpoints(place)), None) if place.is_dir() else place
+    newest = newest_checkpoint(place) if place.is_dir() else place
     if newest is None:
         raise UserError(f"there is no checkpoint in {path}: give a run directory or a checkpoint")
     held = read_checkpoint(newest)["dafw"]
     if data is not None:
         check_classes(held, newest, data.known_names)
     method: Method = Method.load(str(newest)).to(device)
-    folders = [folder for folder in newest.absolute().parents[:2] if (folder / CONFIG).is_file()]
-    return Trained(method, held["classes"], newest, folders[0] if folders else None, data)
+    return Trained(method, held["classes"], newest, run_of(newest.absolute().parent), data)

@@ -15,11 +15,10 @@ from dafw.escape import terminal
 from dafw.files import user_path
 from dafw.names import quoted
 from dafw.plain_yaml import load_yaml
-from dafw.run.directory import began, is_running
+from dafw.run.directory import CONFIG, began, is_running
 from dafw.run.result import TEST, BrokenResult, Result, read_result, read_result_file
 
 State = Literal["done", "running", "interrupted", "tested"]
-CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)

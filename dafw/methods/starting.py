@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from dafw.checkpoints import check_classes, check_method, checkpoints, read_checkpoint
+from dafw.checkpoints import check_classes, check_method, newest_checkpoint, read_checkpoint
 from dafw.errors import UserError
 from dafw.files import user_path
 from dafw.methods.base import Method
@@ -108,7 +108,7 @@ def find_checkpoint(path: str) -> Path:
         if not place.is_file():
             raise UserError(f"there is no checkpoint {path} (model.checkpoint): train the source model first")
         return place
-    newest = next(iter(checkpoints(place / "checkpoints") or checkpoints(place)), None)
+    newest = newest_checkpoint(place)
     if newest is None:
         raise UserError(f"there is no checkpoint in {path} (model.checkpoint): train the source model first")
     return newest

@@ -13,6 +13,7 @@ from dafw.errors import UserError, choose, warn
 from dafw.lightning_adapter import connect
 from dafw.methods import Method
 from dafw.ranges import Range, check_ranges
+from dafw.run.directory import CONFIG
 from dafw.run.identity import ORACLE, config_hash, data_paths
 from dafw.run.result import RESULT, Result
 from dafw.run.sources import changed_since
@@ -59,7 +60,7 @@ def refuse_other_run(folder: Path, config: dict[str, Any]) -> None:
     Raises:
         UserError: if ``folder`` holds a run of another configuration, or checkpoints of an unknown one.
     """
-    own, path = config_hash(config), folder / "config.yaml"
+    own, path = config_hash(config), folder / CONFIG
     if folder.name.endswith(f"-{own}"):
         return
     held = _held(path)
@@ -106,7 +107,7 @@ def check_moved_data(cli: Any, config: dict[str, Any], folder: Path) -> None:
     Raises:
         UserError: if the samples differ from those that the run's last checkpoint was trained on.
     """
-    held = _held(folder / "config.yaml")
+    held = _held(folder / CONFIG)
     newest = next(iter(checkpoints(folder / "checkpoints")), None)
     if not held or newest is None or data_paths(held) == data_paths(config):
         return

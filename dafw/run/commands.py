@@ -35,7 +35,7 @@ from dafw.run.artifacts import code_of, collect_result, write_plots
 from dafw.run.checks import check_moved_data, check_trainer, refuse_other_run, warn_of_changes, warn_of_validators
 from dafw.run.clock import Clock
 from dafw.run.config import DafwCLI, RunOptions, parse, resolved_config
-from dafw.run.directory import discard, lock
+from dafw.run.directory import CONFIG, discard, lock
 from dafw.run.given import run_folder, trained_checkpoint, with_run
 from dafw.run.identity import config_hash
 from dafw.run.loggers import CsvLog, first_on_machine, rank, track_result, wandb_logger
@@ -254,7 +254,7 @@ def _settle(cli: DafwCLI, config: dict[str, Any], folder: Path, trainer: Any, be
     if trainer.is_global_zero:
         if begun.threads is not None:
             say_threads(given, before, number)
-        write_atomically(folder / "config.yaml", quoted(yaml.safe_dump(config, sort_keys=False)))
+        write_atomically(folder / CONFIG, quoted(yaml.safe_dump(config, sort_keys=False)))
 
 
 def _print_targets(result: Result) -> None:

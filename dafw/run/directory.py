@@ -12,8 +12,10 @@ from dafw.names import cut
 from dafw.run.identity import config_hash
 from dafw.run.result import RESULT, TEST
 
+CONFIG = "config.yaml"
+"""The complete configuration of a run, in its directory."""
 LOCK = ".lock"
-TRACES = ("config.yaml", "asked.yaml", "checkpoints", "metrics.csv", "log.txt")
+TRACES = (CONFIG, "asked.yaml", "checkpoints", "metrics.csv", "log.txt")
 """What a training leaves in its directory before it ends. A test or a prediction leaves none of them."""
 
 
@@ -28,6 +30,11 @@ def run_directory(config: dict[str, Any], root: Path) -> Path:
     task = "-".join("+".join(map(str, side if isinstance(side, list | tuple) else [side])) for side in sides)
     slug = re.sub(r"[^\w.+-]+", "_", f"{method}-{task}-s{config.get('seed_everything', 0)}")
     return Path(root) / f"{cut(slug, 120)}-{config_hash(config)}"
+
+
+def run_of(folder: Path) -> Path | None:
+    """The run directory that a folder is, or lies in; ``None`` if it is none."""
+    return next((each for each in (folder, folder.parent) if (each / CONFIG).is_file()), None)
 
 
 def discard(folder: Path) -> None:

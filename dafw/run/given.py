@@ -9,9 +9,7 @@ from dafw.checkpoints import checkpoints, read_checkpoint
 from dafw.errors import UserError
 from dafw.files import user_path
 from dafw.methods.starting import find_checkpoint
-from dafw.run.directory import run_directory
-
-CONFIG = "config.yaml"
+from dafw.run.directory import CONFIG, run_directory, run_of
 
 
 def with_run(command: str, arguments: list[str]) -> list[str]:
@@ -33,7 +31,7 @@ def with_run(command: str, arguments: list[str]) -> list[str]:
         if not place.exists():
             raise UserError(f"there is no run {given}: dafw {command} takes a run directory or a checkpoint")
         inside = place if place.is_dir() else place.parent
-        if (folder := _run_of(inside)) is None:
+        if (folder := run_of(inside)) is None:
             raise UserError(f"{given} is no run: there is no {CONFIG} in {inside} or in {inside.parent}")
         checkpoint = [] if place.is_dir() else ["--ckpt_path", str(place)]
         return ["--config", str(folder / CONFIG), "--run.dir", str(folder), *checkpoint, *rest]
@@ -45,14 +43,9 @@ def with_run(command: str, arguments: list[str]) -> list[str]:
     if "--ckpt_path" in keys:
         words = [part for argument in arguments for part in argument.split("=", 1)]
         path = Path(words[words.index("--ckpt_path") + 1]) if words[-1] != "--ckpt_path" else Path()
-        folder = _run_of(user_path(path).parent)
+        folder = run_of(user_path(path).parent)
         return arguments if folder is None else ["--config", str(folder / CONFIG), "--run.dir", str(folder), *arguments]
     raise UserError(f"dafw {command} needs a run, its directory or one of its checkpoints: dafw {command} RUN")
-
-
-def _run_of(folder: Path) -> Path | None:
-    """The run directory that a folder is, or lies in; ``None`` if it is none."""
-    return next((each for each in (folder, folder.parent) if (each / CONFIG).is_file()), None)
 
 
 def run_folder(config: dict[str, Any]) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dafw.escape import html
+from dafw.run.directory import CONFIG
 from dafw.run.result import RESULT
 from dafw.tables.caption import duration
 from dafw.tables.render import NONE, blocks, marks_of
@@ -54,7 +55,7 @@ details { margin-top: 2rem; } summary { cursor: pointer; font-weight: 600; font-
 a { color: var(--link); text-decoration: none; } a:hover { text-decoration: underline; }
 @media print { body { background: #fff; } .card { border: 0; } details { display: none; } }
 """
-FILES = (RESULT, "config.yaml", "metrics.csv", "log.txt")
+FILES = (RESULT, CONFIG, "metrics.csv", "log.txt")
 CLASSES = {
     "method": "method",
     "published": "published",
