@@ -87,15 +87,15 @@ def latex(text: object) -> str:
     return _TEX_KEYS.sub(lambda match: _TEX[match[0]], terminal(text))
 
 
-def plot(text: object) -> str:
-    """Text for matplotlib, which is drawn as it is written. The middle of a very long name is left out.
+def plot(text: object, longest: int | None = _LONGEST) -> str:
+    """Text for matplotlib, which is drawn as it is written. The middle of a longer text than ``longest`` is left out.
 
     Without this, matplotlib reads text between two dollar signs as mathematics, and leaves names that begin with an
     underscore out of legends.
     """
     plain = terminal(text)
-    if len(plain) > _LONGEST:
-        plain = f"{plain[: _LONGEST // 2]}\N{HORIZONTAL ELLIPSIS}{plain[1 - _LONGEST // 2 :]}"
+    if longest is not None and len(plain) > longest:
+        plain = f"{plain[: longest // 2]}\N{HORIZONTAL ELLIPSIS}{plain[1 - longest // 2 :]}"
     plain = plain.replace("$", r"\$")
     return f"\N{THIN SPACE}{plain}" if plain.startswith("_") else plain
 

@@ -226,6 +226,8 @@ def test_a_class_has_the_colour_of_no_domain_and_the_title_says_what_classes_are
 def test_a_title_is_a_line_above_unless_there_is_one() -> None:
     plain, named = curves({"x": ([1], [2])}), curves({"x": ([1], [2])}, title="mine")
     assert titled(plain, "DANN, a->b, seed 0").get_suptitle() == "DANN, a->b, seed 0"
+    long = "DANN, mnist->optdigits, seed 0, step 250, accuracy 0.9025, n = 359, and whatever else there is to say of it"
+    assert titled(Figure(), long).get_suptitle().replace("\n", " ") == long
     assert titled(named, "DANN").get_suptitle() == "mine"
 
 

@@ -40,7 +40,7 @@ __all__ = [
 def titled(figure: Figure, title: str) -> Figure:
     """The figure with a line above it, unless it has a title of its own."""
     if not figure.get_suptitle():
-        wrapped = "\n".join(wrap(escape.plot(title), max(40, int(14 * figure.get_figwidth()))))
+        wrapped = "\n".join(wrap(escape.plot(title, None), max(40, int(14 * figure.get_figwidth()))))
         figure.suptitle(wrapped, fontsize=9, x=0.01, ha="left", color=INK["light"][0])
     return figure
 
