@@ -87,18 +87,19 @@ def uphill_step(slope: Tensor, radius: float, per: Literal["image", "pixel"] = "
 
     Args:
         slope: (n, ...), the gradient.
-        radius: Euclidean length to which each part is scaled.
-        per: the parts that are scaled. ``image``: each image takes a step within a ball around it. ``pixel``: each
-            pixel of each channel over all rows of the batch, those of all ranks included, as in the authors' code. The
-            length of an image's step then depends on the batch size: it is about radius * sqrt(pixels * channels /
-            rows).
-        eps: lower bound of the length in the division.
+        radius: root mean square to which the values of each part are scaled.
+        per: the parts that are scaled. ``image``: each image takes a step within a ball around it, whose radius is
+            radius * sqrt(values of an image). ``pixel``: each pixel of each channel over all rows of the batch, those
+            of all ranks included, as in the authors' code. The step of a pixel over the rows has length radius *
+            sqrt(rows), so the authors' step of 10 is the radius 10 / sqrt(rows). Both give a batch the same mean
+            square.
+        eps: lower bound of a part's root mean square in the division.
     """
     slope = full_precision(slope)
     if per == "image":
-        squares = slope.square().sum(list(range(1, slope.ndim)), keepdim=True)
+        squares = slope.square().mean(list(range(1, slope.ndim)), keepdim=True)
     else:
-        squares = sum_over_ranks(slope.square().sum(0, keepdim=True))
+        squares = sum_over_ranks(slope.square().mean(0, keepdim=True)) / world_size()
     return slope * (radius / squares.sqrt().clamp_min(eps))
 
 

@@ -1,5 +1,6 @@
 """The terms of UDIM's inconsistency against reference vectors and against gradients taken row by row."""
 
+import math
 from typing import Any, Literal
 
 import pytest
@@ -92,9 +93,11 @@ def test_in_sixteen_bits_moments_are_full() -> None:
 def test_lengths_of_a_step() -> None:
     slope = torch.randn(5, 2, 3, 3, dtype=torch.float64)
     per_image, per_pixel = uphill_step(slope, 0.7), uphill_step(slope, 0.7, "pixel")
-    torch.testing.assert_close(per_image.flatten(1).norm(dim=1), torch.full((5,), 0.7).double())
-    torch.testing.assert_close(per_pixel.norm(dim=0), torch.full((2, 3, 3), 0.7).double())
-    torch.testing.assert_close(F.normalize(slope, dim=0) * 0.7, per_pixel)
+    torch.testing.assert_close(per_image.flatten(1).square().mean(1).sqrt(), torch.full((5,), 0.7).double())
+    torch.testing.assert_close(per_image.flatten(1).norm(dim=1), torch.full((5,), 0.7 * math.sqrt(18)).double())
+    torch.testing.assert_close(per_pixel.square().mean(0).sqrt(), torch.full((2, 3, 3), 0.7).double())
+    torch.testing.assert_close(F.normalize(slope, dim=0) * 10, uphill_step(slope, 10 / math.sqrt(5), "pixel"))
+    torch.testing.assert_close(per_image.norm(), per_pixel.norm(), msg="one mean square whatever is scaled")
     assert torch.all(per_image * slope >= 0)
     assert torch.equal(uphill_step(torch.zeros(2, 3), 1.0), torch.zeros(2, 3))
 

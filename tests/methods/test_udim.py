@@ -1,10 +1,11 @@
 """UDIM against steps of its authors' code, against loops written by hand, and what must not change."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -70,7 +71,9 @@ def alone(file: str, **arguments: Any) -> tuple[Alone, Batch, dict[str, Tensor]]
     arrays = {key: torch.tensor(value) for key, value in golden(f"udim/{file}.npz").items()}
     network = Network(f"{__name__}.Tanh", in_channels=2, mean=[0.0], std=[1.0])
     options: dict[str, Any] = {"mode": "authors", "weight": float(arrays["worst_weight"])}
-    options |= {"radius": float(arrays["syn_lr"]), "sharpness": SAM(float(arrays["rho"]))}
+    pixels = arguments.get("perturb", "pixels") == "pixels"  # whose step is one pixel's length over the rows
+    options |= {"radius": float(arrays["syn_lr"]) / (math.sqrt(len(arrays["y"])) if pixels else 1)}
+    options |= {"sharpness": SAM(float(arrays["rho"]))}
     method = Alone(network, num_classes=len(arrays["before_1_bias"]), **options | arguments).double()
     state = {name: arrays[f"before_{key}"] for name, key in NAMES.items()}
     method.network.load_state_dict(state)
@@ -149,10 +152,35 @@ def test_the_slope_is_that_of_the_objective() -> None:
 def test_the_copies_lie_uphill_at_the_radius() -> None:
     method, batch, _ = alone("step_pixel_pooled", mode="paper", radius=1e-3)
     here = method.climb(batch)
-    moves = (here.crafted - batch.x).flatten(1).norm(dim=1)
+    moves = (here.crafted - batch.x).flatten(1).square().mean(1).sqrt()
     torch.testing.assert_close(moves, torch.full_like(moves, 1e-3))
     moved = Batch(here.crafted, batch.y, batch.domain, batch.index, batch.num_source)
     assert method.climb(moved).objective > here.objective
+
+
+@pytest.mark.parametrize("rows", [6, 24])
+@pytest.mark.parametrize("mode", ["paper", "authors"])
+def test_the_default_step_is_that_of_the_authors(mode: Literal["paper", "authors"], rows: int) -> None:
+    """F.normalize(gradient, dim=0) * 10: each pixel's move has length 10 over the rows, whatever their number."""
+    torch.manual_seed(0)
+    method = UDIM(toy_network(mean=[0.5], std=[0.25]), num_classes=3, mode=mode).double()
+    images = torch.randint(0, 256, (rows, 3, 6, 6), dtype=torch.uint8)
+    batch = Batch(images, torch.arange(rows) % 3, torch.zeros(rows, dtype=torch.int64), torch.arange(rows), rows)
+    climb = method.climb(batch)
+    moved = method.network.normalise(climb.crafted) - method.network.normalise(images)
+    theirs = F.normalize(climb.slopes[0], dim=0) * 10
+    torch.testing.assert_close(moved.norm(), theirs.norm(), rtol=1e-5, atol=0)
+    if mode == "authors":
+        torch.testing.assert_close(moved, theirs, rtol=1e-5, atol=1e-6)
+    else:
+        per_image = moved.flatten(1).square().mean(1).sqrt()
+        torch.testing.assert_close(per_image, torch.full((rows,), 10 / math.sqrt(rows)).double(), rtol=1e-5, atol=0)
+
+
+def test_the_default_rate_of_a_style_is_that_of_the_authors() -> None:
+    method, batch, _ = alone("step_advstyle_pooled", perturb="style", mode="paper", radius=None)
+    other, _, _ = alone("step_advstyle_pooled", perturb="style", mode="paper", radius=10.0)
+    assert torch.equal(method.climb(batch).crafted, other.climb(batch).crafted)
 
 
 def test_no_radius_leaves_the_norm_alone() -> None:
@@ -188,7 +216,7 @@ def test_one_radius_whatever_the_scale_of_the_network_and_the_form_of_its_images
     climb = method.climb(batch)
     torch.testing.assert_close(climb.images, images.double() / 255)
     normalised = network.normalise(climb.crafted) - network.normalise(images)
-    torch.testing.assert_close(normalised.flatten(1).norm(dim=1), torch.full((4,), 2.0).double())
+    torch.testing.assert_close(normalised.flatten(1).square().mean(1).sqrt(), torch.full((4,), 2.0).double())
     moved = (climb.crafted - climb.images) / torch.tensor(std).view(3, 1, 1)
     torch.testing.assert_close(moved, normalised, rtol=1e-6, atol=1e-6)
 
@@ -210,7 +238,7 @@ def by_hand(
         here = torch.autograd.grad(loss(weights), list(weights.values()), create_graph=True)
         length = torch.cat([part.flatten() for part in here]).norm()
         slope = torch.autograd.grad(loss(weights) + 0.1 * length, x)[0] * 0.5  # images are normalised by 1/2
-        step = slope / slope.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        step = slope / slope.square().mean((1, 2, 3), keepdim=True).sqrt()
         crafted = x.detach() + 0.5 * radius * step
 
         def rows(x: Tensor, y: Tensor, weights: dict[str, Tensor] = weights) -> Tensor:

@@ -1,5 +1,6 @@
 """UDIM: unknown domain inconsistency minimisation."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -21,6 +22,9 @@ from dafw.optim.sharpness import SAM, Sharpness
 from dafw.problems import Classification
 from dafw.problems.model import NetworkBase
 from dafw.ranges import NonNegativeFloat
+
+#: The step of the authors' code: the length of a pixel's move over a batch's rows, or the rate of a style's ascent.
+AUTHORS_STEP = 10.0
 
 
 class _Climb(NamedTuple):
@@ -58,13 +62,15 @@ class UDIM(ManualOptimization, GeneralizationMethod):
 
     Shin et al., Unknown Domain Inconsistency Minimization for Domain Generalization, ICLR 2024,
     https://arxiv.org/abs/2403.07329 and https://openreview.net/forum?id=eNoiRal5xi. The authors' code was read, the
-    paper recalled: ``weight``, ``rho``, ``warmup`` and the form of I are the code's, and the paper's radius is unsure.
+    paper recalled: ``weight``, ``radius``, ``rho``, ``warmup`` and the form of I are the code's; the paper's radius is
+    unsure.
     Also read there: Adam with rate 3e-5 and weight decay 1e-4, dropout 0.5, batches of 16 rows per source on PACS and
     32 elsewhere, 5001 steps (DomainNet: 15001).
 
     ``mode: authors`` does what their code does where it departs:
 
-    - delta has length ``radius`` for each pixel over the batch's rows, instead of for each image;
+    - delta is scaled for each pixel over the batch's rows, instead of for each image. Their step of 10 is the length of
+      one pixel's delta over n rows. Its root mean square is 10 / sqrt(n), in both modes the default of ``radius``;
     - the variance over x~ is taken about the mean over x;
     - ``perturb: style`` moves means and deviations but does not rebuild the image, so that x~ = x up to rounding and
       the variances agree. Their script for single sources runs this. ``mode: paper`` rebuilds it.
@@ -86,8 +92,11 @@ class UDIM(ManualOptimization, GeneralizationMethod):
             the gradients are those of that layer's effective weight. ``compile`` is refused, since compiled code has no
             second derivative.
         weight: weight of I (authors' code: 1).
-        radius: length of delta, in units of the network's normalised images. The authors' 10 has this meaning in
-            ``mode: authors``. x~ may leave the range of images. With ``perturb: style`` it is the rate of the ascent.
+        radius: root mean square of delta over the values of an image (C, H, W), or with ``mode: authors`` over those of
+            a pixel in all rows, in units of the network's normalised images. null: 10 / sqrt(n) for the n rows of a
+            batch on all ranks, as in the authors' code; that is 1.4 for 48 rows. The Euclidean length of an image's
+            delta is radius * sqrt(C H W). x~ may leave the range of images. With ``perturb: style`` it is the rate of
+            the ascent instead; null: 10, as in the authors' code.
         rho: weight of the gradient's norm in J; null: the rule's own ``rho``, as in the authors' code (0.05).
         perturb: what is moved: all ``pixels``, or each image's ``style``, the mean and deviation of its channels.
         mode: ``paper`` or ``authors``, see above.
@@ -102,7 +111,7 @@ class UDIM(ManualOptimization, GeneralizationMethod):
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
-    search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 10.0), "radius": (0.1, 30.0), "lr": (1e-5, 1e-2)}
+    search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 10.0), "radius": (0.03, 10.0), "lr": (1e-5, 1e-2)}
     backbone_passes: ClassVar[int] = 3
     takes_sharpness: ClassVar[bool] = True
 
@@ -111,7 +120,7 @@ class UDIM(ManualOptimization, GeneralizationMethod):
         network: Network,
         *,
         weight: NonNegativeFloat = 1.0,
-        radius: NonNegativeFloat = 10.0,
+        radius: NonNegativeFloat | None = None,
         rho: NonNegativeFloat | None = None,
         perturb: Literal["pixels", "style"] = "pixels",
         mode: Literal["paper", "authors"] = "paper",
@@ -203,12 +212,15 @@ class UDIM(ManualOptimization, GeneralizationMethod):
             objective = supervised + self.rho * torch.linalg.vector_norm(flat)
             slopes = torch.autograd.grad(objective, moved)
         slopes = tuple(slope / world_size() for slope in slopes)
+        radius = self.radius
+        if radius is None:
+            radius = AUTHORS_STEP if style else AUTHORS_STEP / math.sqrt(batch.num_source * world_size())
         with torch.no_grad():
             if not style:
                 per: Literal["image", "pixel"] = "pixel" if self.authors else "image"
-                crafted = rebuilt(start + uphill_step(slopes[0], self.radius, per))
+                crafted = rebuilt(start + uphill_step(slopes[0], radius, per))
             else:  # the authors move the style and leave the image
-                radius = 0.0 if self.authors else self.radius
+                radius = 0.0 if self.authors else radius
                 crafted = rebuilt(*(part + radius * slope for part, slope in zip(moved, slopes, strict=True)))
         if not self.rule.local:
             parts = torch.split(flat.detach(), [gradient.numel() for gradient in own])
