@@ -101,6 +101,7 @@ CASES.append(Case("dafw.methods.generalization.domain_adversarial.DomainBedCDANN
 UDIM = "dafw.methods.generalization.udim.UDIM"
 CASES += [
     Case(UDIM, {"warmup": 0.75, "mode": "authors", "ema_decay": 0.8}, label="udim_after_the_resumed_step"),
+    Case(UDIM, {"warmup": 0.7, "restart": True, "optimizer": "adam", "lr": 0.003}, label="udim_back_to_the_best"),
     Case(UDIM, {"warmup": 0.0, "perturb": "style", "pooled": True, "radius": 5.0}, label="udim_style"),
     Case(UDIM, {"warmup": 0.0, "mode": "authors", "sharpness": rule("GAM", rho=0.1)}, label="udim_gam"),
 ]

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from dafw.callbacks.restarting import RestartFromBest
 from dafw.data.batch import Batch
 from dafw.errors import UserError, choose
 from dafw.losses.inconsistency import last_layer_moments, mean_square, split_style, uphill_step, variance_mismatch
@@ -75,8 +77,11 @@ class UDIM(ManualOptimization, GeneralizationMethod):
     - ``perturb: style`` moves means and deviations but does not rebuild the image, so that x~ = x up to rounding and
       the variances agree. Their script for single sources runs this. ``mode: paper`` rebuilds it.
 
-    Four parts of their code are left out in both modes. After the warm-up they go back to the checkpoint that validated
-    best, with its optimiser (a selection within a run; here training goes on from the last step). Their optimiser
+    ``restart`` goes back to the best validation of the warm-up, as their code does: after the warm-up it loads the
+    network and the optimiser's state with the best accuracy on the sources' validation splits. They validate every 100
+    of 5001 steps and after the first and the last step of the warm-up; here a run validates after each epoch.
+
+    Three parts of their code are left out in both modes. Their optimiser
     switches evaluation to the test batch's own statistics for good (see ``test_statistics``). They make one forward for
     each source in I; here one forward has all rows, so batch normalisation sees x and x~ of all sources together. A
     script for several sources asks for the single-source protocol.
@@ -102,12 +107,14 @@ class UDIM(ManualOptimization, GeneralizationMethod):
         mode: ``paper`` or ``authors``, see above.
         pooled: whether I is taken over all rows together instead of summed over the sources; null: only for one source.
         warmup: share of training with the sharpness rule alone (authors' code: 1/5).
+        restart: whether training goes on from the warm-up's best validation (authors' code) or from its last step.
         sharpness: the rule; null: ``SAM(0.05)``. SAGM and GAM are the paper's other two.
         base: see :class:`~dafw.methods.generalization.base.GeneralizationMethod`.
 
     Raises:
         UserError: for a negative ``weight``, ``radius``, ``rho`` or ``warmup``, for a problem other than
-            classification, or for a network that is compiled or does not end in a linear layer.
+            classification, or for a network that is compiled or does not end in a linear layer; at the start of
+            training, for a ``restart`` without validations.
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
@@ -126,6 +133,7 @@ class UDIM(ManualOptimization, GeneralizationMethod):
         mode: Literal["paper", "authors"] = "paper",
         pooled: bool | None = None,
         warmup: NonNegativeFloat = 0.2,
+        restart: bool = False,
         sharpness: Sharpness | None = None,
         **base,
     ) -> None:
@@ -134,6 +142,7 @@ class UDIM(ManualOptimization, GeneralizationMethod):
         self.rule = rule
         self.rho = float(getattr(self.rule, "rho", 0.05)) if rho is None else rho
         self.weight, self.radius, self.pooled, self.warmup = weight, radius, pooled, warmup
+        self.restart = restart and weight > 0
         self.perturb = choose("perturb", perturb, ("pixels", "style"))
         self.authors = choose("mode", mode, ("paper", "authors")) == "authors"
         if not isinstance(self.problem, Classification):
@@ -141,6 +150,22 @@ class UDIM(ManualOptimization, GeneralizationMethod):
         if network.backbone._compiled_call_impl is not None:
             raise UserError("UDIM differentiates the network twice: it needs network.compile: false")
         last_linear(network)
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """With ``restart`` the callback that goes back, too."""
+        present: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        needed = self.restart and not any(isinstance(callback, RestartFromBest) for callback in present)
+        return [*super().configure_callbacks(), *([RestartFromBest(self.warmup)] if needed else [])]
+
+    def setup(self, stage: str) -> None:
+        """Refuses a ``restart`` from nothing.
+
+        Raises:
+            UserError: if the run makes no validations.
+        """
+        super().setup(stage)
+        if stage == "fit" and self.restart and self.trainer.limit_val_batches == 0:
+            raise UserError("model.restart needs the run's validations: trainer.limit_val_batches must not be 0")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The rule's passes. After the warm-up the first one also makes the unknown domain, and one more compares."""
