@@ -16,7 +16,7 @@ from dafw.methods import DANN, DRM, AdaptationMethod, Method
 from dafw.nn.detector import Detector
 from dafw.nn.network import Network
 from dafw.optim.schedules import InverseDecay
-from dafw.optim.sharpness import GAM, SAM
+from dafw.optim.sharpness import SAM, GAMObjective
 from dafw.problems import Classification
 from dafw.ranges import FINITE, Checked, NonNegativeFloat, PositiveInt, Range, _declared
 from dafw.testing.toys import ToyData, toy_network
@@ -124,7 +124,7 @@ def test_a_method_of_the_user_is_checked() -> None:
         (lambda: Network(std=[1.0, math.nan]), "model.network.std must be a finite number, not nan"),
         (lambda: Detector(regions_per_image=0), "model.network.regions_per_image must be at least 1, not 0"),
         (lambda: SAM(math.nan), "model.sharpness.rho must be 0 or more, not nan"),
-        (lambda: GAM(weight=-1), "model.sharpness.weight must be 0 or more, not -1"),
+        (lambda: GAMObjective(weight=-1), "model.sharpness.weight must be 0 or more, not -1"),
         (lambda: InverseDecay(alpha=math.nan), "model.schedule.alpha must be 0 or more, not nan"),
         (lambda: SWAD(ratio=math.nan), "trainer.callbacks.ratio must be 0 or more, not nan"),
         (lambda: Classification(label_smoothing=1.5), "model.problem.label_smoothing must be from 0 to 1, not 1.5"),

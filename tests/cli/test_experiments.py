@@ -79,6 +79,8 @@ def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, pacs: Path,
         fit += ["--data.root", pacs, *SMALL, "--model.network.weights", "null"]
     if config["model"]["init_args"].get("ten_crop"):
         fit += ["--model.ten_crop", "28"]
+    if config["model"]["init_args"].get("restart"):  # two steps have no validation to go back to
+        fit += ["--model.restart", "false"]
     done = call(capsys, *fit)
     assert (done.code, done.err) == (0, "")
     result = json.loads((one_run(Path("runs")) / "result.json").read_text())
@@ -86,6 +88,17 @@ def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, pacs: Path,
     assert (result["method"], result["steps"]) == (config["model"]["class_path"], steps)
     assert len(result["history"]) == (0 if result["setting"]["stream"] else 1)
     assert set(result["test"]) == {*([] if start else result["source"]), *result["target"]}
+
+
+def test_a_style_of_one_source_after_the_way_back(capsys: pytest.CaptureFixture[str], pacs: Path) -> None:
+    fit = ["fit", "--config", ROOT / "domainbed" / "udim_pacs_single.yaml", "--data.root", pacs, *SMALL]
+    fit += ["--model.network.backbone", "small_bn_net", "--model.network.weights", "null", "--model.warmup", "0.5"]
+    fit += ["--data.steps_per_epoch", "1", "--trainer.max_epochs", "4", "--trainer.accelerator", "cpu"]
+    fit += ["--trainer.devices", "1", "--run.plots", "false"]
+    done = call(capsys, *fit)
+    assert (done.code, done.err) == (0, "")
+    result = json.loads((one_run(Path("runs")) / "result.json").read_text())
+    assert set(result["test"]) == {"sketch", "art_painting", "cartoon", "photo"}
 
 
 @pytest.mark.slow

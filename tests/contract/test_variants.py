@@ -75,7 +75,8 @@ def rule(name: str, **arguments: Any) -> dict[str, Any]:
 CASES += [
     Case(ERM, {"sharpness": rule("SAM", rho=0.5), "optimizer": "adam", "lr": 0.003}, label="sam"),
     Case(ERM, {"sharpness": rule("SAGM", rho=0.5, alpha=0.1), "ema_decay": 0.8}, label="sagm"),
-    Case(ERM, {"sharpness": rule("GAM", rho=0.1)}, label="gam"),
+    Case(ERM, {"sharpness": rule("GAM", rho=0.1, gamma=0.5)}, label="gam"),
+    Case(ERM, {"sharpness": rule("GAMObjective", rho=0.1)}, label="gam_objective"),
     Case(DANN, {**TINY, "sharpness": rule("SAM", rho=0.2), "norm": "separate"}, label="dann_sam"),
 ]
 IRM = "dafw.methods.generalization.irm.IRM"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dafw.errors import UserError
-from dafw.optim.sharpness import GAM, SAGM, SAM, Sharpness, SharpnessAware
+from dafw.optim.sharpness import GAM, SAGM, SAM, GAMObjective, Sharpness, SharpnessAware
 
 
 @contextmanager
@@ -75,18 +75,50 @@ def test_sagm_is_half_of_sam_and_half_of_the_plain_gradient_without_alpha() -> N
         torch.testing.assert_close(found, (there + here) / 2)
 
 
-@pytest.mark.parametrize("rule", [SAM(0.0), SAGM(0.0, 0.0), GAM(0.05, 0.1, 0.0)])
+@pytest.mark.parametrize("rule", [SAM(0.0), SAGM(0.0, 0.0), GAM(0.0, 0.0), GAMObjective(0.05, 0.1, 0.0)])
 def test_a_rule_switched_off_descends_the_plain_gradient(rule: Sharpness) -> None:
     arrays, moved, passes = descend(rule)
     assert passes == rule.passes
     torch.testing.assert_close(moved, gradient(arrays, arrays["w0"], arrays["b0"]))
 
 
-def test_gam_adds_the_slope_of_the_gradients_norm() -> None:
-    """Against automatic differentiation of the norm, at the point where GAM takes it."""
-    rho_norm = 1e-3
-    arrays, moved, passes = descend(GAM(1e-3, rho_norm, 2.0))
+@pytest.mark.parametrize(
+    ("rho", "rho_norm", "alpha", "beta", "gamma"), [(0.03, 0.2, 0.1, 0.1, 0.05), (0.3, 0.5, 0.6, 1.5, 0.7)]
+)
+def test_the_authors_step_of_gam(rho: float, rho_norm: float, alpha: float, beta: float, gamma: float) -> None:
+    """Against their update, written by hand on flat vectors: four gradients, their mixtures, one projection."""
+    arrays, moved, passes = descend(GAM(rho, rho_norm, alpha, beta, gamma))
     assert passes == GAM.passes == 4
+    shapes = arrays["w0"].shape, arrays["b0"].shape
+    theta = np.concatenate([arrays["w0"].numpy().ravel(), arrays["b0"].numpy().ravel()]).astype(np.float64)
+
+    def at(point: np.ndarray) -> np.ndarray:
+        w, b = np.split(point, [shapes[0].numel()])
+        parts = torch.from_numpy(w.reshape(shapes[0])), torch.from_numpy(b.reshape(shapes[1]))
+        double = {name: value.double() if value.is_floating_point() else value for name, value in arrays.items()}
+        return np.concatenate([part.numpy().ravel() for part in gradient(double, *parts)])
+
+    def unit(vector: np.ndarray) -> np.ndarray:
+        return vector / np.sqrt(np.sum(vector**2))
+
+    g0 = at(theta)
+    g1 = at(theta + rho * unit(g0))
+    moved_on = theta + rho_norm * unit(g1 - g0)
+    g2 = at(moved_on)
+    g3 = at(moved_on + rho * unit(g2))
+    mixed = g0 + abs(1 - beta) * g2
+    new = alpha * g1 + (1 - alpha) * g3
+    expected = new - gamma * (mixed - np.dot(mixed, unit(new)) * unit(new))
+    found = np.concatenate([part.numpy().ravel() for part in moved])
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=3e-6)
+    assert np.abs(expected - g0).max() > 1e-3
+
+
+def test_the_objective_of_gam_adds_the_slope_of_the_gradients_norm() -> None:
+    """Against automatic differentiation of the norm, at the point where the rule takes it."""
+    rho_norm = 1e-3
+    arrays, moved, passes = descend(GAMObjective(1e-3, rho_norm, 2.0))
+    assert passes == GAMObjective.passes == 4
     points = [arrays["w0"].double().requires_grad_(True), arrays["b0"].double().requires_grad_(True)]
 
     def slope(points: list[Tensor]) -> list[Tensor]:
@@ -138,8 +170,9 @@ def test_state_and_groups_are_those_of_the_optimiser_within() -> None:
     [
         (lambda: SAM(-1.0), "rho must be 0 or more, not -1.0"),
         (lambda: SAGM(alpha=-0.1), "alpha must be 0 or more"),
-        (lambda: GAM(rho=0.0), "more than 0"),
         (lambda: GAM(rho_norm=float("nan")), "rho_norm must be 0 or more, not nan"),
+        (lambda: GAM(alpha=1.5), "alpha must be from 0 to 1, not 1.5"),
+        (lambda: GAMObjective(rho=0.0), "more than 0"),
     ],
 )
 def test_wrong_lengths(make: type[Sharpness], said: str) -> None:
