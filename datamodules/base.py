@@ -309,8 +309,13 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
             places=(len(self.labelled), len(self.labelled) + targets),
         )
         options: dict[str, Any] = {"augment": self.augmentation(), "views": self.views(), "seed": self.seed}
-        data = JointDataset(self.train_domains, **options, maps=request.maps, num_held_out=num_held_out)
+        domains = [self.augmented_domain(domain) for domain in self.train_domains]
+        data = JointDataset(domains, **options, maps=request.maps, num_held_out=num_held_out)
         return self._training_loader(data, sampler)
+
+    def augmented_domain(self, domain: Domain) -> Domain:
+        """A training domain with the inputs that ``augment`` and the views start from; its own unless overridden."""
+        return domain
 
     def _training_loader(self, data: JointDataset, sampler: Any) -> DataLoader[Any]:
         collate = SharedMemoryCollator(self.num_workers)

@@ -21,6 +21,7 @@ from dafw.data.images import (
     DecodedImages,
     Fit,
     ImageOrPath,
+    OriginalImages,
     cut_middle,
     decodes_file,
     find_corrupt,
@@ -62,8 +63,11 @@ class ImageFolderDomains(DomainDataModule):
         fit: ``crop`` scales the short side to ``resize`` and cuts out the middle; ``squash`` scales both sides.
         evaluate_whole: evaluation uses all of (resize, resize) instead of the middle, for a method that crops itself.
         augment: augmentation in training, which must make images of (size, size): ``flip_crop``, ``crop``,
-            ``domainbed``, ``weak``, ``strong`` or ``none``, or as the base class says.
+            ``domainbed``, ``weak``, ``strong`` or ``none``, or as the base class says. ``domainbed`` crops the images
+            as they are in their files, as DomainBed does, and neither ``resize`` nor ``fit`` has a part in that; with
+            ``cache``, or for a method with views, it crops those of (resize, resize) like the others.
         cache: keep the decoded images on disk, ``resize * resize * 3`` bytes each, so that each is decoded only once.
+            Training and evaluation then start from these.
         split: shares of training, validation and test.
         protocol: ``shares`` divides every domain as ``split`` says. ``domainbed`` divides as
             :func:`datamodules.splits.in_domainbed` does: sources train on four fifths and validate on the rest;
@@ -123,6 +127,7 @@ class ImageFolderDomains(DomainDataModule):
         if evaluate_whole and augment in ("none", None):
             raise UserError("data.evaluate_whole leaves cropping in training to data.augment, which must not be none")
         self.size, self.resize, self.cache, self.split = size, resize, cache, split
+        self._crops_originals = augment == "domainbed" and not cache
         self.evaluate_whole = evaluate_whole
         self.fit: Fit = "crop" if choose("fit", fit, ("crop", "squash")) == "crop" else "squash"
         self.transductive, self.on_corrupt = transductive, choose("on_corrupt", on_corrupt, ("fail", "skip"))
@@ -203,6 +208,13 @@ class ImageFolderDomains(DomainDataModule):
         whole = self.evaluate_whole or (split == "train" and self.augment is not None)
         cropped = images if whole else CentreCropped(images, self.size)
         return Domain(name, cropped, self._labels(entries), entries.paths).subset(indices)
+
+    def augmented_domain(self, domain: Domain) -> Domain:
+        """A training domain as ``augment`` gets it; for ``domainbed`` the images as they are in their files."""
+        if not self._crops_originals or self.request.views:
+            return domain
+        ids = cast(Sequence[str], domain.ids)
+        return replace(domain, inputs=OriginalImages(ids, root=self.root, size=self.size))
 
     def _belong(self, name: str, split: Split) -> NDArray[np.bool_]:
         """Which images of a domain are in its split, (n,)."""

@@ -5,8 +5,9 @@ import logging
 import math
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -154,8 +155,15 @@ def load_image(path: Path, size: int, fit: Fit = "crop") -> NDArray[np.uint8]:
         CorruptImage: naming the file, if it cannot be decoded.
         UserError: naming the file, if it does not exist, or cannot be read.
     """
-    try:
+    with advising():
         return _load(path, _read(path), size, fit)
+
+
+@contextmanager
+def advising() -> Iterator[None]:
+    """Within, the error of an image that cannot be decoded says what to do."""
+    try:
+        yield
     except CorruptImage as error:
         raise CorruptImage(
             f"{error}: mend or remove it, or leave such images out with --data.on_corrupt skip"
@@ -261,6 +269,28 @@ class DecodedImages(Sequence[Tensor]):
 
     def __getitem__(self, index: Any) -> Any:
         return as_item(load_image(self.root / self.paths[index], self.size, self.fit))
+
+
+class OriginalImages(Sequence[Tensor]):
+    """Images decoded from their files each time, neither scaled nor cut; item: uint8 (3, H, W).
+
+    Args:
+        paths: image files, relative to ``root``.
+        root: their folder.
+        size: pixels of the network's input. A JPEG is decoded at a half, a quarter or an eighth of its size if its
+            short side then still has two and a half times as many pixels.
+    """
+
+    def __init__(self, paths: Sequence[str], *, root: Path, size: int) -> None:
+        self.paths, self.root, self.size = paths, Path(root), size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        path = self.root / self.paths[index]
+        with advising():
+            return as_item(np.array(load_rgb(path, at_least=math.ceil(2.5 * self.size))))
 
 
 class CentreCropped(Sequence[Tensor]):

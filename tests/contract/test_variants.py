@@ -1,5 +1,6 @@
 """What the base offers to every method keeps the contract too: the norms, a moving average, other optimisers."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,12 @@ CASES += [
     Case("dafw.methods.generalization.rsc.RSC", {}, network={"head_width": 6}, label="rsc_hidden_head"),
 ]
 DRM = "dafw.methods.generalization.drm.DRM"
-CASES.append(Case(DRM, {"ema_decay": 0.8, "weight": 0.3, "mode": "authors"}, label="drm_moving_average"))
+CASES += [
+    Case(DRM, {"ema_decay": 0.8, "weight": 0.3, "mode": "authors"}, label="drm_moving_average"),
+    Case(DRM, {"select": "cosine", "memory": 3, "ema_decay": 0.8}, label="drm_cosine"),
+    Case(DRM, {"select": "distance", "p": 1.0, "gamma": math.inf, "sharpness": rule("SAM")}, label="drm_distance"),
+    Case(DRM, {"select": "domain_classifier", "width": 8, **ADAM}, label="drm_domain_classifier"),
+]
 RETRAINING = "dafw.methods.test_time.drm_retraining.DRMRetraining"
 CASES += [
     Case(RETRAINING, {"retrain": "network", "labels": "own", "confidence": 0.4, "steps": 2}, label="drm_full"),

@@ -100,6 +100,36 @@ def test_batches_have_one_size(shared_root: Path, augment: str, num_workers: int
         assert next(iter(loader)).x.shape[1:] == (3, 12, 12)
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_domainbed_crops_the_images_as_they_are_in_their_files(tmp_path: Path, cache: bool) -> None:
+    """Each row of the tall images has a level of its own, so that a level tells how far down a crop reaches."""
+    levels = np.repeat(np.arange(200, dtype=np.uint8)[:, None], 60, 1)
+    for index in range(80):
+        folder = tmp_path / ("art", "photo")[index % 2] / ("cup", "mug")[index // 2 % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.stack([levels] * 3, 2)).save(folder / f"{index}.png")
+    options = {"augment": "domainbed", "size": 20, "resize": 20, "fit": "crop"}
+    data = make(tmp_path, **options, cache=cache, batch_size=4, steps_per_epoch=1)
+    data.setup("fit")
+    whole = data.train_domains[0]
+    cropped = data.augmented_domain(whole)
+    assert whole.inputs[0].shape == (3, 20, 20)
+    if cache:
+        assert cropped is whole
+    else:
+        assert torch.equal(cropped.inputs[0], torch.from_numpy(np.stack([levels] * 3)))
+    assert list(cropped.ids or []) == list(whole.ids or [])
+    (batch,) = data.train_dataloader()
+    assert batch.x.shape[1:] == (3, 20, 20)
+
+
+def test_domainbed_evaluates_training_images_as_all_others(shared_root: Path) -> None:
+    data, plain = (make(shared_root, augment=augment) for augment in ("domainbed", "flip_crop"))
+    pairs = ((one.load("art", "train"), one) for one in (data, plain))
+    first, second = (next(iter(one.evaluation_loader(domain.subset([2])))).x for domain, one in pairs)
+    assert torch.equal(first, second)
+
+
 def test_evaluation_takes_the_middle_and_training_without_augmentation_too(shared_root: Path) -> None:
     augmented, plain = make(shared_root).load("art", "train"), make(shared_root, augment="none").load("art", "train")
     (batch,) = make(shared_root).evaluation_loader(augmented.subset([4]))

@@ -124,12 +124,17 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
         """Takes over the sources' own heads of a DRM, as they are evaluated."""
         content = read_checkpoint(path)
         given, defaults = content["dafw"]["method"]["init_args"], inspect.signature(DRM.__init__).parameters
-        held = {key: given.get(key, defaults[key].default) for key in ("gamma", "mode", "weight")}
+        held = {key: given.get(key, defaults[key].default) for key in ("gamma", "mode", "weight", "select")}
         for key in ("gamma", "mode"):
             if held[key] != getattr(self, key):
                 raise UserError(
                     f"model.{key} is {getattr(self, key)}, but {held[key]} in the model of {path} (model.checkpoint)"
                 )
+        if held["select"] != "entropy":
+            raise UserError(
+                f"the DRM of {path} (model.checkpoint) has select {held['select']}, but the retraining mixes heads by "
+                "their entropies: train one with model.select entropy"
+            )
         if not held["weight"]:
             raise UserError(f"the DRM of {path} (model.checkpoint) has weight 0: its sources' own heads never learnt")
         state: dict[str, Tensor] = content["state_dict"]
