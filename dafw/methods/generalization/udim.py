@@ -65,9 +65,8 @@ class UDIM(ManualOptimization, GeneralizationMethod):
     Shin et al., Unknown Domain Inconsistency Minimization for Domain Generalization, ICLR 2024,
     https://arxiv.org/abs/2403.07329 and https://openreview.net/forum?id=eNoiRal5xi. The authors' code was read, the
     paper recalled: ``weight``, ``radius``, ``rho``, ``warmup`` and the form of I are the code's; the paper's radius is
-    unsure.
-    Also read there: Adam with rate 3e-5 and weight decay 1e-4, dropout 0.5, batches of 16 rows per source on PACS and
-    32 elsewhere, 5001 steps (DomainNet: 15001).
+    unsure. Also read there: Adam with rate 3e-5 and weight decay 1e-4, dropout 0.5, batches of 16 rows per source on
+    PACS and 32 elsewhere, 5001 steps (DomainNet: 15001).
 
     ``mode: authors`` does what their code does where it departs:
 
@@ -81,10 +80,10 @@ class UDIM(ManualOptimization, GeneralizationMethod):
     network and the optimiser's state with the best accuracy on the sources' validation splits. They validate every 100
     of 5001 steps and after the first and the last step of the warm-up; here a run validates after each epoch.
 
-    Three parts of their code are left out in both modes. Their optimiser
-    switches evaluation to the test batch's own statistics for good (see ``test_statistics``). They make one forward for
-    each source in I; here one forward has all rows, so batch normalisation sees x and x~ of all sources together. A
-    script for several sources asks for the single-source protocol.
+    Three parts of their code are left out in both modes. Their optimiser switches evaluation to the test batch's own
+    statistics for good (see ``test_statistics``). They make one forward for each source in I; here one forward has all
+    rows, so batch normalisation sees x and x~ of all sources together. A script for several sources asks for the
+    single-source protocol.
 
     A rule of ``passes`` takes ``1 + passes`` backbone passes, three for SAM; the last is over x and x~ together. The
     warm-up takes ``passes``, and so does weight 0, which is ERM with the same rule. Running statistics follow the first
