@@ -211,7 +211,8 @@ class DRM(GeneralizationMethod):
             return full_precision(self.domain_classifier(features)).softmax(1).T.clamp_min(LEAST).reciprocal()
         features, prototypes = full_precision(features), self.prototypes[:, None]
         if self.select == "distance":
-            return torch.linalg.vector_norm(features - prototypes, ord=self.p, dim=-1).clamp_min(LEAST)
+            distances: Tensor = torch.linalg.vector_norm(features - prototypes, ord=self.p, dim=-1)
+            return distances.clamp_min(LEAST)
         cosines = F.cosine_similarity(features[None], prototypes, dim=-1)
         return -cosines if math.isinf(self.gamma) else cosines.clamp_min(LEAST).reciprocal()
 
