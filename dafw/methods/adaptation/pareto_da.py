@@ -12,7 +12,8 @@ class ParetoDA(ParetoSteps, DANN):
     """Shared layers descend three objectives at once, in the direction that held-out target rows prefer.
 
     Loss: three objectives. L_S = CE(source). L_D is the domain loss of :class:`DANN` on features (n_s + n_t, d), with a
-    reversed gradient at the features. L_T = sum_k m_k log m_k - mean_t sum_k rho_k log rho_k mimics target
+    reversed gradient at the features; its default ``weight`` is 1, half of DANN's, since the authors build on the
+    Transfer-Learning-Library's loss. L_T = sum_k m_k log m_k - mean_t sum_k rho_k log rho_k mimics target
     classification: it is minus the mutual information of refined predictions rho (n_t, K) with mean m. rho_k is
     proportional to p(target | x, v_k) p_k, p = softmax(logits). The binary critic v_k of class k gets features without
     passing a gradient into them, and minimises mean_s -log p(source | x, v_y) + mean_t sum_k -rho_k log p(target | x,
@@ -57,6 +58,7 @@ class ParetoDA(ParetoSteps, DANN):
         class_width: width h of the class-wise critics' hidden layers, K h (d + h) weights in all (authors: 1024).
         guided_above: the guided programme runs while the held-out loss is more than this above -log K, its lowest
             value; ``null``: never (paper and authors, see above).
+        weight: weight of the domain loss in L_D (authors: 1).
         base: arguments of :class:`DANN`, and of :class:`~dafw.methods.base.Method`. Authors: ``critic_norm``, ``gamma``
             1, ``ramp_steps`` 500 (their ramp of 1000 counts twice a step), lr 0.001 (1 + 0.001 step)^-0.75, Nesterov
             momentum 0.9, weight decay 0.001, batches of 32.
@@ -69,7 +71,8 @@ class ParetoCDAN(ParetoSteps, CDAN):
     """ParetoDA on CDAN: like :class:`ParetoDA`, but with the domain loss of :class:`CDAN`.
 
     Loss: CE(source), CDAN's domain loss on features (n_s + n_t, d) and predictions (n_s + n_t, K), and the mimicking
-    loss on refined target predictions (n_t, K).
+    loss on refined target predictions (n_t, K). The default ``weight`` of the domain loss is 1, half of CDAN's, as in
+    the Transfer-Learning-Library.
 
     Lv et al., Pareto Domain Adaptation, NeurIPS 2021, https://arxiv.org/abs/2112.04137.
 
@@ -80,6 +83,7 @@ class ParetoCDAN(ParetoSteps, CDAN):
         weigh_by: ``shared`` or ``last``.
         class_width: width of the class-wise critics' hidden layers.
         guided_above: how far above its lowest value the held-out loss guides; ``null``: never.
+        weight: weight of the domain loss.
         base: arguments of :class:`CDAN`, and of :class:`~dafw.methods.base.Method`.
     """
 
@@ -101,6 +105,7 @@ class ParetoMDD(ParetoSteps, MDD):
         weigh_by: ``shared`` or ``last``.
         class_width: width of the class-wise critics' hidden layers.
         guided_above: how far above its lowest value the held-out loss guides; ``null``: never.
+        weight: weight of MDD's disagreement.
         base: arguments of :class:`MDD`, and of :class:`~dafw.methods.base.Method`.
     """
 

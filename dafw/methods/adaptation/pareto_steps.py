@@ -19,7 +19,7 @@ from dafw.nn.network import Network
 from dafw.nn.norm import NormMode
 from dafw.optim.pareto import GradientRows, choose_weights
 from dafw.problems import Outputs
-from dafw.ranges import PositiveInt
+from dafw.ranges import NonNegativeFloat, PositiveInt
 
 Mode = Literal["paper", "authors"]
 Combination = Literal["pareto", "uniform", "source"]
@@ -50,6 +50,7 @@ class ParetoSteps(ManualOptimization, AdversarialMethod, abstract=True):
         weigh_by: the parameters whose gradients the objectives are weighed by.
         class_width: width of the class-wise critics' hidden layers.
         guided_above: how far above its lowest value the held-out loss guides.
+        weight: weight of the domain loss in the objective L_D.
         base: the adversarial method's arguments.
     """
 
@@ -70,9 +71,10 @@ class ParetoSteps(ManualOptimization, AdversarialMethod, abstract=True):
         weigh_by: Weighed = "shared",
         class_width: PositiveInt = 1024,
         guided_above: float | None = None,
+        weight: NonNegativeFloat = 1.0,
         **base,
     ) -> None:
-        super().__init__(network, **base)
+        super().__init__(network, weight=weight, **base)
         self.mode, self.combination, self.weigh_by, self.guided_above = mode, combination, weigh_by, guided_above
         self.class_critics = ClassCritics(network.num_features, self.num_classes, width=class_width)
 
