@@ -22,9 +22,9 @@ class ParetoDA(ParetoSteps, DANN):
     Step: backbone and bottleneck descend sum_j w_j grad L_j, the label head L_S, the critic L_D, and the class-wise
     critics their loss. A linear programme (:mod:`dafw.optim.pareto`) chooses w >= 0 with sum 3 from the inner products
     of the gradients at backbone and bottleneck. One of these is the gradient of L_T on held-out rows: a tenth of the
-    target's training samples, which enter no objective, only batch statistics. The programme runs on the host, which
-    reads 17 numbers in each step. On several ranks the gradients are averaged over the ranks before it, so all ranks
-    take one direction.
+    target's training samples, which enter no objective, only batch statistics. The programme is solved on the device;
+    the host reads nothing. On several ranks the gradients are averaged over the ranks before it, so all ranks take one
+    direction.
 
     Cost: three forward and five backward passes of n images, where DANN has one each of 2 n: 2.2 to 2.4 times as much.
     With ``weigh_by="last"`` the inner products are those of the gradients at the last weight matrix of backbone and
