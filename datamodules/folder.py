@@ -62,7 +62,7 @@ class ImageFolderDomains(DomainDataModule):
         fit: ``crop`` scales the short side to ``resize`` and cuts out the middle; ``squash`` scales both sides.
         evaluate_whole: evaluation uses all of (resize, resize) instead of the middle, for a method that crops itself.
         augment: augmentation in training, which must make images of (size, size): ``flip_crop``, ``crop``,
-            ``domainbed``, ``weak``, ``strong`` or ``none``, or as the base class says.
+            ``center_crop``, ``domainbed``, ``weak``, ``strong`` or ``none``, or as the base class says.
         cache: keep the decoded images on disk, ``resize * resize * 3`` bytes each, so that each is decoded only once.
         split: shares of training, validation and test.
         protocol: ``shares`` divides every domain as ``split`` says. ``domainbed`` divides as

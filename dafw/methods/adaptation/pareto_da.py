@@ -57,7 +57,9 @@ class ParetoDA(ParetoSteps, DANN):
             or ``last``, the last weight matrix among them, see above.
         class_width: width h of the class-wise critics' hidden layers, K h (d + h) weights in all (authors: 1024).
         guided_above: the guided programme runs while the held-out loss is more than this above -log K, its lowest
-            value; ``null``: never (paper and authors, see above).
+            value; ``null``: never (paper and authors, see above). The authors' 0.001 means always, since only sure
+            predictions of equally many rows of each class come that near. A share of log K has both phases: with log K
+            / 2, guided until the mutual information of the held-out predictions is half of its highest value.
         weight: weight of the domain loss in L_D (authors: 1).
         base: arguments of :class:`DANN`, and of :class:`~dafw.methods.base.Method`. Authors: ``critic_norm``, ``gamma``
             1, ``ramp_steps`` 500 (their ramp of 1000 counts twice a step), lr 0.001 (1 + 0.001 step)^-0.75, Nesterov
