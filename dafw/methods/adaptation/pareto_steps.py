@@ -169,7 +169,7 @@ class ParetoSteps(ManualOptimization, AdversarialMethod, abstract=True):
             gradients.average()
         weights = self.weigh(gradients, held_out)
         self.record_step(batch, terms, {"held_out": held_out})
-        if self._weighed is self._shared:
+        if isinstance(weights, Tensor) and self._weighed is self._shared:
             combined = gradients.combine(weights)
         else:
             weighed = [
