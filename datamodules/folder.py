@@ -63,9 +63,9 @@ class ImageFolderDomains(DomainDataModule):
         fit: ``crop`` scales the short side to ``resize`` and cuts out the middle; ``squash`` scales both sides.
         evaluate_whole: evaluation uses all of (resize, resize) instead of the middle, for a method that crops itself.
         augment: augmentation in training, which must make images of (size, size): ``flip_crop``, ``crop``,
-            ``domainbed``, ``weak``, ``strong`` or ``none``, or as the base class says. ``domainbed`` crops the images
-            as they are in their files, as DomainBed does, and neither ``resize`` nor ``fit`` has a part in that; with
-            ``cache``, or for a method with views, it crops those of (resize, resize) like the others.
+            ``center_crop``, ``domainbed``, ``weak``, ``strong`` or ``none``, or as the base class says. ``domainbed``
+            crops the images as they are in their files, as DomainBed does, and neither ``resize`` nor ``fit`` has a part
+            in that; with ``cache``, or for a method with views, it crops those of (resize, resize) like the others.
         cache: keep the decoded images on disk, ``resize * resize * 3`` bytes each, so that each is decoded only once.
             Training and evaluation then start from these.
         split: shares of training, validation and test.

@@ -14,7 +14,7 @@ def domain_bce(scores: Tensor, num_source: int, weights: Tensor | None = None) -
 
     1/2 [mean_s w_i (-log sigmoid(a_i)) + mean_t w_i (-log(1 - sigmoid(a_i)))].  If both domains have the same number of
     rows, this is the mean over the batch.  Ganin et al., JMLR 17 (2016), section 4, https://arxiv.org/abs/1505.07818,
-    add the two means: twice this value.
+    add the two means: twice this value. The Transfer-Learning-Library halves as here.
 
     Args:
         scores: (N,) or (N, 1) logits, source rows first.

@@ -12,19 +12,20 @@ With C = G'G and q = G'g_v, the direction is G w. The weights w >= 0, sum w = 1 
 The caller decides which of the two is solved. All weights are then multiplied by m, so that they sum to the number of
 objectives, as in a plain sum of losses.
 
+The programme is solved on the gradients' device, in a fixed number of tensor operations, so that a step need not wait
+for the device. See :func:`choose_weights`.
+
 The paper itself was not at hand. Both programmes and the factor m were read in the authors' code; the rest follows a
 summary of the paper.
 """
 
 import math
 from collections.abc import Sequence
-from functools import reduce
-from itertools import combinations
+from functools import lru_cache, reduce
+from itertools import combinations, permutations
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from dafw.nn.distributed import average_over_ranks
@@ -32,18 +33,24 @@ from dafw.nn.distributed import average_over_ranks
 Mode = Literal["paper", "authors"]
 #: Number of columns in one block of :meth:`GradientRows.products`.
 BLOCK = 65_536
+#: Two bounds make no corner if the determinant of their unit rows is below this: rounding would exceed ``TOLERANCE``.
+PARALLEL = 1e-7
+#: Smallest number that anything is divided by.
+TINY = 1e-300
+#: What a corner may break a bound by, and how far below the best value it may be to count as best. Both are relative.
+TOLERANCE = 1e-9
 
 
 class Preference(NamedTuple):
     """The result of :func:`choose_weights`.
 
     Attributes:
-        weights: one per objective, not negative.
-        feasible: whether the programme has a solution; if not, the weights are equal.
+        weights: (m,), one per objective, not negative, in float64.
+        feasible: scalar bool, whether the programme has a solution; if not, the weights are equal.
     """
 
-    weights: tuple[float, ...]
-    feasible: bool
+    weights: Tensor
+    feasible: Tensor
 
 
 class GradientRows:
@@ -117,11 +124,11 @@ class GradientRows:
                 found += torch.bmm(blocks, blocks.transpose(1, 2)).sum(0)
         return found
 
-    def combine(self, weights: Sequence[float]) -> list[Tensor]:
+    def combine(self, weights: Tensor) -> list[Tensor]:
         """sum_j w_j g_j, as one gradient for each parameter.
 
         Args:
-            weights: one for each of the first rows; the other rows are left out.
+            weights: (n,) for the first n rows, of the matrix's dtype and device; the other rows are left out.
 
         Returns:
             Tensors with the shapes and dtype of the parameters. They are views of one new vector, so they stay valid.
@@ -129,18 +136,30 @@ class GradientRows:
         first, *rows = self.matrix[: len(weights)].unbind()
         total = first * weights[0]
         for row, weight in zip(rows, weights[1:], strict=True):
-            total.add_(row, alpha=weight)
+            total.addcmul_(row, weight)
         parts = torch.split(total, [parameter.numel() for parameter in self.parameters])
         return [part.view(p.shape).to(p.dtype) for part, p in zip(parts, self.parameters, strict=True)]
 
 
-def choose_weights(products: ArrayLike, *, guided: bool, mode: Mode = "paper") -> Preference:
-    """Weights of m objectives, computed on the host.
+def choose_weights(products: Tensor, *, guided: Tensor, mode: Mode = "paper") -> Preference:
+    """Weights of m objectives: solves one of the module's two programmes by trying all corners. It reads no value.
+
+    The bounds leave a bounded polytope of the simplex. A linear function is largest at one of its corners. A corner is
+    the only solution of m - 1 bounds that are met with equality, together with sum w = 1 as the m-th equation. Because
+    sum w = 1, row.w >= b is the same as (row - b 1).w >= 0. So the function solves the equations for every choice of
+    m - 1 of these m + 1 rows and of the m rows w_j >= 0 (21 choices for m = 3), and keeps the corners that meet all
+    bounds.
+
+    If several corners are best, the weights are the mean of their weights. That mean is a solution too, and it does not
+    depend on the order of the objectives.
+
+    Each row is scaled to length 1. This changes no solution, and it makes ``TOLERANCE`` relative, however small the
+    gradients are.
 
     Args:
         products: (m + 1, m + 1) inner products of the objectives' gradients and of the guidance's gradient, the latter
             last.
-        guided: solve the *guided* programme instead of *descent*.
+        guided: scalar bool on the same device: solve the *guided* programme instead of *descent*.
         mode: the equal weights if the programme has no solution. With ``paper`` they sum to m. With ``authors`` they
             sum to m^2, as in their code, which multiplies (1, ..., 1) by m as well.
 
@@ -150,130 +169,92 @@ def choose_weights(products: ArrayLike, *, guided: bool, mode: Mode = "paper") -
     Raises:
         ValueError: ``products`` is not square, or has no objective.
     """
-    matrix = np.asarray(products, dtype=np.float64)
-    m = len(matrix) - 1
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or m < 1:
-        raise ValueError(f"inner products of m objectives and the guidance are (m + 1, m + 1), not {matrix.shape}")
-    simplex = simplex_weights(matrix[:m, :m], matrix[:m, m], guided=guided)
-    if simplex is None:
-        return Preference((1.0 if mode == "paper" else float(m),) * m, False)
-    return Preference(tuple((m * simplex).tolist()), True)
+    m = len(products) - 1
+    if products.ndim != 2 or products.shape[0] != products.shape[1] or m < 1:
+        raise ValueError(f"inner products of m objectives and the guidance are (m + 1, m + 1), not {products.shape}")
+    if products.device.type == "mps":  # which has no float64; the copy of these few numbers makes the host wait
+        products, guided = products.cpu(), guided.cpu()
+    gain, rows = programme(products.double(), guided)
+    corners = normals(rows)
+    totals = corners.sum(1, keepdim=True)  # the determinants of the m equations
+    corners = corners / totals
+    impossible = (corners @ rows.t() <= -TOLERANCE).any(1) | (totals.abs() <= PARALLEL).squeeze(1)
+    values = (corners @ gain).masked_fill(impossible, -math.inf)
+    highest = values.max()
+    solution = corners.masked_fill((values < highest - TOLERANCE).unsqueeze(1), 0.0).sum(0).clamp_min(0.0)
+    feasible = (products.abs().max() < math.inf) & (highest > -math.inf)  # whatever became of other products above
+    weights = solution * (m / solution.sum())
+    return Preference(weights.masked_fill(~feasible, 1.0 if mode == "paper" else float(m)), feasible)
 
 
-def simplex_weights(gram: ArrayLike, guidance: ArrayLike, *, guided: bool) -> NDArray[np.float64] | None:
-    """Solves one of the module's two programmes: by trying its corners, or with HiGHS if their answer is not sure.
-
-    Both are scaled so that the largest inner product is 1. The scaling changes no solution, and it gives the solver's
-    absolute tolerances a meaning, however small the gradients are.
-
-    Args:
-        gram: (m, m) C, inner products of the objectives' gradients.
-        guidance: (m,) q, their inner products with the guidance.
-        guided: solve the *guided* programme instead of *descent*.
-
-    Returns:
-        (m,) weights on the simplex, or ``None`` if there is no solution.
-    """
-    c, q = np.asarray(gram, dtype=np.float64).tolist(), np.asarray(guidance, dtype=np.float64).tolist()
-    m = len(q)
-    numbers = [number for row in (*c, q) for number in row]
-    largest = max(map(abs, numbers))
-    if not all(map(math.isfinite, numbers)):
-        return None
-    if largest > 0:
-        c, q = [[number / largest for number in row] for row in c], [number / largest for number in q]
-    if guided:
-        gain, left, right = q, c, [0.0] * m
-        if max(q) > 0:
-            aligned = q.index(max(q))
-            left = [row for j, row in enumerate(c) if q[j] <= 0 or j == aligned]
-            right = [min(number, 0.0) for j, number in enumerate(q) if number <= 0 or j == aligned]
-    else:
-        gain, left, right = [sum(column) for column in zip(*c, strict=True)], [*c, q], [*[0.0] * m, min(max(q), 0.0)]
-    sure, corner = best_corner(gain, left, right)
-    if not sure:
-        from scipy.optimize import linprog  # most programmes do not need it
-
-        a_ub, b_ub = -np.array(left), -np.array(right)
-        found: Any = linprog(-np.array(gain), A_ub=a_ub, b_ub=b_ub, A_eq=np.ones((1, m)), b_eq=[1.0], method="highs")
-        corner = None if found.x is None else found.x.tolist()
-    if corner is None:
-        return None
-    weights = np.array(corner).clip(0.0)
-    return np.asarray(weights / weights.sum())
-
-
-def best_corner(
-    gain: Sequence[float], left: Sequence[Sequence[float]], right: Sequence[float]
-) -> tuple[bool, list[float] | None]:
-    """Maximises gain.w such that left w >= right and w is on the simplex, by trying every corner.
-
-    It takes a fraction of the time of a solver's call.
-
-    The bounds leave a bounded polytope of the simplex. A linear function is largest at one of its corners. A corner is
-    the only solution of m - 1 bounds that are met with equality, together with sum w = 1 as the m-th equation. Because
-    sum w = 1, row.w >= b is the same as (row - b 1).w >= 0. So the function solves the equations for every choice of m
-    - 1 of these rows and of w_j >= 0, and keeps the solutions that meet the other bounds. If no corner is left, there
-    is no solution.
-
-    A solver decides within its tolerances (HiGHS: 1e-7). This function decides nothing that could depend on them.
-
-    It uses plain numbers, not arrays: between two training steps NumPy's many small functions drop out of the
-    processor's caches, and one call of them then costs five times as much as in a loop.
+def programme(products: Tensor, guided: Tensor) -> tuple[Tensor, Tensor]:
+    """The programme of :func:`choose_weights`: maximise gain.w such that rows w >= 0 and sum w = 1.
 
     Args:
-        gain: (m,), of the order of 1.
-        left: (r, m), at most of the order of 1.
-        right: (r,).
+        products: (m + 1, m + 1) inner products in float64, the guidance's last.
+        guided: scalar bool.
 
     Returns:
-        Whether the answer is sure, and the best corner (m,), or ``None`` if there is no solution. The answer is sure if
-        no corner breaks a bound by less than 1e-6, no corner comes from bounds that are almost parallel, and no other
-        corner comes within 1e-6 of the best value.
+        The gain (m,), whose largest entry has size 1. The rows (2 m + 1, m) of the objectives, of the guidance, and of
+        w >= 0. They have length 1, or 0 if there is no bound.
     """
-    m = len(gain)
-    bounds = [[number - b for number in row] for row, b in zip(left, right, strict=True)]
-    bounds = [row for row in bounds if any(row)]  # 0 >= 0 bounds nothing
-    units = [[number / size for number in row] for row in bounds for size in [math.hypot(*row)]]
-    units += [[float(i == j) for i in range(m)] for j in range(m)]
-    corners: list[list[float]] = []
-    for chosen in combinations(units, m - 1):
-        corner = normal(chosen)
-        total = sum(corner)  # the determinant of the m equations
-        if abs(total) < 1e-5:
-            return False, None
-        corner = [number / total for number in corner]
-        slack = min(corner)
-        if slack > -1e-6:
-            slack = min([slack, *[_dot(row, corner) for row in bounds]])
-        if slack > -1e-10:
-            corners.append(corner)
-        elif slack > -1e-6:
-            return False, None
-    if not corners:
-        return True, None
-    values = [_dot(gain, corner) for corner in corners]
-    highest = max(values)
-    best = corners[values.index(highest)]
-    for corner, value in zip(corners, values, strict=True):
-        if value > highest - 1e-6 and max([abs(x - y) for x, y in zip(corner, best, strict=True)]) > 1e-9:
-            return False, best
-    return True, best
+    m = len(products) - 1
+    c, q = products[:m, :m], products[:m, m]
+    highest = q.max()
+    bounds = q.clamp_max(0.0) * (guided & (highest > 0))
+    free = guided & (q > 0) & (q < highest)
+    rows = torch.cat(
+        [
+            (c - bounds.unsqueeze(1)).masked_fill(free.unsqueeze(1), 0.0),
+            (q - highest.clamp_max(0.0)).masked_fill(guided, 0.0).unsqueeze(0),
+            _tables(2 * m + 1, m, products.device).units,
+        ]
+    )
+    gain = torch.where(guided, q, c.sum(0))
+    return gain / gain.abs().max().clamp_min(TINY), rows / rows.norm(dim=1, keepdim=True).clamp_min(TINY)
 
 
-def normal(rows: Sequence[Sequence[float]]) -> list[float]:
-    """The cross product of m - 1 rows of m numbers: orthogonal to all of them, zero if they are dependent.
+def normals(rows: Tensor) -> Tensor:
+    """The cross products of every m - 1 of the rows: orthogonal to them, zero if they are dependent.
 
-    Its inner product with one more row is the determinant of that row on top of the others.
+    The inner product of one with one more row is the determinant of that row on top of the others.
+
+    Args:
+        rows: (r, m).
+
+    Returns:
+        (n, m), in the order of ``itertools.combinations`` of the rows.
     """
-    if not rows:
-        return [1.0]
-    if len(rows) == 2:  # ParetoDA has three objectives
-        (a, b, c), (d, e, f) = rows
-        return [b * f - c * e, c * d - a * f, a * e - b * d]
-    minors = [[[*row[:j], *row[j + 1 :]] for row in rows] for j in range(len(rows) + 1)]
-    return [(-1) ** j * _dot(first, normal(rest)) for j, (first, *rest) in enumerate(minors)]
+    tables = _tables(*rows.shape, rows.device)
+    terms = rows[tables.choices, tables.orders].prod(2) * tables.signs
+    return terms.view(len(terms), rows.shape[1], -1).sum(2)
 
 
-def _dot(x: Sequence[float], y: Sequence[float]) -> float:
-    return sum([a * b for a, b in zip(x, y, strict=True)])
+class _Tables(NamedTuple):
+    """Constants of r rows of m numbers.
+
+    Attributes:
+        choices: (n, 1, m - 1) every choice of m - 1 of the rows.
+        orders: (m!, m - 1) the orders of the m columns without their first, sorted by it.
+        signs: (m!,) 1 for even orders, -1 for odd ones, in float64.
+        units: (m, m) the rows of w >= 0, in float64.
+    """
+
+    choices: Tensor
+    orders: Tensor
+    signs: Tensor
+    units: Tensor
+
+
+@lru_cache(maxsize=8)
+def _tables(r: int, m: int, device: torch.device) -> _Tables:
+    """They are cached, not copied to the device anew at every step."""
+    choices, orders = list(combinations(range(r), m - 1)), list(permutations(range(m)))
+    odd = [sum(x > y for x, y in combinations(order, 2)) % 2 for order in orders]
+    with torch.inference_mode(False):
+        return _Tables(
+            torch.tensor(choices, dtype=torch.long, device=device).view(len(choices), 1, m - 1),
+            torch.tensor([order[1:] for order in orders], dtype=torch.long, device=device),
+            torch.tensor([1.0 - 2 * number for number in odd], dtype=torch.float64, device=device),
+            torch.eye(m, dtype=torch.float64, device=device),
+        )

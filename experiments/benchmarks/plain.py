@@ -83,7 +83,7 @@ class PlainDANN:
             self.is_source[: batch.num_source] = 1
         scores = self.critic(Reverse.apply(outputs.features, ramp)).squeeze(1)
         supervised = F.cross_entropy(outputs.logits[: batch.num_source], batch.y)
-        domain = F.binary_cross_entropy_with_logits(scores, self.is_source)
+        domain = 2 * F.binary_cross_entropy_with_logits(scores, self.is_source)  # the sum of two means
         self.optimizer.zero_grad()
         (supervised + domain).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

@@ -6,7 +6,17 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
 from dafw.data import transforms
-from dafw.data.transforms import AUGMENTATIONS, domainbed, flip_crop, named_augmentation, named_view, strong, weak
+from dafw.data.images import cut_middle
+from dafw.data.transforms import (
+    AUGMENTATIONS,
+    center_crop,
+    domainbed,
+    flip_crop,
+    named_augmentation,
+    named_view,
+    strong,
+    weak,
+)
 from dafw.errors import UserError
 
 
@@ -82,6 +92,17 @@ def test_flip_crop_is_torchvisions_crop_scaled_and_mirrored(format: torch.memory
         torch.manual_seed(seed)
         got = flip_crop(32)(picture)
         assert (got.int() - (expected.flip(-1) if mirrored else expected).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(40, 52), (39, 33), (32, 32)])
+def test_center_crop_is_the_middle_that_evaluation_sees_or_its_mirror_image(shape: tuple[int, int]) -> None:
+    picture = image(*shape)
+    middle = cut_middle(picture, 32)
+    assert center_crop(32, flip=False)(picture).equal(middle)
+    torch.manual_seed(0)
+    mirrored = [not center_crop(32)(picture).equal(middle) for _ in range(200)]
+    assert 70 < sum(mirrored) < 130
+    assert all(x.equal(middle) or x.equal(middle.flip(-1)) for x in (center_crop(32)(picture) for _ in range(20)))
 
 
 def test_weak_shifts_by_at_most_an_eighth() -> None:

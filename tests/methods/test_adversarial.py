@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from commands import CHECKOUT
 from torch import nn
+from torch.nn import functional as F
 
-from dafw.methods import CDAN, DANN, MDD, UAN
+from dafw.methods import CDAN, DANN, MDD, PADA, SDAT, UAN, ParetoCDAN, ParetoDA
 from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.problems import Outputs
 from dafw.run.loggers import CsvLog
@@ -104,3 +107,31 @@ def test_mdds_second_head_is_built_like_the_first_and_starts_apart_from_it() -> 
     assert isinstance(method.critic, nn.Sequential)
     assert [type(layer) for layer in method.critic] == [type(layer) for layer in head]
     assert not torch.equal(method.critic[0].weight, head[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("owner", "weight"), [(DANN, 2), (CDAN, 2), (PADA, 2), (SDAT, 1), (ParetoDA, 1), (ParetoCDAN, 1)]
+)
+def test_the_default_weight_of_the_domain_loss_is_that_of_the_methods_own_source(owner: type[Any], weight: int) -> None:
+    """Papers that add the two domains' means have 2; programs that build on the Transfer-Learning-Library have 1."""
+    assert make(owner, width=4).weight == weight
+
+
+def test_danns_domain_loss_is_the_sum_of_the_two_domains_means(tmp_path: Path) -> None:
+    """Equation 9 of Ganin et al., with domains of different sizes."""
+    method = make(DANN, width=8)
+    toy_trainer(tmp_path, epochs=1).fit(method, datamodule=data())
+    outputs = Outputs(torch.randn(6, 8), torch.randn(6, 3))
+    scores = method.critic(outputs.features).squeeze(1)
+    expected = F.softplus(-scores[:2]).mean() + F.softplus(scores[2:]).mean()
+    torch.testing.assert_close(method.adapt(outputs[:2], outputs[2:], outputs)["domain"], expected)
+
+
+@pytest.mark.parametrize(
+    "file", ["image_folder/dann_tllib", "image_folder/cdan_tllib", "tables/office31", "tables/office_home"]
+)
+def test_the_recipes_of_tllib_halve_the_domain_loss(file: str) -> None:
+    config = yaml.safe_load((CHECKOUT / "experiments" / f"{file}.yaml").read_text())
+    models = [row["model"] for row in config.get("rows", [config])]
+    weights = [model["init_args"]["weight"] for model in models if model["class_path"] in ("DANN", "CDAN")]
+    assert weights == [1.0] * len(weights) != []

@@ -38,7 +38,7 @@ class Checked(ParetoSteps):
 
     steps_checked = 0
 
-    def weigh(self, gradients: GradientRows, held_out: Tensor) -> tuple[float, ...]:
+    def weigh(self, gradients: GradientRows, held_out: Tensor) -> Tensor | tuple[float, ...]:
         self.weights = super().weigh(gradients, held_out)
         self.matrix = gradients.matrix.clone()
         return self.weights
@@ -129,7 +129,7 @@ def test_each_part_descends_its_own_objective(owner: type[Checked], arguments: d
     assert isinstance(method, Checked)
     assert method.steps_checked == STEPS
     expected = 1 if arguments.get("combination") == "source" else 5 if arguments.get("mode") == "authors" else 3
-    assert sum(method.weights) == pytest.approx(expected)
+    assert float(sum(method.weights)) == pytest.approx(expected)
 
 
 # ---- the gradients
@@ -202,7 +202,7 @@ def test_the_matrix_is_kept_and_never_stored(tmp_path: Path, monkeypatch: pytest
     places = set()
     combine = GradientRows.combine
 
-    def note(self: GradientRows, weights: Sequence[float]) -> list[Tensor]:
+    def note(self: GradientRows, weights: Tensor) -> list[Tensor]:
         places.add(self.matrix.data_ptr())
         return combine(self, weights)
 
@@ -243,19 +243,26 @@ def random_matrix(seed: int) -> Tensor:
     return torch.randn(4, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def weighed(matrix: Tensor, held_out: Tensor, **arguments: Any) -> list[float]:
+    weights = method(**arguments).weigh(as_rows(matrix), held_out)
+    assert isinstance(weights, Tensor)
+    assert weights.dtype == matrix.dtype
+    return weights.tolist()
+
+
 def test_weights_of_the_paper_and_of_the_authors() -> None:
     held_out, differ = torch.tensor(-0.5, dtype=torch.float64), 0
     for seed in range(10):
         matrix = random_matrix(seed)
-        products = (matrix @ matrix.t()).tolist()
-        descent = choose_weights(products, guided=False).weights
-        assert method().weigh(as_rows(matrix), held_out) == pytest.approx(descent)
+        descent, guided = (
+            choose_weights(matrix @ matrix.t(), guided=torch.tensor(asked)).weights.tolist() for asked in (False, True)
+        )
+        assert weighed(matrix, held_out) == pytest.approx(descent)
         authors = [weight + extra for weight, extra in zip(descent, (1, 1, 0), strict=True)]
-        assert method(mode="authors").weigh(as_rows(matrix), held_out) == pytest.approx(authors)
-        guided = choose_weights(products, guided=True).weights
+        assert weighed(matrix, held_out, mode="authors") == pytest.approx(authors)
         excess = -0.5 + math.log(3)
-        assert method(guided_above=excess - 0.01).weigh(as_rows(matrix), held_out) == pytest.approx(guided)
-        assert method(guided_above=excess + 0.01).weigh(as_rows(matrix), held_out) == pytest.approx(descent)
+        assert weighed(matrix, held_out, guided_above=excess - 0.01) == pytest.approx(guided)
+        assert weighed(matrix, held_out, guided_above=excess + 0.01) == pytest.approx(descent)
         differ += guided != descent
     assert differ, "the two programmes never differ"
 
@@ -263,8 +270,8 @@ def test_weights_of_the_paper_and_of_the_authors() -> None:
 def test_equal_weights_where_there_is_no_solution() -> None:
     gradients = torch.tensor([[1.0, 0.0], [-1.0, 0.1], [-1.0, 0.2], [-0.1, -10.0]])
     lowest = torch.tensor(-math.log(3))
-    assert method().weigh(as_rows(gradients), lowest) == (1.0, 1.0, 1.0)
-    assert method(mode="authors").weigh(as_rows(gradients), lowest) == (4.0, 4.0, 3.0)
+    assert weighed(gradients, lowest) == [1.0, 1.0, 1.0]
+    assert weighed(gradients, lowest, mode="authors") == [4.0, 4.0, 3.0]
 
 
 @pytest.mark.parametrize(("combination", "weights"), [("uniform", (1, 1, 1)), ("source", (1, 0, 0))])

@@ -8,10 +8,12 @@ import pytest
 import torch
 from golden_vectors import golden
 from numpy.typing import NDArray
+from scipy.optimize import linprog
 from torch import Tensor
 
 from dafw.optim import pareto
-from dafw.optim.pareto import GradientRows, Preference, choose_weights, simplex_weights
+from dafw.optim.pareto import GradientRows, Mode, choose_weights
+from dafw.testing.steps import HostCalls, Operations
 
 Array = NDArray[Any]
 
@@ -19,6 +21,19 @@ Array = NDArray[Any]
 def products(gradients: Array, guidance: Array) -> Array:
     rows = np.vstack([gradients, guidance])
     return rows @ rows.T
+
+
+def chosen(products: Any, *, guided: bool, mode: Mode = "paper") -> tuple[list[float], bool]:
+    """The weights, and whether the programme has a solution."""
+    found = choose_weights(torch.tensor(products), guided=torch.tensor(guided), mode=mode)
+    assert found.weights.dtype == torch.float64
+    return found.weights.tolist(), bool(found.feasible)
+
+
+def simplex_weights(c: Array, q: Array, *, guided: bool) -> Array | None:
+    """The weights on the simplex, or ``None`` if there is no solution."""
+    weights, feasible = chosen(np.block([[c, q[:, None]], [q[None], np.ones((1, 1))]]), guided=guided)
+    return np.array(weights) / len(q) if feasible else None
 
 
 def descent(gradients: Array, guidance: Array) -> Array | None:
@@ -43,16 +58,16 @@ def test_golden_cases() -> None:
     assert m >= 2
     for i, (gradients, guidance) in enumerate(zip(cases["G"], cases["g_val"], strict=True)):
         loss, eps = float(cases["loss_val"][i]), float(cases["eps"])
-        found = choose_weights(products(gradients, guidance), guided=loss > eps)
+        weights, feasible = chosen(products(gradients, guidance), guided=loss > eps)
         assert (cases["mode"][i] == 0) == (loss > eps)
-        assert found.feasible == bool(cases["solved"][i])
-        expected = m * cases["alpha_ref"][i] if found.feasible else np.ones(m)
-        np.testing.assert_allclose(found.weights, expected, rtol=1e-6, atol=1e-6)
-        if found.feasible:
-            np.testing.assert_allclose(found.weights, m * cases["alpha_highs"][i], rtol=1e-7, atol=1e-9)
+        assert feasible == bool(cases["solved"][i])
+        expected = m * cases["alpha_ref"][i] if feasible else np.ones(m)
+        np.testing.assert_allclose(weights, expected, rtol=1e-6, atol=1e-6)
+        if feasible:
+            np.testing.assert_allclose(weights, m * cases["alpha_highs"][i], rtol=1e-7, atol=1e-9)
         else:
-            authors = choose_weights(products(gradients, guidance), guided=loss > eps, mode="authors")
-            assert authors.weights == (float(m),) * m
+            weights, _ = chosen(products(gradients, guidance), guided=loss > eps, mode="authors")
+            assert weights == [float(m)] * m
 
 
 # ---- any solution
@@ -148,18 +163,22 @@ def test_opposed_gradients_cancel() -> None:
 def test_what_is_not_finite_falls_back(value: float) -> None:
     found = np.eye(4)
     found[1, 2] = value
-    assert choose_weights(found, guided=True) == Preference((1.0, 1.0, 1.0), False)
+    for asked in (True, False):
+        assert chosen(found, guided=asked) == ([1.0, 1.0, 1.0], False)
+        assert chosen(found, guided=asked, mode="authors") == ([3.0, 3.0, 3.0], False)
 
 
 def test_gradients_of_zero_have_a_solution() -> None:
-    assert choose_weights(np.zeros((4, 4)), guided=True).feasible
-    assert choose_weights(np.zeros((4, 4)), guided=False).feasible
+    for asked in (True, False):
+        weights, feasible = chosen(np.zeros((4, 4)), guided=asked)
+        assert feasible
+        np.testing.assert_allclose(weights, 1.0, rtol=1e-15)
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (1, 1), (4,)])
 def test_wrong_shapes(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="inner products"):
-        choose_weights(np.zeros(shape), guided=False)
+        chosen(np.zeros(shape), guided=False)
 
 
 # ---- corners beside HiGHS
@@ -184,64 +203,86 @@ def unlike(kind: str, rng: np.random.Generator) -> tuple[Array, Array]:
     return gradients, guidance
 
 
-@pytest.mark.parametrize(
-    ("kind", "least_sure"),
-    [("random", 0.9), ("alike", 0.9), ("of unlike length", 0.7), ("one zero", 0.9), ("two equal", 0), ("ties", 0)],
-)
-def test_corners_find_what_highs_finds(kind: str, least_sure: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In both programmes, and whether they have a solution. Where the corners leave a doubt, HiGHS has the word."""
-    by_corners = pareto.best_corner
-    answers: list[tuple[bool, list[float] | None]] = []
+def by_highs(products: Array, *, guided: bool) -> tuple[float, Array | None]:
+    """The best value and its weights by HiGHS, of a programme whose rows have length 1, as its tolerances expect."""
+    m = len(products) - 1
+    c, q = products[:m, :m], products[:m, m]
+    largest = q.max()
+    if not guided:
+        gain, left, right = c.sum(0), np.vstack([c, q]), np.append(np.zeros(m), min(largest, 0.0))
+    elif largest > 0:
+        kept = (q <= 0) | (q == largest)
+        gain, left, right = q, c[kept], q[kept].clip(max=0.0)
+    else:
+        gain, left, right = q, c, np.zeros(m)
+    rows = left - right[:, None]
+    rows = rows[np.abs(rows).max(1) > 0]
+    rows, gain = rows / np.linalg.norm(rows, axis=1, keepdims=True), gain / (np.abs(gain).max() or 1.0)
+    found = linprog(-gain, A_ub=-rows, b_ub=np.zeros(len(rows)), A_eq=np.ones((1, m)), b_eq=[1.0], method="highs")
+    return (-np.inf, None) if found.x is None else (float(gain @ found.x), gain)
 
-    def recorded(*arguments: Any) -> tuple[bool, list[float] | None]:
-        answers.append(by_corners(*arguments))
-        return answers[-1]
 
-    rng = np.random.default_rng(3)
+@pytest.mark.parametrize("kind", ["random", "alike", "of unlike length", "one zero", "two equal", "ties"])
+def test_corners_are_as_good_as_what_highs_finds(kind: str) -> None:
+    """In both programmes, and whether they have a solution."""
+    rng, infeasible = np.random.default_rng(3), 0
     for _ in range(400):
-        gradients, guidance = unlike(kind, rng)
-        for solve in (guided, descent):
-            monkeypatch.setattr(pareto, "best_corner", recorded)
-            found = solve(gradients, guidance)
-            monkeypatch.setattr(pareto, "best_corner", lambda *_: (False, None))
-            expected = solve(gradients, guidance)
-            assert (found is None) == (expected is None)
-            if found is not None and expected is not None:
-                np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
-    assert len(answers) == 800
-    assert sum(sure for sure, _ in answers) >= least_sure * len(answers)
+        matrix = products(*unlike(kind, rng))
+        for asked in (True, False):
+            weights, feasible = chosen(matrix, guided=asked)
+            best, gain = by_highs(matrix, guided=asked)
+            assert feasible == (gain is not None)
+            infeasible += not feasible
+            if gain is not None:
+                exact = kind not in ("two equal", "ties")
+                assert gain @ weights / len(weights) == pytest.approx(best, abs=1e-12 if exact else 1e-9)
     if kind in ("random", "of unlike length"):
-        assert any(sure and corner is None for sure, corner in answers), "no programme without a solution"
+        assert infeasible, "no programme without a solution"
 
 
-@pytest.mark.parametrize(
-    ("gain", "left", "right"),
-    [
-        ([1.0, 1.0 + 1e-8, 0.0], [[1.0, 1.0, 1.0]], [0.0]),  # two corners as good as each other
-        ([1.0, 0.0, 0.0], [[-1e-7, 1.0, 1.0]], [0.0]),  # the best one breaks a bound by a solver's tolerance
-        ([1.0, 0.5, 0.0], [[1.0, 0.2, 0.3], [1.0, 0.2, 0.3 + 1e-9]], [0.5, 0.5]),  # two bounds that are almost one
-    ],
-)
-def test_corners_in_doubt_are_left_to_highs(gain: list[float], left: list[list[float]], right: list[float]) -> None:
-    sure, _ = pareto.best_corner(gain, left, right)
-    assert not sure
-    sure, corner = pareto.best_corner([1.0, 0.5, 0.0], [[-1.0, 1.0, 0.5]], [0.0])
-    assert sure
-    assert corner is not None
-    np.testing.assert_allclose(corner, [0.5, 0.5, 0.0], atol=1e-12)
+def test_of_several_best_corners_the_mean_is_taken() -> None:
+    """So that no order of the objectives decides."""
+    gram = np.eye(4)
+    gram[:3, 3] = gram[3, :3] = [0.5, 0.5, 0.1]
+    np.testing.assert_allclose(chosen(gram, guided=True)[0], [1.5, 1.5, 0.0], atol=1e-12)
+    gram[0, 3] = gram[3, 0] = 0.5 + 1e-6
+    np.testing.assert_allclose(chosen(gram, guided=True)[0], [3.0, 0.0, 0.0], atol=1e-12)
+
+
+def test_bounds_that_are_almost_one_make_no_corner() -> None:
+    """Their crossing would be rounding."""
+    for distance in (0.0, 1e-12):
+        gradients = np.array([[1.0, 0.0, 0.0], [-1.0, 1.0, 0.0], [-1.0, 1.0, distance]])
+        w = descent(gradients, np.array([0.1, 0.2, 0.3]))
+        assert w is not None
+        np.testing.assert_allclose(w[0], 0.5, rtol=1e-9)
+        assert (gradients @ gradients.T @ w > -1e-9).all()
+
+
+def test_a_bound_is_kept_within_less_than_a_solvers_tolerance() -> None:
+    matrix = np.array([[-1e-7, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0]])
+    weights, feasible = chosen(matrix, guided=True)
+    assert feasible
+    np.testing.assert_allclose(3 - weights[0], 3e-7, rtol=1e-6)
+
+
+def test_the_guidance_decides_the_programme_without_a_read() -> None:
+    matrix = torch.eye(4)
+    with Operations() as operations, HostCalls(operations.host_reads):
+        choose_weights(matrix, guided=matrix[0, 0] > 0.5)
+    assert not operations.host_reads
 
 
 def test_one_objective_has_all_the_weight() -> None:
     for guided in (False, True):
-        assert choose_weights([[2.0, -1.0], [-1.0, 3.0]], guided=guided).weights == (1.0,)
+        assert chosen([[2.0, -1.0], [-1.0, 3.0]], guided=guided)[0] == [1.0]
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 5])
 def test_a_normal_gives_the_determinant(m: int) -> None:
     system = np.random.default_rng(5).normal(size=(m, m))
-    first, *rest = system.tolist()
-    found = np.array(pareto.normal(rest))
-    np.testing.assert_allclose(found @ first, np.linalg.det(system), rtol=1e-12)
+    found = pareto.normals(torch.tensor(system[1:])).numpy()[0]
+    np.testing.assert_allclose(found @ system[0], np.linalg.det(system), rtol=1e-12)
     np.testing.assert_allclose(system[1:] @ found, 0, atol=1e-12)
 
 
@@ -275,7 +316,7 @@ def test_products_and_the_combination(block: int, monkeypatch: pytest.MonkeyPatc
     for i in range(4):
         for j in range(4):
             torch.testing.assert_close(found[i, j], flat(rows[i]) @ flat(rows[j]))
-    combined = gradients.combine([0.5, 2.0, 0.0])
+    combined = gradients.combine(torch.tensor([0.5, 2.0, 0.0], dtype=torch.float64))
     for k, parameter in enumerate(combined):
         torch.testing.assert_close(parameter, 0.5 * rows[0][k] + 2 * rows[1][k])
         assert parameter.shape == parameters[k].shape
@@ -296,7 +337,7 @@ def test_sums_are_taken_in_full_precision() -> None:
         found = gradients.products()
     assert found.dtype == torch.float32
     assert found[0, 1].item() == 3000
-    (combined,) = gradients.combine([1.0, 1.0])
+    (combined,) = gradients.combine(torch.ones(2))
     assert combined.dtype == torch.bfloat16
     assert combined.eq(2).all()
 
@@ -318,7 +359,7 @@ def test_rows_are_in_the_order_of_the_indices_whatever_the_memory_format() -> No
     assert not strided[0][1].is_contiguous()
     gradients = filled([parameters[0].to(memory_format=torch.channels_last), parameters[1]], strided)
     assert torch.equal(gradients.matrix, torch.stack([flat(row) for row in rows]))
-    for found, one, other in zip(gradients.combine([1.0, -2.0]), *rows, strict=True):
+    for found, one, other in zip(gradients.combine(torch.tensor([1.0, -2.0])), *rows, strict=True):
         assert torch.equal(found, one - 2 * other)
 
 
@@ -326,7 +367,7 @@ def test_the_matrix_is_kept_until_the_parameters_change() -> None:
     parameter = torch.nn.Parameter(torch.zeros(3))
     gradients = filled([parameter], [[torch.ones(3)], [torch.ones(3)]])
     kept = gradients.matrix
-    gradients.combine([1.0, 1.0])
+    gradients.combine(torch.ones(2))
     gradients.put(0, [torch.ones(3)])
     assert gradients.matrix is kept
     parameter.data = parameter.data.double()
@@ -342,8 +383,8 @@ def test_the_next_step_leaves_the_last_ones_gradients_alone() -> None:
     parameters = [torch.zeros(2), torch.zeros(3)]
     first, second = random_rows(parameters, 2), random_rows(parameters, 2)
     gradients = filled(parameters, first)
-    kept = gradients.combine([1.0, 0.5])
+    kept = gradients.combine(torch.tensor([1.0, 0.5]))
     for number, row in enumerate(second):
         gradients.put(number, row)
-    gradients.combine([1.0, 0.5])
+    gradients.combine(torch.tensor([1.0, 0.5]))
     torch.testing.assert_close(flat(kept), flat(first[0]) + 0.5 * flat(first[1]))

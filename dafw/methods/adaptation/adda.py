@@ -34,10 +34,11 @@ class ADDA(ManualOptimization, AdaptationMethod):
     which starts from the same weights. The label head stays as it was too. All means are over rows.
 
     Tzeng et al., Adversarial Discriminative Domain Adaptation, CVPR 2017, https://arxiv.org/abs/1702.05464. Read in the
-    authors' code: both losses are computed at the same weights, and one update follows both. SVHN -> MNIST takes 10,000
-    steps of each part with Adam, at 0.001 and then 0.0002 (``adversarial_lr: 0.2``), and a critic of 500-500 units.
-    tllib updates both at once too, but gives the encoder the critic's loss through a gradient reversal
-    (``encoder_loss: reversed``), scaled by a ramp that comes near 2 after some thousand steps.
+    authors' code: the critic's loss is a mean over all rows, while the paper's equation, as recalled, adds the two
+    means; both losses are computed at the same weights, and one update follows both. SVHN -> MNIST takes 10,000 steps
+    of each part with Adam, at 0.001 and then 0.0002 (``adversarial_lr: 0.2``), and a critic of 500-500 units. tllib
+    updates both at once too, but gives the encoder the critic's loss through a gradient reversal (``encoder_loss:
+    reversed``), scaled by a ramp that comes near 2 after some thousand steps.
 
     The frozen encoder normalises with its running statistics. The optimiser starts the second part with an empty state;
     the schedule of the rate goes on. Each row passes one encoder once. Gradients are averaged over the ranks before

@@ -16,7 +16,7 @@ class AdversarialMethod(AdaptationMethod, abstract=True):
 
     Args:
         network: images to outputs, which the method's kinds of problem have.
-        weight: weight of the domain loss.
+        weight: weight of the domain loss; methods that differ set their own default.
         gamma: steepness of the reversal's ramp.
         ramp_steps: ramp over this many steps instead of over the training.
         ramp_height: where the ramp ends.

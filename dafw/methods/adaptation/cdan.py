@@ -30,8 +30,9 @@ class CDAN(AdversarialMethod):
 
     Long et al., Conditional Adversarial Domain Adaptation, NeurIPS 2018, https://arxiv.org/abs/1705.10667. Recalled,
     not looked up: the paper projects if d * K exceeds 4096, its ramp and its rate are DANN's, and its equation adds the
-    two means (``weight=2``). The weights follow the Transfer-Learning-Library (read). The authors' first code, as
-    recalled, normalises them in each domain and lets the reversed gradient pass through them.
+    two means, hence the default ``weight`` 2. The authors' first code and the Transfer-Learning-Library (both read)
+    take the mean over all rows, ``weight`` 1. The weights w follow that library. The authors' code normalises them in
+    each domain and lets the reversed gradient pass through them.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
@@ -43,12 +44,12 @@ class CDAN(AdversarialMethod):
         critic_norm: batch normalisation in the critic (tllib: yes).
         gamma: steepness of the reversal's ramp.
         ramp_steps: ramp over this many steps instead of over the training (tllib: gamma 1, 1000 steps).
-        weight: weight of the domain loss.
+        weight: weight of the domain loss (paper: 2, tllib: 1, see above).
         base: see :class:`~dafw.methods.base.Method`.
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
-    search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 2.0), "entropy": [False, True], "lr": (1e-3, 1e-1)}
+    search_space: ClassVar[dict[str, Any]] = {"weight": (0.2, 4.0), "entropy": [False, True], "lr": (1e-3, 1e-1)}
 
     def __init__(  # type: ignore[no-untyped-def]
         self,
@@ -62,7 +63,7 @@ class CDAN(AdversarialMethod):
         critic_norm: bool = False,
         gamma: NonNegativeFloat = 10.0,
         ramp_steps: PositiveInt | None = None,
-        weight: NonNegativeFloat = 1.0,
+        weight: NonNegativeFloat = 2.0,
         **base,
     ) -> None:
         super().__init__(network, weight=weight, gamma=gamma, ramp_steps=ramp_steps, **base)

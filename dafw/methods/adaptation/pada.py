@@ -27,7 +27,8 @@ class PADA(DANN):
     are computed anew after each further ``refresh_every`` steps. They are a buffer, and no gradient flows through them.
 
     Cao et al., Partial Adversarial Domain Adaptation, ECCV 2018, https://arxiv.org/abs/1808.04205; its objective is
-    recalled. The authors' code and the Transfer-Learning-Library were read. They weigh a batch differently
+    recalled. It adds the critic's two means, hence the default ``weight`` 2. The authors' code and the
+    Transfer-Learning-Library were read. Both take the mean over all rows, ``weight`` 1. They weigh a batch differently
     (``mode``): both divide the cross-entropy by the batch's sum of g[y_i] instead of its number of rows. For the critic
     the authors divide g[y_i] by its maximum in the batch; tllib gives each target row the mean of the batch's g[y_i].
     The authors' predictions average ten crops, their ramp is over 10,000 steps, and the critics of both libraries drop
@@ -48,7 +49,7 @@ class PADA(DANN):
 
     kinds: ClassVar[tuple[str, ...]] = ("classification",)
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "refresh_every": None}
-    search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 2.0), "temperature": (0.1, 1.0), "lr": (1e-3, 1e-1)}
+    search_space: ClassVar[dict[str, Any]] = {"weight": (0.2, 4.0), "temperature": (0.1, 1.0), "lr": (1e-3, 1e-1)}
 
     class_weights: Tensor
     problem: Classification

@@ -12,7 +12,8 @@ class ParetoDA(ParetoSteps, DANN):
     """Shared layers descend three objectives at once, in the direction that held-out target rows prefer.
 
     Loss: three objectives. L_S = CE(source). L_D is the domain loss of :class:`DANN` on features (n_s + n_t, d), with a
-    reversed gradient at the features. L_T = sum_k m_k log m_k - mean_t sum_k rho_k log rho_k mimics target
+    reversed gradient at the features; its default ``weight`` is 1, half of DANN's, since the authors build on the
+    Transfer-Learning-Library's loss. L_T = sum_k m_k log m_k - mean_t sum_k rho_k log rho_k mimics target
     classification: it is minus the mutual information of refined predictions rho (n_t, K) with mean m. rho_k is
     proportional to p(target | x, v_k) p_k, p = softmax(logits). The binary critic v_k of class k gets features without
     passing a gradient into them, and minimises mean_s -log p(source | x, v_y) + mean_t sum_k -rho_k log p(target | x,
@@ -21,9 +22,9 @@ class ParetoDA(ParetoSteps, DANN):
     Step: backbone and bottleneck descend sum_j w_j grad L_j, the label head L_S, the critic L_D, and the class-wise
     critics their loss. A linear programme (:mod:`dafw.optim.pareto`) chooses w >= 0 with sum 3 from the inner products
     of the gradients at backbone and bottleneck. One of these is the gradient of L_T on held-out rows: a tenth of the
-    target's training samples, which enter no objective, only batch statistics. The programme runs on the host, which
-    reads 17 numbers in each step. On several ranks the gradients are averaged over the ranks before it, so all ranks
-    take one direction.
+    target's training samples, which enter no objective, only batch statistics. The programme is solved on the device;
+    the host reads nothing. On several ranks the gradients are averaged over the ranks before it, so all ranks take one
+    direction.
 
     Cost: three forward and five backward passes of n images, where DANN has one each of 2 n: 2.2 to 2.4 times as much.
     With ``weigh_by="last"`` the inner products are those of the gradients at the last weight matrix of backbone and
@@ -56,7 +57,10 @@ class ParetoDA(ParetoSteps, DANN):
             or ``last``, the last weight matrix among them, see above.
         class_width: width h of the class-wise critics' hidden layers, K h (d + h) weights in all (authors: 1024).
         guided_above: the guided programme runs while the held-out loss is more than this above -log K, its lowest
-            value; ``null``: never (paper and authors, see above).
+            value; ``null``: never (paper and authors, see above). The authors' 0.001 means always, since only sure
+            predictions of equally many rows of each class come that near. A share of log K has both phases: with log K
+            / 2, guided until the mutual information of the held-out predictions is half of its highest value.
+        weight: weight of the domain loss in L_D (authors: 1).
         base: arguments of :class:`DANN`, and of :class:`~dafw.methods.base.Method`. Authors: ``critic_norm``, ``gamma``
             1, ``ramp_steps`` 500 (their ramp of 1000 counts twice a step), lr 0.001 (1 + 0.001 step)^-0.75, Nesterov
             momentum 0.9, weight decay 0.001, batches of 32.
@@ -69,7 +73,8 @@ class ParetoCDAN(ParetoSteps, CDAN):
     """ParetoDA on CDAN: like :class:`ParetoDA`, but with the domain loss of :class:`CDAN`.
 
     Loss: CE(source), CDAN's domain loss on features (n_s + n_t, d) and predictions (n_s + n_t, K), and the mimicking
-    loss on refined target predictions (n_t, K).
+    loss on refined target predictions (n_t, K). The default ``weight`` of the domain loss is 1, half of CDAN's, as in
+    the Transfer-Learning-Library.
 
     Lv et al., Pareto Domain Adaptation, NeurIPS 2021, https://arxiv.org/abs/2112.04137.
 
@@ -80,6 +85,7 @@ class ParetoCDAN(ParetoSteps, CDAN):
         weigh_by: ``shared`` or ``last``.
         class_width: width of the class-wise critics' hidden layers.
         guided_above: how far above its lowest value the held-out loss guides; ``null``: never.
+        weight: weight of the domain loss.
         base: arguments of :class:`CDAN`, and of :class:`~dafw.methods.base.Method`.
     """
 
@@ -101,6 +107,7 @@ class ParetoMDD(ParetoSteps, MDD):
         weigh_by: ``shared`` or ``last``.
         class_width: width of the class-wise critics' hidden layers.
         guided_above: how far above its lowest value the held-out loss guides; ``null``: never.
+        weight: weight of MDD's disagreement.
         base: arguments of :class:`MDD`, and of :class:`~dafw.methods.base.Method`.
     """
 

@@ -19,7 +19,7 @@ from dafw.nn.network import Network
 from dafw.nn.norm import NormMode
 from dafw.optim.pareto import GradientRows, choose_weights
 from dafw.problems import Outputs
-from dafw.ranges import PositiveInt
+from dafw.ranges import NonNegativeFloat, PositiveInt
 
 Mode = Literal["paper", "authors"]
 Combination = Literal["pareto", "uniform", "source"]
@@ -50,6 +50,7 @@ class ParetoSteps(ManualOptimization, AdversarialMethod, abstract=True):
         weigh_by: the parameters whose gradients the objectives are weighed by.
         class_width: width of the class-wise critics' hidden layers.
         guided_above: how far above its lowest value the held-out loss guides.
+        weight: weight of the domain loss in the objective L_D.
         base: the adversarial method's arguments.
     """
 
@@ -57,7 +58,6 @@ class ParetoSteps(ManualOptimization, AdversarialMethod, abstract=True):
     default_norm: ClassVar[NormMode] = "separate"
     held_out: ClassVar[float] = 0.1
     backbone_passes: ClassVar[int] = 3
-    host_reads: ClassVar[int] = 1
     control: ClassVar[dict[str, Any]] = {"combination": "source"}
     control_difference_reason: ClassVar[str] = "each domain makes a pass of its own, and so do held-out target rows"
 
@@ -70,9 +70,10 @@ class ParetoSteps(ManualOptimization, AdversarialMethod, abstract=True):
         weigh_by: Weighed = "shared",
         class_width: PositiveInt = 1024,
         guided_above: float | None = None,
+        weight: NonNegativeFloat = 1.0,
         **base,
     ) -> None:
-        super().__init__(network, **base)
+        super().__init__(network, weight=weight, **base)
         self.mode, self.combination, self.weigh_by, self.guided_above = mode, combination, weigh_by, guided_above
         self.class_critics = ClassCritics(network.num_features, self.num_classes, width=class_width)
 
@@ -168,36 +169,44 @@ class ParetoSteps(ManualOptimization, AdversarialMethod, abstract=True):
             gradients.average()
         weights = self.weigh(gradients, held_out)
         self.record_step(batch, terms, {"held_out": held_out})
-        if self._weighed is self._shared:
+        if isinstance(weights, Tensor) and self._weighed is self._shared:
             combined = gradients.combine(weights)
         else:
-            weighed = [weight * loss for weight, (loss, _) in zip(weights, objectives[:3], strict=True) if weight]
+            weighed = [
+                weight * loss
+                for weight, (loss, _) in zip(weights, objectives[:3], strict=True)
+                if isinstance(weight, Tensor) or weight
+            ]
             combined = self.gradients(torch.stack(weighed).sum(), self._shared)
         others = [*self._head, *self._critic, *self._class_critics]
         self.apply_gradients((self._shared, combined), (others, mean_over_ranks(own)))
         return terms["supervised"].detach()
 
-    def weigh(self, gradients: GradientRows, held_out: Tensor) -> tuple[float, ...]:
-        """Weights of the objectives in what the shared layers descend.
+    def weigh(self, gradients: GradientRows, held_out: Tensor) -> Tensor | tuple[float, ...]:
+        """Weights of the three objectives in what the shared layers descend.
 
         Args:
             gradients: of the objectives and of the held-out loss, at the parameters they are weighed by.
             held_out: that loss.
+
+        Returns:
+            Numbers if they are fixed; else (3,), like the gradients' matrix and the same on every rank.
         """
         if self.combination in FIXED:
             return FIXED[self.combination]
         products = gradients.products()
         (numbers,) = mean_over_ranks([torch.cat([products.flatten(), held_out.detach().to(products).view(1)])])
-        *flat, value = numbers.tolist()  # the one host read
-        rows = [flat[i : i + gradients.count] for i in range(0, len(flat), gradients.count)]
-        guided = self.guided_above is not None and value + math.log(self.num_classes) > self.guided_above
-        chosen = choose_weights(rows, guided=guided, mode=self.mode)
-        extra = (1.0, 1.0, 0.0) if self.mode == "authors" else (0.0, 0.0, 0.0)
+        products, value = numbers[:-1].view_as(products), numbers[-1]
+        least = math.inf if self.guided_above is None else self.guided_above
+        guided = value + math.log(self.num_classes) > least
+        chosen = choose_weights(products, guided=guided, mode=self.mode)
+        weights = chosen.weights.to(products)
         if self.logs_this_step:
             self.diagnose("held_out_loss", value)
-            self.diagnose("guided", float(guided))
-            self.diagnose("infeasible", float(not chosen.feasible))
-            for i, name in enumerate(("supervised", "domain", "mimicking")):
-                self.diagnose(f"weight_{name}", chosen.weights[i])
-                self.diagnose(f"gradient_norm_{name}", max(rows[i][i], 0.0) ** 0.5)
-        return tuple(weight + more for weight, more in zip(chosen.weights, extra, strict=True))
+            self.diagnose("guided", guided.float())
+            self.diagnose("infeasible", 1 - chosen.feasible.float())
+            norms = products.diagonal().clamp_min(0.0).sqrt()
+            for weight, norm, name in zip(weights, norms, ("supervised", "domain", "mimicking"), strict=False):
+                self.diagnose(f"weight_{name}", weight)
+                self.diagnose(f"gradient_norm_{name}", norm)
+        return torch.cat([weights[:2] + 1, weights[2:]]) if self.mode == "authors" else weights

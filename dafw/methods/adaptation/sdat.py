@@ -30,8 +30,9 @@ class SDAT(ManualOptimization, CDAN):
     https://arxiv.org/abs/2206.08213. D is at theta as in the paper's objective (recalled). The authors' code (read)
     takes D from the second pass, at the perturbed weights: ``domain_at: perturbed``. Also read there: CDAN without
     entropy weights, together with MCC (``confusion`` 1, temperature 2), which is part of T; a critic of 1024-1024 with
-    batch normalisation; ViT-B/16 with rho 0.02 on Office-Home and on VisDA (0.005 there without MCC). Recalled:
-    ResNet-50 on Office-Home takes 0.02 as well.
+    batch normalisation, whose loss is a mean over all rows, hence the default ``weight`` 1 (CDAN's: 2); ViT-B/16 with
+    rho 0.02 on Office-Home and on VisDA (0.005 there without MCC). Recalled: ResNet-50 on Office-Home takes 0.02 as
+    well.
 
     There are two backbone passes, at theta and at the perturbed weights. The running statistics of batch normalisation
     follow the first pass only (authors' code: both). Gradients are averaged over the ranks in each pass, so every rank
@@ -44,6 +45,7 @@ class SDAT(ManualOptimization, CDAN):
         temperature: divides the logits of the class confusion (authors' code: 2; MCC and tllib: 2.5).
         domain_at: point at which the domain loss is differentiated: ``weights`` (paper) or ``perturbed`` (authors'
             code).
+        weight: weight of the domain loss.
         cdan: see :class:`~dafw.methods.adaptation.cdan.CDAN`. The authors' code trains with ``lr`` 0.01, 0.002 with
             MCC on ViT-B/16, times (1 + 0.001 i)^-0.75 at step i, Nesterov momentum 0.9, weight decay 0.001.
 
@@ -63,9 +65,10 @@ class SDAT(ManualOptimization, CDAN):
         confusion: NonNegativeFloat = 1.0,
         temperature: PositiveFloat = 2.0,
         domain_at: Literal["weights", "perturbed"] = "weights",
+        weight: NonNegativeFloat = 1.0,
         **cdan,
     ) -> None:
-        super().__init__(network, **cdan)
+        super().__init__(network, weight=weight, **cdan)
         self.rho, self.confusion, self.temperature, self.domain_at = rho, confusion, temperature, domain_at
 
     def task(self, joint: Outputs, batch: Batch) -> Losses:
