@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("datamodules",),
     ("dafw.data",),
     ("dafw.plots", "dafw.checkpoints", "dafw.recording", "dafw.lightning_adapter"),
-    ("dafw.files", "dafw.ranges"),
+    ("dafw.files", "dafw.ranges", "dafw.samples"),
     ("dafw.errors",),
     ("dafw.escape", "dafw.names"),
     ("dafw.plain_yaml",),

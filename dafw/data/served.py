@@ -6,8 +6,9 @@ from typing import ClassVar, Literal, cast
 from dafw.data.augment import Augment, Word, made_augment
 from dafw.data.domain import Domain
 from dafw.data.roles import Evaluation
-from dafw.data.samples import Samples, summarise
+from dafw.data.samples import summarise
 from dafw.ranges import Checked
+from dafw.samples import Samples
 
 Stage = Literal["validate", "test", "predict"]
 
