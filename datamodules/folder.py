@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -26,10 +27,11 @@ from dafw.data.images import (
     find_corrupt,
     prepare_image,
 )
-from dafw.data.manifest import check_files, read_manifest, refuse_outside, scan_folder, subfolders
+from dafw.data.manifest import SPLITS, check_files, read_manifest, refuse_outside, scan_folder, subfolders
 from dafw.data.roles import Split
 from dafw.data.trained import trained_model
 from dafw.errors import UserError, choose
+from dafw.escape import terminal
 from dafw.files import reading
 from datamodules.base import DomainDataModule
 from datamodules.splits import SHARES, Protocol, check_protocol, in_domainbed, in_shares, places
@@ -40,7 +42,7 @@ log = logging.getLogger(__name__)
 class ImageFolderDomains(DomainDataModule):
     """Images in ``root/<domain>/<class>/<name>.jpg``, or listed in a manifest, of every format that Pillow decodes.
 
-    What lies beside them and is no such image is passed over, and a line for each domain says so.
+    What lies beside them and is no such image is passed over. A line for each domain says what it has.
 
     The images of a target without labels lie in ``root/<domain>/`` itself, or have an empty label in the manifest. It
     trains and predicts; it has no metrics.
@@ -280,18 +282,29 @@ class ImageFolderDomains(DomainDataModule):
         return super().evaluation_loader(replace(domain, inputs=CentreCropped(domain.inputs, self.size)), shard=shard)
 
     def prepare_data(self) -> None:
-        """Says what was passed over; builds the caches and checks the images, if they are switched on.
+        """Builds the caches and checks the images, if they are switched on; says what each domain has, once.
 
         One process of each machine does it.
         """
+        for name in self._entries:
+            self._load(name)
         if not self._told and not self._rank()[0]:
             self._told = True
             for name, entries in self._entries.items():
-                if entries.passed_over:
-                    said = f"{name}: {len(entries)} images; passed over: {entries.passed_over}"
-                    print(f"dafw: {said}", file=sys.stderr)
-        for name in self._entries:
-            self._load(name)
+                passed = f"; passed over: {entries.passed_over}" if entries.passed_over else ""
+                print(terminal(f"dafw: {self._in_short(name)}{passed}"), file=sys.stderr)
+
+    def _in_short(self, name: str) -> str:
+        """How many images of how many classes a domain has, and how many of them are in each split."""
+        parts: dict[Split, int] = {}
+        for split in SPLITS:
+            with suppress(UserError):  # an empty split
+                parts[split] = len(self.domain(name, split))
+        served = self.class_sets.target if name in self.target else self.class_sets.source
+        counts = {label: count for label, count in self.class_counts()[name].items() if label in served}
+        images = sum(counts.values()) or len(self._entries[name])
+        classes = f"{len(counts)} classes" if len(counts) > 1 else "1 class" if counts else "no labels"
+        return f"{name}: {images} images, {classes}; {', '.join(f'{count} {split}' for split, count in parts.items())}"
 
 
 def _natural(label: str) -> tuple[int, int, str]:

@@ -41,7 +41,7 @@ USE_DATAMODULES = (
     "datamodules",
 )
 #: What the datamodules may import of dafw.
-OF_DATAMODULES = ("dafw.data", "dafw.files", "dafw.names", "dafw.errors")
+OF_DATAMODULES = ("dafw.data", "dafw.files", "dafw.names", "dafw.errors", "dafw.escape")
 
 
 class Import(NamedTuple):

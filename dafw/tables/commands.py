@@ -106,6 +106,7 @@ def _show(table: Table, args: argparse.Namespace) -> int:
         render_terminal(sheet, Console())
     if args.format in TEXT:
         sys.stdout.write(TEXT[args.format](sheet))
+    sys.stdout.flush()  # pictures may take seconds
     page = write_pages(sheet, store, args.root)
     if args.format not in TEXT:
         print(page)
