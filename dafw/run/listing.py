@@ -34,7 +34,7 @@ def list_samples(config: Mapping[str, Any], folder: Path) -> dict[str, Samples]:
     """
     method = find_class(_full(config["model"]["class_path"], "dafw.methods"))
     path = _full(config["data"]["class_path"], "datamodules")
-    run = {**config, "run": {"dir": str(folder)}}
+    run = {**config, "model": {"init_args": {}, **config["model"]}, "run": {"dir": str(folder)}}
     model = None if method.setting.sees_source else TrainedModel(lambda: trained_classes(run))
     arguments = {**config["data"].get("init_args", {}), "seed": config["seed_everything"]}
     parser = LightningArgumentParser(parser_mode=MODE, exit_on_error=False)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from dafw.errors import UserError
+from dafw.errors import UserError, warning_that_names
 from dafw.files import write_atomically
 from dafw.run.criteria import CellResult
 from dafw.run.identity import data_paths
@@ -67,7 +67,8 @@ class Listings:
     def _list(self, cell: Cell, result: CellResult) -> Found | None:
         from dafw.run.listing import list_samples  # imports torch
 
-        with suppress(UserError, OSError):
+        what = f"the data of {cell.label} could not be listed, so its result is not compared with it"
+        with warning_that_names(what), suppress(UserError, OSError):  # data that is not there
             return list_samples(cell.config, result.directory)
         return None
 
