@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 class ImageFolderDomains(DomainDataModule):
     """Images in ``root/<domain>/<class>/<name>.jpg``, or listed in a manifest, of every format that Pillow decodes.
 
-    What lies beside them and is no such image is passed over. A line for each domain says what it has.
+    What lies beside them and is no such image is passed over, and a line for each domain says so.
 
     The images of a target without labels lie in ``root/<domain>/`` itself, or have an empty label in the manifest. It
     trains and predicts; it has no metrics.
@@ -282,28 +282,32 @@ class ImageFolderDomains(DomainDataModule):
         return super().evaluation_loader(replace(domain, inputs=CentreCropped(domain.inputs, self.size)), shard=shard)
 
     def prepare_data(self) -> None:
-        """Builds the caches and checks the images, if they are switched on; says what each domain has, once.
+        """Says what was passed over; builds the caches and checks the images, if they are switched on.
 
         One process of each machine does it.
         """
-        for name in self._entries:
-            self._load(name)
         if not self._told and not self._rank()[0]:
             self._told = True
             for name, entries in self._entries.items():
-                passed = f"; passed over: {entries.passed_over}" if entries.passed_over else ""
-                print(terminal(f"dafw: {self._in_short(name)}{passed}"), file=sys.stderr)
+                if entries.passed_over:
+                    said = f"{name}: {len(entries)} images; passed over: {entries.passed_over}"
+                    print(terminal(f"dafw: {said}"), file=sys.stderr)
+        for name in self._entries:
+            self._load(name)
+
+    def in_short(self) -> list[str]:
+        """For each domain how many images of how many classes it has, and how many of them are in each split."""
+        return [self._in_short(name) for name in self._entries]
 
     def _in_short(self, name: str) -> str:
-        """How many images of how many classes a domain has, and how many of them are in each split."""
-        parts: dict[Split, int] = {}
+        parts: dict[str, int] = {}
         for split in SPLITS:
             with suppress(UserError):  # an empty split
                 parts[split] = len(self.domain(name, split))
         served = self.class_sets.target if name in self.target else self.class_sets.source
         counts = {label: count for label, count in self.class_counts()[name].items() if label in served}
         images = sum(counts.values()) or len(self._entries[name])
-        classes = f"{len(counts)} classes" if len(counts) > 1 else "1 class" if counts else "no labels"
+        classes = f"{len(counts)} class{'es' * (len(counts) > 1)}" if counts else "no labels"
         return f"{name}: {images} images, {classes}; {', '.join(f'{count} {split}' for split, count in parts.items())}"
 
 

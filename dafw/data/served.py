@@ -41,6 +41,10 @@ class ServedDomains(Checked):
         """The augmentation of training samples, see :func:`~dafw.data.augment.made_augment`."""
         return made_augment(self.augment, self.train_domains[0], flip=self.flips)
 
+    def in_short(self) -> list[str]:
+        """What a run says at its start of the domains that it was given: a line for each, or nothing."""
+        return []
+
     @property
     def labelled(self) -> list[str]:
         """Names of the domains whose labels train."""

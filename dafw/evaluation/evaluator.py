@@ -339,14 +339,19 @@ class Evaluator:
         Empty where there are none.
         """
         parts = []
-        for evaluation, batches in zip(self.evaluations, self.collected, strict=True):
+        for position, evaluation in enumerate(self.evaluations):
             if evaluation.role == role:
+                batches, self.collected[position] = self.collected[position], []  # logits of many classes are large
                 found = [torch.cat(values, -1 if i == 2 else 0) for i, values in enumerate(zip(*batches, strict=True))]
+                del batches
                 found = [gather_unequal(value, -1 if i == 2 else 0) for i, value in enumerate(found)]
                 order = found[2][0].argsort()
                 parts.append((found[0][order], found[1][order], found[2][:, order]))
+                del found
         if not parts:
             return torch.empty(0, 0), torch.empty(0, 0), torch.empty(2, 0, dtype=torch.int64)
+        if len(parts) == 1:
+            return parts[0]
         features, logits, keys = (list(values) for values in zip(*parts, strict=True))
         return torch.cat(features), torch.cat(logits), torch.cat(keys, 1)
 

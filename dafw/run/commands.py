@@ -314,7 +314,7 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     if command == "test" and (output := cli.config_init["output"]):
         check_writable(user_path(output))
     clock = Clock()
-    trainer = cli.make_trainer([clock, Stopping()], [], folder)
+    trainer = cli.make_trainer([clock, Stopping()], [], folder, lines=True)
     getattr(trainer, command)(cli.model, datamodule=cli.datamodule, verbose=False)
     for name, value in sorted(trainer.callback_metrics.items()) if trainer.is_global_zero else ():
         print(terminal(f"{name.partition('/dataloader_idx')[0]:<40} {float(value):.4f}"))
@@ -343,7 +343,7 @@ def predict(cli: DafwCLI, folder: Path) -> None:
         cli.use_one_device()
     else:
         cli.datamodule.predict_split = given["split"]
-    trainer = cli.make_trainer([Stopping()], [], folder)
+    trainer = cli.make_trainer([Stopping()], [], folder, lines=True)
     if given["images"]:
         predict_images(trainer, cli.model, cli.datamodule, given["images"], output)
     else:

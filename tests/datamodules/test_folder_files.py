@@ -101,18 +101,12 @@ LITTER = (
 )
 
 
-SAID = (
-    f"dafw: art: 30 images, 2 classes; 22 train, 6 val, 2 test; passed over: {LITTER}\n"
-    "dafw: photo: 30 images, 2 classes; 22 train, 3 val, 5 test\n"
-)
-
-
 def test_what_is_passed_over_is_said_once(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     litter(root / "art" / "cup")
     data = make(root)
     assert data.class_counts() == {"art": {"cup": 15, "mug": 15}, "photo": {"cup": 15, "mug": 15}}
     data.prepare_data()
-    assert capsys.readouterr() == ("", SAID)
+    assert capsys.readouterr() == ("", f"dafw: art: 30 images; passed over: {LITTER}\n")
     data.prepare_data()
     other = make(root)
     other._rank = lambda: (1, 2)  # type: ignore[method-assign]
@@ -126,7 +120,15 @@ def test_a_run_says_what_it_passes_over(
     monkeypatch.chdir(tmp_path)
     litter(root / "art" / "cup")
     done = call(capsys, *FIT, "--data.root", root)
-    assert (done.code, done.err) == (0, SAID)
+    assert (done.code, done.err) == (0, f"dafw: art: 30 images; passed over: {LITTER}\n")
+    sizes = [
+        "art: 30 images, 2 classes; 22 train, 6 val, 2 test",
+        "photo: 30 images, 2 classes; 22 train, 3 val, 5 test",
+    ]
+    assert done.out.splitlines()[2:4] == sizes
+    run = one_run(tmp_path / "runs")
+    for command in ("test", "predict"):
+        assert call(capsys, command, run).out.splitlines()[:2] == sizes
     assert one_run(tmp_path / "runs")
 
 
