@@ -59,7 +59,7 @@ def report_once(said: str, report: Callable[[], None], patience: float = 5.0) ->
             store.set(f"dafw/heard/{dist.get_rank()}", "")
 
 
-def _come(store: dist.Store, keys: list[str], patience: float) -> bool:
+def _come(store: Any, keys: list[str], patience: float) -> bool:
     """Waits until the store has the keys, and returns whether it has. ``Store.wait`` would print that it gave up."""
     end = time.monotonic() + patience
     while not store.check(keys):
