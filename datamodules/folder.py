@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from dafw.data.images import (
     find_corrupt,
     prepare_image,
 )
-from dafw.data.manifest import SPLITS, check_files, read_manifest, refuse_outside, scan_folder, subfolders
+from dafw.data.manifest import check_files, read_manifest, refuse_outside, scan_folder, subfolders
 from dafw.data.roles import Split
 from dafw.data.trained import trained_model
 from dafw.errors import UserError, choose
@@ -301,7 +301,7 @@ class ImageFolderDomains(DomainDataModule):
 
     def _in_short(self, name: str) -> str:
         parts: dict[str, int] = {}
-        for split in SPLITS:
+        for split in get_args(Split):
             with suppress(UserError):  # an empty split
                 parts[split] = len(self.domain(name, split))
         served = self.class_sets.target if name in self.target else self.class_sets.source

@@ -49,14 +49,20 @@ class Lines(pl.Callback):
         print(terminal(f"in {self.folder}{resumed}"))
         self._say_data(trainer)
 
-    def _say_data(self, trainer: pl.Trainer, *_: Any) -> None:
+    def _say_data(self, trainer: pl.Trainer) -> None:
         """Says what the domains are, once."""
         data = getattr(trainer, "datamodule", None)
         if not self._begun and trainer.is_global_zero and isinstance(data, ServedDomains):
             print(*(f"{terminal(line)}\n" for line in data.in_short()), sep="", end="", flush=True)
         self._begun = True
 
-    on_test_start = on_predict_start = _say_data
+    def on_test_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Says what the domains are."""
+        self._say_data(trainer)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Says what the domains are."""
+        self._say_data(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Prints the losses since the last log, the main validators, and what target labels say, marked as such."""
