@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dafw.errors import UserError
+from dafw.samples import changed_samples
 
 NAME = re.compile(r"step=(\d+)\.ckpt")
 """File name of a checkpoint. The group is its number of steps."""
@@ -175,18 +176,6 @@ def check_samples(held: Mapping[str, Any], path: str | Path, samples: Mapping[st
     """
     if said := changed_samples(held["samples"], path, samples):
         raise UserError(f"{said}; if that is meant, {ACCEPT}")
-
-
-def changed_samples(held: Mapping[str, Sequence[Any]], path: str | Path, samples: Mapping[str, Sequence[Any]]) -> str:
-    """How the first domain whose samples changed did so, with the file that says ``held``; empty if none did."""
-    for name, now in samples.items():
-        then = held.get(name, now)
-        if list(then) != list(now):
-            domain, _, part = name.rpartition("/")
-            how = f"{then[0]} then, {now[0]} now"
-            how = f"still {now[0]}, with other names or classes, or in another order" if then[0] == now[0] else how
-            return f"the {part} samples of {domain} changed since {path}: {how}"
-    return ""
 
 
 def check_finite(state: Mapping[str, Tensor], path: str | Path, names: Iterable[str]) -> None:

@@ -155,6 +155,22 @@ def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
             unfinished.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Looks whether :func:`replacing` could write a file, as far as that can be known before. Nothing is made.
+
+    Raises:
+        OSError: that with which the writing would end, naming the file or a folder above it.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    folder = next(one for one in path.absolute().parents if one.exists())
+    if not folder.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        number = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(number, os.strerror(number), str(folder))
+
+
 def append(path: Path, text: str, sync: bool = False) -> None:
     """Adds ``text`` as UTF-8 to the end of a file.
 

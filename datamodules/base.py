@@ -71,6 +71,8 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
 
     domain_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    #: What is asked for while there is no method.
+    default_request: DataRequest = DataRequest()
 
     def __init__(
         self,
@@ -192,8 +194,8 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
 
     @property
     def request(self) -> DataRequest:
-        """What the method at work asks for; the default request while there is no method."""
-        return DataRequest.of(self.trainer.lightning_module) if self.trainer is not None else DataRequest()
+        """What the method at work asks for; :attr:`default_request` while there is no method."""
+        return DataRequest.of(self.trainer.lightning_module) if self.trainer is not None else self.default_request
 
     @property
     def sources(self) -> list[str]:

@@ -3,9 +3,10 @@
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from dafw.data.manifest import check_files, read_manifest, refuse_outside, scan_
 from dafw.data.roles import Split
 from dafw.data.trained import trained_model
 from dafw.errors import UserError, choose
+from dafw.escape import terminal
 from dafw.files import reading
 from datamodules.base import DomainDataModule
 from datamodules.splits import SHARES, Protocol, check_protocol, in_domainbed, in_shares, places
@@ -301,9 +303,24 @@ class ImageFolderDomains(DomainDataModule):
             for name, entries in self._entries.items():
                 if entries.passed_over:
                     said = f"{name}: {len(entries)} images; passed over: {entries.passed_over}"
-                    print(f"dafw: {said}", file=sys.stderr)
+                    print(terminal(f"dafw: {said}"), file=sys.stderr)
         for name in self._entries:
             self._load(name)
+
+    def in_short(self) -> list[str]:
+        """For each domain how many images of how many classes it has, and how many of them are in each split."""
+        return [self._in_short(name) for name in self._entries]
+
+    def _in_short(self, name: str) -> str:
+        parts: dict[str, int] = {}
+        for split in get_args(Split):
+            with suppress(UserError):  # an empty split
+                parts[split] = len(self.domain(name, split))
+        served = self.class_sets.target if name in self.target else self.class_sets.source
+        counts = {label: count for label, count in self.class_counts()[name].items() if label in served}
+        images = sum(counts.values()) or len(self._entries[name])
+        classes = f"{len(counts)} class{'es' * (len(counts) > 1)}" if counts else "no labels"
+        return f"{name}: {images} images, {classes}; {', '.join(f'{count} {split}' for split, count in parts.items())}"
 
 
 def _natural(label: str) -> tuple[int, int, str]:

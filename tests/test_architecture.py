@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("datamodules",),
     ("dafw.data",),
     ("dafw.plots", "dafw.checkpoints", "dafw.recording", "dafw.lightning_adapter"),
-    ("dafw.files", "dafw.ranges"),
+    ("dafw.files", "dafw.ranges", "dafw.samples"),
     ("dafw.errors",),
     ("dafw.escape", "dafw.names"),
     ("dafw.plain_yaml",),
@@ -41,7 +41,7 @@ USE_DATAMODULES = (
     "datamodules",
 )
 #: What the datamodules may import of dafw.
-OF_DATAMODULES = ("dafw.data", "dafw.files", "dafw.names", "dafw.errors")
+OF_DATAMODULES = ("dafw.data", "dafw.files", "dafw.names", "dafw.errors", "dafw.escape")
 
 
 class Import(NamedTuple):

@@ -8,11 +8,14 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dafw.data.served import ServedDomains
 from dafw.escape import terminal
 
 
 class Lines(pl.Callback):
-    """Lines of plain text: what the run is, after its first step, and the main numbers at each validation.
+    """Lines of plain text: what run and data are, after the first step, and the main numbers at each validation.
+
+    A test and a prediction begin with the lines of the data alone.
 
     A run whose first step fails, as that of a network for other images does, says nothing but why.
 
@@ -43,7 +46,23 @@ class Lines(pl.Callback):
         before = pl_module.steps_done - 1
         resumed = f", resuming from step {before}" if before else ""
         print(terminal(f"{self.title}: {pl_module.steps_planned} steps on {ranks}{device.type} ({where})"))
-        print(terminal(f"in {self.folder}{resumed}"), flush=True)
+        print(terminal(f"in {self.folder}{resumed}"))
+        self._say_data(trainer)
+
+    def _say_data(self, trainer: pl.Trainer) -> None:
+        """Says what the domains are, once."""
+        data = getattr(trainer, "datamodule", None)
+        if not self._begun and trainer.is_global_zero and isinstance(data, ServedDomains):
+            print(*(f"{terminal(line)}\n" for line in data.in_short()), sep="", end="", flush=True)
+        self._begun = True
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Says what the domains are."""
+        self._say_data(trainer)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Says what the domains are."""
+        self._say_data(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Prints the losses since the last log, the main validators, and what target labels say, marked as such."""

@@ -3,9 +3,7 @@
 import hashlib
 
 from dafw.data.domain import Domain
-
-Samples = list[int | str]
-"""The number of samples of a domain, and a digest of them."""
+from dafw.samples import Samples
 
 
 def summarise(domain: Domain) -> Samples:

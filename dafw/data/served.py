@@ -6,8 +6,9 @@ from typing import ClassVar, Literal, cast
 from dafw.data.augment import Augment, Word, made_augment
 from dafw.data.domain import Domain
 from dafw.data.roles import Evaluation
-from dafw.data.samples import Samples, summarise
+from dafw.data.samples import summarise
 from dafw.ranges import Checked
+from dafw.samples import Samples
 
 Stage = Literal["validate", "test", "predict"]
 
@@ -39,6 +40,10 @@ class ServedDomains(Checked):
     def augmentation(self) -> Augment | None:
         """The augmentation of training samples, see :func:`~dafw.data.augment.made_augment`."""
         return made_augment(self.augment, self.train_domains[0], flip=self.flips)
+
+    def in_short(self) -> list[str]:
+        """What a run says at its start of the domains that it was given: a line for each, or nothing."""
+        return []
 
     @property
     def labelled(self) -> list[str]:

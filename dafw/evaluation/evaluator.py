@@ -1,6 +1,8 @@
 """Validation, test and prediction, the same for all methods: metrics of each domain, label-free validators, oracle."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -270,16 +272,31 @@ class Evaluator:
         return self._new_metrics(evaluation.is_source)
 
     def _new_metrics(self, is_source: bool) -> MetricCollection:
+        return self._metrics_like(self.class_names, is_source, self.open_set.has_unknown)
+
+    def _metrics_like(self, class_names: tuple[str, ...], is_source: bool, has_unknown: bool) -> MetricCollection:
         target = not is_source
-        said = {"rejects": target and self.open_set.rejects, "has_unknown": target and self.open_set.has_unknown}
+        said = {"rejects": target and self.open_set.rejects, "has_unknown": target and has_unknown}
         options = {name: True for name, holds in said.items() if holds}
         problem = self.problem
-        given: dict[str, Any] = {"class_names": self.class_names, **options}
+        given: dict[str, Any] = {"class_names": class_names, **options}
         try:
             signature(problem.metrics).bind(self.method.num_classes, **given)
         except TypeError as error:
             raise UserError(f"{type(problem).__name__}.metrics must take num_classes and {', '.join(given)}") from error
         return problem.metrics(self.method.num_classes, **given)
+
+    def metric_names(self, class_names: tuple[str, ...], has_unknown: bool) -> tuple[str, ...]:
+        """The names of a target's metrics; empty if a metric cannot tell its names before it has seen a sample.
+
+        Args:
+            class_names: names of the classes that the method predicts.
+            has_unknown: whether the target has classes of its own.
+        """
+        with warnings.catch_warnings(), suppress(Exception):  # whatever a metric of another author raises
+            warnings.simplefilter("ignore")
+            return tuple(self.problem.values(self._metrics_like(class_names, False, has_unknown), class_names))
+        return ()
 
     def metrics_of(self, position: int) -> dict[str, float]:
         """The metrics of one loader, over all ranks. The name of a variant follows that of the metric."""
@@ -322,14 +339,19 @@ class Evaluator:
         Empty where there are none.
         """
         parts = []
-        for evaluation, batches in zip(self.evaluations, self.collected, strict=True):
+        for position, evaluation in enumerate(self.evaluations):
             if evaluation.role == role:
+                batches, self.collected[position] = self.collected[position], []  # logits of many classes are large
                 found = [torch.cat(values, -1 if i == 2 else 0) for i, values in enumerate(zip(*batches, strict=True))]
+                del batches
                 found = [gather_unequal(value, -1 if i == 2 else 0) for i, value in enumerate(found)]
                 order = found[2][0].argsort()
                 parts.append((found[0][order], found[1][order], found[2][:, order]))
+                del found
         if not parts:
             return torch.empty(0, 0), torch.empty(0, 0), torch.empty(2, 0, dtype=torch.int64)
+        if len(parts) == 1:
+            return parts[0]
         features, logits, keys = (list(values) for values in zip(*parts, strict=True))
         return torch.cat(features), torch.cat(logits), torch.cat(keys, 1)
 

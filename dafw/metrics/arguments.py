@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from inspect import Parameter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torchmetrics import Metric, MetricCollection
 
@@ -10,16 +11,21 @@ from dafw.errors import UserError
 
 TORCHMETRICS = ("preds", "target")
 """The arguments that the metrics of torchmetrics take. A wrapper, which passes anything on, gets these."""
+_of_collection: "WeakKeyDictionary[MetricCollection, frozenset[str]]" = WeakKeyDictionary()
+"""The arguments that the metrics of a collection name."""
 
 
 def update_metrics(metrics: MetricCollection, given: Mapping[str, Any]) -> None:
-    """Updates each metric with the arguments that it names.
+    """Updates each metric with the arguments that it names. It reads their signatures once for each collection.
 
     Args:
         metrics: what to update.
         given: the arguments by name.
     """
-    named = {name for metric in metrics.values(copy_state=False) for name in (_named(metric) or TORCHMETRICS)}
+    named = _of_collection.get(metrics)
+    if named is None:
+        each = metrics.values(copy_state=False)
+        named = _of_collection[metrics] = frozenset(name for one in each for name in (_named(one) or TORCHMETRICS))
     metrics.update(**{name: value for name, value in given.items() if name in named})
 
 

@@ -4,6 +4,9 @@ Convention: each rank r backpropagates its own loss L_r. DistributedDataParallel
 gradients over the R ranks. So the quantity that is minimised is (1/R) sum_r L_r.
 """
 
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -25,6 +28,45 @@ def leave_process_group() -> None:
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def report_once(said: str, report: Callable[[], None], patience: float = 5.0) -> None:
+    """Reports what went wrong on this rank, but on rank 0 alone if all ranks say the same.
+
+    An error may be of one rank alone. The others may then wait in a collective, so nothing here is one: rank 0 leaves
+    what it said in the group's store, where the others look for it. They leave word in turn, since rank 0 must not end
+    before: the store ends with it.
+
+    Args:
+        said: what went wrong.
+        report: says it.
+        patience: seconds that a rank waits for another one.
+    """
+    store = getattr(dist.distributed_c10d, "_get_default_store", lambda: None)() if world_size() > 1 else None
+    if store is None:
+        report()
+    elif dist.get_rank() == 0:
+        report()
+        store.set("dafw/said", said)
+        _come(store, [f"dafw/heard/{rank}" for rank in range(1, world_size())], patience)
+    else:
+        first = None
+        with suppress(RuntimeError):  # rank 0 has ended
+            first = store.get("dafw/said").decode() if _come(store, ["dafw/said"], patience) else None
+        if first != said:
+            report()
+        with suppress(RuntimeError):
+            store.set(f"dafw/heard/{dist.get_rank()}", "")
+
+
+def _come(store: Any, keys: list[str], patience: float) -> bool:
+    """Waits until the store has the keys, and returns whether it has. ``Store.wait`` would print that it gave up."""
+    end = time.monotonic() + patience
+    while not store.check(keys):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -13,6 +13,7 @@ from torchmetrics import MetricCollection
 
 from dafw.data.domain import Domain
 from dafw.errors import UserError
+from dafw.files import check_writable
 from dafw.recording import Recorded
 
 if TYPE_CHECKING:
@@ -239,9 +240,13 @@ class Problem(Recorded):
     def check_output(self, path: Path) -> None:
         """Says before any prediction that :meth:`write_predictions` could not write to this path.
 
+        It asks for a file that may be written. A problem that writes a folder asks for something else.
+
         Raises:
             UserError: saying what is missing.
+            OSError: naming the file or folder that cannot be written.
         """
+        check_writable(path)
 
     def write_predictions(self, found: Sequence[Predicted], class_names: Sequence[str], path: Path) -> None:
         """Writes predictions to a file, or to a folder of files.

@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from dafw import escape
 from dafw.data.domain import Domain
 from dafw.errors import UserError
-from dafw.files import write_atomically
+from dafw.files import check_writable, write_atomically
 from dafw.metrics import CommonAccuracy, check_arguments, open_set_metrics, update_metrics
 from dafw.problems.base import Picture, Predicted, Problem, Shown
 from dafw.problems.outputs import Outputs
@@ -119,7 +119,8 @@ class Classification(Problem):
         return {"prediction": prediction, "probabilities": probabilities, "unknown": unknown.float()}
 
     def check_output(self, path: Path) -> None:
-        """Asks for pyarrow if the path ends in ``.parquet``."""
+        """Asks for a file that may be written, and for pyarrow if it ends in ``.parquet``."""
+        check_writable(path)
         if path.suffix.lower() == ".parquet":
             require_parquet(path)
 

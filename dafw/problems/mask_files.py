@@ -9,8 +9,20 @@ from torch import Tensor
 
 from dafw import escape
 from dafw.errors import UserError
-from dafw.files import replacing, write_atomically
+from dafw.files import check_writable, replacing, write_atomically
 from dafw.names import file_name, one_spelling
+
+
+def check_folder(path: Path) -> None:
+    """Looks whether :func:`write_masks` could write into a folder.
+
+    Raises:
+        UserError: if ``path`` is a file.
+        OSError: if the folder could not be made or written.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, and masks need a folder: give another --output")
+    check_writable(path / "index.csv")
 
 
 def write_masks(found: Mapping[str, tuple[Sequence[str], Sequence[Tensor]]], path: Path) -> None:
@@ -26,8 +38,7 @@ def write_masks(found: Mapping[str, tuple[Sequence[str], Sequence[Tensor]]], pat
     Raises:
         UserError: if ``path`` is a file.
     """
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file, and masks need a folder: give another --output")
+    check_folder(path)
     rows = []
     for (domain, (ids, masks)), folder in zip(found.items(), file_names(found), strict=True):
         for sample, name, mask in zip(ids, file_names(ids), masks, strict=True):

@@ -14,7 +14,7 @@ from dafw.data.padding import IGNORE
 from dafw.errors import UserError
 from dafw.metrics.masks import mask_metrics
 from dafw.problems.base import Predicted, Problem, Shown
-from dafw.problems.mask_files import write_masks
+from dafw.problems.mask_files import check_folder, write_masks
 from dafw.problems.outputs import MaskOutputs
 from dafw.problems.pictures import picture
 from dafw.problems.ranks import share_of_all
@@ -165,6 +165,10 @@ class Segmentation(Problem):
             return {"prediction": masks}
         sizes = outputs.sizes.tolist()
         return {"prediction": [mask[:height, :width] for mask, (height, width) in zip(masks, sizes, strict=True)]}
+
+    def check_output(self, path: Path) -> None:
+        """Asks for a folder that may be written."""
+        check_folder(path)
 
     def write_predictions(self, found: Sequence[Predicted], class_names: Sequence[str], path: Path) -> None:
         """Writes a folder of PNG files, see :func:`~dafw.problems.mask_files.write_masks`.

@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import yaml
 
-from dafw.checkpoints import changed_samples, check_classes, check_method, check_samples, checkpoints
+from dafw.checkpoints import check_classes, check_method, check_samples, checkpoints
 from dafw.errors import UserError, choose, warn
 from dafw.lightning_adapter import connect
 from dafw.methods import Method
@@ -17,6 +17,7 @@ from dafw.run.directory import CONFIG
 from dafw.run.identity import ORACLE, config_hash, data_paths
 from dafw.run.result import RESULT, Result
 from dafw.run.sources import changed_since
+from dafw.samples import changed_samples
 from dafw.selection import Validator
 
 _ONE, _NONE = Range("must be at least 1", 1), Range("must be at least 0", 0)

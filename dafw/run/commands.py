@@ -23,11 +23,11 @@ from dafw.callbacks import Checkpointing, Stopped, Stopping
 from dafw.checkpoints import check_classes, check_finite, check_method, check_rule, checkpoints, first_fault
 from dafw.errors import NonFiniteLoss, UserError, sentence, warn
 from dafw.escape import terminal
-from dafw.files import naming_files, remove_unfinished, trouble, user_path, write_atomically
+from dafw.files import check_writable, naming_files, remove_unfinished, trouble, user_path, write_atomically
 from dafw.lightning_adapter import restoring
 from dafw.methods import Method
 from dafw.names import quoted
-from dafw.nn.distributed import leave_process_group
+from dafw.nn.distributed import leave_process_group, report_once
 from dafw.problems import Problem
 from dafw.ranges import check_ranges
 from dafw.run import provenance
@@ -44,11 +44,15 @@ from dafw.run.result import RESULT, TEST, Result, read_result, write_result
 from dafw.run.sources import Sources, changed_since, merged
 from dafw.run.threads import THREADS, kept_threads, say_threads, settle_threads
 
+MISTAKE = 2
+"""Exit code for a mistake of the user."""
+
 
 def main(command: str, arguments: list[str]) -> int:
     """Carries out one of the four commands. :func:`dafw.cli.main` lists the exit codes."""
     code = _main(command, arguments)
-    leave_process_group()  # not after an error, where another rank may still wait for this one
+    if code != MISTAKE:  # where another rank may still wait for this one
+        leave_process_group()
     return code
 
 
@@ -64,10 +68,10 @@ def _main(command: str, arguments: list[str]) -> int:
             return fit(cli)
         cli = parse(with_run(command, arguments), command)
         return evaluate(command, cli)
-    except UserError:
+    except UserError as error:
         if cli is None and not first_on_machine():  # all have the same configuration, and the first one says it
-            return 2
-        raise
+            return MISTAKE
+        return _mistake(sentence(error))
     except Stopped as stopped:
         if rank():
             return 0
@@ -86,12 +90,14 @@ def _main(command: str, arguments: list[str]) -> int:
             return 128 + signal.SIGINT
         raise
     except MisconfigurationException as error:
-        raise UserError(sentence(error)) from error
+        return _mistake(sentence(error))
     except (OSError, EOFError, RuntimeError) as error:
         if _lost_worker(error):
             return _failed("a process that loaded data was killed; the same command goes on from the last checkpoint")
         if isinstance(error, RuntimeError) and re.search(r"(closed|reset) by peer|remote process", str(error)):
             return _failed("" if rank() else "another rank ended before this one, and says why")
+        if said := trouble(error):
+            return _mistake(said)
         raise
 
 
@@ -101,6 +107,12 @@ def _lost_worker(error: BaseException) -> bool:
         return True
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
     return isinstance(error, ConnectionError | EOFError) and any("torch/utils/data" in file for file in files)
+
+
+def _mistake(said: str) -> int:
+    """Ends every rank with the code of a mistake of the user. The ranks say it once if they all say the same."""
+    report_once(said, lambda: print(f"dafw: error: {said}", file=sys.stderr, flush=True))
+    return MISTAKE
 
 
 def _failed(said: str) -> int:
@@ -299,8 +311,10 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     if command == "predict":
         predict(cli, folder)
         return 0
+    if command == "test" and (output := cli.config_init["output"]):
+        check_writable(user_path(output))
     clock = Clock()
-    trainer = cli.make_trainer([clock, Stopping()], [], folder)
+    trainer = cli.make_trainer([clock, Stopping()], [], folder, lines=True)
     getattr(trainer, command)(cli.model, datamodule=cli.datamodule, verbose=False)
     for name, value in sorted(trainer.callback_metrics.items()) if trainer.is_global_zero else ():
         print(terminal(f"{name.partition('/dataloader_idx')[0]:<40} {float(value):.4f}"))
@@ -329,7 +343,7 @@ def predict(cli: DafwCLI, folder: Path) -> None:
         cli.use_one_device()
     else:
         cli.datamodule.predict_split = given["split"]
-    trainer = cli.make_trainer([Stopping()], [], folder)
+    trainer = cli.make_trainer([Stopping()], [], folder, lines=True)
     if given["images"]:
         predict_images(trainer, cli.model, cli.datamodule, given["images"], output)
     else:

@@ -10,6 +10,9 @@ from dafw.run.result import Metrics, Result, Validation
 
 LEFT_OUT = "leave_one_domain_out"
 """The criterion that chooses a checkpoint by runs without one of the sources."""
+READS_SOURCE = {"entropy": False, "im": False, "snd": False, "dev": True}
+"""By validator that every run has, whether it reads source samples, as :data:`dafw.selection.VALIDATORS` says. That
+imports torch, which a table can do without."""
 Scored = tuple[float, Validation]
 """A validation with its score. A higher score is better."""
 
@@ -42,13 +45,11 @@ class CellResult:
             return criterion not in self.criteria
         if (setting.source and setting.target) or criterion in self.criteria:
             return False
-        from dafw.selection import VALIDATORS  # imports torch
-
         of_source = criterion.startswith("source_")
-        own = not of_source and criterion not in VALIDATORS and criterion in self.run.higher_is_better
-        if not setting.target and (own or criterion in VALIDATORS):
+        own = not of_source and criterion not in READS_SOURCE and criterion in self.run.higher_is_better
+        if not setting.target and (own or criterion in READS_SOURCE):
             return True
-        reads_source = of_source or own or (criterion in VALIDATORS and VALIDATORS[criterion].needs_source)
+        reads_source = of_source or own or READS_SOURCE.get(criterion, False)
         return not setting.source and reads_source
 
     def never_had(self, criterion: str) -> bool:

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -43,18 +43,30 @@ def execute(config: dict[str, Any], root: Path) -> Path:
     return folder
 
 
-def inspect(config: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+class Inspected(NamedTuple):
+    """What the runs of a configuration have.
+
+    Attributes:
+        domains: names of the domains that the data has.
+        scores: names of the scores that a validation records.
+        metrics: names of the metrics of a test; empty if they are not known before a run.
+    """
+
+    domains: tuple[str, ...]
+    scores: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+
+def inspect(config: dict[str, Any]) -> Inspected:
     """Makes the method, the data and the callbacks of a run, and trains nothing.
 
     Args:
         config: as for :func:`execute`.
 
-    Returns:
-        The names of the domains that the data has, and those of the scores that a validation of the run records.
-
     Raises:
         UserError: for a mistake in the configuration.
     """
+    from dafw.methods import Method
     from dafw.run.checks import check_monitors, directions
     from dafw.run.config import parse
     from dafw.run.threads import kept_threads
@@ -68,7 +80,11 @@ def inspect(config: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     check_monitors(callbacks, cli.model, cli.config_init["run"].allow_oracle)
     primary = f"source_train_{cli.model.problem.primary}"
     scores = (*directions(cli.model), *([primary] if cli.datamodule.evaluate_train else []))
-    return tuple(cli.datamodule.domain_names), scores
+    method, data = cli.model, cli.datamodule
+    further = (type(method).extra_test_metrics, type(method).evaluate_variants)
+    named = further == (Method.extra_test_metrics, Method.evaluate_variants)
+    metrics = method.evaluator.metric_names(tuple(data.known_names), data.has_unknown) if named else ()
+    return Inspected(tuple(data.domain_names), scores, metrics)
 
 
 def run_command(command: str, arguments: Sequence[str]) -> int:

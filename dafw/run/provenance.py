@@ -4,13 +4,14 @@ import dataclasses
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 from dafw import __version__
-from dafw.run.result import Result, Samples
+from dafw.run.result import Result
 from dafw.run.sources import PROJECT, Sources, find_source, is_installed
+from dafw.samples import Samples
 
 
 def versions() -> dict[str, str]:
@@ -63,7 +64,7 @@ def repositories(modules: Iterable[str]) -> dict[str, str]:
     return {name: revision for name, revision in revisions.items() if revision}
 
 
-def with_origin(result: Result, sources: Sources, samples: Samples) -> Result:
+def with_origin(result: Result, sources: Sources, samples: Mapping[str, Samples]) -> Result:
     """Adds the code that made a result, the repositories of it, and the samples that were trained on."""
     return dataclasses.replace(result, sources=sources, repositories=repositories(sources), samples=samples)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dafw.errors import UserError
 from dafw.files import trouble, write_atomically
+from dafw.samples import Samples
 
 SCHEMA_VERSION = 2
 """Version of the fields of :class:`Result`. A field that older readers may pass over, and that older results may lack,
@@ -20,8 +21,6 @@ TEST = "test.json"
 
 Metrics = Mapping[str, Mapping[str, float]]
 """Metrics by domain and name."""
-Samples = Mapping[str, list[int | str]]
-"""By domain and part, the number of samples and a digest of them."""
 
 
 class BrokenResult(UserError):
@@ -140,7 +139,7 @@ class Result:
     checkpoint: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     repositories: Mapping[str, str] = field(default_factory=dict)
-    samples: Samples = field(default_factory=dict)
+    samples: Mapping[str, Samples] = field(default_factory=dict)
 
     @property
     def untested(self) -> tuple[str, ...]:

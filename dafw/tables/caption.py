@@ -239,8 +239,7 @@ def _runs(store: Store) -> list[str]:
         sentences.append(f"Machine: {'; '.join(machine for machine, _ in machines.most_common())}.")
         behind = f" (git {', '.join(sorted(revisions) + sorted(theirs))})" if revisions or theirs else ""
         sentences.append(f"Versions: {', '.join(versions)}{behind}.")
-    if changed := store.made_by_changed_code:
-        sentences.append(f"Made by changed code: {changed}.")
+    sentences += [f"M{said[1:]}." for said in store.origins]
     untested = list(dict.fromkeys(name for result in results for name in result.run.untested))
     if untested:
         has = "has no labels" if len(untested) == 1 else "have no labels"

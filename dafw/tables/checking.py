@@ -15,13 +15,14 @@ FREE = ("last", "oracle", LEFT_OUT)
 
 
 def check_runs(store: Store) -> None:
-    """Makes the method and the data of each row that has a run to make, and compares the criteria with their scores.
+    """Makes the method and the data of each row that has a run to make, and looks there for what is printed.
 
     A row is made once, and once more for each task with settings of its own. On its other tasks, the names of the
     domains are compared with those that the data has.
 
     Raises:
-        UserError: naming the row and the task with a mistake, or the criterion that no run will record.
+        UserError: naming the row and the task with a mistake or without the metric, or the criterion that no run will
+            record.
     """
     own = dict(store.table.per_task)
     domains: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -32,8 +33,11 @@ def check_runs(store: Store) -> None:
         key = cell.row, cell.task if cell.task in own else ""
         try:
             if key not in domains:
-                domains[key], scores = inspect(_with_network_of_start(cell))
-                known.update(scores)
+                found = inspect(_with_network_of_start(cell))
+                domains[key] = found.domains
+                known.update(found.scores)
+                if found.metrics:
+                    choose("metric", store.table.metric, found.metrics)
             for name in (name for side in split_task(cell.task) for name in side):
                 choose("domain", name, domains[key])
         except UserError as error:

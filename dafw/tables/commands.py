@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--launcher", choices=("local", "slurm"), default="local")
     run.add_argument("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in partition=gpu")
     run.add_argument("--dry-run", action="store_true", help="print what there is to do, and do nothing")
-    what = "make finished runs again: those that other code made (stale, the default), or all"
+    what = "make finished runs again: those that other code or other data made (stale, the default), or all"
     run.add_argument("--rerun", nargs="?", choices=("stale", "all"), const="stale", help=what)
     run.set_defaults(function=EXECUTE)
 
@@ -100,27 +100,28 @@ def main(args: argparse.Namespace) -> int:
 
 def _show(table: Table, args: argparse.Namespace) -> int:
     store = load(table, args.root)
-    warn_of_changed_code(store)
+    warn_of_changes(store)
     sheet = make_sheet(store)
     if args.format == "terminal":
         render_terminal(sheet, Console())
     if args.format in TEXT:
         sys.stdout.write(TEXT[args.format](sheet))
+    sys.stdout.flush()  # pictures may take seconds
     page = write_pages(sheet, store, args.root)
     if args.format not in TEXT:
         print(page)
     return 0
 
 
-def warn_of_changed_code(store: Store) -> None:
-    """Says which rows were made by other code than that which is there."""
-    if changed := store.made_by_changed_code:
-        warn(f"made by changed code: {changed}; dafw table run --rerun stale makes them again")
+def warn_of_changes(store: Store) -> None:
+    """Says which rows were made by other code, or from other data, than that which is there."""
+    for said in store.origins:
+        warn(f"{said}; dafw table run --rerun stale makes them again")
 
 
 def _run(table: Table, args: argparse.Namespace) -> int:
-    store = load(table, args.root)
-    again = {"stale": store.changed, "all": {**store.results, **store.broken}}.get(args.rerun, {}).keys()
+    store = load(table, args.root, look=True)
+    again = {"stale": store.stale, "all": {*store.results, *store.broken}}.get(args.rerun, set())
     if args.dry_run:
         found = states(store)
         for cell in table.runs():
@@ -130,13 +131,16 @@ def _run(table: Table, args: argparse.Namespace) -> int:
         return 0
     make_sheet(store)  # an unknown criterion fails before any run is made
     kept = {key: result for key, result in store.results.items() if key not in again}
-    store = replace(store, results=kept, changed={key: store.changed[key] for key in store.changed if key in kept})
+    changed, other_data = (
+        {key: what for key, what in found.items() if key in kept} for found in (store.changed, store.other_data)
+    )
+    store = replace(store, results=kept, changed=changed, other_data=other_data)
     if args.function == EXECUTE:
         check_runs(store)
     for directory in {store.directories[key] for key in again}:
         with lock(directory):
             discard(directory)
-    warn_of_changed_code(store)
+    warn_of_changes(store)
     reporter = make_reporter(Console(stderr=True) if sys.stderr.isatty() else Console())
     if args.launcher == "slurm":
         from dafw.tables.slurm import parse_cluster, submit_table

@@ -3,6 +3,7 @@
 import base64
 import os
 from pathlib import Path
+from statistics import fmean
 from urllib.parse import quote
 
 from dafw.escape import html
@@ -165,8 +166,9 @@ def _runs(store: Store, folder: Path) -> str:
                 links.append(f'<a href="{href}">{html(name.removeprefix("plots/"))}</a>')
         numbers = []
         for criterion in criteria:
-            percent = store.percents(cell.row, cell.task, criterion).get(cell.seed)
-            numbers.append(f'<td class="num">{NONE if percent is None else f"{percent:.2f}"}</td>')
+            scores = store.scores(cell.row, cell.task, cell.seed, criterion) or {}
+            percent = f"{fmean(100 * score for score in scores.values()):.2f}" if scores else NONE
+            numbers.append(f'<td class="num">{percent}</td>')
         seconds = duration(result.run.seconds["total"]) if result is not None else NONE
         rows.append(
             f"<tr><td>{html(cell.row)}</td><td>{_arrow(cell.task)}</td><td>{cell.seed}</td>{''.join(numbers)}"

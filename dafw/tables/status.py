@@ -32,13 +32,12 @@ def states(store: Store) -> dict[str, State]:
 
 
 def describe(store: Store) -> str:
-    """A line of counts, then the cells that are not done, by state, and the rows that other code made."""
+    """A line of counts, then the cells that are not done, by state, and the rows that other code or other data made."""
     found = states(store)
     counts = {state: sum(one == state for one in found.values()) for state in STATES}
     lines = [f"{store.table.name}: " + ", ".join(f"{counts[state]} {state}" for state in STATES)]
     for state in STATES[1:]:
         lines += [f"{state:<12} {label}" for label, one in found.items() if one == state]
     lines += [f"broken: {reason}" for reason in store.broken.values()]
-    if changed := store.made_by_changed_code:
-        lines.append(f"made by changed code: {changed}: dafw table run --rerun stale makes them again")
+    lines += [f"{said}: dafw table run --rerun stale makes them again" for said in store.origins]
     return "\n".join(map(terminal, lines))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import fmean
 
@@ -10,7 +10,8 @@ from dafw.run.criteria import LEFT_OUT, CellResult
 from dafw.run.directory import run_directory
 from dafw.run.identity import ORACLE
 from dafw.run.result import RESULT, BrokenResult, read_result
-from dafw.run.sources import Sources, changed_since
+from dafw.run.sources import changed_since
+from dafw.tables.data import Key, Listings
 from dafw.tables.fields import split_task
 from dafw.tables.grid import Cell, Table
 
@@ -19,14 +20,16 @@ from dafw.tables.grid import Cell, Table
 class Store:
     """The results of a table by row, task and seed, and by the same key why a result cannot be used.
 
-    ``changed`` has, by the same key, the files whose code changed since a result was made.
+    ``changed`` has, by the same key, the files whose code changed since a result was made, and ``other_data`` how the
+    samples differ that it was made from.
     """
 
     table: Table
-    directories: Mapping[tuple[str, str, int], Path]
-    results: Mapping[tuple[str, str, int], CellResult]
-    broken: Mapping[tuple[str, str, int], str]
-    changed: Mapping[tuple[str, str, int], tuple[str, ...]] = field(default_factory=dict)
+    directories: Mapping[Key, Path]
+    results: Mapping[Key, CellResult]
+    broken: Mapping[Key, str]
+    changed: Mapping[Key, tuple[str, ...]] = field(default_factory=dict)
+    other_data: Mapping[Key, tuple[str, ...]] = field(default_factory=dict)
     _scores: dict[tuple[str, str, int, str], dict[str, float] | None] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -37,14 +40,23 @@ class Store:
         )
 
     @property
-    def made_by_changed_code(self) -> str:
-        """The rows with a result that other code made, and the files that changed since; empty if there is none."""
-        rows: dict[tuple[str, ...], list[str]] = {}
+    def stale(self) -> frozenset[Key]:
+        """The cells whose result other code or other data made."""
+        return frozenset({*self.changed, *self.other_data})
+
+    @property
+    def origins(self) -> list[str]:
+        """Which rows other code or other data made, and what changed since; empty if there is none."""
+        found = ("by changed code", self._by_rows(self.changed)), ("from other data", self._by_rows(self.other_data))
+        return [f"made {how}: {said}" for how, said in found if said]
+
+    def _by_rows(self, found: Mapping[Key, tuple[str, ...]]) -> str:
+        rows: dict[frozenset[str], tuple[list[str], list[str]]] = {}
         for row in self.table.rows:
-            files = {file: None for (name, _, _), found in self.changed.items() if name == row.name for file in found}
-            if files:
-                rows.setdefault(tuple(files), []).append(row.name)
-        return "; ".join(f"rows {', '.join(names)} ({_listed(files)})" for files, names in rows.items())
+            what = [one for (name, _, _), changed in found.items() if name == row.name for one in changed]
+            if what:
+                rows.setdefault(frozenset(what), ([], list(dict.fromkeys(what))))[0].append(row.name)
+        return "; ".join(f"rows {', '.join(names)} ({_listed(what)})" for names, what in rows.values())
 
     @property
     def monitoring(self) -> tuple[str, ...]:
@@ -147,13 +159,19 @@ def read_cell(directory: Path, cell: Cell, metric: str) -> CellResult | None:
     return result
 
 
-def load(table: Table, root: Path) -> Store:
-    """Reads all results of a table under ``root``. A broken file counts as missing, and the store keeps its reason."""
-    directories: dict[tuple[str, str, int], Path] = {}
-    results: dict[tuple[str, str, int], CellResult] = {}
-    broken: dict[tuple[str, str, int], str] = {}
-    for cell in table.runs():
-        key = cell.row, cell.task, cell.seed
+def load(table: Table, root: Path, look: bool = False) -> Store:
+    """Reads all results of a table under ``root``. A broken file counts as missing, and the store keeps its reason.
+
+    Args:
+        table: what to read.
+        root: folder of the run directories.
+        look: whether the data is listed anew; otherwise results are compared with what the last listing found.
+    """
+    directories: dict[Key, Path] = {}
+    results: dict[Key, CellResult] = {}
+    broken: dict[Key, str] = {}
+    cells = {(cell.row, cell.task, cell.seed): cell for cell in table.runs()}
+    for key, cell in cells.items():
         directories[key] = run_directory(cell.config, root)
         try:
             result = read_cell(directories[key], cell, table.metric)
@@ -162,29 +180,24 @@ def load(table: Table, root: Path) -> Store:
         else:
             if result is not None:
                 results[key] = result
-    return Store(table, directories, results, broken, _changed(table, results))
+    listings = Listings(root)
+    if look:
+        listings.refresh(cells, results)
+    files = cache(lambda sources: changed_since(dict(sources)))
+    changed = {key: files(tuple(result.run.sources.items())) for key, result in results.items()}
+    other_data = {key: listings.changes(cells[key], result) for key, result in results.items()}
+    return Store(table, directories, results, broken, _with_starts(cells, changed), _with_starts(cells, other_data))
 
 
-def _changed(
-    table: Table, results: Mapping[tuple[str, str, int], CellResult]
-) -> dict[tuple[str, str, int], tuple[str, ...]]:
-    """By result, the files that changed since it was made, or since a run was made that it starts from."""
-    compared: dict[frozenset[tuple[str, str]], tuple[str, ...]] = {}
-
-    def files(sources: Sources) -> tuple[str, ...]:
-        key = frozenset(sources.items())
-        if key not in compared:
-            compared[key] = changed_since(sources)
-        return compared[key]
-
-    found: dict[tuple[str, str, int], tuple[str, ...]] = {}
-    for cell in table.runs():
+def _with_starts(cells: Mapping[Key, Cell], found: Mapping[Key, tuple[str, ...]]) -> dict[Key, tuple[str, ...]]:
+    """What changed by result, together with what changed of the runs that it starts from."""
+    joined: dict[Key, tuple[str, ...]] = {}
+    for key in found:
         changed: list[str] = []
-        one: Cell | None = cell
+        one: Cell | None = cells[key]
         while one is not None:
-            result = results.get((one.row, one.task, one.seed))
-            changed += files(result.run.sources) if result is not None else ()
+            changed += found.get((one.row, one.task, one.seed), ())
             one = one.start
-        if changed and (cell.row, cell.task, cell.seed) in results:
-            found[cell.row, cell.task, cell.seed] = tuple(dict.fromkeys(changed))
-    return found
+        if changed:
+            joined[key] = tuple(dict.fromkeys(changed))
+    return joined

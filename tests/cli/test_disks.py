@@ -53,6 +53,14 @@ def test_an_output_that_cannot_be_written(capsys: pytest.CaptureFixture[str], mo
         done = call(capsys, command, *FIT[1:], "--output", ".")
         assert done.code == 2
         assert done.err == "dafw: error: . cannot be read or written (Is a directory)\n"
+    with monkeypatch.context() as sealed:
+        sealed.setattr(os, "access", lambda path, mode: str(path) != str(Path.cwd()))
+        sealed.setattr(dafw.run.commands.DafwCLI, "make_trainer", None)  # what is refused begins no work
+        for command, output in (("predict", "new/p.csv"), ("test", "t.json"), ("predict", "."), ("test", ".")):
+            done = call(capsys, command, *FIT[1:], "--output", output)
+            assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+            assert "cannot be read or written" in done.err
+        assert not Path("new").exists()
 
     def refuse(result: Any, path: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))

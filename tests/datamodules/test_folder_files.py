@@ -121,6 +121,14 @@ def test_a_run_says_what_it_passes_over(
     litter(root / "art" / "cup")
     done = call(capsys, *FIT, "--data.root", root)
     assert (done.code, done.err) == (0, f"dafw: art: 30 images; passed over: {LITTER}\n")
+    sizes = [
+        "art: 30 images, 2 classes; 22 train, 6 val, 2 test",
+        "photo: 30 images, 2 classes; 22 train, 3 val, 5 test",
+    ]
+    assert done.out.splitlines()[2:4] == sizes
+    run = one_run(tmp_path / "runs")
+    for command in ("test", "predict"):
+        assert call(capsys, command, run).out.splitlines()[:2] == sizes
     assert one_run(tmp_path / "runs")
 
 

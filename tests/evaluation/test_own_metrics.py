@@ -203,5 +203,5 @@ def test_a_table_may_select_by_a_validator_of_its_rows() -> None:
     data = {"class_path": "dafw.testing.toys.ToyData", "init_args": {"source": "a", "target": "b"}}
     network = {"class_path": "Network", "init_args": {"backbone": "dafw.testing.toys.ToyNet"}}
     model = {"class_path": "SourceOnly", "init_args": {"network": network}}
-    assert "spread" in inspect({"model": model, "data": data, "run": {"validators": [OWN]}})[1]
-    assert "spread" not in inspect({"model": model, "data": data})[1]
+    assert "spread" in inspect({"model": model, "data": data, "run": {"validators": [OWN]}}).scores
+    assert "spread" not in inspect({"model": model, "data": data}).scores

@@ -175,7 +175,7 @@ def test_evaluation_commands(tmp_path: Path, two: Path) -> None:
 def test_a_batch_that_two_cannot_share(tmp_path: Path) -> None:
     first, second = ranks(tmp_path, *TWO, "--data.batch_size", "7")
     assert (first.code, second.code) == (2, 2)
-    assert first.err == "dafw: error: 2 ranks cannot share a batch of 7 equally\n"
+    assert (first.err, second.err) == ("dafw: error: 2 ranks cannot share a batch of 7 equally\n", "")
     assert not list(tmp_path.glob("runs/*/checkpoints/*"))
 
 
@@ -183,6 +183,18 @@ def test_a_mistake_in_the_configuration_is_said_once(tmp_path: Path) -> None:
     first, second = ranks(tmp_path, *TWO, "--data.batch_size", "0")
     assert (first.code, first.err) == (2, "dafw: error: data.batch_size must be at least 1, not 0\n")
     assert (second.code, second.err) == (2, "")
+
+
+def test_what_both_cannot_read_is_said_once(tmp_path: Path, two: Path) -> None:
+    """An error of the operating system, on every rank after they joined."""
+
+    def fail() -> None:
+        raise PermissionError(13, "Permission denied", "image.png")
+
+    setups = (at_step(3, fail), at_step(3, fail))
+    ended = ranks(tmp_path, *TWO, setups=setups)
+    assert [one.code for one in ended] == [2, 2]
+    assert [one.err for one in ended] == ["dafw: error: image.png cannot be read or written (Permission denied)\n", ""]
 
 
 @pytest.mark.parametrize("wrong", [0, 1])

@@ -77,6 +77,11 @@ FIRST = row("SourceOnly", "early")
         ({"per_task": {"a->b": {"trainer": {"max_epoch": 2}}}}, 'x on a->b: unknown key "trainer.max_epoch"'),
         ({"select": ["foo"]}, 'unknown selection criterion "foo": (choices: dev, entropy, im, last'),
         ({"select": ["source_acuracy"]}, 'did you mean "source_accuracy"?'),
+        (
+            {"metric": "acuracy"},
+            'x on a->b: unknown metric "acuracy": did you mean "accuracy"? (choices: accuracy, mean_',
+        ),
+        ({"metric": "h_score"}, 'x on a->b: unknown metric "h_score"'),
         ({"seeds": [2**70]}, "seeds in t.yaml is a list of whole numbers from 0 to 2**32 - 1, as in [0, 1, 2]"),
         ({"rows": [row(3)]}, 'class_path of model of row "late" of t.yaml is the name of a class, not 3'),
         (

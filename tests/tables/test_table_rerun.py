@@ -120,7 +120,8 @@ def test_many_files_are_counted(make_table: Callable[..., Table], root: Path) ->
     }
     for cell in table.cells():
         fake_runs.write_result(run_directory(cell.config, root), cell.config, 0.3, sources=sources)
-    assert load(table, root).made_by_changed_code == (
-        "rows source only, DANN, DANN control (dafw/methods/base.py, dafw/methods/serving.py, "
+    (said,) = load(table, root).origins
+    assert said == (
+        "made by changed code: rows source only, DANN, DANN control (dafw/methods/base.py, dafw/methods/serving.py, "
         "dafw/methods/restoring.py, dafw/methods/requests.py and 2 more)"
     )
