@@ -39,12 +39,9 @@ class Serving(Base):
 
         ``torch.jit.trace`` reads every attribute that is named here.
         """
-        names = list(super().__dir__())
-        return (
-            names
-            if has_trainer(self)
-            else [one for one in names if not isinstance(getattr(type(self), one, None), property)]
-        )
+        owner = type(self)
+        names: list[str] = super().__dir__()  # type: ignore[no-untyped-call]
+        return [one for one in names if has_trainer(self) or not isinstance(getattr(owner, one, None), property)]
 
     @property
     def supports_unsupervised_validators(self) -> bool:

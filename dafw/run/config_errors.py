@@ -158,7 +158,7 @@ def _not_given(key: str, class_path: str, arguments: Namespace) -> Iterator[str]
         if value is None and name in untyped and name not in NUMBERS:
             yield f"{key}.{name}"
         elif isinstance(value, Namespace) and "class_path" in value:
-            yield from _not_given(f"{key}.{name}", value["class_path"], value.get("init_args") or Namespace())
+            yield from _not_given(f"{key}.{name}", value["class_path"], value.get("init_args") or Namespace())  # type: ignore[no-untyped-call]
 
 
 def check_augment(given: Any) -> None:
