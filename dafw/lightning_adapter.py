@@ -226,6 +226,11 @@ def has_trainer(method: Any) -> bool:
         return False
 
 
+def trains_in_a_copy(trainer: Any) -> bool:
+    """Whether the trainer starts the training in copies of this process, which send back nothing but weights."""
+    return getattr(trainer.strategy, "_start_method", "popen") != "popen"
+
+
 def _training_loop(trainer: Any, *path: str) -> Any:
     """The loop over the batches of an epoch, or one of its parts; ``None`` where a version of Lightning lacks it."""
     found: Any = trainer

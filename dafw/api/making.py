@@ -1,9 +1,9 @@
 """Methods made for the data that they will train on."""
 
-import inspect
 from typing import Any, TypeVar
 
 from dafw.methods import Method
+from dafw.methods.waiting import Waiting
 from dafw.problems.model import NetworkBase
 from datamodules.base import DomainDataModule
 
@@ -27,11 +27,7 @@ def make(method: type[M], network: NetworkBase, data: DomainDataModule, **argume
     Raises:
         UserError: for a value that the class refuses.
     """
-    taken = {name for owner in method.__mro__ for name in _parameters(owner)}
-    known = {"num_classes": data.num_classes, "num_sources": data.num_sources}
-    return method(network, **{**{name: value for name, value in known.items() if name in taken}, **arguments})
-
-
-def _parameters(owner: type) -> list[str]:
-    """The names of the arguments that the constructor of a class declares itself."""
-    return list(inspect.signature(vars(owner)["__init__"]).parameters) if "__init__" in vars(owner) else []
+    made = method(network, **arguments)
+    if isinstance(made, Waiting):
+        made.build(data)
+    return made

@@ -71,6 +71,16 @@ class ServedDomains(Checked):
         raise NotImplementedError
 
     @property
+    def num_classes(self) -> int:
+        """Number of classes that a model predicts."""
+        raise NotImplementedError
+
+    @property
+    def num_sources(self) -> int:
+        """Number of labelled domains in a training batch."""
+        raise NotImplementedError
+
+    @property
     def has_unknown(self) -> bool:
         """Whether the target has classes of its own."""
         raise NotImplementedError

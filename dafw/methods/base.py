@@ -20,6 +20,7 @@ from dafw.methods.requests import Requests
 from dafw.methods.restoring import Restoring
 from dafw.methods.serving import Serving
 from dafw.methods.step_log import StepRecord
+from dafw.methods.waiting import MayWait
 from dafw.nn.norm import NormMode, convert_norm
 from dafw.nn.teacher import Teacher
 from dafw.optim.schedules import Schedule
@@ -27,19 +28,19 @@ from dafw.optim.sharpness import Sharpness
 from dafw.problems import Classification, Problem
 from dafw.problems.model import NetworkBase, check_scale
 from dafw.ranges import NonNegativeFloat, PositiveFloat, RightOpenUnitInterval
-from dafw.recording import Recorded
 
 Losses = dict[str, Tensor]
 
 
 class Method(
-    Recorded, Restoring, Requests, Serving, Diagnostics, StepRecord, Optimisation, QuickHookNames, pl.LightningModule
+    MayWait, Restoring, Requests, Serving, Diagnostics, StepRecord, Optimisation, QuickHookNames, pl.LightningModule
 ):
     """Base of all methods. A direct subclass is the base of a setting, and says so with ``abstract=True``.
 
     Args:
         network: inputs to outputs, see :class:`~dafw.problems.model.NetworkBase`.
-        num_classes: classes to predict (the command line fills it in from the datamodule).
+        num_classes: classes to predict. The command line takes it from the datamodule. A method that is made without
+            it takes it from the datamodule of its trainer, see :class:`~dafw.methods.waiting.Waiting`.
         problem: what is predicted; classification if ``None``.
         norm: batch statistics over two domains: ``joint`` (one set), ``separate`` (one per domain, shared running
             statistics), ``domain_specific`` (own statistics and affine per domain), ``frozen``; the method's

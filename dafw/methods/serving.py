@@ -9,6 +9,7 @@ from dafw.data.batch import Batch
 from dafw.evaluation.columns import TestColumns
 from dafw.evaluation.evaluator import Evaluator, ExtraTestMetrics
 from dafw.evaluation.rejection import Rejection
+from dafw.lightning_adapter import has_trainer
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -32,6 +33,15 @@ class Serving(Base):
         def forward_rows(  # noqa: D102
             self, x: Any, num_source: int | None, network: nn.Module | None = None, sizes: Tensor | None = None
         ) -> Any: ...
+
+    def __dir__(self) -> list[str]:
+        """The names of the attributes, without the properties while there is no trainer, since many of them ask it.
+
+        ``torch.jit.trace`` reads every attribute that is named here.
+        """
+        owner = type(self)
+        names: list[str] = super().__dir__()  # type: ignore[no-untyped-call]
+        return [one for one in names if has_trainer(self) or not isinstance(getattr(owner, one, None), property)]
 
     @property
     def supports_unsupervised_validators(self) -> bool:

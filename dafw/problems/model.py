@@ -226,7 +226,7 @@ def check_scale(x: Any) -> None:
         UserError: saying which values there are.
     """
     images = isinstance(x, Tensor) and x.ndim == 4 and x.is_floating_point() and x.numel() > 0
-    if not images or torch.compiler.is_compiling():
+    if not images or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return
     low, high = (float(value) for value in x.aminmax())
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):

@@ -17,7 +17,7 @@ from dafw.run.directory import CONFIG
 from dafw.run.identity import ORACLE, config_hash, data_paths
 from dafw.run.result import RESULT, Result
 from dafw.run.sources import changed_since
-from dafw.samples import changed_samples
+from dafw.samples import Samples, changed_samples
 from dafw.selection import Validator
 
 _ONE, _NONE = Range("must be at least 1", 1), Range("must be at least 0", 0)
@@ -83,21 +83,38 @@ def _held(path: Path) -> dict[str, Any]:
     return {}
 
 
-def warn_of_changes(cli: Any, folder: Path, result: Result) -> None:
-    """Says whether code or samples changed since a finished run was made. Data that is not there is not compared."""
+def warn_of_changes(cli: Any, folder: Path, result: Result, served: Mapping[str, Samples] | None) -> None:
+    """Says whether code or samples changed since a finished run was made. Data that is not there is not compared.
+
+    Args:
+        cli: holds the method and the data.
+        folder: the run directory.
+        result: the result of the run.
+        served: the samples that the data serves, if they are known.
+    """
     path, again = folder / RESULT, "--run.rerun true makes it again"
     if files := changed_since(result.sources):
         warn(f"{path} was made by other code, since {', '.join(files)} changed: {again}")
     if not result.samples or cli.model.accept_changed_data:
         return
     with suppress(UserError, OSError):
-        if connect(cli.make_trainer([], [], folder), cli.model, cli.datamodule):
-            cli.datamodule.setup("fit")
-            if said := changed_samples(result.samples, path, cli.datamodule.samples("fit")):
-                warn(f"{said}; {again}")
+        served = _served(cli, folder) if served is None else served
+        if served is not None and (said := changed_samples(result.samples, path, served)):
+            warn(f"{said}; {again}")
 
 
-def check_moved_data(cli: Any, config: dict[str, Any], folder: Path) -> None:
+def _served(cli: Any, folder: Path, *, prepare: bool = False) -> Mapping[str, Samples] | None:
+    """The samples that the data serves to a fit, perhaps prepared before; ``None`` if only a fit can tell."""
+    if not connect(cli.make_trainer([], [], folder), cli.model, cli.datamodule):
+        return None
+    if prepare:
+        cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    found: Mapping[str, Samples] = cli.datamodule.samples("fit")
+    return found
+
+
+def check_moved_data(cli: Any, config: dict[str, Any], folder: Path) -> Mapping[str, Samples] | None:
     """Checks that the data of a finished run is the same if its folder or its manifest is another one now.
 
     Args:
@@ -105,19 +122,24 @@ def check_moved_data(cli: Any, config: dict[str, Any], folder: Path) -> None:
         config: the complete configuration.
         folder: the directory of the finished run.
 
+    Returns:
+        The samples that the data serves; ``None`` if they were not compared.
+
     Raises:
         UserError: if the samples differ from those that the run's last checkpoint was trained on.
     """
     held = _held(folder / CONFIG)
     newest = next(iter(checkpoints(folder / "checkpoints")), None)
     if not held or newest is None or data_paths(held) == data_paths(config):
-        return
+        return None
     said = check_method(newest, type(cli.model))["dafw"]
     check_classes(said, newest, cli.datamodule.known_names, cli.model.accept_changed_data)
-    if not cli.model.accept_changed_data and connect(cli.make_trainer([], [], folder), cli.model, cli.datamodule):
-        cli.datamodule.prepare_data()
-        cli.datamodule.setup("fit")
-        check_samples(said, newest, cli.datamodule.samples("fit"))
+    if cli.model.accept_changed_data:
+        return None
+    served = _served(cli, folder, prepare=True)
+    if served is not None:
+        check_samples(said, newest, served)
+    return served
 
 
 def warn_of_validators(validators: Iterable[Validator], done: Result) -> None:
@@ -128,7 +150,7 @@ def warn_of_validators(validators: Iterable[Validator], done: Result) -> None:
         done: the result of the run.
     """
     if lacking := [one.name for one in validators if one.name not in done.higher_is_better]:
-        warn(f"the finished run has no {', '.join(lacking)} of run.validators: remove its directory to make it again")
+        warn(f"the finished run has no {', '.join(lacking)} of run.validators: --run.rerun true makes it again")
 
 
 def check_trainer(trainer: pl.Trainer, method: Method, allow_oracle: bool) -> None:

@@ -133,10 +133,10 @@ def fit(cli: DafwCLI) -> int:
         wait_until_discarded(folder)
     if not options.rerun and (result := read_result(folder)) is not None:
         if not rank():
-            check_moved_data(cli, config, folder)
+            served = check_moved_data(cli, config, folder)
             warn_of_validators(options.validators, result)
             print(f"done already: {folder / RESULT}")
-            warn_of_changes(cli, folder, result)
+            warn_of_changes(cli, folder, result, served)
         return 0
     if rank():
         return _fit(cli, config, folder, lambda: None)

@@ -18,6 +18,7 @@ from dafw.data.augment import Word
 from dafw.errors import UserError, nearest
 from dafw.evaluation.rejection import Rejection
 from dafw.files import user_path
+from dafw.methods.waiting import NUMBERS
 from dafw.optim.schedules import Schedule
 from dafw.optim.sharpness import Sharpness
 from dafw.plain_yaml import load_yaml
@@ -120,7 +121,7 @@ def explain(message: str, arguments: Sequence[str] = ()) -> str:
     return f"{key}: {lines[-1]}" if key and key not in lines[-1] else lines[-1]
 
 
-def check_constructor(key: str, class_path: str, arguments: Mapping[str, Any]) -> None:
+def check_constructor(key: str, class_path: str, arguments: Namespace) -> None:
     """Refuses a class of the user's whose constructor the command line cannot read.
 
     Args:
@@ -129,7 +130,8 @@ def check_constructor(key: str, class_path: str, arguments: Mapping[str, Any]) -
         arguments: of its constructor, as parsed.
 
     Raises:
-        UserError: if ``**base`` hides the arguments of the base class, or the network's argument has no type.
+        UserError: if ``**base`` hides the arguments of the base class, the network's argument has no type, or an
+            argument without type and default is not given.
     """
     if hidden := _hides_base(key, class_path):
         raise UserError(hidden)
@@ -140,6 +142,23 @@ def check_constructor(key: str, class_path: str, arguments: Mapping[str, Any]) -
             f"{name}.__init__ does not say what its argument network is: annotate it, network: Network, so that the"
             " command line can make one"
         )
+    for lacking in _not_given(key, class_path, arguments):
+        raise UserError(f"{lacking} must be given")
+
+
+def _not_given(key: str, class_path: str, arguments: Namespace) -> Iterator[str]:
+    """The arguments that have neither type nor default and no value, of a class and of the classes that it is given.
+
+    The parser takes them for null. The datamodule gives a method those that it links.
+    """
+    empty = inspect.Parameter.empty
+    parameters = inspect.signature(find_class(class_path).__init__).parameters.values()
+    untyped = [one.name for one in parameters if one.annotation is empty and one.default is empty]
+    for name, value in vars(arguments).items():
+        if value is None and name in untyped and name not in NUMBERS:
+            yield f"{key}.{name}"
+        elif isinstance(value, Namespace) and "class_path" in value:
+            yield from _not_given(f"{key}.{name}", value["class_path"], value.get("init_args") or Namespace())  # type: ignore[no-untyped-call]
 
 
 def check_augment(given: Any) -> None:

@@ -3,11 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from commands import QUICK, call, one_run, refused
 from PIL import Image
+
+from datamodules import ImageFolderDomains
 
 FIT = ("fit", "--model", "SourceOnly", *QUICK)
 
@@ -72,14 +75,21 @@ FOLDERS = (
 )
 
 
-def test_data_that_moved_makes_no_other_run(capsys: pytest.CaptureFixture[str], images: Path) -> None:
+def test_data_that_moved_makes_no_other_run(
+    capsys: pytest.CaptureFixture[str], images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another data set of the same name does not pass for it."""
+    setup: Any = ImageFolderDomains.setup
     assert call(capsys, *FOLDERS, images).code == 0
     run = one_run(Path("runs"))
     for spelling in (f"./{images}/", images.absolute()):
         assert call(capsys, *FOLDERS, spelling).out == f"done already: {run}/result.json\n"
     shutil.move("one", "two")
-    assert call(capsys, *FOLDERS, "two/pictures").out == f"done already: {run}/result.json\n"
+    calls = []
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFolderDomains, "setup", lambda self, stage: calls.append(stage) or setup(self, stage))
+        assert call(capsys, *FOLDERS, "two/pictures").out == f"done already: {run}/result.json\n"
+    assert calls == ["fit"], "the data is set up once"
     count = json.loads((run / "result.json").read_text())["num_target_test"]
     next(iter(Path("two/pictures/a/cat").iterdir())).unlink()
     done = call(capsys, *FOLDERS, "two/pictures")

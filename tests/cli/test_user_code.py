@@ -224,3 +224,47 @@ def test_a_network_without_a_class_is_the_usual_one(
     shutil.rmtree("runs")
     said = refused(capsys, "fit", "--config", "net.yaml", *arguments, *rest, "--model.network.widht", "3")
     assert said.startswith('unknown key "model.network.widht"')
+
+
+LOOSE = '''
+from dafw.nn.network import Network
+
+
+class Loose(Network):
+    """Arguments without a type."""
+
+    def __init__(self, width, words=None, **network):
+        assert words in (None, [1, "a"]), words
+        super().__init__("dafw.testing.toys.ToyNet", bottleneck=width, **network)
+'''
+
+
+def test_arguments_of_a_network_need_no_type(capsys: pytest.CaptureFixture[str]) -> None:
+    """Any value passes through. One that must be given is asked for, and not taken for null."""
+    Path("loose_here.py").write_text(LOOSE)
+    start = QUICK.index("--model.network.backbone")
+    command = (
+        "fit",
+        "--model",
+        "SourceOnly",
+        *QUICK[:start],
+        *QUICK[start + 2 :],
+        "--model.network",
+        "loose_here.Loose",
+    )
+    assert refused(capsys, *command) == "model.network.width must be given"
+    assert refused(capsys, *command, "--model.network.words", "[1, a]") == "model.network.width must be given"
+    given = (
+        "--model.network.init_args.width",
+        "6",
+        "--model.network.words",
+        "[1, a]",
+        "--model.network.dropout",
+        "0.5",
+    )
+    done = call(capsys, *command, *given)
+    assert done.code == 0, done.err
+    config = yaml.safe_load((one_run(Path("runs")) / "config.yaml").read_text())["model"]["init_args"]["network"]
+    assert {name: config["init_args"][name] for name in ("width", "words", "dropout")} == {
+        **{"width": 6, "words": [1, "a"], "dropout": 0.5}
+    }

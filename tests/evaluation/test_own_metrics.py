@@ -180,7 +180,7 @@ def test_a_validator_of_ones_own_is_recorded_with_its_direction(
     assert plain.code == 0, plain.err
     asked = call(capsys, *command, f"--run.validators=[{OWN}]")
     assert asked.code == 0
-    assert "the finished run has no spread of run.validators" in asked.err
+    assert "the finished run has no spread of run.validators: --run.rerun true makes it again" in asked.err
 
 
 @pytest.mark.parametrize(
