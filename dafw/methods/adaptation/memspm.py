@@ -12,10 +12,18 @@ from dafw.errors import UserError, choose
 from dafw.evaluation.columns import TestColumns
 from dafw.evaluation.evaluator import ExtraTestMetrics
 from dafw.methods.adaptation.dcc import DCC
-from dafw.methods.adaptation.sub_prototypes import Retrieved, examples, retrieved_columns, style_numbers
+from dafw.methods.adaptation.sub_prototypes import (
+    Retrieved,
+    examples,
+    memory_columns,
+    memory_numbers,
+    retrieved_columns,
+    style_numbers,
+)
 from dafw.methods.base import Losses
+from dafw.methods.targets import training_outputs
 from dafw.nn.decoder import Decoder
-from dafw.nn.memory import Read, Reading, SubPrototypeMemory
+from dafw.nn.memory import Read, Reading, Start, SubPrototypeMemory, starting_rows
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.problems import Outputs
@@ -99,6 +107,7 @@ class MemSPM(DCC):
         sub_prototypes: PositiveInt = 40,
         top_k: PositiveInt = 5,
         reading: Reading = "per_item",
+        start: Start = "random",
         threshold: Literal["adaptive"] | float = "adaptive",
         cosine: bool = False,
         read_temperature: PositiveFloat = 1.0,
@@ -111,7 +120,7 @@ class MemSPM(DCC):
     ) -> None:
         self.sizes, self.head_width = (items, sub_prototypes, network.num_features, top_k), head_width
         similarity: dict[str, Any] = {"normalise": cosine, "temperature": read_temperature}
-        self.reading: dict[str, Any] = {"reading": reading, "threshold": threshold, **similarity}
+        self.reading: dict[str, Any] = {"reading": reading, "threshold": threshold, "start": start, **similarity}
         super().__init__(network, num_classes=num_classes, **base)
         self.reconstruction_weight = reconstruction_weight
         self.reconstruction = choose("reconstruction", reconstruction, ("mean", "sum"))
@@ -130,6 +139,53 @@ class MemSPM(DCC):
         encoder = [layer for layer in (network.bottleneck, network.feature_dropout) if layer is not None]
         network.bottleneck = nn.Sequential(*encoder, memory).to(network.shift)
         network.head, network.num_classes = head.to(network.shift), num_classes
+
+    @property
+    def memory(self) -> SubPrototypeMemory:
+        """The memory of the network in training."""
+        network: Any = self.network
+        memory: SubPrototypeMemory = network.bottleneck[-1]
+        return memory
+
+    # ---- the memory's start
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Starts the memory at the first step after the warm-up, if no clustering needed it before."""
+        if self.steps_done == self.warmup_steps:
+            self.start_memory()
+        super().on_train_batch_start(batch, batch_idx)
+
+    def recluster(self) -> None:
+        """See :class:`~dafw.methods.adaptation.dcc.DCC`; what is clustered is read from a memory that has started."""
+        self.start_memory()
+        super().recluster()
+
+    @torch.no_grad()
+    def start_memory(self) -> None:
+        """With ``start: data``, fills the memory from the encoder's outputs of all training samples, once.
+
+        No label is used. The ranks share the forward; the first rank chooses, and all get its rows.
+        """
+        memory = self.memory
+        if memory.start == "random" or bool(memory.filled):
+            return
+        data: Any = self.data
+        queries = training_outputs(self, 0, len(data.labelled) + len(data.training_targets)).features
+        rows = None
+        if self.trainer.is_global_zero:
+            rows = starting_rows(full_precision(queries).cpu(), *memory.memory.shape[:2])
+        rows = self.trainer.strategy.broadcast(rows)
+        for network in [self.network] if self.weight_average is None else [self.network, self.weight_average.module]:
+            network.bottleneck[-1].fill(rows.to(memory.memory))  # type: ignore[union-attr,index,operator]
+
+    # ---- training
+
+    def losses(self, batch: Batch) -> Losses:
+        """All terms, from one forward of the joint batch."""
+        terms = super().losses(batch)
+        if self.logs_this_step and self.memory.attention_entropy is not None:
+            self.diagnose("attention_entropy", self.memory.attention_entropy)
+        return terms
 
     def extra_terms(self, batch: Batch, joint: Outputs) -> Losses:
         """The reconstruction of all rows' images from ``joint.features``, the embeddings read from the memory."""
@@ -158,18 +214,25 @@ class MemSPM(DCC):
         return self.read(x).strongest()
 
     def test_columns(self, batch: Batch) -> Mapping[str, Tensor]:
-        """What the memory reads for a target's batch, where there are several targets; one more pass."""
-        return retrieved_columns(self.read(batch.x)) if len(self.data.target) > 1 else {}
+        """What the memory reads for a target's batch; one more pass."""
+        found = self.read(batch.x)
+        return retrieved_columns(found) | memory_columns(found)
 
     @staticmethod
     def extra_test_metrics(targets: list[TestColumns], class_names: tuple[str, ...]) -> ExtraTestMetrics:
-        """How far sub-prototypes split a class by style, where the targets are several styles of it.
+        """How selective the memory is, and how far sub-prototypes split a class by style.
 
-        See :func:`~dafw.methods.adaptation.sub_prototypes.style_numbers`. There are none for a single target, since its
-        styles are not known.
+        See :func:`~dafw.methods.adaptation.sub_prototypes.memory_numbers` and
+        :func:`~dafw.methods.adaptation.sub_prototypes.style_numbers`. There are none of the latter for a single target,
+        since its styles are not known.
         """
-        domains = [Retrieved(**one.columns, labels=one.labels, index=one.index) for one in targets]
-        return ExtraTestMetrics(*style_numbers(domains, class_names)) if domains else ExtraTestMetrics({}, {})
+        overall, by_class = memory_numbers(targets), {}
+        if len(targets) > 1:
+            names = ("codes", "weights", "query")
+            domains = [Retrieved(*(t.columns[name] for name in names), t.labels, t.index) for t in targets]
+            styles, by_class = style_numbers(domains, class_names)
+            overall |= styles
+        return ExtraTestMetrics(overall, by_class)
 
     def pictures(self, data: "DomainDataModule") -> "dict[str, Figure]":
         """``sub_prototypes``: the target's test images nearest to the sub-prototypes that a class uses most.
