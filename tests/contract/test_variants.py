@@ -55,6 +55,7 @@ CASES += [
     Case("dafw.methods.adaptation.memspm.MemSPM", {**STARTED, "warmup_steps": steps}, label=f"memspm_start_{steps}")
     for steps in (0, 4, 6)  # 6 is within an epoch
 ]
+CASES.append(Case(DANN, TINY, {"source_sampling": "class_balanced"}, label="class_balanced_source"))
 SHOT = "dafw.methods.source_free.shot.SHOT"
 PAPER = {"bottleneck": 8, "bottleneck_relu": False, "head": "weight_norm", "backbone_lr": 0.1}
 CASES += [

@@ -193,7 +193,7 @@ def test_the_memory_starts_from_the_encoders_outputs_of_all_samples(tmp_path: Pa
         images = [data.load(name, "train").inputs[i] for name in "ab" for i in range(len(data.load(name, "train")))]
         method.eval()
         z = method.network.backbone(method.network.normalise(torch.stack(images)))
-        rows = parts(method)[0].memory.detach().flatten(0, 1)
+        rows = method.memory.memory.detach().flatten(0, 1)
         assert torch.cdist(rows, z).min(1).values.max() < 1e-4
         assert len(rows.unique(dim=0)) > 6
 
