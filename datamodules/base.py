@@ -322,8 +322,8 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
             return Stream(domain.name, len(domain), count)
         if domain.classes is None:
             raise UserError(
-                f"data.source_sampling {self.source_sampling} needs one class a sample, and {domain.name} has labels of "
-                "many parts: leave it out"
+                f"data.source_sampling {self.source_sampling} needs one class a sample, and {domain.name} has labels "
+                "of many parts: leave it out"
             )
         return Stream(domain.name, len(domain), count, rows_by_class(domain.classes))
 

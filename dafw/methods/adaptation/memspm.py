@@ -49,14 +49,21 @@ class MemSPM(DCC):
 
     Lai et al., Memory-Assisted Sub-Prototype Mining for Universal Domain Adaptation, ICLR 2024,
     https://arxiv.org/abs/2310.05453. No code of the authors is known. These parts of the paper are recalled: the
-    frozen CLIP ViT-B/16, the adaptive threshold, DCC's losses, and the reconstruction. **Unsure** are N, S, K, the
-    weights of the losses, the reading, the similarity, the decoder, and whether z_hat or the head's hidden layer is
-    clustered (DCC's code: the latter). Their defaults are ours. Reviews of the paper say that the result still rises at
-    S = 40, and that a fixed threshold is 10 points worse: ``sub_prototypes=1`` and ``threshold=0.01`` are these
-    ablations.
+    frozen CLIP ViT-B/16, the adaptive threshold, DCC's losses, and the reconstruction. Clusters are matched by z_hat,
+    as a caption of the paper says; DCC's code takes the head's hidden layer. **Unsure** are N, S, K, the weights of the
+    losses, the reading, the similarity, the decoder, and how the memory starts. Their defaults are ours. Reviews of the
+    paper say that the result still rises at S = 40, and that a fixed threshold is 10 points worse:
+    ``sub_prototypes=1`` and ``threshold=0.01`` are these ablations.
 
-    The control keeps memory and head, and trains them on the source alone. It has no decoder either, since a decoder
-    would learn from the target's images.
+    A memory of random vectors that is compared by inner products is hardly selective, and blurs the clusters that DCC
+    needs. One with ``start: data``, ``cosine: true`` and ``read_temperature: 0.05`` keeps them. It gave no higher
+    H-score that three seeds could show, so it is not the default (docs/label-sets.md).
+    ``diagnostics/attention_entropy`` says how selective a memory is: 1 if all items weigh the same, 0 if one has all
+    weight. A test gives ``memory_entropy``, ``memory_nmi`` and ``memory_query_nmi``, see
+    :func:`~dafw.methods.adaptation.sub_prototypes.memory_numbers`.
+
+    The control keeps memory and head, and trains them on the source alone. With ``start: data`` its memory starts from
+    the same samples. It has no decoder either, since a decoder would learn from the target's images.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K). Its bottleneck, if it has one, is part of the
@@ -67,6 +74,9 @@ class MemSPM(DCC):
         top_k: K, the number of weights that pass the adaptive threshold (unsure).
         reading: ``per_item``: a softmax over the most similar sub-prototype of each item; ``global``: one over all
             sub-prototypes (unsure).
+        start: ``random``: a memory of random vectors. ``data``: one of encoder outputs of all training samples of both
+            domains, without labels, taken when ``warmup_steps`` are done; until then the head sees the encoder's
+            outputs. k-means makes the items (:func:`~dafw.nn.memory.starting_rows`). Unsure.
         threshold: ``adaptive``, or a fixed value for all samples.
         cosine: compare by cosines instead of inner products (unsure); with it ``read_temperature`` must be small.
         read_temperature: divides the similarities before the softmax (unsure; MemAE has none, 1).
