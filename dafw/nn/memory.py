@@ -174,7 +174,8 @@ class SubPrototypeMemory(nn.Module):
 
 def normalised_entropy(weights: Tensor) -> Tensor:
     """-sum w log w / log m of weights (n, m) whose rows sum to 1: (n,), in [0, 1]; 0 for m = 1."""
-    return torch.special.entr(weights).sum(1) / max(math.log(weights.shape[1]), 1e-12)
+    entropy: Tensor = torch.special.entr(weights).sum(1)
+    return entropy / max(math.log(weights.shape[1]), 1e-12)
 
 
 def starting_rows(embeddings: Tensor, items: int, sub_prototypes: int) -> Tensor:

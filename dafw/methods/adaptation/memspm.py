@@ -186,7 +186,7 @@ class MemSPM(DCC):
             rows = starting_rows(full_precision(queries).cpu(), *memory.memory.shape[:2])
         rows = self.trainer.strategy.broadcast(rows)
         for network in [self.network] if self.weight_average is None else [self.network, self.weight_average.module]:
-            network.bottleneck[-1].fill(rows.to(memory.memory))  # type: ignore[union-attr,index,operator]
+            network.bottleneck[-1].fill(rows.to(memory.memory))  # type: ignore[union-attr,index]
 
     # ---- training
 
@@ -236,13 +236,16 @@ class MemSPM(DCC):
         :func:`~dafw.methods.adaptation.sub_prototypes.style_numbers`. There are none of the latter for a single target,
         since its styles are not known.
         """
-        overall, by_class = memory_numbers(targets), {}
-        if len(targets) > 1:
-            names = ("codes", "weights", "query")
-            domains = [Retrieved(*(t.columns[name] for name in names), t.labels, t.index) for t in targets]
-            styles, by_class = style_numbers(domains, class_names)
-            overall |= styles
-        return ExtraTestMetrics(overall, by_class)
+        overall = memory_numbers(targets)
+        if len(targets) < 2:
+            return ExtraTestMetrics(overall, {})
+        names = ("codes", "weights", "query")
+        domains = [
+            Retrieved(**{name: one.columns[name] for name in names}, labels=one.labels, index=one.index)
+            for one in targets
+        ]
+        styles, by_class = style_numbers(domains, class_names)
+        return ExtraTestMetrics(overall | styles, by_class)
 
     def pictures(self, data: "DomainDataModule") -> "dict[str, Figure]":
         """``sub_prototypes``: the target's test images nearest to the sub-prototypes that a class uses most.

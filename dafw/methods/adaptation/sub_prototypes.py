@@ -84,7 +84,7 @@ def memory_numbers(targets: Sequence[TestColumns], most: int = 10000) -> dict[st
     found = {"memory_entropy": float(torch.cat([one.columns["entropy"] for one in targets]).double().mean())}
     for name, column in (("memory_nmi", "embedding"), ("memory_query_nmi", "query")):
         units = F.normalize(torch.cat([one.columns[column] for one in targets])[rows].cpu().double(), dim=1)
-        codes = kmeans(units, min(len(labels.unique()), len(units)))[1]
+        codes = kmeans(units, min(len(np.unique(labels.numpy())), len(units)))[1]
         found[name] = float(normalized_mutual_info_score(labels.numpy(), codes.numpy()))
     return found
 
