@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dafw.data.augment import Word, known_augment
-from dafw.data.balanced import Pools, draw_balanced
+from dafw.data.balanced import Pools, draw_balanced, rows_by_class
 from dafw.data.batch import Batch
 from dafw.data.domain import Domain
 from dafw.data.joint import JointDataset
@@ -65,6 +65,8 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         evaluate_train: score the sources' training splits at each validation too, which may cost more than training.
         evaluate_test: score the targets' test splits at each validation too. A table needs it to show the test score of
             a checkpoint that another criterion than ``last`` selects.
+        source_sampling: ``class_balanced`` draws as many samples of each class from a source, however many it has
+            (UAN's, OVANet's and UniOT's code); ``None`` passes once over all samples before any comes again.
         stream_order: order of a target's samples in the stream of a test-time method: ``random``, a function of the
             seed and the target's name, or ``stored``, the order that the data has.
     """
@@ -91,6 +93,7 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         evidence_samples: int = 2000,
         evaluate_train: bool = False,
         evaluate_test: bool = True,
+        source_sampling: Literal["class_balanced"] | None = None,
         stream_order: Literal["random", "stored"] = "random",
     ) -> None:
         super().__init__()
@@ -103,6 +106,7 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         self.num_workers, self.augment, self.seed, self.oracle = num_workers, known_augment(augment), seed, oracle
         self.label_sets, self.evidence_samples = find_label_sets(label_sets), evidence_samples
         self.evaluate_train, self.evaluate_test = evaluate_train, evaluate_test
+        self.source_sampling = source_sampling and choose("source_sampling", source_sampling, ("class_balanced",))
         self.stream_order = choose("stream_order", stream_order, ("random", "stored"))
         self.train_domains: list[Domain] = []
         for name in (*self.source, *self.target):
@@ -301,7 +305,7 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
             shares = f"{balanced.classes} classes of {balanced.per_class} rows"
             raise UserError(f"{world_size} ranks cannot share {shares} equally")
         sampler = JointBatchSampler(
-            [Stream(d.name, len(d), count) for d, count in zip(self.train_domains, counts, strict=True)],
+            [self._stream(domain, count) for domain, count in zip(self.train_domains, counts, strict=True)],
             seed=self.seed,
             steps_per_epoch=self.steps_per_epoch,
             steps_done=request.steps_done,
@@ -318,6 +322,17 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
     def augmented_domain(self, domain: Domain) -> Domain:
         """A training domain with the inputs that ``augment`` and the views start from; its own unless overridden."""
         return domain
+
+    def _stream(self, domain: Domain, count: int) -> Stream:
+        """What is drawn from a training domain; ``source_sampling`` concerns those with labels."""
+        if self.source_sampling is None or domain.labels is None:
+            return Stream(domain.name, len(domain), count)
+        if domain.classes is None:
+            raise UserError(
+                f"data.source_sampling {self.source_sampling} needs one class a sample, and {domain.name} has labels "
+                "of many parts: leave it out"
+            )
+        return Stream(domain.name, len(domain), count, rows_by_class(domain.classes))
 
     def _training_loader(self, data: JointDataset, sampler: Any) -> DataLoader[Any]:
         collate = SharedMemoryCollator(self.num_workers)

@@ -43,6 +43,11 @@ class Pools:
         return cls(*([rows[own == c] for c in both] for rows, own in zip(where, labels, strict=True)))
 
 
+def rows_by_class(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The positions of each class that occurs, in the order of the classes: labels (n,)."""
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
 def draw_balanced(pools: Pools, seed: int, step: int, classes: int, per_class: int) -> tuple[list[Draw], list[Draw]]:
     """The balanced rows of global batch ``step``: a pure function of the arguments.
 

@@ -35,6 +35,23 @@ def draw(seed: int, domain: str, position: int, length: int) -> tuple[int, int]:
     return int(_permutation(seed, domain, cycle, length)[offset]), cycle
 
 
+def draw_by_class(seed: int, domain: str, position: int, rows: Sequence[NDArray[np.int64]]) -> tuple[int, int]:
+    """Element ``position`` of a domain's endless stream that is balanced over classes: (sample, pass of its class).
+
+    The classes come in turns. Each turn has every class once and is a new permutation of them. The samples of a class
+    come as :func:`draw` gives them, so that none comes twice before all of its class came.
+
+    Args:
+        seed: of the order.
+        domain: the domain's name.
+        position: in the stream.
+        rows: for each class that occurs, the numbers of its samples.
+    """
+    which, turn = draw(seed, f"{domain}/classes", position, len(rows))
+    place, cycle = draw(seed, f"{domain}/class {which}", turn, len(rows[which]))
+    return int(rows[which][place]), cycle
+
+
 #: From a batch's number to its extra draws, those of labelled and those of unlabelled domains.
 ExtraDraws = Callable[[int], tuple[Sequence[Draw], Sequence[Draw]]]
 
@@ -47,11 +64,19 @@ class Stream:
         name: the domain's name, which enters the order of its samples.
         length: its number of samples.
         count: how many of them a global batch (all ranks together) holds.
+        rows: for each class that occurs, the numbers of its samples; then the stream has as many samples of each class.
     """
 
     name: str
     length: int
     count: int
+    rows: Sequence[NDArray[np.int64]] | None = None
+
+    def draw(self, seed: int, position: int) -> tuple[int, int]:
+        """Element ``position`` of the stream: (sample, pass)."""
+        if self.rows is None:
+            return draw(seed, self.name, position, self.length)
+        return draw_by_class(seed, self.name, position, self.rows)
 
 
 class JointBatchSampler(Sampler[list[Draw]]):
@@ -102,7 +127,7 @@ class JointBatchSampler(Sampler[list[Draw]]):
         for domain, stream in enumerate(self.streams):
             first = step * stream.count + self.rank
             for position in range(first, (step + 1) * stream.count, self.world_size):
-                draws.append(Draw(domain, *draw(self.seed, stream.name, position, stream.length)))
+                draws.append(Draw(domain, *stream.draw(self.seed, position)))
             draws += rows.get(domain + 1, ())[self.rank :: self.world_size]
         return draws
 

@@ -1,5 +1,6 @@
 """A learnable memory of items with several sub-prototypes each. Sparse attention reads it."""
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -7,9 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dafw.errors import UserError, choose
+from dafw.nn.consensus import kmeans
 from dafw.nn.precision import full_precision
 
 Reading = Literal["per_item", "global"]
+Start = Literal["random", "data"]
 
 
 class Read(NamedTuple):
@@ -20,17 +23,23 @@ class Read(NamedTuple):
         weights: (n, N, S), the sparse weights. A row's sum to 1, or to 0 if none is above a fixed threshold.
         winners: (n, N) int64, each item's most similar sub-prototype.
         query: (n, D), the embedding that was compared.
+        attention: (n, N) or (n, N S), the weights before the threshold. A row's sum to 1.
     """
 
     embedding: Tensor
     weights: Tensor
     winners: Tensor
     query: Tensor
+    attention: Tensor
 
     def strongest(self) -> tuple[Tensor, Tensor]:
         """The item and the sub-prototype with each row's largest weight, (n,) int64 both; the first of equal ones."""
         found, count = self.weights.flatten(1).argmax(1), self.weights.shape[2]
         return found // count, found % count
+
+    def entropy(self) -> Tensor:
+        """Entropy of each row's attention by its largest value, (n,): 1 if all weights are equal, 0 if one is 1."""
+        return normalised_entropy(self.attention)
 
 
 class SubPrototypeMemory(nn.Module):
@@ -57,17 +66,23 @@ class SubPrototypeMemory(nn.Module):
         normalise: compare by cosines. The vectors that are summed keep their length. MemAE compares by plain products;
             what the paper does is unsure.
         temperature: divides the similarities (MemAE: 1). Cosines need a small one, or all weights are nearly equal.
+        start: ``random``: uniform in +-1 / sqrt(D), as in MemAE. ``data``: embeddings, which :meth:`fill` takes. Until
+            then :meth:`forward` returns what it is given, and the memory gets a gradient of zeros.
         epsilon: of the shrinkage w max(w - t, 0) / (|w - t| + epsilon). MemAE has 1e-12, which acts only on weights
             within about 1e-9 of the threshold t, and gives these gradients as large as w / epsilon. 0 is the limit: a
             weight above the threshold stays, with its gradient, and the threshold has no gradient.
 
     Attributes:
         memory: (N, S, D), at first uniform in +-1 / sqrt(D).
+        filled: bool scalar, whether :meth:`fill` was called; it exists with ``start: data`` alone.
+        attention_entropy: the mean of :meth:`Read.entropy` over the rows of the last pass in training mode.
 
     Raises:
         UserError: for sizes below 1, a ``top_k`` above the number of weights, a threshold that no weight can exceed,
             or a temperature of 0 or less.
     """
+
+    filled: Tensor
 
     def __init__(
         self,
@@ -80,6 +95,7 @@ class SubPrototypeMemory(nn.Module):
         threshold: Literal["adaptive"] | float = "adaptive",
         normalise: bool = False,
         temperature: float = 1.0,
+        start: Start = "random",
         epsilon: float = 0.0,
     ) -> None:
         super().__init__()
@@ -102,6 +118,16 @@ class SubPrototypeMemory(nn.Module):
         self.top_k, self.reading, self.threshold = top_k, reading, threshold
         self.normalise, self.temperature, self.epsilon = normalise, temperature, epsilon
         self.memory = nn.Parameter(torch.empty(items, sub_prototypes, dim).uniform_(-(dim**-0.5), dim**-0.5))
+        self.start = choose("start", start, ("random", "data"))
+        if start == "data":
+            self.register_buffer("filled", torch.tensor(False))
+        self.attention_entropy: Tensor | None = None
+
+    @torch.no_grad()
+    def fill(self, embeddings: Tensor) -> None:
+        """Makes embeddings (N, S, D) the memory, see ``start``."""
+        self.memory.copy_(embeddings)
+        self.filled.fill_(True)
 
     def read(self, z: Tensor) -> Read:
         """Reads for embeddings (n, D). It computes in float32 or wider, also under autocast."""
@@ -120,7 +146,7 @@ class SubPrototypeMemory(nn.Module):
                 weights = sparse.new_zeros(z.shape[0], *memory.shape[:2]).scatter(
                     2, winners[..., None], sparse[..., None]
                 )
-            return Read(weights.flatten(1) @ memory.flatten(0, 1), weights, winners, z)
+            return Read(weights.flatten(1) @ memory.flatten(0, 1), weights, winners, z, attention)
 
     def attend(self, z: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Weights before the threshold, (n, N) or (n, N S), and the winners (n, N)."""
@@ -133,14 +159,42 @@ class SubPrototypeMemory(nn.Module):
         return logits.softmax(1), winners
 
     def forward(self, z: Tensor) -> Tensor:
-        """The embeddings read for (n, D), of the same shape."""
-        return self.read(z).embedding
+        """The embeddings read for (n, D), of the same shape; (n, D) itself while nothing has filled the memory."""
+        found = self.read(z)
+        if self.training:
+            self.attention_entropy = found.entropy().detach().mean()
+        return found.embedding if self.start == "random" else torch.where(self.filled, found.embedding, found.query)
 
     def extra_repr(self) -> str:
         """What ``print`` shows between the parentheses."""
         items, sub_prototypes, dim = self.memory.shape
         sizes = f"items={items}, sub_prototypes={sub_prototypes}, dim={dim}"
         return f"{sizes}, top_k={self.top_k}, reading={self.reading}, threshold={self.threshold}"
+
+
+def normalised_entropy(weights: Tensor) -> Tensor:
+    """-sum w log w / log m of weights (n, m) whose rows sum to 1: (n,), in [0, 1]; 0 for m = 1."""
+    entropy: Tensor = torch.special.entr(weights).sum(1)
+    return entropy / max(math.log(weights.shape[1]), 1e-12)
+
+
+def starting_rows(embeddings: Tensor, items: int, sub_prototypes: int) -> Tensor:
+    """Embeddings that a memory can start from: (n, D) on the host -> (N, S, D), a function of the arguments.
+
+    k-means of the embeddings' directions makes ``items`` clusters, one for each item. The item's sub-prototypes are
+    embeddings of its cluster, evenly spaced from the nearest to the centre to the farthest. They repeat where a cluster
+    has fewer. Where there are fewer embeddings than items, the clusters repeat.
+    """
+    units = F.normalize(embeddings, dim=1)
+    centres, codes = kmeans(units, min(items, len(units)), trials=1)
+    distances = (units - centres[codes]).square().sum(1)
+    rows = []
+    for code in range(items):
+        own = torch.nonzero(codes == code % len(centres)).flatten()
+        own = own[distances[own].argsort(stable=True)]
+        places = torch.arange(sub_prototypes) * len(own) // sub_prototypes
+        rows.append(embeddings[own[places]])
+    return torch.stack(rows)
 
 
 def adaptive_threshold(weights: Tensor, top_k: int) -> Tensor:

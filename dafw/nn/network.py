@@ -13,6 +13,7 @@ from dafw.nn.feature_cache import FeatureCache
 from dafw.nn.ibn import IBNForm
 from dafw.nn.mixstyle import Pairs, insert_mixstyle
 from dafw.nn.mlp import mlp
+from dafw.nn.norm import fix_affine
 from dafw.problems.model import NetworkBase
 from dafw.problems.outputs import Outputs
 from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt, Range
@@ -51,6 +52,8 @@ class Network(NetworkBase):
         backbone_args: further arguments of the backbone's constructor.
         frozen: keep the backbone in evaluation mode, with its weights and running statistics as they are. Only the
             bottleneck and the head learn.
+        norm_affine: ``fixed`` keeps scale and shift of the backbone's batch normalisations as they are, while their
+            statistics go on (``fix_bn`` in DCC's code).
         feature_cache: number of images with features that are kept in memory (:mod:`dafw.nn.feature_cache`). It needs a
             frozen backbone. Each image then passes the backbone once in all runs of a process. An augmented image
             differs each time, so it is not found again.
@@ -95,6 +98,7 @@ class Network(NetworkBase):
         compile: bool = False,
         backbone_args: dict[str, Any] | None = None,
         frozen: bool = False,
+        norm_affine: Literal["fixed"] | None = None,
         feature_cache: NonNegativeInt = 0,
         ibn: IBNForm | None = None,
         mixstyle: list[NonNegativeInt] | None = None,
@@ -111,6 +115,8 @@ class Network(NetworkBase):
             raise UserError("mixstyle does nothing in a frozen backbone, which is in evaluation mode")
         if feature_cache and not frozen:
             raise UserError(f"feature_cache is a number of images and needs a frozen backbone, not {feature_cache}")
+        if norm_affine is not None:
+            choose("norm_affine", norm_affine, ("fixed",))
         keeps = head == "pretrained"
         made = make_backbone(backbone, in_channels, input_size, backbone_args or {}, weights, ibn, keeps)
         module, width, classifier = made
@@ -127,6 +133,8 @@ class Network(NetworkBase):
             compile=compile,
             frozen=frozen,
         )
+        if norm_affine is not None:
+            fix_affine(self.backbone)
         self.backbone_name, self.head_kind = backbone, head
         self.kept_head = KeptHead(classifier) if classifier else None
         self.head_width, self.dropout = head_width, dropout

@@ -265,6 +265,14 @@ def _normalise_by_hand(
     return y, mean, var * (total / (total - 1))
 
 
+def fix_affine(module: nn.Module) -> None:
+    """Keeps scale and shift of every batch normalisation inside ``module`` as they are; running statistics go on."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm | DomainBatchNorm):
+            for parameter in layer.parameters(recurse=False):
+                parameter.requires_grad_(False)
+
+
 @contextmanager
 def averaged_statistics(module: nn.Module) -> Iterator[int]:
     """Within, running statistics are estimated anew, as the mean over the passes in training mode.

@@ -65,14 +65,18 @@ def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, pacs: Path,
     fit = ["fit", "--config", path, "--trainer.max_epochs", "1", "--data.steps_per_epoch", "2", "--run.plots", "false"]
     fit += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
     start = config["model"]["init_args"].get("checkpoint")
-    if start:  # the experiment of the model that it starts from lies beside it
-        first = path.with_name(f"{Path(start).name}.yaml")
-        assert call(capsys, "fit", "--config", first, *fit[3:]).code == 0
-        shutil.move("runs", "source")
-        fit += ["--model.checkpoint", Path("source", Path(start).name)]
+    unweighted: tuple[str, ...] = ()
     if config["data"]["class_path"] == "ImageFolderDomains":
         ends = ("--data.source", "source", "--data.target", "target")
-        fit += ["--data.root", images, *ends, *SMALL, "--model.network.weights", "null"]
+        fit += ["--data.root", images, *ends, *SMALL]
+        unweighted = ("--model.network.weights", "null")
+    if start:  # the experiment of the model that it starts from lies beside it
+        first = path.with_name(f"{Path(start).name}.yaml")
+        assert call(capsys, "fit", "--config", first, *fit[3:], *unweighted).code == 0
+        shutil.move("runs", "source")
+        fit += ["--model.checkpoint", Path("source", Path(start).name)]
+    else:
+        fit += unweighted
     if config["data"]["class_path"] == "RotatedMNIST":
         fit += ["--data.batch_size", "4"]
     if config["data"]["class_path"] == "PACS":

@@ -14,6 +14,7 @@ from dafw.testing import case
 from dafw.testing.cases import TINY
 
 KEYS = {f"sub_prototype_{name}" for name in ("purity", "baseline", "ami", "kmeans_purity", "kmeans_ami")}
+MEMORY = {"memory_entropy", "memory_nmi", "memory_query_nmi"}
 SMALL = {**TINY["MemSPM"], "reconstruction_weight": 0.0}
 FIT = (
     *("--model", "MemSPM", *QUICK, "--data.eval_batch_size", "4"),
@@ -34,8 +35,8 @@ def test_a_run_on_several_targets(capsys: pytest.CaptureFixture[str], workplace:
         capsys, "--data.target", "[b,c]", "--run.plots", "true", "--model.sub_prototypes", str(sub_prototypes)
     )
     assert "sub_prototypes.png" in pictures
-    assert result["test"]["b"].keys() == {"accuracy", "mean_class_accuracy"} | KEYS
-    assert not KEYS & result["test"]["a"].keys()
+    assert result["test"]["b"].keys() == {"accuracy", "mean_class_accuracy"} | KEYS | MEMORY
+    assert not (KEYS | MEMORY) & result["test"]["a"].keys()
     assert {key: result["test"]["b"][key] for key in KEYS} == {key: result["test"]["c"][key] for key in KEYS}
     assert set(result["by_class"]) == {"zero", "one", "two"}
     assert sum(values["samples"] for values in result["by_class"].values()) == 2 * 21
@@ -59,4 +60,5 @@ def test_a_run_on_one_target_says_nothing_of_styles(capsys: pytest.CaptureFixtur
     result, pictures = fit(capsys, "--run.plots", "true")
     assert "sub_prototypes.png" in pictures
     assert result["by_class"] == {}
-    assert result["test"]["b"].keys() == {"accuracy", "mean_class_accuracy"}
+    assert result["test"]["b"].keys() == {"accuracy", "mean_class_accuracy"} | MEMORY
+    assert all(0 <= result["test"]["b"][key] <= 1 for key in MEMORY)

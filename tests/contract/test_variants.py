@@ -51,6 +51,12 @@ CASES += [
 MEMSPM = {**BALANCED, "items": 6, "sub_prototypes": 2, "top_k": 3, "head_width": 6, "decoder_widths": [4, 4]}
 KEPT = {"frozen": True, "feature_cache": 50}  # fewer than there are
 CASES.append(Case("dafw.methods.adaptation.memspm.MemSPM", MEMSPM, network=KEPT, label="memspm_frozen"))
+STARTED = {**MEMSPM, "start": "data", "cosine": True, "read_temperature": 0.05, "ema_decay": 0.8}
+CASES += [
+    Case("dafw.methods.adaptation.memspm.MemSPM", {**STARTED, "warmup_steps": steps}, label=f"memspm_start_{steps}")
+    for steps in (0, 4, 6)  # 6 is within an epoch
+]
+CASES.append(Case(DANN, TINY, {"source_sampling": "class_balanced"}, label="class_balanced_source"))
 SHOT = "dafw.methods.source_free.shot.SHOT"
 PAPER = {"bottleneck": 8, "bottleneck_relu": False, "head": "weight_norm", "backbone_lr": 0.1}
 CASES += [

@@ -2,9 +2,11 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from dafw.data import Draw, JointBatchSampler, ShardSampler, Stream
+from dafw.data.balanced import rows_by_class
 from dafw.data.sampler import StreamSampler, draw
 
 STREAMS = [Stream("a", 11, 4), Stream("b", 7, 6)]
@@ -59,6 +61,41 @@ def test_the_ranks_share_the_batch_of_one_process(world_size: int) -> None:
             mine = [[one for one in part if one.domain == domain] for part in parts]
             together = [one for group in zip(*mine, strict=True) for one in group]
             assert together == [one for one in whole if one.domain == domain]
+
+
+LABELS = np.array([0] * 20 + [3] * 5 + [7] * 2)
+BALANCED = [Stream("a", 27, 6, rows_by_class(LABELS)), STREAMS[1]]
+
+
+def balanced(steps_done: int = 0, rank: int = 0, world_size: int = 1) -> JointBatchSampler:
+    return JointBatchSampler(
+        BALANCED, seed=3, steps_per_epoch=5, steps_done=lambda: steps_done, rank=rank, world_size=world_size
+    )
+
+
+def test_a_balanced_stream_has_every_class_equally_often_and_passes_over_its_samples() -> None:
+    batches = [balanced().batch(step) for step in range(40)]
+    for batch in batches:
+        drawn = [int(LABELS[one.index]) for one in batch if one.domain == 0]
+        assert Counter(drawn) == {0: 2, 3: 2, 7: 2}
+    for label in (0, 3, 7):
+        rows = np.flatnonzero(label == LABELS)
+        seen = [one for batch in batches for one in batch if one.domain == 0 and LABELS[one.index] == label]
+        for start in range(0, len(seen) - len(rows) + 1, len(rows)):
+            one_pass = seen[start : start + len(rows)]
+            assert sorted(one.index for one in one_pass) == rows.tolist()
+            assert {one.cycle for one in one_pass} == {start // len(rows)}
+    orders = {tuple(LABELS[[one.index for one in batch[:3]]]) for batch in batches}
+    assert len(orders) > 3
+    plain = [[one for one in sampler().batch(step) if one.domain == 1] for step in range(40)]
+    assert [batch[6:] for batch in batches] == plain  # the target's draws are as before
+
+
+def test_a_balanced_stream_goes_on_from_any_step_and_is_shared_by_ranks() -> None:
+    assert list(balanced(7)) == [balanced().batch(step) for step in (7, 8, 9)]
+    for step in range(10):
+        parts = [balanced(rank=rank, world_size=2).batch(step) for rank in range(2)]
+        assert sorted(parts[0] + parts[1]) == sorted(balanced().batch(step))
 
 
 def test_ranks_that_cannot_share_equally_are_refused() -> None:

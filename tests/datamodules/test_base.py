@@ -154,3 +154,26 @@ def test_ranks_that_cannot_share_a_stream() -> None:
 def test_an_unknown_order_of_the_stream() -> None:
     with pytest.raises(UserError, match='unknown stream_order "sorted"'):
         ToyData("a", "b", stream_order="sorted")  # type: ignore[arg-type]
+
+
+def test_class_balanced_sources() -> None:
+    """Labels of the sources alone decide: a target has none, and its order is the usual one."""
+    targets = []
+    for sampling in (None, "class_balanced"):
+        data = ToyData(["a", "c"], "b", batch_size=6, source_sampling=sampling)  # type: ignore[arg-type]
+        data.setup("fit")
+        batches = [batch for batch, _ in zip(data.train_dataloader(), range(4), strict=False)]
+        counts = [
+            batch.y[rows].bincount(minlength=3).tolist() for batch in batches for rows in (slice(6), slice(6, 12))
+        ]
+        assert all(count == [2, 2, 2] for count in counts) == (sampling is not None)
+        targets.append([batch.index[12:].tolist() for batch in batches])
+    assert targets[0] == targets[1]
+
+
+def test_classes_of_samples_with_labels_of_many_parts_cannot_be_balanced() -> None:
+    data = ToyData("a", "b", source_sampling="class_balanced")
+    with pytest.raises(UserError, match=r"data\.source_sampling class_balanced needs one class a sample"):
+        data._stream(Domain("a", [torch.zeros(3, 4, 4)], [torch.zeros(4, 4)]), 1)
+    with pytest.raises(UserError, match="source_sampling"):
+        ToyData("a", "b", source_sampling="balanced")  # type: ignore[arg-type]

@@ -161,6 +161,49 @@ def test_pictures(tmp_path: Path) -> None:
     assert "bottleneck.0.memory" in differences(averaged, trained)  # type: ignore[arg-type]
 
 
+STARTED: dict[str, Any] = {"start": "data", "cosine": True, "read_temperature": 0.05}
+
+
+def test_a_memory_of_data_starts_after_the_warm_up(tmp_path: Path) -> None:
+    """Until then the head sees the encoder's output, and the memory keeps its random values."""
+    method = made(**STARTED).eval()
+    memory, _, _ = parts(method)
+    before = memory.memory.detach().double()
+    x = images_of(method)
+    outputs = method(x)
+    assert torch.equal(outputs.features, method.network.encode(x))
+    outputs.logits.sum().backward()
+    assert memory.memory.grad is not None
+    assert not memory.memory.grad.any()
+
+    for name, warmup in (("whole", 8), ("none", 0)):
+        method = train(tmp_path / name, warmup_steps=warmup, **STARTED)
+        memory = parts(method)[0]
+        assert bool(memory.filled) == (warmup < 8)
+        assert torch.equal(memory.memory, before) == (warmup == 8)
+    assert len(method.prototypes)
+
+
+def test_the_memory_starts_from_the_encoders_outputs_of_all_samples(tmp_path: Path) -> None:
+    for control in (False, True):
+        frozen = {"norm": "frozen", "lr": 1e-30, **(MemSPM.control if control else {})}  # nothing moves
+        method, _ = case(MemSPM, **arguments(**STARTED, **frozen)).train(tmp_path, epochs=1)
+        assert isinstance(method, MemSPM)
+        data = case(MemSPM, **arguments()).make_data()
+        images = [data.load(name, "train").inputs[i] for name in "ab" for i in range(len(data.load(name, "train")))]
+        method.eval()
+        z = method.network.backbone(method.network.normalise(torch.stack(images)))
+        rows = method.memory.memory.detach().flatten(0, 1)
+        assert torch.cdist(rows, z).min(1).values.max() < 1e-4
+        assert len(rows.unique(dim=0)) > 6
+
+
+def test_the_log_has_the_attentions_entropy(tmp_path: Path) -> None:
+    for settings, low, high in (({}, 0.9, 1.0), ({"cosine": True, "read_temperature": 1e-4}, 0.0, 0.1)):
+        method = train(tmp_path / str(low), **settings)
+        assert low <= float(method.memory.attention_entropy or 2) <= high
+
+
 def test_the_control_has_no_decoder(tmp_path: Path) -> None:
     method = case(MemSPM, **arguments(**MemSPM.control)).train(tmp_path)[0]
     assert isinstance(method, MemSPM)

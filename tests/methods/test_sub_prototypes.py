@@ -8,7 +8,7 @@ import torch
 
 from dafw.evaluation.columns import TestColumns
 from dafw.methods import MemSPM
-from dafw.methods.adaptation.sub_prototypes import Retrieved, examples, most_used, style_numbers
+from dafw.methods.adaptation.sub_prototypes import Retrieved, examples, memory_numbers, most_used, style_numbers
 from dafw.nn.memory import Read
 from dafw.testing import case
 from dafw.testing.cases import TINY
@@ -25,7 +25,9 @@ def retrieved(codes: list[int], labels: list[int], query: list[float] | None = N
 def test_a_sample_is_of_the_sub_prototype_with_the_largest_weight() -> None:
     weights = torch.tensor([[[0.1, 0.2], [0.7, 0.0]], [[0.0, 0.6], [0.4, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
     winners, rows = torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, 5)
-    found = Retrieved.of(Read(rows, weights, winners, rows + 1), torch.tensor([4, 5, 6]), torch.arange(3))
+    found = Retrieved.of(
+        Read(rows, weights, winners, rows + 1, weights.flatten(1)), torch.tensor([4, 5, 6]), torch.arange(3)
+    )
     assert found.codes.tolist() == [2, 1, -1]  # item 1's first, item 0's second, none
     torch.testing.assert_close(found.weights, torch.tensor([0.7, 0.6, 0.0]))
     assert found.query.eq(1).all()
@@ -77,6 +79,23 @@ def test_the_most_used_and_their_strongest_samples() -> None:
     codes, weights = np.array([4, 7, 4, 7, 4, 2, -1, -1, -1, -1]), np.array([1, 2, 9, 5, 3, 1, 1, 1, 1, 1]) / 10
     found = [(code, count, rows.tolist()) for code, count, rows in most_used(codes, weights, 2, 2)]
     assert found == [(4, 3, [2, 4]), (7, 2, [3, 1])]
+
+
+def test_how_selective_a_memory_is_and_what_it_does_to_clusters() -> None:
+    """The queries fall into the classes, what is read does not; unknown (2) is one more label."""
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    query = torch.eye(3)[labels] + 0.01 * torch.arange(6)[:, None]
+    columns = {"entropy": torch.linspace(0, 1, 6), "query": query, "embedding": torch.eye(3)[[0, 1, 2, 0, 1, 2]]}
+    halves = [
+        TestColumns({name: c[rows] for name, c in columns.items()}, labels[rows], rows)
+        for rows in torch.arange(6).chunk(2)
+    ]
+    found = memory_numbers(halves)
+    assert found == pytest.approx(
+        {"memory_entropy": 0.5, "memory_query_nmi": 1.0, "memory_nmi": 1 - np.log(2) / np.log(3)}
+    )
+    assert memory_numbers([]) == {}
+    assert memory_numbers(halves, most=3)["memory_query_nmi"] == pytest.approx(1.0)
 
 
 def served(**changes: Any) -> MemSPM:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dafw.errors import UserError
-from dafw.nn.memory import Read, SubPrototypeMemory, adaptive_threshold, hard_shrink
+from dafw.nn.memory import Read, SubPrototypeMemory, adaptive_threshold, hard_shrink, normalised_entropy, starting_rows
 from dafw.testing.steps import Operations
 
 N, S, D, ROWS = 9, 4, 6, 16
@@ -288,3 +288,42 @@ def test_nothing_is_read_from_the_device(reading: str, threshold: Any) -> None:
 def test_refusals(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         SubPrototypeMemory(**{"items": 3, "sub_prototypes": 2, "dim": 4, "top_k": 1, **arguments})
+
+
+def test_what_a_memory_starts_from() -> None:
+    """Items are clusters of directions, their sub-prototypes embeddings of the cluster, from the centre outwards."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.eye(4)[torch.arange(40) % 4]
+    rows = (directions + 0.05 * torch.randn(40, 4, generator=generator)) * (1 + torch.arange(40)[:, None])
+    found = starting_rows(rows, 4, 3)
+    assert found.shape == (4, 3, 4)
+    axes = found.argmax(2)
+    assert sorted(axes[:, 0].tolist()) == [0, 1, 2, 3]
+    assert (axes == axes[:, :1]).all()
+    assert all((rows == row).all(1).any() for row in found.flatten(0, 1))
+    assert torch.equal(found, starting_rows(rows, 4, 3))
+    few = starting_rows(rows[:2], 3, 2)  # fewer rows than items
+    assert all((rows[:2] == row).all(1).any() for row in few.flatten(0, 1))
+
+
+def test_a_memory_of_data_gives_its_input_until_it_is_filled() -> None:
+    memory = SubPrototypeMemory(3, 2, 4, 1, start="data")
+    z = torch.randn(5, 4)
+    assert torch.equal(memory(z), z)
+    memory.fill(z[:1].expand(3, 2, 4))
+    torch.testing.assert_close(memory(z), z[:1].expand(5, 4))
+    loaded = SubPrototypeMemory(3, 2, 4, 1, start="data")
+    loaded.load_state_dict(memory.state_dict())
+    assert torch.equal(loaded(z), memory(z))
+    assert SubPrototypeMemory(3, 2, 4, 1).state_dict().keys() == {"memory"}
+    with pytest.raises(UserError, match="start"):
+        SubPrototypeMemory(3, 2, 4, 1, start="kmeans")  # type: ignore[arg-type]
+
+
+def test_entropy_of_the_attention() -> None:
+    memory = SubPrototypeMemory(4, 1, 2, 1, normalise=True)
+    with torch.no_grad():
+        memory.memory.copy_(torch.ones(4, 1, 2))
+    torch.testing.assert_close(memory.read(torch.randn(3, 2)).entropy(), torch.ones(3))
+    torch.testing.assert_close(normalised_entropy(torch.tensor([[1.0, 0.0], [0.5, 0.5]])), torch.tensor([0.0, 1.0]))
+    assert normalised_entropy(torch.ones(2, 1)).tolist() == [0.0, 0.0]

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dafw.nn.layout import BatchLayout
-from dafw.nn.norm import NORM_MODES, DomainBatchNorm, NormMode
+from dafw.nn.network import Network
+from dafw.nn.norm import NORM_MODES, DomainBatchNorm, NormMode, convert_norm
 
 SHAPES: list[tuple[int, ...]] = [(), (5,), (4, 3), (2, 3, 2)]
 TORCH: dict[int, Any] = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -331,3 +332,22 @@ def test_passes_that_are_not_tracked_may_lie_within_each_other() -> None:
             pass
         assert not layout.track
     assert layout.track
+
+
+def test_a_fixed_affine_keeps_scale_and_shift_while_statistics_go_on() -> None:
+    torch.manual_seed(0)
+    network = Network("small_bn_net", bottleneck=4, norm_affine="fixed", input_size=20)
+    network.set_classes(2)
+    layout = convert_norm(network, "separate")
+    fixed = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    layers = {name for name, layer in network.backbone.named_modules() if isinstance(layer, DomainBatchNorm)}
+    assert fixed == {f"backbone.{name}.{part}" for name in layers for part in ("weight", "bias")}
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD(network.parameter_groups(0.1), weight_decay=0.1)
+    layout.num_source = 4
+    network(torch.rand(8, 3, 20, 20)).logits.square().sum().backward()
+    optimizer.step()
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert fixed.isdisjoint(moved)
+    assert {f"backbone.{name}.running_mean" for name in layers} <= moved
+    assert {"bottleneck.1.weight", "bottleneck.1.bias"} <= moved

@@ -54,10 +54,10 @@ class DCC(VariableLengthBuffers, AdaptationMethod):
     https://github.com/Solacex/Domain-Consensus-Clustering. Their code differs in four ways. It passes each part of a
     batch separately, so batch statistics are of that part alone. It draws the prototypes' rows in equal numbers from
     clusters, not at random. A class may come twice in a batch, and is then compared with itself. After step 5000 the
-    ramp goes on beyond 1. Their recipe: a network with ``bottleneck: 256``, ``bottleneck_relu: false`` and
-    ``backbone_lr: 0.1``, batches of 36, ``optimizer: sgd`` (Nesterov), ``weight_decay: 5e-4``, ``lr`` 0.001 (Office-31)
-    or 0.01 (Office-Home), times (1 + 10 t / 10000)^-0.75: :class:`~dafw.optim.schedules.InverseDecay` with
-    ``alpha: 0.001`` ``per: step``.
+    ramp goes on beyond 1. Their recipe: a network with ``bottleneck: 256``, ``bottleneck_relu: false``,
+    ``norm_affine: fixed`` and ``backbone_lr: 0.1``, batches of 36, ``optimizer: sgd`` (Nesterov), ``weight_decay:
+    5e-4``, ``lr`` 0.001 (Office-31) or 0.01 (Office-Home), times (1 + 10 t / 10000)^-0.75:
+    :class:`~dafw.optim.schedules.InverseDecay` with ``alpha: 0.001`` ``per: step``.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).

@@ -30,7 +30,8 @@ class OVANet(AdaptationMethod):
     https://arxiv.org/abs/2104.03344. Read in the authors' code: the factor 1/2; the mean over the classes; rows of the
     open classifiers are set to length 1 before each step (not after the last); a weight of 0.1 and a threshold of
     1/2; SGD with Nesterov's momentum 0.9 (timm's ``sgd``), weight decay 0.0005, learning rate 0.01 (1 + 10 p)^-0.75, a
-    tenth of it for the backbone, batches of 36, and a label head without bias. The paper's equations, as recalled, have
+    tenth of it for the backbone, batches of 36, those of the source balanced over classes (``data.source_sampling:
+    class_balanced``), and a label head without bias. The paper's equations, as recalled, have
     neither the factor nor the mean: ``open_weight`` 1 and ``weight`` 0.1 K.
 
     The control keeps the open classifiers and rejects with them too. ``ema_decay`` averages the network alone;

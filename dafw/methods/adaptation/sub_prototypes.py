@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dafw.evaluation.columns import TestColumns
 from dafw.metrics.styles import StyleSplit, mean_split, style_split
 from dafw.nn.consensus import kmeans
 from dafw.nn.memory import Read
@@ -53,6 +54,39 @@ def retrieved_columns(found: Read) -> dict[str, Tensor]:
     """The strongest item of each row of a reading: ``codes``, ``weights`` and ``query`` of :class:`Retrieved`."""
     weights, codes = found.weights.flatten(1).max(1)
     return {"codes": codes.masked_fill(weights == 0, -1), "weights": weights, "query": found.query}
+
+
+def memory_columns(found: Read) -> dict[str, Tensor]:
+    """Of each row of a reading its ``entropy``, see :meth:`Read.entropy`, and its ``embedding``."""
+    return {"entropy": found.entropy(), "embedding": found.embedding}
+
+
+def memory_numbers(targets: Sequence[TestColumns], most: int = 10000) -> dict[str, float]:
+    """How selective a memory is, and how well classes form clusters before and behind it.
+
+    k-means makes as many clusters as there are labels, from the directions of the embeddings; unknown is one label.
+
+    Args:
+        targets: for each target the columns of :func:`memory_columns` and ``query``, and the labels.
+        most: how many samples k-means sees, evenly spaced.
+
+    Returns:
+        ``memory_entropy``, the mean of :meth:`Read.entropy`, and the normalised mutual information of clusters and
+        labels: ``memory_nmi`` for what is read, ``memory_query_nmi`` for what is asked with.
+    """
+    from sklearn.metrics import normalized_mutual_info_score
+
+    if not targets:
+        return {}
+    labels = torch.cat([one.labels for one in targets]).cpu()
+    rows = slice(None, None, max(1, -(-len(labels) // most)))
+    labels = labels[rows]
+    found = {"memory_entropy": float(torch.cat([one.columns["entropy"] for one in targets]).double().mean())}
+    for name, column in (("memory_nmi", "embedding"), ("memory_query_nmi", "query")):
+        units = F.normalize(torch.cat([one.columns[column] for one in targets])[rows].cpu().double(), dim=1)
+        codes = kmeans(units, min(len(np.unique(labels.numpy())), len(units)))[1]
+        found[name] = float(normalized_mutual_info_score(labels.numpy(), codes.numpy()))
+    return found
 
 
 def style_numbers(

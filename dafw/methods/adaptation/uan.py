@@ -33,9 +33,10 @@ class UAN(AdversarialMethod):
     the authors' code: the sums of the two domains' means, the scaling of the weights (it divides equal values by 0;
     here they are 1), their temperatures, critics with two hidden layers of 1024 and dropout, a ramp over 10000 steps
     (``ramp_steps``; here over the training), SGD with Nesterov's momentum (timm's ``sgd``), a tenth of the learning
-    rate for the backbone, and features of a linear bottleneck of 256 units. It gives the cross-entropy probabilities
-    instead of logits; we do not follow that. Its threshold (-0.5 for Office-Home), rate 0.01, momentum 0.9 and weight
-    decay 0.0005 were read in a copy of its configuration, not in its own.
+    rate for the backbone, features of a linear bottleneck of 256 units, and batches of the source balanced over classes
+    (``data.source_sampling: class_balanced``). It gives the cross-entropy probabilities instead of logits; we do not
+    follow that. Its threshold (-0.5 for Office-Home), rate 0.01, momentum 0.9 and weight decay 0.0005 were read in a
+    copy of its configuration, not in its own.
 
     The logged accuracies of D are as DANN's. Those of D' are ``similarity_accuracy_source`` and ``_target``.
     ``transferability_source`` and ``_target`` are the means of d' - H(p) / log K. ``ema_decay`` averages the network

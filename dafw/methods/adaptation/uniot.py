@@ -15,6 +15,7 @@ from dafw.methods.base import Losses
 from dafw.nn.distributed import from_first_rank, gather_rows
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
+from dafw.nn.norm import NormMode
 from dafw.nn.precision import full_precision
 from dafw.nn.prototypes import PrototypeHead
 from dafw.problems import Outputs
@@ -42,7 +43,7 @@ class UniOT(AdaptationMethod):
     Chang et al., Unified Optimal Transport Framework for Universal Domain Adaptation, NeurIPS 2022,
     https://arxiv.org/abs/2210.17067. All of this was read in the authors' code, and the defaults are theirs for
     Office-31: batches of 36, ``lr`` 0.01 with the backbone at a tenth, Nesterov's momentum (``optimizer: sgd``), weight
-    decay 0.0005, batches of the source balanced over classes. These points differ here:
+    decay 0.0005, and ``data.source_sampling: class_balanced``. These points differ here:
 
     - The authors classify and reject by one transport of the whole test set. Here a prediction depends on its sample
       alone. :meth:`unknown_scores` computes the entry that the plan of the last training step would give that sample as
@@ -81,12 +82,14 @@ class UniOT(AdaptationMethod):
         iterations: number of Sinkhorn iterations of that transport.
         cluster_epsilon: weight of the entropy in the transport to the clusters (authors: 0.05).
         cluster_iterations: number of Sinkhorn iterations of that transport (authors: 3).
-        base: see :class:`~dafw.methods.base.Method`.
+        base: see :class:`~dafw.methods.base.Method`. The authors' code passes the domains one after the other, hence
+            ``norm: separate``.
 
     Raises:
         UserError: if the network's configuration asks for a label head; in training, if a batch exceeds ``queue_size``.
     """
 
+    default_norm: ClassVar[NormMode] = "separate"
     control: ClassVar[dict[str, Any]] = {"common_weight": 0.0, "private_weight": 0.0}
     control_difference_reason: ClassVar[str] = "its label head is a projection and prototypes of length 1"
     search_space: ClassVar[dict[str, Any]] = {
