@@ -71,6 +71,8 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
 
     domain_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    #: Whether no sample that validates or tests a source is one that trains.
+    holds_out_source: bool = True
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dafw.methods import CDAN, DANN, MDD, UAN
+from dafw.methods import CDAN, DANN, MDD, PADA, UAN
 from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.problems import Outputs
 from dafw.run.loggers import CsvLog
@@ -104,3 +104,13 @@ def test_mdds_second_head_is_built_like_the_first_and_starts_apart_from_it() -> 
     assert isinstance(method.critic, nn.Sequential)
     assert [type(layer) for layer in method.critic] == [type(layer) for layer in head]
     assert not torch.equal(method.critic[0].weight, head[0].weight)
+
+
+@pytest.mark.parametrize("owner", [DANN, CDAN, PADA])
+def test_a_critic_may_drop_its_hidden_units(owner: type[AdversarialMethod]) -> None:
+    def drops(**options: float) -> list[float]:
+        critic = make(owner, width=8, depth=1, **options).critic
+        return [layer.p for layer in critic.modules() if isinstance(layer, nn.Dropout)]
+
+    assert drops() == []
+    assert drops(critic_dropout=0.5) == [0.5]
