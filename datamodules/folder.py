@@ -65,7 +65,7 @@ class ImageFolderDomains(DomainDataModule):
         evaluate_whole: evaluation uses all of (resize, resize) instead of the middle, for a method that crops itself.
         evaluate_scaled: evaluation scales (resize, resize) to (size, size) instead of taking the middle.
         augment: augmentation in training, which must make images of (size, size): ``flip_crop``, ``crop``,
-            ``domainbed``, ``weak``, ``strong`` or ``none``, or as the base class says.
+            ``middle``, ``domainbed``, ``weak``, ``strong`` or ``none``, or as the base class says.
         cache: keep the decoded images on disk, ``resize * resize * 3`` bytes each, so that each is decoded only once.
         split: shares of training, validation and test.
         protocol: ``shares`` divides every domain as ``split`` says. ``domainbed`` divides as

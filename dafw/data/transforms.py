@@ -126,6 +126,16 @@ def strong(size: int, *, flip: bool = True) -> Augmentation:
     return v2.Compose([*_weak(size, flip), v2.RandAugment(num_ops=2, magnitude=10)])  # type: ignore[no-any-return]
 
 
+def middle(size: int, *, flip: bool = True) -> Augmentation:
+    """The middle, unscaled, and a flip: how the Transfer-Learning-Library trains on VisDA ("cen.crop"; read there).
+
+    Args:
+        size: height and width of the result, in pixels.
+        flip: mirror every other image.
+    """
+    return v2.Compose([v2.CenterCrop(size), *_flip(flip)])  # type: ignore[no-any-return]
+
+
 def _weak(size: int, flip: bool) -> list[torch.nn.Module]:
     shift = max(1, size // 8)
     return [
@@ -144,6 +154,7 @@ _MAKERS: dict[str, Callable[..., Augmentation]] = {
     "crop": crop,
     "domainbed": domainbed,
     "flip_crop": flip_crop,
+    "middle": middle,
     "strong": strong,
     "weak": weak,
 }

@@ -129,3 +129,13 @@ def test_unknown_name_names_the_nearest() -> None:
 def test_a_view_cannot_be_none() -> None:
     with pytest.raises(UserError, match='"none"'):
         named_view("none", 32)
+
+
+def test_the_middle_is_cut_out_and_mirrored() -> None:
+    picture = image(40, 40)
+    cut = picture[:, 4:36, 4:36]
+    torch.manual_seed(0)
+    found = [named_view("middle", 32)(picture) for _ in range(20)]
+    assert {bool(one.equal(cut)) for one in found} == {True, False}
+    assert all(one.equal(cut) or one.equal(cut.flip(2)) for one in found)
+    assert named_view("middle", 32, flip=False)(picture).equal(cut)
