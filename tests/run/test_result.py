@@ -60,8 +60,9 @@ RUN = Result(
     sources={"dafw.methods.base": "0123456789abcdef"},
     repositories={"mine": "abc-dirty"},
     samples={"b/test": [21, "0123"]},
+    holds_out_source=False,
 )
-LATER = ("sources", "repositories", "samples")
+LATER = ("sources", "repositories", "samples", "holds_out_source")
 """Fields that results made before they were added lack."""
 
 
