@@ -56,8 +56,8 @@ class Optimisation(Base):
             UserError: if the optimiser is unknown, or an option of ``parts`` is wrong.
         """
         self.optimizer = choose_optimizer(optimizer)
-        self.parts = parts or {}
-        check_parts(self.parts)
+        self.part_options = parts or {}
+        check_parts(self.part_options)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.schedule = schedule or InverseDecay()
         self.sharpness = sharpness
@@ -98,14 +98,14 @@ class Optimisation(Base):
             UserError: if the optimiser cannot be made, or ``parts`` does not fit it or the method.
         """
         options = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
-        if self.network.backbone_lr != 1 and "lr" in self.parts.get("backbone", {}):
+        if self.network.backbone_lr != 1 and "lr" in self.part_options.get("backbone", {}):
             raise UserError("model.parts.backbone.lr and model.network.backbone_lr are two rates of one part: give one")
-        groups = split_groups(self.parameter_groups(), self.parts, self.named_parts(), self.lr)
+        groups = split_groups(self.parameter_groups(), self.part_options, self.named_parts(), self.lr)
         try:
             optimizer = make_optimizer(self.optimizer, groups, **options)
         except (ValueError, AssertionError) as error:
             raise UserError(f"the optimizer {self.optimizer} cannot be made: {error}") from error
-        for name, own in self.parts.items():
+        for name, own in self.part_options.items():
             if "momentum" in own and "momentum" not in optimizer.defaults:
                 raise UserError(f"model.parts.{name}.momentum does not apply to the optimizer {self.optimizer}")
         for group in optimizer.param_groups:
