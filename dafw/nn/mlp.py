@@ -42,11 +42,14 @@ def start_linear(module: nn.Module, init: tuple[float, float] | None) -> None:
         module: changed in place.
         init: standard deviation of the weights, around 0, and value of the biases; ``None`` changes nothing.
     """
-    for layer in module.modules() if init is not None else ():
+    if init is None:
+        return
+    std, bias = init
+    for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, std=init[0])
+            nn.init.normal_(layer.weight, std=std)
             if layer.bias is not None:
-                nn.init.constant_(layer.bias, init[1])
+                nn.init.constant_(layer.bias, bias)
 
 
 class Residual(nn.Module):
