@@ -75,6 +75,8 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
     class_names: tuple[str, ...] = ()
     #: What is asked for while there is no method.
     default_request: DataRequest = DataRequest()
+    #: Whether no sample that validates or tests a source is one that trains.
+    holds_out_source: bool = True
 
     def __init__(
         self,

@@ -23,10 +23,12 @@ from dafw.data.images import (
     Fit,
     ImageOrPath,
     OriginalImages,
+    Scaled,
     cut_middle,
     decodes_file,
     find_corrupt,
     prepare_image,
+    scale_image,
 )
 from dafw.data.manifest import check_files, read_manifest, refuse_outside, scan_folder, subfolders
 from dafw.data.roles import Split
@@ -35,7 +37,7 @@ from dafw.errors import UserError, choose
 from dafw.escape import terminal
 from dafw.files import reading
 from datamodules.base import DomainDataModule
-from datamodules.splits import SHARES, Protocol, check_protocol, in_domainbed, in_shares, places
+from datamodules.splits import SHARES, Protocol, check_protocol, in_domainbed, in_office, in_shares, places
 
 log = logging.getLogger(__name__)
 
@@ -64,20 +66,24 @@ class ImageFolderDomains(DomainDataModule):
         resize: height and width before cropping, in pixels.
         fit: ``crop`` scales the short side to ``resize`` and cuts out the middle; ``squash`` scales both sides.
         evaluate_whole: evaluation uses all of (resize, resize) instead of the middle, for a method that crops itself.
+        evaluate_scaled: evaluation scales (resize, resize) to (size, size) instead of taking the middle.
         augment: augmentation in training, which must make images of (size, size): ``flip_crop``, ``crop``,
             ``center_crop``, ``domainbed``, ``weak``, ``strong`` or ``none``, or as the base class says. ``domainbed``
-            crops the images as they are in their files, as DomainBed does, and neither ``resize`` nor ``fit`` has a part
-            in that; with ``cache``, or for a method with views, it crops those of (resize, resize) like the others.
+            crops the images as they are in their files, as DomainBed does, and neither ``resize`` nor ``fit`` has a
+            part in that; with ``cache``, or for a method with views, it crops those of (resize, resize) like the
+            others.
         cache: keep the decoded images on disk, ``resize * resize * 3`` bytes each, so that each is decoded only once.
             Training and evaluation then start from these.
         split: shares of training, validation and test.
         protocol: ``shares`` divides every domain as ``split`` says. ``domainbed`` divides as
             :func:`datamodules.splits.in_domainbed` does: sources train on four fifths and validate on the rest;
-            targets are reported on four fifths and keep the rest for the oracle.
+            targets are reported on four fifths and keep the rest for the oracle. ``office`` trains on all images of
+            both sides and tests on all of the target; the validation and test splits of a source, and the validation
+            split of a target, are shares of what was trained on.
         split_seed: number of the division; each seed gives another one. The run's own seed has no influence. DomainBed
             takes another division for each trial.
-        transductive: the Office protocol: a target's training and test splits are both all of its images. The target is
-            still unlabelled in training. Its validation split stays a share of it.
+        transductive: a target's training and test splits are both all of its images. The target is still unlabelled in
+            training. Its validation split stays a share of it. A source is divided as ``protocol`` says.
         on_corrupt: ``fail`` stops at an image that cannot be decoded. ``skip`` decodes all of them once beforehand,
             leaves out those that cannot be decoded, and names them.
         allow_outside_root: whether a manifest, or a benchmark's list, may name images outside of ``root``.
@@ -100,6 +106,7 @@ class ImageFolderDomains(DomainDataModule):
         resize: int = 256,
         fit: Fit = "crop",
         evaluate_whole: bool = False,
+        evaluate_scaled: bool = False,
         augment: Word | Callable[[Any], Any] | None = "flip_crop",
         cache: bool = False,
         split: tuple[float, float, float] = SHARES,
@@ -115,9 +122,11 @@ class ImageFolderDomains(DomainDataModule):
         if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
             raise UserError(f"data.split must be three shares that sum to 1, not {list(split)}")
         self.protocol, self.split_seed = check_protocol(protocol, split_seed), split_seed
-        if self.protocol == "domainbed" and (transductive or tuple(split) != SHARES):
+        if self.protocol != "shares" and (transductive or (tuple(split) != SHARES and self.protocol == "domainbed")):
             key = "transductive" if transductive else "split"
-            raise UserError(f"data.{key} has no part in data.protocol domainbed, which divides domains in its own way")
+            why = f"data.protocol {self.protocol}, which divides domains in its own way"
+            raise UserError(f"data.{key} has no part in {why}")
+        self.holds_out_source = self.protocol != "office"
         self.root = Path(root).expanduser()
         self.manifest = None if manifest is None else Path(manifest).expanduser()
         model = trained_model()
@@ -130,12 +139,16 @@ class ImageFolderDomains(DomainDataModule):
             raise UserError("data.evaluate_whole leaves cropping in training to data.augment, which must not be none")
         self.size, self.resize, self.cache, self.split = size, resize, cache, split
         self._crops_originals = augment == "domainbed" and not cache
-        self.evaluate_whole = evaluate_whole
+        if evaluate_whole and evaluate_scaled:
+            raise UserError(
+                "data.evaluate_whole keeps all of an image and data.evaluate_scaled makes it smaller: give one"
+            )
+        self.evaluate_whole, self.evaluate_scaled = evaluate_whole, evaluate_scaled
         self.fit: Fit = "crop" if choose("fit", fit, ("crop", "squash")) == "crop" else "squash"
         self.transductive, self.on_corrupt = transductive, choose("on_corrupt", on_corrupt, ("fail", "skip"))
         listed = read_manifest(self.manifest) if self.manifest is not None and looks else None
-        if self.protocol == "domainbed" and listed is not None and listed[0].split:
-            raise UserError(f"{self.manifest} gives splits, which data.protocol domainbed would overrule")
+        if self.protocol != "shares" and listed is not None and listed[0].split:
+            raise UserError(f"{self.manifest} gives splits, which data.protocol {self.protocol} would overrule")
         self.domain_names = self._domains(listed) if looks else ()
         if model is not None:  # the files of some domains may not be there
             sides = (source, *(() if looks else (target,)))
@@ -205,10 +218,10 @@ class ImageFolderDomains(DomainDataModule):
         entries = self._entries[name]
         indices = np.flatnonzero(self._belong(name, split))
         if not len(indices):
-            key = "split" if self.protocol == "shares" else "split_seed"
+            key = "split_seed" if self.protocol == "domainbed" else "split"
             raise UserError(f"none of the {len(entries)} images of {name} is in its {split} split: change data.{key}")
         whole = self.evaluate_whole or (split == "train" and self.augment is not None)
-        cropped = images if whole else CentreCropped(images, self.size)
+        cropped = images if whole else self._shown(images)
         return Domain(name, cropped, self._labels(entries), entries.paths).subset(indices)
 
     def augmented_domain(self, domain: Domain) -> Domain:
@@ -227,6 +240,8 @@ class ImageFolderDomains(DomainDataModule):
             return entries.splits.are(split)
         if name not in self._placed:
             self._placed[name] = places(self._keys(entries), self.split_seed)
+        if self.protocol == "office":
+            return in_office(self._placed[name], split, self.split, target=name in self.target)
         if self.protocol == "domainbed":
             reported = name in self.target and not self.oracle
             return in_domainbed(self._placed[name], split, reported=reported)  # type: ignore[no-any-return]
@@ -285,13 +300,18 @@ class ImageFolderDomains(DomainDataModule):
         """
         resize, fit = self.resize, self.fit
         size = resize if self.evaluate_whole else self.size
-        return lambda image: cut_middle(prepare_image(image, resize, fit), size)
+        finish = scale_image if self.evaluate_scaled else cut_middle
+        return lambda image: finish(prepare_image(image, resize, fit), size)
 
     def evaluation_loader(self, domain: Domain, *, shard: bool = True) -> DataLoader[Any]:
-        """Every sample of ``domain`` once, in order: the middle of each image, or all of it with ``evaluate_whole``."""
+        """Every sample of ``domain`` once, in order, as evaluation sees it: see the arguments ``evaluate_...``."""
         if self.evaluate_whole:
             return super().evaluation_loader(domain, shard=shard)
-        return super().evaluation_loader(replace(domain, inputs=CentreCropped(domain.inputs, self.size)), shard=shard)
+        return super().evaluation_loader(replace(domain, inputs=self._shown(domain.inputs)), shard=shard)
+
+    def _shown(self, images: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Images (3, size, size), made of larger ones as evaluation does it."""
+        return (Scaled if self.evaluate_scaled else CentreCropped)(images, self.size)
 
     def prepare_data(self) -> None:
         """Says what was passed over; builds the caches and checks the images, if they are switched on.

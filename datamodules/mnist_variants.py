@@ -54,7 +54,7 @@ class _MNISTVariant(DigitDomains):
     ) -> None:
         super().__init__(_names(source), _names(target), scale=scale, size=size, root=root, **base)
         self._made: dict[str, tuple[Domain, list[str]]] = {}
-        self.protocol, self.split_seed = check_protocol(protocol, split_seed), split_seed
+        self.protocol, self.split_seed = check_protocol(protocol, split_seed, ("shares", "domainbed")), split_seed
 
     def make(self, name: str, dealt: Dealt) -> tuple[Images, NDArray[np.int64]]:
         """The domain's images, uint8 (n, 28, 28) or (n, 28, 28, 3), and labels, int64 (n,)."""

@@ -17,8 +17,8 @@ from dafw.data.domain import Domain
 from dafw.data.roles import Split
 from dafw.errors import UserError, choose
 
-Protocol = Literal["shares", "domainbed"]
-PROTOCOLS = ("shares", "domainbed")
+Protocol = Literal["shares", "domainbed", "office"]
+PROTOCOLS: tuple[Protocol, ...] = ("shares", "domainbed", "office")
 SHARES = (0.8, 0.1, 0.1)
 #: Share of a domain in DomainBed's "in" split; the rest is its "out" split.
 INSIDE = 0.8
@@ -87,16 +87,37 @@ def in_domainbed(where: Any, split: Split, *, reported: bool) -> Any:
     return inside if split == "train" or (reported and split == "test") else ~inside
 
 
-def check_protocol(protocol: str, seed: int) -> Protocol:
+def in_office(where: NDArray[np.float64], split: Split, shares: Sequence[float], *, target: bool) -> NDArray[np.bool_]:
+    """Which samples are in a split by the protocol of the Office papers, in which everything trains: (n,) -> (n,).
+
+    A source's validation and test splits are shares of what it trains on. A target is tested on all of its samples, and
+    its validation split is a share of them.
+
+    Args:
+        where: the samples' places, (n,).
+        split: the split asked for.
+        shares: of training, validation and test; that of training has no influence.
+        target: whether the samples' domain is a target.
+    """
+    everything = split == "train" or (target and split == "test")
+    return np.ones(len(where), np.bool_) if everything else in_shares(where, split, shares)
+
+
+def check_protocol(protocol: str, seed: int, known: tuple[Protocol, ...] = PROTOCOLS) -> Protocol:
     """Returns the protocol if it is valid.
+
+    Args:
+        protocol: its name.
+        seed: number of the division.
+        known: the protocols that the data has.
 
     Raises:
         UserError: if it is unknown, or the seed is negative.
     """
-    choose("protocol", protocol, PROTOCOLS)
+    choose("protocol", protocol, known)
     if seed < 0:
         raise UserError(f"data.split_seed must be at least 0, not {seed}")
-    return "domainbed" if protocol == "domainbed" else "shares"
+    return next(one for one in known if one == protocol)
 
 
 def hold_out(domain: Domain, share: float) -> tuple[Domain, Domain]:

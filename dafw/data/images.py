@@ -311,10 +311,24 @@ class CentreCropped(Sequence[Tensor]):
         return cut_middle(self.images[index], self.size)
 
 
+class Scaled(CentreCropped):
+    """As the base, but all of each image, scaled to (3, size, size)."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return scale_image(self.images[index], self.size)
+
+
 def cut_middle(image: Tensor, size: int) -> Tensor:
     """The middle of an image: (C, H, W) -> (C, size, size)."""
     top, left = (round((side - size) / 2) for side in image.shape[-2:])
     return image[:, top : top + size, left : left + size]
+
+
+def scale_image(image: Tensor, size: int) -> Tensor:
+    """All of an image of uint8, scaled by antialiased bilinear interpolation: (C, H, W) -> (C, size, size)."""
+    if image.shape[-2:] == (size, size):
+        return image
+    return functional.interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0]
 
 
 _DECODING = 2

@@ -93,7 +93,7 @@ def crop(size: int, *, flip: bool = True) -> Augmentation:
 def center_crop(size: int, *, flip: bool = True) -> Augmentation:
     """The middle, unscaled, to (3, size, size), and a flip; smaller images get a black border.
 
-    ParetoDA's training augmentation on VisDA (read in its authors' code).
+    How ParetoDA and the Transfer-Learning-Library train on VisDA (read in their code).
 
     Args:
         size: height and width of the result, in pixels.

@@ -23,6 +23,7 @@ from dafw.methods.step_log import StepRecord
 from dafw.methods.waiting import MayWait
 from dafw.nn.norm import NormMode, convert_norm
 from dafw.nn.teacher import Teacher
+from dafw.optim.parts import Parts
 from dafw.optim.schedules import Schedule
 from dafw.optim.sharpness import Sharpness
 from dafw.problems import Classification, Problem
@@ -55,6 +56,9 @@ class Method(
             step, all with the same random numbers; see :mod:`dafw.optim.sharpness`. It moves all that is trained.
         rejection: rule that holds samples of a target to be of no known class, for a method without a rule of its own;
             see :mod:`dafw.evaluation.rejection`.
+        parts: what differs for a part of the model, by the part's name: ``lr`` (a multiple of ``lr``), ``momentum``,
+            ``weight_decay``. A part is a module of the network (``backbone``, ``bottleneck``, ``head``) or another
+            module of the method (``critic``). All else is as the arguments above say.
     """
 
     config_key: ClassVar[str] = "model"
@@ -97,9 +101,10 @@ class Method(
         ema_decay: RightOpenUnitInterval | None = None,
         sharpness: Sharpness | None = None,
         rejection: Rejection | None = None,
+        parts: Parts | None = None,
     ) -> None:
         super().__init__()
-        self.set_optimisation(optimizer, lr, momentum, weight_decay, schedule, sharpness)
+        self.set_optimisation(optimizer, lr, momentum, weight_decay, schedule, sharpness, parts)
         self.problem = problem or Classification()
         if self.kinds and self.problem.kind not in self.kinds:
             raise UserError(

@@ -11,6 +11,7 @@ from dafw.errors import UserError
 from dafw.nn.layout import BatchLayout
 from dafw.nn.teacher import Teacher
 from dafw.optim.optimizers import choose_optimizer, make_optimizer
+from dafw.optim.parts import Parts, check_parts, split_groups
 from dafw.optim.schedules import InverseDecay, Schedule
 from dafw.optim.sharpness import Sharpness, SharpnessAware
 
@@ -47,13 +48,16 @@ class Optimisation(Base):
         weight_decay: float,
         schedule: Schedule | None,
         sharpness: Sharpness | None,
+        parts: Parts | None,
     ) -> None:
         """Keeps the constructor's arguments of the same names.
 
         Raises:
-            UserError: if the optimiser is unknown.
+            UserError: if the optimiser is unknown, or an option of ``parts`` is wrong.
         """
         self.optimizer = choose_optimizer(optimizer)
+        self.part_options = parts or {}
+        check_parts(self.part_options)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.schedule = schedule or InverseDecay()
         self.sharpness = sharpness
@@ -79,13 +83,31 @@ class Optimisation(Base):
         new = [p for p in self.parameters() if id(p) not in network and p.requires_grad]
         return [*self.network.parameter_groups(self.lr), *([{"params": new, "lr": self.lr}] if new else [])]
 
+    def named_parts(self) -> dict[str, list[nn.Parameter]]:
+        """The trained parameters of each module of the network and of each other module of the method, by its name."""
+        found: dict[str, list[nn.Parameter]] = {}
+        for name, module in (*self.network.named_children(), *self.named_children()):
+            if module is not self.network and not isinstance(module, Teacher):
+                found.setdefault(name, []).extend(trained_parameters(module))
+        return {name: parameters for name, parameters in found.items() if parameters}
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimiser over :meth:`parameter_groups`; the rate that is logged is that of the last group."""
+        """One optimiser over :meth:`parameter_groups`, divided by ``parts``; the last group's rate is logged.
+
+        Raises:
+            UserError: if the optimiser cannot be made, or ``parts`` does not fit it or the method.
+        """
         options = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
+        if self.network.backbone_lr != 1 and "lr" in self.part_options.get("backbone", {}):
+            raise UserError("model.parts.backbone.lr and model.network.backbone_lr are two rates of one part: give one")
+        groups = split_groups(self.parameter_groups(), self.part_options, self.named_parts(), self.lr)
         try:
-            optimizer = make_optimizer(self.optimizer, self.parameter_groups(), **options)
+            optimizer = make_optimizer(self.optimizer, groups, **options)
         except (ValueError, AssertionError) as error:
             raise UserError(f"the optimizer {self.optimizer} cannot be made: {error}") from error
+        for name, own in self.part_options.items():
+            if "momentum" in own and "momentum" not in optimizer.defaults:
+                raise UserError(f"model.parts.{name}.momentum does not apply to the optimizer {self.optimizer}")
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         if self.sharpness is not None and self.automatic_optimization:

@@ -94,7 +94,7 @@ class StartingMethod(Method, abstract=True):
 
 
 #: Arguments of a network that change neither its function nor the names of its weights.
-SAME_FUNCTION = {"weights", "backbone_lr", "channels_last", "compile"}
+SAME_FUNCTION = {"weights", "backbone_lr", "channels_last", "compile", "bottleneck_init", "head_init"}
 
 
 def find_checkpoint(path: str) -> Path:

@@ -35,6 +35,23 @@ def mlp(
     return nn.Sequential(*layers, nn.Linear(in_features, out_features))
 
 
+def start_linear(module: nn.Module, init: tuple[float, float] | None) -> None:
+    """Gives every linear layer of a module new initial weights.
+
+    Args:
+        module: changed in place.
+        init: standard deviation of the weights, around 0, and value of the biases; ``None`` changes nothing.
+    """
+    if init is None:
+        return
+    std, bias = init
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=std)
+            if layer.bias is not None:
+                nn.init.constant_(layer.bias, bias)
+
+
 class Residual(nn.Module):
     """x + W_2 relu(W_1 x + b_1) + b_2: a small correction of rows (N, width), close to the identity at first.
 
@@ -48,10 +65,7 @@ class Residual(nn.Module):
     def __init__(self, width: int, hidden: int, *, std: float = 0.005, bias: float = 0.1) -> None:
         super().__init__()
         self.change = mlp(width, [hidden], width)
-        for layer in self.change:
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=std)
-                nn.init.constant_(layer.bias, bias)
+        start_linear(self.change, (std, bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """Corrected rows, (N, width)."""

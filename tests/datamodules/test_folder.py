@@ -348,3 +348,45 @@ def test_a_domain_in_another_spelling_is_explained(root: Path) -> None:
     said = r"unknown domain .* looks the same, but its characters are others: 'caf\\xe9', not 'cafe\\u0301'"
     with pytest.raises(UserError, match=said):
         make(root, source="cafe\u0301")
+
+
+def test_the_office_protocol_trains_on_everything_and_validates_a_source_on_a_part_of_it(shared_root: Path) -> None:
+    data, divided = make(shared_root, protocol="office"), make(shared_root)
+    assert (data.holds_out_source, divided.holds_out_source) == (False, True)
+    source, target = splits(data, "art"), splits(data, "photo")
+    assert (len(source["train"]), len(target["train"]), target["test"]) == (74, 76, target["train"])
+    for name, found in (("art", source), ("photo", target)):
+        assert found["val"] == splits(divided, name)["val"]
+        assert set(found["val"]) < set(found["train"])
+    assert source["test"] == splits(divided, "art")["test"]
+    data.setup("fit")
+    assert [(domain.name, domain.labels is None, len(domain)) for domain in data.train_domains] == [
+        ("art", False, 74),
+        ("photo", True, 76),
+    ]
+    with pytest.raises(UserError, match=r"data\.transductive has no part in data\.protocol office"):
+        make(shared_root, protocol="office", transductive=True)
+
+
+def test_a_manifest_with_splits_is_not_overruled_by_the_office_protocol(shared_root: Path, tmp_path: Path) -> None:
+    listed = [
+        Entry(f"{domain}/cup/{number}.png", "cup", domain, "train") for domain in ("art", "photo") for number in "01"
+    ]
+    write_manifest(tmp_path / "list.csv", listed)
+    with pytest.raises(UserError, match=r"list\.csv gives splits, which data\.protocol office would overrule"):
+        make(shared_root, manifest=str(tmp_path / "list.csv"), protocol="office")
+
+
+def test_evaluation_may_scale_the_whole_image(shared_root: Path) -> None:
+    data = make(shared_root, evaluate_scaled=True, augment="crop")
+    trained, tested = data.load("art", "train"), data.load("photo", "test")
+    assert trained.inputs[0].shape == (3, 16, 16)
+    expected = torch.nn.functional.interpolate(trained.inputs[4][None], (12, 12), mode="bilinear", antialias=True)[0]
+    (batch,) = data.evaluation_loader(trained.subset([4]))
+    assert batch.x[0].equal(expected)
+    (served,) = data.evaluation_loader(tested.subset([0]))
+    assert served.x[0].equal(tested.inputs[0])
+    assert served.x[0].equal(data.evaluation_transform()(shared_root / tested.id(0)))
+    assert make(shared_root, evaluate_scaled=True, augment="none").load("art", "train").inputs[4].equal(expected)
+    with pytest.raises(UserError, match=r"data\.evaluate_whole keeps all of an image"):
+        make(shared_root, evaluate_scaled=True, evaluate_whole=True, augment="crop")

@@ -135,3 +135,13 @@ def test_the_recipes_of_tllib_halve_the_domain_loss(file: str) -> None:
     models = [row["model"] for row in config.get("rows", [config])]
     weights = [model["init_args"]["weight"] for model in models if model["class_path"] in ("DANN", "CDAN")]
     assert weights == [1.0] * len(weights) != []
+
+
+@pytest.mark.parametrize("owner", [DANN, CDAN, PADA])
+def test_a_critic_may_drop_its_hidden_units(owner: type[AdversarialMethod]) -> None:
+    def drops(**options: float) -> list[float]:
+        critic = make(owner, width=8, depth=1, **options).critic
+        return [layer.p for layer in critic.modules() if isinstance(layer, nn.Dropout)]
+
+    assert drops() == []
+    assert drops(critic_dropout=0.5) == [0.5]

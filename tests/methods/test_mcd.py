@@ -64,7 +64,7 @@ def by_hand(network: Network, steps: list[Batch], *, weight: float, balance: flo
 @pytest.mark.parametrize("balance", [0.0, 0.2])
 def test_against_a_loop_written_by_hand(tmp_path: Path, balance: float) -> None:
     options = {"weight": 3.0, "balance": balance}
-    more = {"weight_decay": 0.01, "feature_momentum": 0.0, "schedule": Constant()}
+    more = {"weight_decay": 0.01, "parts": {"backbone": {"momentum": 0.0}}, "schedule": Constant()}
     expected = case(MCD, **options).make().double()
     method, data = train(tmp_path, **options, **more)
     by_hand(expected.network.train(), batches(case(MCD).make_data(), data.steps_per_epoch), **options)
@@ -126,5 +126,5 @@ def test_the_wide_heads_train_with_dropout(tmp_path: Path) -> None:
 def test_wrong_arguments(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="feature_steps"):
         case(MCD, feature_steps=0).make()
-    with pytest.raises(UserError, match="feature_momentum"):
-        case(MCD, feature_momentum=0.0, optimizer="adamw").train(tmp_path)
+    with pytest.raises(UserError, match=r"model\.parts\.backbone\.momentum does not apply to the optimizer adamw"):
+        case(MCD, parts={"backbone": {"momentum": 0.0}}, optimizer="adamw").train(tmp_path)

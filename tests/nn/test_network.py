@@ -282,3 +282,34 @@ def test_recorded_and_copied() -> None:
     again.set_classes(10)
     again.load_state_dict(net.state_dict())
     assert torch.equal(again(x).logits, net(x).logits)
+
+
+def test_the_bottleneck_may_lack_its_normalisation_and_its_relu() -> None:
+    def layers(**options: Any) -> list[str]:
+        bottleneck = network(bottleneck=6, **options).bottleneck
+        assert isinstance(bottleneck, nn.Sequential)
+        return [type(layer).__name__ for layer in bottleneck]
+
+    assert layers() == ["Linear", "BatchNorm1d", "ReLU"]
+    assert layers(bottleneck_norm=False, dropout=0.5) == ["Linear", "ReLU", "Dropout"]
+    assert layers(bottleneck_norm=False, bottleneck_relu=False) == ["Linear"]
+
+
+def test_initial_weights_of_new_layers() -> None:
+    torch.manual_seed(0)
+    net = network(bottleneck=600, bottleneck_init=(0.005, 0.1), head_width=500, head_init=(0.01, 0.0))
+    assert isinstance(net.bottleneck, nn.Sequential)
+    for head in (net.head, net.make_head(7)):
+        found = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]  # type: ignore[union-attr]
+        assert len(found) == 2
+        assert float(found[0].weight.detach().std()) == pytest.approx(0.01, rel=0.05)
+        assert all(not layer.bias.any() for layer in found)
+    assert float(net.bottleneck[0].weight.detach().std()) == pytest.approx(0.005, rel=0.05)
+    assert net.bottleneck[0].bias.detach().eq(0.1).all()
+    torch.manual_seed(1)
+    plain = network(bottleneck=6)
+    torch.manual_seed(1)
+    again = network(bottleneck=6, bottleneck_init=None, head_init=None)
+    assert all(map(torch.equal, plain.state_dict().values(), again.state_dict().values()))
+    with pytest.raises(UserError, match="head_init is of the default head"):
+        network(head="weight_norm", head_init=(0.01, 0.0))

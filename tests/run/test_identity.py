@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dafw.run.config import parse, resolved_config
 from dafw.run.identity import config_hash
 
 
@@ -49,3 +50,19 @@ def test_how_weights_and_a_checkpoint_are_spelled_makes_no_other_run(monkeypatch
 def test_the_hash_stays_what_it_was() -> None:
     """Another hash would give every run that exists another directory: raise ``HASH_VERSION`` if that is meant."""
     assert of_data(root="data", source="art", target="photo", num_workers=2) == "a5bc3754"
+
+
+def test_an_argument_that_came_later_leaves_the_runs_before_it_where_they_are() -> None:
+    def of_network(**arguments: Any) -> str:
+        network = {"class_path": "dafw.nn.network.Network", "init_args": {"backbone": "mnist_net", **arguments}}
+        return config_hash({"model": {"class_path": "DANN", "init_args": {"network": network, "parts": None}}})
+
+    assert of_network() == of_network(bottleneck_norm=True, bottleneck_init=None, head_init=None)
+    assert of_network() != of_network(bottleneck_norm=False)
+    assert of_data(root="d") == of_data(root="d", evaluate_scaled=False) != of_data(root="d", evaluate_scaled=True)
+
+
+def test_the_hash_of_a_complete_configuration_stays_what_it_was() -> None:
+    """A new argument with a default that is not null changes it: see ``LATER``."""
+    config = resolved_config(parse(["--config", "digits/quick_dann"]))
+    assert config_hash({part: config[part] for part in ("seed_everything", "model", "data")}) == "516775a6"

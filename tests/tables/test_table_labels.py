@@ -211,7 +211,7 @@ def test_a_result_says_whether_labels_of_its_target_trained_it(
             "oracle": oracle,
             "domain": lambda *_: Domain("b", [0], [0]),
         },
-        **{"has_unknown": False, "class_sets": ClassSets(("one",), (), ())},
+        **{"has_unknown": False, "class_sets": ClassSets(("one",), (), ()), "holds_out_source": False},
     )
     trainer: Any = SimpleNamespace(
         callback_metrics={}, world_size=2, callbacks=[SimpleNamespace(averages_weights=True)]
@@ -221,6 +221,7 @@ def test_a_result_says_whether_labels_of_its_target_trained_it(
     assert result.oracle is expected
     assert (result.transductive_reason, result.averaged) == ("the batch's statistics", "SimpleNamespace")
     assert result.ranks == 2
+    assert not result.holds_out_source
     assert result.monitors == ("oracle/accuracy", "val/im")
     assert result.setting == SettingRecord("source-free", source=False, target=True)
     write_result(result, tmp_path / RESULT)
@@ -280,3 +281,15 @@ def test_numbers_of_ranks_that_differ_are_said(make_table: Make, fill: Fill) -> 
     rewrite(table, root, "DANN", table.seeds[0], ranks=2)
     (sentence,) = [one for one in said(table, root) if "Ranks" in one]
     assert sentence.endswith("1 for source only; 1 and 2 for DANN.")
+
+
+def test_a_caption_says_where_samples_that_validate_were_trained_on(make_table: Make, fill: Fill) -> None:
+    table = make_table(rows=[SOURCE, PLAIN])
+    everywhere = fill(table, lambda *_: 0.5, holds_out_source=False)
+    trained = "source_accuracy, source_loss and dev are of samples that were trained on."
+    end = f"those of its validation and test splits too: {trained}"
+    assert f"All samples of a source train, {end}" in said(table, everywhere)
+    fill(table, lambda row, *_: 0.5 if row == "DANN" else None)
+    assert f"All samples of a source train in source only, {end}" in said(table, everywhere)
+    fill(table, lambda *_: 0.5)
+    assert not any("All samples of a source" in sentence for sentence in said(table, everywhere))

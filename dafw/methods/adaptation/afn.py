@@ -34,7 +34,8 @@ class AFN(AdaptationMethod):
         entropy_weight: weight of the entropy (tllib: 0.1 on Office-31).
         dropout: share of the features to drop in training; the expected squared norm is preserved (tllib: 0.5). Each
             rank of a distributed run draws its own mask.
-        base: see :class:`~dafw.methods.base.Method`. tllib: lr 0.001, constant, and SGD without momentum.
+        base: see :class:`~dafw.methods.base.Method`. tllib: lr 0.001, constant, also for the backbone, which has no
+            momentum (``parts: {backbone: {momentum: 0}}``); the new layers have 0.9.
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0, "entropy_weight": 0.0}

@@ -26,7 +26,8 @@ class BNM(AdaptationMethod):
             mean (DeepDA; the authors' code too, as recalled). The latter is larger if there are fewer classes than
             rows.
         weight: weight of the norm.
-        base: see :class:`~dafw.methods.base.Method`. DeepDA trains it with lr 0.001 and weight decay 0.0005.
+        base: see :class:`~dafw.methods.base.Method`. DeepDA trains it with lr 0.001, weight decay
+            0.0005, plain momentum, and ``norm: separate``.
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}

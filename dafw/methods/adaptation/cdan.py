@@ -13,7 +13,7 @@ from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.nn.reversal import reverse_gradient
 from dafw.problems import Outputs
-from dafw.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
+from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 #: Largest width of an outer product; wider ones are projected.
 WIDEST = 4096
@@ -31,8 +31,9 @@ class CDAN(AdversarialMethod):
     Long et al., Conditional Adversarial Domain Adaptation, NeurIPS 2018, https://arxiv.org/abs/1705.10667. Recalled,
     not looked up: the paper projects if d * K exceeds 4096, its ramp and its rate are DANN's, and its equation adds the
     two means, hence the default ``weight`` 2. The authors' first code and the Transfer-Learning-Library (both read)
-    take the mean over all rows, ``weight`` 1. The weights w follow that library. The authors' code normalises them in
-    each domain and lets the reversed gradient pass through them.
+    take the mean over all rows, ``weight`` 1. The weights w follow that library. The authors' code always weighs by
+    entropy, normalises the weights in each domain, and lets the reversed gradient pass through them; its critic has
+    dropout and no normalisation.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
@@ -42,6 +43,8 @@ class CDAN(AdversarialMethod):
         width: width of the critic's hidden layers (tllib: 1024).
         depth: number of the critic's hidden layers (tllib: 2).
         critic_norm: batch normalisation in the critic (tllib: yes).
+        critic_dropout: share of the critic's hidden units to drop; each rank of a distributed run draws its own mask
+            (authors of CDAN and PADA: 0.5; tllib: none).
         gamma: steepness of the reversal's ramp.
         ramp_steps: ramp over this many steps instead of over the training (tllib: gamma 1, 1000 steps).
         weight: weight of the domain loss (paper: 2, tllib: 1, see above).
@@ -61,6 +64,7 @@ class CDAN(AdversarialMethod):
         width: PositiveInt = 1024,
         depth: NonNegativeInt = 2,
         critic_norm: bool = False,
+        critic_dropout: ClosedUnitInterval | None = None,
         gamma: NonNegativeFloat = 10.0,
         ramp_steps: PositiveInt | None = None,
         weight: NonNegativeFloat = 2.0,
@@ -71,7 +75,7 @@ class CDAN(AdversarialMethod):
         if randomized is None:
             randomized = network.num_features * self.num_classes > WIDEST
         self.join = MultilinearMap(network.num_features, self.num_classes, random_width if randomized else None)
-        self.critic = mlp(self.join.out_features, [width] * depth, 1, norm=critic_norm)
+        self.critic = mlp(self.join.out_features, [width] * depth, 1, norm=critic_norm, dropout=critic_dropout or 0.0)
 
     def domain_loss(self, outputs: Outputs, num_source: int) -> Tensor:
         """Binary cross-entropy of the critic, features (N, d) and logits (N, K) of both domains -> scalar."""

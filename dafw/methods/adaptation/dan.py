@@ -27,7 +27,8 @@ class DAN(AdaptationMethod):
         estimator: ``unbiased``, ``biased`` or ``tllib``. The last sums the kernels instead of averaging them (with its
             five kernels five times the unbiased value) and adds a constant.
         linear: use the estimate in linear time, from pairs of neighbours in the batch (paper, equation 4).
-        base: see :class:`~dafw.methods.base.Method`. tllib trains it with lr 0.003.
+        base: see :class:`~dafw.methods.base.Method`. tllib trains it with lr 0.003, and a bottleneck
+            without batch normalisation.
     """
 
     least_rows: ClassVar[int] = 2

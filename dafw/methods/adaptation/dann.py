@@ -9,7 +9,7 @@ from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.nn.mlp import mlp
 from dafw.nn.reversal import reverse_gradient
 from dafw.problems import NetworkBase, RowOutputs
-from dafw.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
+from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 
 class DANN(AdversarialMethod):
@@ -30,6 +30,8 @@ class DANN(AdversarialMethod):
         width: width of the critic's hidden layers (paper: 1024; 100 for MNIST -> MNIST-M).
         depth: number of the critic's hidden layers (paper: 2; 1 for MNIST -> MNIST-M).
         critic_norm: batch normalisation in the critic (paper: none; tllib: yes).
+        critic_dropout: share of the critic's hidden units to drop; each rank of a distributed run draws its own mask
+            (authors of CDAN and PADA: 0.5; tllib: none).
         gamma: steepness of the reversal's ramp (paper: 10).
         ramp_steps: ramp over this many steps instead of over the training (tllib: gamma 1, 1000 steps).
         weight: weight of the domain loss (paper: 2, tllib: 1, see above).
@@ -47,13 +49,14 @@ class DANN(AdversarialMethod):
         width: PositiveInt = 1024,
         depth: NonNegativeInt = 2,
         critic_norm: bool = False,
+        critic_dropout: ClosedUnitInterval | None = None,
         gamma: NonNegativeFloat = 10.0,
         ramp_steps: PositiveInt | None = None,
         weight: NonNegativeFloat = 2.0,
         **base,
     ) -> None:
         super().__init__(network, weight=weight, gamma=gamma, ramp_steps=ramp_steps, **base)
-        self.critic = mlp(network.num_features, [width] * depth, 1, norm=critic_norm)
+        self.critic = mlp(network.num_features, [width] * depth, 1, norm=critic_norm, dropout=critic_dropout or 0.0)
 
     def domain_loss(self, outputs: RowOutputs, num_source: int) -> Tensor:
         """Binary cross-entropy of the critic: vectors (N, d) of both domains -> scalar."""

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from dafw.data.batch import Batch
-from dafw.errors import UserError
 from dafw.losses.discrepancy import class_balance, classifier_discrepancy
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
@@ -19,7 +18,7 @@ from dafw.nn.norm import DomainBatchNorm
 from dafw.nn.two_heads import TwoHeads
 from dafw.problems import Outputs
 from dafw.problems.model import NetworkBase
-from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveInt, RightOpenUnitInterval
+from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 
 
 class MCD(ManualOptimization, AdaptationMethod):
@@ -31,9 +30,9 @@ class MCD(ManualOptimization, AdaptationMethod):
 
     Saito et al., Maximum Classifier Discrepancy for Unsupervised Domain Adaptation, CVPR 2018,
     https://arxiv.org/abs/1712.02560, steps A to C. Read in the authors' code: digits are trained without ``balance`` by
-    Adam at 0.0002 with batches of 128. VisDA is trained with ``balance`` 0.01, wide heads (``head_widths``) and plain
-    SGD for the features (``feature_momentum``) at a constant rate of 0.001; weight decay is 0.0005. tllib follows the
-    latter.
+    Adam at 0.0002 with batches of 128. VisDA is trained with ``balance`` 0.01, wide heads (``head_widths``) and SGD
+    without momentum for the features (``parts: {backbone: {momentum: 0}}``) at a constant rate of 0.001; weight decay
+    is 0.0005. tllib follows the latter.
 
     Each of the 2 + ``feature_steps`` updates is a step of the one optimiser (and of the average of ``ema_decay``). Each
     has its own pass through the backbone, since the weights have changed; the pass of B needs no gradient. Parameters
@@ -51,7 +50,6 @@ class MCD(ManualOptimization, AdaptationMethod):
         head_widths: hidden widths of both heads, each layer Dropout-Linear-BatchNorm-ReLU, instead of the network's
             head (tllib: 1024 and 1024).
         head_dropout: dropout of these layers; each rank of a distributed run draws its own mask.
-        feature_momentum: momentum of the backbone if it differs from the heads' (authors' VisDA and tllib: 0).
         base: see :class:`~dafw.methods.base.Method`.
     """
 
@@ -71,14 +69,12 @@ class MCD(ManualOptimization, AdaptationMethod):
         feature_steps: PositiveInt = 4,
         head_widths: list[PositiveInt] | None = None,
         head_dropout: ClosedUnitInterval = 0.5,
-        feature_momentum: RightOpenUnitInterval | None = None,
         **base,
     ) -> None:
         self.head_widths, self.head_dropout = head_widths, head_dropout
         super().__init__(network, num_classes=num_classes, **base)
         self.weight, self.balance, self.feature_steps = weight, balance, feature_steps
         self.updates_per_batch = 2 + feature_steps if weight else 1
-        self.feature_momentum = feature_momentum
 
     def build_network(self, network: NetworkBase, num_classes: int) -> None:
         """Puts two label heads in the place of one."""
@@ -101,17 +97,6 @@ class MCD(ManualOptimization, AdaptationMethod):
         """The parameters that step B trains."""
         assert self.network.head is not None
         return trained_parameters(self.network.head)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimiser; the backbone's momentum may differ."""
-        optimizer = super().configure_optimizers()
-        backbone = {id(parameter) for parameter in self.network.backbone.parameters()}
-        for group in optimizer.param_groups if self.feature_momentum is not None else ():
-            if "momentum" not in group:
-                raise UserError(f"model.feature_momentum does not apply to the optimizer {self.optimizer}")
-            if {id(parameter) for parameter in group["params"]} <= backbone:
-                group["momentum"] = self.feature_momentum
-        return optimizer
 
     # ---- one batch
 

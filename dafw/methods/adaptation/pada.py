@@ -32,7 +32,7 @@ class PADA(DANN):
     (``mode``): both divide the cross-entropy by the batch's sum of g[y_i] instead of its number of rows. For the critic
     the authors divide g[y_i] by its maximum in the batch; tllib gives each target row the mean of the batch's g[y_i].
     The authors' predictions average ten crops, their ramp is over 10,000 steps, and the critics of both libraries drop
-    half of their hidden units.
+    half of their hidden units (``critic_dropout``).
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
