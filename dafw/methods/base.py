@@ -54,6 +54,9 @@ class Method(
             step, all with the same random numbers; see :mod:`dafw.optim.sharpness`. It moves all that is trained.
         rejection: rule that holds samples of a target to be of no known class, for a method without a rule of its own;
             see :mod:`dafw.evaluation.rejection`.
+        fused: take the fused form of the optimiser, one operation for all parameters. If ``None``: yes for
+            ``momentum``, ``sgd``, ``adam`` and ``adamw`` on a CPU or a CUDA device, unless the precision is
+            ``16-mixed``. The two forms round differently.
     """
 
     config_key: ClassVar[str] = "model"
@@ -96,9 +99,10 @@ class Method(
         ema_decay: RightOpenUnitInterval | None = None,
         sharpness: Sharpness | None = None,
         rejection: Rejection | None = None,
+        fused: bool | None = None,
     ) -> None:
         super().__init__()
-        self.set_optimisation(optimizer, lr, momentum, weight_decay, schedule, sharpness)
+        self.set_optimisation(optimizer, lr, momentum, weight_decay, schedule, sharpness, fused)
         self.problem = problem or Classification()
         if self.kinds and self.problem.kind not in self.kinds:
             raise UserError(

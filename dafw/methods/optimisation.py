@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from dafw.errors import UserError
+from dafw.lightning_adapter import has_trainer
 from dafw.nn.layout import BatchLayout
 from dafw.nn.teacher import Teacher
+from dafw.optim.fused import is_fused
 from dafw.optim.optimizers import choose_optimizer, make_optimizer
 from dafw.optim.schedules import InverseDecay, Schedule
 from dafw.optim.sharpness import Sharpness, SharpnessAware
@@ -47,6 +49,7 @@ class Optimisation(Base):
         weight_decay: float,
         schedule: Schedule | None,
         sharpness: Sharpness | None,
+        fused: bool | None,
     ) -> None:
         """Keeps the constructor's arguments of the same names.
 
@@ -56,7 +59,13 @@ class Optimisation(Base):
         self.optimizer = choose_optimizer(optimizer)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.schedule = schedule or InverseDecay()
-        self.sharpness = sharpness
+        self.sharpness, self.fused = sharpness, fused
+        self._in_fused_form = False
+
+    @property
+    def fast_forms(self) -> dict[str, bool]:
+        """Whether the network is in channels-last memory, and whether the optimiser is fused, once there is one."""
+        return {"channels_last": self.network.channels_last, "fused": self._in_fused_form}
 
     @property
     def teachers(self) -> list[Teacher]:
@@ -82,10 +91,14 @@ class Optimisation(Base):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser over :meth:`parameter_groups`; the rate that is logged is that of the last group."""
         options = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
+        precision = str(self.trainer.precision) if has_trainer(self) else "32-true"
         try:
-            optimizer = make_optimizer(self.optimizer, self.parameter_groups(), **options)
+            optimizer = make_optimizer(
+                self.optimizer, self.parameter_groups(), **options, fused=self.fused, precision=precision
+            )
         except (ValueError, AssertionError) as error:
             raise UserError(f"the optimizer {self.optimizer} cannot be made: {error}") from error
+        self._in_fused_form = is_fused(optimizer)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         if self.sharpness is not None and self.automatic_optimization:

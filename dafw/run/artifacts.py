@@ -71,6 +71,7 @@ def collect_result(
         versions=provenance.versions(),
         git_revision=provenance.git_revision(),
         machine=provenance.machine(),
+        fast_forms=method.fast_forms,
     )
 
 

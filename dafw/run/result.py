@@ -108,6 +108,8 @@ class Result:
             knows. That of a module that changed while the run was interrupted is none that a module can have.
         repositories: by folder name, the revision of each repository that holds modules of the user.
         samples: by domain and part, the number of samples that the run was trained on, and a digest of them.
+        fast_forms: whether the network kept its images in channels-last memory (``channels_last``), and whether the
+            optimiser was fused (``fused``). Both change rounding. It is empty if nobody knows.
     """
 
     method: str
@@ -141,6 +143,7 @@ class Result:
     sources: Mapping[str, str] = field(default_factory=dict)
     repositories: Mapping[str, str] = field(default_factory=dict)
     samples: Samples = field(default_factory=dict)
+    fast_forms: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def untested(self) -> tuple[str, ...]:
@@ -239,6 +242,7 @@ def _parse(given: Any) -> Result:
         sources=_texts(given.get("sources", {})),
         repositories=_texts(given.get("repositories", {})),
         samples={name: list(found) for name, found in given.get("samples", {}).items()},
+        fast_forms={name: bool(used) for name, used in given.get("fast_forms", {}).items()},
     )
 
 
