@@ -90,12 +90,10 @@ class Optimisation(Base):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser over :meth:`parameter_groups`; the rate that is logged is that of the last group."""
-        options = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
-        precision = str(self.trainer.precision) if has_trainer(self) else "32-true"
+        groups, precision = self.parameter_groups(), str(self.trainer.precision) if has_trainer(self) else "32-true"
+        options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
         try:
-            optimizer = make_optimizer(
-                self.optimizer, self.parameter_groups(), **options, fused=self.fused, precision=precision
-            )
+            optimizer = make_optimizer(self.optimizer, groups, fused=self.fused, precision=precision, **options)
         except (ValueError, AssertionError) as error:
             raise UserError(f"the optimizer {self.optimizer} cannot be made: {error}") from error
         self._in_fused_form = is_fused(optimizer)

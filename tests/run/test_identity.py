@@ -49,3 +49,15 @@ def test_how_weights_and_a_checkpoint_are_spelled_makes_no_other_run(monkeypatch
 def test_the_hash_stays_what_it_was() -> None:
     """Another hash would give every run that exists another directory: raise ``HASH_VERSION`` if that is meant."""
     assert of_data(root="data", source="art", target="photo", num_workers=2) == "a5bc3754"
+
+
+def test_a_fast_form_that_is_left_to_dafw_gives_no_run_another_directory() -> None:
+    """What was made when ``channels_last`` was false by default, and ``fused`` was no key, is still found."""
+
+    def of_model(channels_last: bool | None, **arguments: Any) -> str:
+        network = {"class_path": "dafw.nn.network.Network", "init_args": {"channels_last": channels_last}}
+        return config_hash({"model": {"class_path": "DANN", "init_args": {"network": network, **arguments}}})
+
+    assert of_model(None, fused=None) == of_model(None) == of_model(False) == "c03c77ed"
+    others = [of_model(False), of_model(True), of_model(None, fused=True), of_model(None, fused=False)]
+    assert len(set(others)) == len(others)

@@ -60,8 +60,9 @@ RUN = Result(
     sources={"dafw.methods.base": "0123456789abcdef"},
     repositories={"mine": "abc-dirty"},
     samples={"b/test": [21, "0123"]},
+    fast_forms={"channels_last": True, "fused": False},
 )
-LATER = ("sources", "repositories", "samples")
+LATER = ("sources", "repositories", "samples", "fast_forms")
 """Fields that results made before they were added lack."""
 
 
