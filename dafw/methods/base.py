@@ -55,8 +55,8 @@ class Method(
         rejection: rule that holds samples of a target to be of no known class, for a method without a rule of its own;
             see :mod:`dafw.evaluation.rejection`.
         fused: take the fused form of the optimiser, one operation for all parameters. If ``None``: yes for
-            ``momentum``, ``sgd``, ``adam`` and ``adamw`` on a CPU or a CUDA device, unless the precision is
-            ``16-mixed``. The two forms round differently.
+            ``momentum``, ``sgd``, ``adam`` and ``adamw`` on a CPU or a CUDA device. The two forms round
+            differently.
     """
 
     config_key: ClassVar[str] = "model"

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from dafw.errors import UserError
-from dafw.lightning_adapter import has_trainer
 from dafw.nn.layout import BatchLayout
 from dafw.nn.teacher import Teacher
 from dafw.optim.fused import is_fused
@@ -90,10 +89,9 @@ class Optimisation(Base):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser over :meth:`parameter_groups`; the rate that is logged is that of the last group."""
-        groups, precision = self.parameter_groups(), str(self.trainer.precision) if has_trainer(self) else "32-true"
         options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
         try:
-            optimizer = make_optimizer(self.optimizer, groups, fused=self.fused, precision=precision, **options)
+            optimizer = make_optimizer(self.optimizer, self.parameter_groups(), fused=self.fused, **options)
         except (ValueError, AssertionError) as error:
             raise UserError(f"the optimizer {self.optimizer} cannot be made: {error}") from error
         self._in_fused_form = is_fused(optimizer)

@@ -4,7 +4,7 @@ The kernels walk through parameter, gradient and state as they lie in memory. If
 format, they mix up values without an error. SGD's kernel also fails if some momenta exist and others do not.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,36 +19,37 @@ DEVICES = ("cpu", "cuda")
 """Types of the devices on which the fused form is the default."""
 
 
-def uses_fused(name: str, fused: bool | None, parameters: Iterable[nn.Parameter], precision: str) -> bool:
+def uses_fused(name: str, fused: bool | None, parameters: Sequence[nn.Parameter]) -> bool:
     """Whether an optimiser takes its fused form.
 
     Args:
         name: of the optimiser.
-        fused: what the configuration says; ``None``: yes if the optimiser has the form, all parameters lie densely on
-            a device of :data:`DEVICES`, and the precision is not ``16-mixed``. There the fused form would undo the
-            scaling of the gradients itself, after they were clipped.
+        fused: what the configuration says. ``None`` means yes if the optimiser has the form, and if all parameters lie
+            without gaps on devices of :data:`DEVICES`.
         parameters: all that it steps.
-        precision: of the trainer.
 
     Raises:
         UserError: if ``fused`` is true where it cannot be.
     """
     if fused is None:
         fits = all(_is_dense(one) and one.is_floating_point() and one.device.type in DEVICES for one in parameters)
-        return name in FUSED and fits and precision != "16-mixed"
+        return name in FUSED and fits
     if fused and name not in FUSED:
         raise UserError(f"the optimizer {name} has no fused form: leave out model.fused, or take {' or '.join(FUSED)}")
-    if fused and precision == "16-mixed":
-        raise UserError("model.fused takes no scaled gradients: leave it out, or use trainer.precision bf16-mixed")
     if fused and not all(map(_is_dense, parameters)):
         raise UserError("model.fused needs parameters without gaps in memory: leave it out")
     return fused
 
 
 def keep_form(optimizer: Optimizer) -> None:
-    """Makes an optimiser keep its own form, fused or not, when it loads a state; makes a fused one safe."""
+    """Makes an optimiser keep its own form, fused or not, when it loads a state; makes a fused one safe.
+
+    In mixed precision a fused optimiser would divide the gradients by their scale itself. They could not be clipped
+    before. So it says that it does not, and gets gradients that are divided already.
+    """
     optimizer.register_load_state_dict_pre_hook(_with_own_form)
     if is_fused(optimizer):
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         optimizer.register_load_state_dict_post_hook(_align_state)
         optimizer.register_step_pre_hook(_align_step)
 
@@ -93,7 +94,7 @@ def _align_step(optimizer: Optimizer, *_: Any) -> None:
 
 
 def _aligned(value: Tensor, parameter: Tensor) -> Tensor:
-    """``value`` in the memory format of ``parameter``; itself if it has it. The stride of one element does not count."""
+    """``value`` in the memory format of ``parameter``; itself if it has it, whatever the stride of a single element."""
     steps = zip(value.shape, value.stride(), parameter.stride(), strict=True)
     if all(own == wanted for size, own, wanted in steps if size > 1):
         return value

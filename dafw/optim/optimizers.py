@@ -46,7 +46,6 @@ def make_optimizer(
     momentum: float,
     weight_decay: float,
     fused: bool | None = None,
-    precision: str = "32-true",
 ) -> torch.optim.Optimizer:
     """The optimiser that timm makes.
 
@@ -57,7 +56,6 @@ def make_optimizer(
         momentum: momentum of SGD, or beta1 where the optimiser calls it so.
         weight_decay: weight decay of all parameters.
         fused: whether it is the fused form, see :func:`~dafw.optim.fused.uses_fused`.
-        precision: of the trainer.
 
     Raises:
         UserError: if ``fused`` is true where it cannot be.
@@ -65,7 +63,7 @@ def make_optimizer(
     """
     parameters = [parameter for group in groups for parameter in group["params"]]
     options: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-    in_one = uses_fused(name, fused, parameters, precision)
+    in_one = uses_fused(name, fused, parameters)
     if name in FUSED:
         options["fused"] = in_one
     if name in PLAIN:

@@ -1,5 +1,6 @@
 """Fused optimisers: where they are used, that they train as the plain ones, whatever lies how in memory."""
 
+import math
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from dafw.optim.fused import FUSED, is_fused, uses_fused
 from dafw.optim.optimizers import make_optimizer
 from dafw.optim.sharpness import SAM, SharpnessAware
 from dafw.testing.cases import case
+from dafw.testing.toys import ToyData, toy_trainer
 
 LAST = torch.channels_last
 OPTIONS: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
@@ -94,19 +96,41 @@ def test_a_state_goes_on_in_the_form_of_the_optimizer_that_loads_it(
 
 def test_the_choice_depends_on_the_configuration_and_the_device_alone() -> None:
     dense, gaps = [nn.Parameter(torch.ones(4, 4))], [nn.Parameter(torch.ones(4, 4)[:, ::2])]
-    assert [uses_fused(name, None, dense, "32-true") for name in (*FUSED, "rmsprop")] == [True] * 4 + [False]
-    assert uses_fused("sgd", None, dense, "bf16-mixed")
-    assert not uses_fused("sgd", None, dense, "16-mixed")
-    assert not uses_fused("sgd", None, gaps, "32-true")
-    assert not uses_fused("sgd", None, [nn.Parameter(torch.ones(2, device="meta"))], "32-true")
-    assert not uses_fused("sgd", False, dense, "32-true")
-    for name, parameters, precision, said in (
-        ("rmsprop", dense, "32-true", "rmsprop has no fused form: leave out model.fused, or take momentum or"),
-        ("sgd", dense, "16-mixed", "takes no scaled gradients"),
-        ("sgd", gaps, "32-true", "needs parameters without gaps"),
+    assert [uses_fused(name, None, dense) for name in (*FUSED, "rmsprop")] == [True] * 4 + [False]
+    assert not uses_fused("sgd", None, gaps)
+    assert not uses_fused("sgd", None, [nn.Parameter(torch.ones(2, device="meta"))])
+    assert not uses_fused("sgd", False, dense)
+    for name, parameters, said in (
+        ("rmsprop", dense, "rmsprop has no fused form: leave out model.fused, or take momentum or"),
+        ("sgd", gaps, "needs parameters without gaps"),
     ):
         with pytest.raises(UserError, match=said):
-            uses_fused(name, True, parameters, precision)
+            uses_fused(name, True, parameters)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+def test_gradients_are_clipped_in_any_precision(precision: str, tmp_path: Path) -> None:
+    found = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        method = case(SourceOnly).make(fused=fused, lr=0.1)
+        trainer = toy_trainer(tmp_path, precision=precision, epochs=1, gradient_clip_val=1e-3)
+        trainer.fit(method, datamodule=ToyData("a", "b", batch_size=4, steps_per_epoch=3))
+        found.append([parameter.detach().double() for parameter in method.network.parameters()])
+    same(*found, rtol=1e-5, atol=1e-5)
+
+
+def test_scaled_gradients_are_divided_first_and_a_step_with_an_infinite_one_is_left_out() -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = make_optimizer("momentum", [{"params": [parameter]}], **OPTIONS | {"weight_decay": 0.0})
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for factor in (1.0, math.inf):
+        optimizer.zero_grad()
+        scaler.scale((factor * parameter).sum()).backward()  # type: ignore[no-untyped-call]
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        torch.testing.assert_close(parameter.detach(), torch.full((3,), 0.9))
 
 
 def test_a_sparse_gradient_names_the_key() -> None:
