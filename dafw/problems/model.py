@@ -220,9 +220,10 @@ class NetworkBase(Recorded, nn.Module):
 def prefers_channels_last(network: nn.Module, backbone: nn.Module) -> bool:
     """Whether a network keeps its images in channels-last memory if its configuration says nothing.
 
-    It does if convolutions hold more than half of the backbone's weights, and if both are classes of this project or of
-    timm. Other classes may be written for the usual memory format alone. The answer is no on a machine with an Apple
-    GPU, where this was not measured.
+    It does if the backbone has convolutions of images and no layer normalisation, and if both are classes of this
+    project or of timm. Backbones with layer normalisation, such as transformers, gain nothing. Other classes may be
+    written for the usual memory format alone. The answer is no on a machine with an Apple GPU, where this was not
+    measured.
 
     Args:
         network: that has the backbone.
@@ -230,10 +231,9 @@ def prefers_channels_last(network: nn.Module, backbone: nn.Module) -> bool:
     """
     if any(type(part).__module__.partition(".")[0] not in _MEASURED for part in (network, backbone)):
         return False
-    convolutions = {id(part.weight): part.weight for part in backbone.modules() if isinstance(part, nn.Conv2d)}
-    share = sum(weight.numel() for weight in convolutions.values())
-    every = sum(parameter.numel() for parameter in backbone.parameters())
-    return 2 * share > every and not torch.backends.mps.is_available()
+    convolves = any(isinstance(part, nn.Conv2d) for part in backbone.modules())
+    normalises = any(isinstance(part, nn.LayerNorm) for part in backbone.modules())
+    return convolves and not normalises and not torch.backends.mps.is_available()
 
 
 def check_scale(x: Any) -> None:

@@ -263,7 +263,7 @@ def test_channels_last_changes_the_memory_and_not_the_result() -> None:
 def test_convolutions_of_this_project_and_of_timm_are_in_channels_last_memory_by_default(
     backbone: str, size: int | None, expected: bool
 ) -> None:
-    """Those whose weights are mostly in linear layers gain nothing, and a user's module may not take it."""
+    """Those with layer normalisation gain nothing, and a user's module may not take it."""
     assert network(backbone=backbone, input_size=size).channels_last is expected
     assert not network(backbone=backbone, input_size=size, channels_last=False).channels_last
 
