@@ -8,9 +8,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dafw.errors import UserError
+from dafw.nn.detector import Detector
 from dafw.nn.digits import DIGIT_NETS
 from dafw.nn.network import Network
 from dafw.nn.norm import NORM_MODES, NormMode, convert_norm
+from dafw.nn.segmenter import TinySegmenter
+from dafw.problems.model import NetworkBase
 from dafw.problems.outputs import Outputs
 from dafw.recording import build, describe
 
@@ -266,6 +269,19 @@ def test_convolutions_of_this_project_and_of_timm_are_in_channels_last_memory_by
     """Those with layer normalisation gain nothing, and a user's module may not take it."""
     assert network(backbone=backbone, input_size=size).channels_last is expected
     assert not network(backbone=backbone, input_size=size, channels_last=False).channels_last
+
+
+@pytest.mark.parametrize("owner", [TinySegmenter, Detector])
+def test_networks_for_masks_and_boxes_are_in_channels_last_memory_too(owner: type[NetworkBase]) -> None:
+    found, x = [], images(2, 32)
+    for last in (None, False):
+        torch.manual_seed(0)
+        net: Any = owner(channels_last=last)
+        net.set_classes(3)
+        normal = net.normalise(x, torch.tensor([[32, 32], [20, 24]]))
+        assert normal.is_contiguous(memory_format=torch.channels_last) is net.channels_last is (last is None)
+        found.append(net(x).features)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", NORM_MODES)
