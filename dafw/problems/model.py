@@ -189,9 +189,7 @@ class NetworkBase(Recorded, nn.Module):
         if sizes is None:
             return x
         canvas = (x.shape[2], x.shape[3])
-        return x.masked_fill_(
-            ~valid_positions(sizes, canvas, canvas)[:, None], 0
-        )  # in place: it keeps the memory format
+        return x.masked_fill_(~valid_positions(sizes, canvas, canvas)[:, None], 0)  # keeps the memory format
 
     def train(self, mode: bool = True) -> Self:
         """As any module's, but a frozen backbone stays in evaluation mode."""
