@@ -76,9 +76,17 @@ class Pair:
 
 
 def make_pair(
-    setting: Setting, steps: int, folder: Path, callbacks: list[pl.Callback], log_every: int = LOG_EVERY
+    setting: Setting,
+    steps: int,
+    folder: Path,
+    callbacks: list[pl.Callback],
+    log_every: int = LOG_EVERY,
+    channels_last: bool | None = False,
 ) -> Pair:
-    """Both with the same weights; ``callbacks`` come before those of ``dafw fit``."""
+    """Both with the same weights; ``callbacks`` come before those of ``dafw fit``.
+
+    ``channels_last`` is of the plain loop's network: false as people write it by hand, ``None`` as dafw's has it.
+    """
     accelerator = "gpu" if setting.device == "cuda" else "cpu"
     data = f"--data Digits --data.source mnist --data.target mnistm --data.size {setting.size}"
     model = f"--model DANN --model.network.backbone {setting.backbone}"
@@ -97,7 +105,7 @@ def make_pair(
     ours = cli.make_trainer([*callbacks, *own], [log], folder)
 
     size = setting.size if setting.backbone == "mnist_net" else None
-    network = Network(setting.backbone, input_size=size, channels_last=False)  # as people write it by hand
+    network = Network(setting.backbone, input_size=size, channels_last=channels_last)
     network.set_classes(10)
     critic = mlp(network.num_features, [1024, 1024], 1)
     network.load_state_dict(method.network.state_dict())
@@ -128,7 +136,7 @@ def largest_difference(setting: Setting, steps: int, folder: Path) -> float:
     Raises:
         AssertionError: if the two optimisers are not alike, or if dafw's is not the fused form of the other.
     """
-    pair = make_pair(setting, steps, folder, [])
+    pair = make_pair(setting, steps, folder, [], channels_last=None)
     pair.fit()
     pair.plain.train(steps)
     (ours,), theirs = pair.trainer.optimizers, pair.plain.optimizer
