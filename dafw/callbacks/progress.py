@@ -42,6 +42,8 @@ class Lines(pl.Callback):
         device = trainer.strategy.root_device
         threads = torch.get_num_threads()
         where = f"{threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else torch.cuda.get_device_name(device)
+        forms = {"channels_last": "channels last", "fused": "fused optimizer"}
+        where = ", ".join([where, *(forms[name] for name, used in pl_module.fast_forms.items() if used)])
         ranks = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
         before = pl_module.steps_done - 1
         resumed = f", resuming from step {before}" if before else ""

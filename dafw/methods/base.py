@@ -59,6 +59,9 @@ class Method(
         parts: what differs for a part of the model, by the part's name: ``lr`` (a multiple of ``lr``), ``momentum``,
             ``weight_decay``. A part is a module of the network (``backbone``, ``bottleneck``, ``head``) or another
             module of the method (``critic``). All else is as the arguments above say.
+        fused: take the fused form of the optimiser, one operation for all parameters. If ``None``: yes for
+            ``momentum``, ``sgd``, ``adam`` and ``adamw`` on a CPU or a CUDA device. The two forms round
+            differently.
     """
 
     config_key: ClassVar[str] = "model"
@@ -102,9 +105,10 @@ class Method(
         sharpness: Sharpness | None = None,
         rejection: Rejection | None = None,
         parts: Parts | None = None,
+        fused: bool | None = None,
     ) -> None:
         super().__init__()
-        self.set_optimisation(optimizer, lr, momentum, weight_decay, schedule, sharpness, parts)
+        self.set_optimisation(optimizer, lr, momentum, weight_decay, schedule, sharpness, parts, fused)
         self.problem = problem or Classification()
         if self.kinds and self.problem.kind not in self.kinds:
             raise UserError(

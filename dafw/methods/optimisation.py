@@ -10,6 +10,7 @@ from torch import nn
 from dafw.errors import UserError
 from dafw.nn.layout import BatchLayout
 from dafw.nn.teacher import Teacher
+from dafw.optim.fused import is_fused
 from dafw.optim.optimizers import choose_optimizer, make_optimizer
 from dafw.optim.parts import Parts, check_parts, split_groups
 from dafw.optim.schedules import InverseDecay, Schedule
@@ -49,6 +50,7 @@ class Optimisation(Base):
         schedule: Schedule | None,
         sharpness: Sharpness | None,
         parts: Parts | None,
+        fused: bool | None,
     ) -> None:
         """Keeps the constructor's arguments of the same names.
 
@@ -60,7 +62,13 @@ class Optimisation(Base):
         check_parts(self.part_options)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.schedule = schedule or InverseDecay()
-        self.sharpness = sharpness
+        self.sharpness, self.fused = sharpness, fused
+        self._in_fused_form = False
+
+    @property
+    def fast_forms(self) -> dict[str, bool]:
+        """Whether the network is in channels-last memory, and whether the optimiser is fused, once there is one."""
+        return {"channels_last": self.network.channels_last, "fused": self._in_fused_form}
 
     @property
     def teachers(self) -> list[Teacher]:
@@ -97,17 +105,18 @@ class Optimisation(Base):
         Raises:
             UserError: if the optimiser cannot be made, or ``parts`` does not fit it or the method.
         """
-        options = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
+        options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": self.momentum}
         if self.network.backbone_lr != 1 and "lr" in self.part_options.get("backbone", {}):
             raise UserError("model.parts.backbone.lr and model.network.backbone_lr are two rates of one part: give one")
         groups = split_groups(self.parameter_groups(), self.part_options, self.named_parts(), self.lr)
         try:
-            optimizer = make_optimizer(self.optimizer, groups, **options)
+            optimizer = make_optimizer(self.optimizer, groups, fused=self.fused, **options)
         except (ValueError, AssertionError) as error:
             raise UserError(f"the optimizer {self.optimizer} cannot be made: {error}") from error
         for name, own in self.part_options.items():
             if "momentum" in own and "momentum" not in optimizer.defaults:
                 raise UserError(f"model.parts.{name}.momentum does not apply to the optimizer {self.optimizer}")
+        self._in_fused_form = is_fused(optimizer)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         if self.sharpness is not None and self.automatic_optimization:

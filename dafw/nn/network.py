@@ -51,7 +51,8 @@ class Network(NetworkBase):
         input_size: side of an image in pixels, for networks built for one size; the network's own if null.
         mean: mean per channel of images in [0, 1], one value or C; a timm model's own or 0.5 if null.
         std: standard deviation per channel, in the same form.
-        channels_last: keep images and convolutions in channels-last memory.
+        channels_last: keep images and convolutions in channels-last memory; if null, as
+            :func:`~dafw.problems.model.prefers_channels_last` says.
         compile: compile the backbone with ``torch.compile``.
         backbone_args: further arguments of the backbone's constructor.
         frozen: keep the backbone in evaluation mode, with its weights and running statistics as they are. Only the
@@ -101,7 +102,7 @@ class Network(NetworkBase):
         input_size: PositiveInt | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
         compile: bool = False,
         backbone_args: dict[str, Any] | None = None,
         frozen: bool = False,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from dafw.errors import UserError, choose
+from dafw.optim.fused import FUSED, keep_form, uses_fused
 
 PLAIN = {"momentum": False, "sgd": True}
 """timm's names of torch's SGD, and whether it is with Nesterov's momentum. timm takes a second to import."""
@@ -38,7 +39,13 @@ def choose_optimizer(name: str) -> str:
 
 
 def make_optimizer(
-    name: str, groups: list[dict[str, Any]], *, lr: float, momentum: float, weight_decay: float
+    name: str,
+    groups: list[dict[str, Any]],
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    fused: bool | None = None,
 ) -> torch.optim.Optimizer:
     """The optimiser that timm makes.
 
@@ -48,15 +55,23 @@ def make_optimizer(
         lr: learning rate of a group that has none.
         momentum: momentum of SGD, or beta1 where the optimiser calls it so.
         weight_decay: weight decay of all parameters.
+        fused: whether it is the fused form, see :func:`~dafw.optim.fused.uses_fused`.
 
     Raises:
+        UserError: if ``fused`` is true where it cannot be.
         ValueError, AssertionError: if the optimiser cannot be made.
     """
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    options: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+    in_one = uses_fused(name, fused, parameters)
+    if name in FUSED:
+        options["fused"] = in_one
     if name in PLAIN:
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=PLAIN[name])
-    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+        made: torch.optim.Optimizer = torch.optim.SGD(groups, nesterov=PLAIN[name], **options)
+    else:
+        from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 
-    made: torch.optim.Optimizer = create_optimizer_v2(
-        groups, opt=name, filter_bias_and_bn=False, lr=lr, weight_decay=weight_decay, momentum=momentum
-    )
+        made = create_optimizer_v2(groups, opt=name, filter_bias_and_bn=False, **options)
+    if name in FUSED:
+        keep_form(made)
     return made

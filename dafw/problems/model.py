@@ -16,6 +16,8 @@ from dafw.recording import Recorded
 log = logging.getLogger(__name__)
 _ROUNDING = 1e-3
 """How far scaling may carry a value of an image out of [0, 1]."""
+_MEASURED = ("dafw", "timm")
+"""Packages whose convolutions were measured to be faster in channels-last memory."""
 _NO_HEAD = "the network has no label head yet: call set_classes(num_classes) first"
 
 
@@ -37,7 +39,7 @@ class NetworkBase(Recorded, nn.Module):
         in_channels: channels C of an image.
         mean: mean per channel of images in [0, 1], one value or C; a timm model's own or 0.5 if null.
         std: standard deviation, likewise.
-        channels_last: keep images and convolutions in channels-last memory.
+        channels_last: keep images and convolutions in channels-last memory; see :func:`prefers_channels_last` if null.
         compile: compile the backbone with ``torch.compile``.
         frozen: keep the backbone's weights and running statistics as they are, in evaluation mode.
 
@@ -65,17 +67,18 @@ class NetworkBase(Recorded, nn.Module):
         in_channels: PositiveInt = 3,
         mean: list[float] | None = None,
         std: list[float] | None = None,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
         compile: bool = False,
         frozen: bool = False,
     ) -> None:
         super().__init__()
         self.num_features, self.num_classes = num_features, None
-        self.backbone_lr, self.channels_last, self.frozen = backbone_lr, channels_last, frozen
+        self.backbone_lr, self.frozen = backbone_lr, frozen
+        self.channels_last = prefers_channels_last(self, backbone) if channels_last is None else channels_last
         self.backbone = backbone
         self.register_module("head", None)
         self._set_normalisation(mean, std, in_channels)
-        if channels_last:
+        if self.channels_last:
             backbone.to(memory_format=torch.channels_last)
         if compile:
             backbone.compile()
@@ -186,7 +189,7 @@ class NetworkBase(Recorded, nn.Module):
         if sizes is None:
             return x
         canvas = (x.shape[2], x.shape[3])
-        return x.masked_fill(~valid_positions(sizes, canvas, canvas)[:, None], 0)
+        return x.masked_fill_(~valid_positions(sizes, canvas, canvas)[:, None], 0)  # keeps the memory format
 
     def train(self, mode: bool = True) -> Self:
         """As any module's, but a frozen backbone stays in evaluation mode."""
@@ -212,6 +215,25 @@ class NetworkBase(Recorded, nn.Module):
             for part, part_lr in ((backbone, lr * self.backbone_lr), (others, lr))
         ]
         return [group for group in groups if group["params"]]
+
+
+def prefers_channels_last(network: nn.Module, backbone: nn.Module) -> bool:
+    """Whether a network keeps its images in channels-last memory if its configuration says nothing.
+
+    It does if the backbone has convolutions of images and no layer normalisation, and if both are classes of this
+    project or of timm. Backbones with layer normalisation, such as transformers, gain nothing. Other classes may be
+    written for the usual memory format alone. The answer is no on a machine with an Apple GPU, where this was not
+    measured.
+
+    Args:
+        network: that has the backbone.
+        backbone: makes features of images.
+    """
+    if any(type(part).__module__.partition(".")[0] not in _MEASURED for part in (network, backbone)):
+        return False
+    convolves = any(isinstance(part, nn.Conv2d) for part in backbone.modules())
+    normalises = any(isinstance(part, nn.LayerNorm) for part in backbone.modules())
+    return convolves and not normalises and not torch.backends.mps.is_available()
 
 
 def check_scale(x: Any) -> None:

@@ -72,6 +72,7 @@ def collect_result(
         git_revision=provenance.git_revision(),
         machine=provenance.machine(),
         holds_out_source=data.holds_out_source,
+        fast_forms=method.fast_forms,
     )
 
 

@@ -45,6 +45,8 @@ def config_hash(config: dict[str, Any]) -> str:
     network = (arguments.get("network") or {}).get("init_args") or {}
     if isinstance(network.get("weights"), str):
         network["weights"] = os.path.normpath(user_path(network["weights"]))
+    if "channels_last" in network:  # null leaves it to the backbone, and what was made when it was false keeps its hash
+        network["channels_last"] = bool(network["channels_last"])
     data = (kept.get("data") or {}).get("init_args") or {}
     for side in {"source", "target"} & set(data):
         data[side] = [str(name) for name in data[side]] if isinstance(data[side], list) else str(data[side])

@@ -108,6 +108,8 @@ class Result:
         repositories: by folder name, the revision of each repository that holds modules of the user.
         samples: by domain and part, the number of samples that the run was trained on, and a digest of them.
         holds_out_source: whether no sample that validates or tests a source trained the run.
+        fast_forms: whether the network kept its images in channels-last memory (``channels_last``), and whether the
+            optimiser was fused (``fused``). Both change rounding. It is empty if nobody knows.
     """
 
     method: str
@@ -142,6 +144,7 @@ class Result:
     repositories: Mapping[str, str] = field(default_factory=dict)
     samples: Mapping[str, Samples] = field(default_factory=dict)
     holds_out_source: bool = True
+    fast_forms: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def untested(self) -> tuple[str, ...]:
@@ -241,6 +244,7 @@ def _parse(given: Any) -> Result:
         repositories=_texts(given.get("repositories", {})),
         samples={name: list(found) for name, found in given.get("samples", {}).items()},
         holds_out_source=bool(given.get("holds_out_source", True)),
+        fast_forms={name: bool(used) for name, used in given.get("fast_forms", {}).items()},
     )
 
 

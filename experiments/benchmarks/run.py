@@ -1,6 +1,6 @@
 """Every benchmark of speed: prints its progress, writes results.json beside this file and the tables of docs/speed.md.
 
-All of it takes about 40 minutes on two cores; with --quick it takes seconds, and its numbers mean nothing.
+All of it takes about 50 minutes on two cores; with --quick it takes seconds, and its numbers mean nothing.
 """
 
 import argparse
@@ -21,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs" / "speed.md"
 TITLES = {
     "step": "A training step",
+    "forms": "The forms of a step",
     "lightning_parts": "Parts of Lightning that are replaced",
     "loader": "Loading images",
     "cell": "A cell of a table",
@@ -33,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__)
     made.add_argument("--quick", action="store_true", help="tiny settings; writes nothing unless told where")
     made.add_argument("--only", nargs="+", choices=list(TITLES), help="these alone; writes nothing unless told where")
-    made.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the training step runs")
+    made.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="where the training step and its forms run"
+    )
     made.add_argument("--json", type=Path, help=f"the file of results ({HERE.name}/results.json)")
     made.add_argument("--docs", type=Path, help="the page whose marked block is rewritten (docs/speed.md)")
     made.add_argument("--check", action="store_true", help="exit with 1 if a limit is missed")
@@ -48,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(argv)
     import cell
+    import forms
     import lightning_parts
     import loader
     import methods
@@ -63,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     started, start = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), time.monotonic()
     for name in options.only or TITLES:
         say(f"{TITLES[name].lower()} ({name}.py)")
-        if name == "step":
-            found[name] = step.measure(options.quick, options.device)
+        if name in ("step", "forms"):
+            found[name] = {"step": step, "forms": forms}[name].measure(options.quick, options.device)
         else:
             script = {"lightning_parts": lightning_parts, "loader": loader, "cell": cell, "methods": methods}[name]
             found[name] = script.measure(options.quick)

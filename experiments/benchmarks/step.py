@@ -21,6 +21,7 @@ from dafw.callbacks import Checkpointing, Stopping
 from dafw.methods import DANN
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
+from dafw.optim.fused import is_fused
 from dafw.run.clock import Clock
 from dafw.run.config import parse
 from dafw.run.loggers import CsvLog
@@ -50,7 +51,12 @@ class Setting:
     device: str = "cpu"
 
 
-SETTINGS = (Setting("mnist_net", 28, rounds=10), Setting("resnet18", 64, block=8))
+SETTINGS = (
+    Setting("mnist_net", 28, rounds=10),
+    Setting("resnet18", 64, block=8),
+    Setting("resnet50", 96, batch=8, block=4),
+    Setting("tf_efficientnet_lite0", 80, batch=16, block=4),
+)
 QUICK = (Setting("mnist_net", 16, batch=4, block=3, rounds=1),)
 LOG_EVERY = 50
 
@@ -70,9 +76,17 @@ class Pair:
 
 
 def make_pair(
-    setting: Setting, steps: int, folder: Path, callbacks: list[pl.Callback], log_every: int = LOG_EVERY
+    setting: Setting,
+    steps: int,
+    folder: Path,
+    callbacks: list[pl.Callback],
+    log_every: int = LOG_EVERY,
+    channels_last: bool | None = False,
 ) -> Pair:
-    """Both with the same weights; ``callbacks`` come before those of ``dafw fit``."""
+    """Both with the same weights; ``callbacks`` come before those of ``dafw fit``.
+
+    ``channels_last`` is of the plain loop's network: false as people write it by hand, ``None`` as dafw's has it.
+    """
     accelerator = "gpu" if setting.device == "cuda" else "cpu"
     data = f"--data Digits --data.source mnist --data.target mnistm --data.size {setting.size}"
     model = f"--model DANN --model.network.backbone {setting.backbone}"
@@ -90,7 +104,8 @@ def make_pair(
     log = CsvLog(folder / "metrics.csv")
     ours = cli.make_trainer([*callbacks, *own], [log], folder)
 
-    network = Network(setting.backbone, input_size=setting.size if setting.backbone == "mnist_net" else None)
+    size = setting.size if setting.backbone == "mnist_net" else None
+    network = Network(setting.backbone, input_size=size, channels_last=channels_last)
     network.set_classes(10)
     critic = mlp(network.num_features, [1024, 1024], 1)
     network.load_state_dict(method.network.state_dict())
@@ -119,14 +134,16 @@ def largest_difference(setting: Setting, steps: int, folder: Path) -> float:
     """Largest difference of any weight, running statistic or momentum after training both.
 
     Raises:
-        AssertionError: if the two optimisers are not alike.
+        AssertionError: if the two optimisers are not alike, or if dafw's is not the fused form of the other.
     """
-    pair = make_pair(setting, steps, folder, [])
+    pair = make_pair(setting, steps, folder, [], channels_last=None)
     pair.fit()
     pair.plain.train(steps)
     (ours,), theirs = pair.trainer.optimizers, pair.plain.optimizer
     assert type(ours) is type(theirs), (ours, theirs)
-    for key in ("momentum", "nesterov", "dampening", "weight_decay", "foreach", "fused"):
+    assert is_fused(ours)
+    assert not is_fused(theirs)
+    for key in ("momentum", "nesterov", "dampening", "weight_decay", "foreach"):
         assert {group[key] for group in ours.param_groups} == {theirs.defaults[key]}, key
 
     def everything(network: nn.Module, critic: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:

@@ -50,7 +50,10 @@ def fit(folder: Path, *arguments: object) -> Outcome:
 def test_a_corrupt_image(tmp_path: Path, broken: Path, workers: int) -> None:
     failed = fit(tmp_path, "--data.num_workers", workers)
     title, where = failed.out.splitlines()
-    assert (failed.code, title) == (2, "DANN on art->photo, seed 0: 12 steps on cpu (1 thread)")
+    assert (failed.code, title) == (
+        2,
+        "DANN on art->photo, seed 0: 12 steps on cpu (1 thread, channels last, fused optimizer)",
+    )
     assert where == f"in runs/{one_run(tmp_path / 'runs').name}"
     name = broken.relative_to(tmp_path)
     assert failed.err.startswith(f"dafw: error: the image {name} cannot be decoded (")

@@ -8,8 +8,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dafw.errors import UserError
+from dafw.nn.detector import Detector
+from dafw.nn.digits import DIGIT_NETS
 from dafw.nn.network import Network
 from dafw.nn.norm import NORM_MODES, NormMode, convert_norm
+from dafw.nn.segmenter import TinySegmenter
+from dafw.problems.model import NetworkBase
 from dafw.problems.outputs import Outputs
 from dafw.recording import build, describe
 
@@ -57,7 +61,7 @@ def test_papers_networks_have_the_papers_head_on_the_features(
 
 def test_normalisation_is_one_operation_and_right() -> None:
     mean, std = [0.1, 0.5, 0.7], [0.2, 0.4, 0.3]
-    net = network(mean=mean, std=std)
+    net = network(mean=mean, std=std, channels_last=False)
     x = images()
     expected = (x.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     for given in (x, x.float() / 255, x.double() / 255):
@@ -235,7 +239,7 @@ def test_the_network_decides_its_memory_format_and_not_the_batch() -> None:
 
 
 def test_channels_last_changes_the_memory_and_not_the_result() -> None:
-    plain, last = network(backbone="small_bn_net"), network(backbone="small_bn_net", channels_last=True)
+    plain, last = (network(backbone="small_bn_net", channels_last=last) for last in (False, True))
     x = images()
     with Operations() as operations:
         y = last.normalise(x)
@@ -245,6 +249,39 @@ def test_channels_last_changes_the_memory_and_not_the_result() -> None:
     convolutions = [m.weight for m in last.modules() if isinstance(m, nn.Conv2d)]
     assert all(w.is_contiguous(memory_format=torch.channels_last) for w in convolutions)
     torch.testing.assert_close(plain(x).logits, last(x).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "expected"),
+    [
+        *((name, None, True) for name in DIGIT_NETS),
+        ("resnet10t", None, True),
+        ("tf_efficientnet_lite0", None, True),
+        ("mobilenetv3_small_050", None, True),
+        ("vit_tiny_patch16_224", 32, False),
+        ("convnext_atto", None, False),
+        ("torch.nn.Flatten", 4, False),
+    ],
+)
+def test_convolutions_of_this_project_and_of_timm_are_in_channels_last_memory_by_default(
+    backbone: str, size: int | None, expected: bool
+) -> None:
+    """Those with layer normalisation gain nothing, and a user's module may not take it."""
+    assert network(backbone=backbone, input_size=size).channels_last is expected
+    assert not network(backbone=backbone, input_size=size, channels_last=False).channels_last
+
+
+@pytest.mark.parametrize("owner", [TinySegmenter, Detector])
+def test_networks_for_masks_and_boxes_are_in_channels_last_memory_too(owner: type[NetworkBase]) -> None:
+    found, x = [], images(2, 32)
+    for last in (None, False):
+        torch.manual_seed(0)
+        net: Any = owner(channels_last=last)
+        net.set_classes(3)
+        normal = net.normalise(x, torch.tensor([[32, 32], [20, 24]]))
+        assert normal.is_contiguous(memory_format=torch.channels_last) is net.channels_last is (last is None)
+        found.append(net(x).features)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", NORM_MODES)

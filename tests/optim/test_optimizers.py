@@ -42,15 +42,16 @@ def test_every_usable_optimizer_takes_steps_or_says_at_the_start_why_not() -> No
     assert all(said.startswith(f"the optimizer {name} cannot be made: ") for name, said in refused), refused
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", ["momentum", "sgd"])
-def test_the_optimisers_that_need_no_timm_are_those_of_timm(name: str) -> None:
+def test_the_optimisers_that_need_no_timm_are_those_of_timm(name: str, fused: bool) -> None:
     def groups() -> list[dict[str, Any]]:
         return [
             {"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.3},
             {"params": [torch.nn.Parameter(torch.ones(1))]},
         ]
 
-    options = {"lr": 0.1, "momentum": 0.8, "weight_decay": 1e-3}
+    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.8, "weight_decay": 1e-3, "fused": fused}
     ours = make_optimizer(name, groups(), **options)
     timms = create_optimizer_v2(groups(), opt=name, filter_bias_and_bn=False, **options)
     assert type(ours) is type(timms)

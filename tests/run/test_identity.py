@@ -66,3 +66,15 @@ def test_the_hash_of_a_complete_configuration_stays_what_it_was() -> None:
     """A new argument with a default that is not null changes it: see ``LATER``."""
     config = resolved_config(parse(["--config", "digits/quick_dann"]))
     assert config_hash({part: config[part] for part in ("seed_everything", "model", "data")}) == "516775a6"
+
+
+def test_a_fast_form_that_is_left_to_dafw_gives_no_run_another_directory() -> None:
+    """What was made when ``channels_last`` was false by default, and ``fused`` was no key, is still found."""
+
+    def of_model(channels_last: bool | None, **arguments: Any) -> str:
+        network = {"class_path": "dafw.nn.network.Network", "init_args": {"channels_last": channels_last}}
+        return config_hash({"model": {"class_path": "DANN", "init_args": {"network": network, **arguments}}})
+
+    assert of_model(None, fused=None) == of_model(None) == of_model(False) == "c03c77ed"
+    others = [of_model(False), of_model(True), of_model(None, fused=True), of_model(None, fused=False)]
+    assert len(set(others)) == len(others)

@@ -61,8 +61,9 @@ RUN = Result(
     repositories={"mine": "abc-dirty"},
     samples={"b/test": [21, "0123"]},
     holds_out_source=False,
+    fast_forms={"channels_last": True, "fused": False},
 )
-LATER: dict[str, Any] = {"sources": {}, "repositories": {}, "samples": {}, "holds_out_source": True}
+LATER: dict[str, Any] = {"sources": {}, "repositories": {}, "samples": {}, "holds_out_source": True, "fast_forms": {}}
 """Fields that results made before they were added lack, with what they are then."""
 
 
