@@ -65,6 +65,7 @@ def ask_often() -> None:
 
 
 @pytest.mark.slurm
+@pytest.mark.timeout(1200)
 def test_a_table_whose_jobs_are_disturbed(tmp_path: Path, cluster: Cluster) -> None:
     """All cells are made, none twice, and the weights are those of undisturbed runs, bit for bit."""
     table = Holding(tmp_path, rows=("SourceOnly", "DANN", "DeepCORAL"), seeds=(0, 1, 2, 3))
@@ -74,7 +75,7 @@ def test_a_table_whose_jobs_are_disturbed(tmp_path: Path, cluster: Cluster) -> N
         "PYTHONPATH": os.pathsep.join([str(CHECKOUT / "tests"), str(CHECKOUT)]),
         "OMP_NUM_THREADS": "1",
     }
-    whole = fork(tmp_path / "whole", "table", "run", table.file, "--workers", "1", **variables).wait(180)
+    whole = fork(tmp_path / "whole", "table", "run", table.file, "--workers", "1", **variables).wait(300)
     assert whole.code == 0, whole
     cancelled, requeued, limited, finished = table.directories[:4]
     table.hold(*table.directories[:4])
@@ -82,7 +83,7 @@ def test_a_table_whose_jobs_are_disturbed(tmp_path: Path, cluster: Cluster) -> N
     launched = fork(tmp_path, "table", "run", table.file, *slurm, setup=ask_often, **variables)
 
     def comes(happens: Callable[[], bool], what: str) -> None:
-        assert until(lambda: launched.poll() is not None or happens(), 120), f"{what}: {launched.out} {launched.err}"
+        assert until(lambda: launched.poll() is not None or happens(), 300), f"{what}: {launched.out} {launched.err}"
         assert launched.poll() is None, (launched.out, launched.err)
 
     def stops_and_goes_on(directory: Path) -> None:
@@ -110,7 +111,7 @@ def test_a_table_whose_jobs_are_disturbed(tmp_path: Path, cluster: Cluster) -> N
     stops_and_goes_on(requeued)
     stops_and_goes_on(limited)
 
-    done = launched.wait(240)
+    done = launched.wait(600)
     assert (done.code, done.err) == (0, ""), done
     assert "[12/12]" in done.out
     for directory in table.directories:
