@@ -45,6 +45,11 @@ class Cluster:
         """The array tasks in these states."""
         return set(self("squeue", "-h", "-r", "-o", "%i", "-t", ",".join(states)).split())
 
+    def limit(self, task: str) -> None:
+        """Lets a task reach its time limit soon, with time for the warning before it. Limits are whole minutes."""
+        minutes, seconds = map(int, self("squeue", "-h", "-r", "-j", task, "-o", "%M").strip().split(":"))
+        self("scontrol", "update", f"jobid={task}", f"timelimit={minutes + (1 if seconds < 30 else 2)}")
+
     def node(self, state: str) -> None:
         """Drains or resumes the node."""
         self("scontrol", "update", f"nodename={socket.gethostname().split('.')[0]}", f"state={state}", "reason=a test")
@@ -94,7 +99,7 @@ def test_a_table_whose_jobs_are_disturbed(tmp_path: Path, cluster: Cluster) -> N
     running = cluster.tasks("R")
     array = next(iter(running)).partition("_")[0]
     assert running == {f"{array}_{number}" for number in range(4)}
-    cluster("scontrol", "update", f"jobid={array}_2", "timelimit=1")  # the first of them to wait for
+    cluster.limit(f"{array}_2")
 
     cluster.node("drain")
     table.release(finished)
