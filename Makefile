@@ -9,7 +9,7 @@ export UV_COMPILE_BYTECODE := 1
 export UV_LINK_MODE ?= copy
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-.PHONY: help setup demo test golden test-minimal check docs bench lock clean
+.PHONY: help setup demo test test-slurm golden test-minimal check docs bench lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ demo: $(BIN)/.ready  ## train the demo's table (about six minutes on two cores) 
 
 test: $(BIN)/.ready  ## run all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-slurm: $(BIN)/.ready  ## run a table on a SLURM cluster of one node (root; Debian's slurm-wlm and munge)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm tests/slurm $(ARGS)
 
 golden: $(BIN)/.ready  ## run the tests that compare with reference vectors (those in DAFW_GOLDEN, or in tests/golden)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m golden $(ARGS)

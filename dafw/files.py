@@ -140,7 +140,7 @@ def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     if sync:
-        _remove_abandoned(path)
+        remove_abandoned(path.parent, f"{path.name}.")
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     with _of(path):
         try:
@@ -210,9 +210,16 @@ def write_atomically(path: Path, text: str, sync: bool = True) -> None:
         file.write(text.encode())
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Removes what processes left that were killed while they wrote ``path``."""
-    for unfinished in path.parent.glob(f"{glob.escape(path.name)}.*{UNFINISHED}"):
+def remove_abandoned(folder: Path, name: str = "") -> None:
+    """Removes the files in ``folder`` that killed processes did not finish. Other processes may write there now.
+
+    A file counts as abandoned after :data:`ABANDONED` seconds.
+
+    Args:
+        folder: the folder.
+        name: begin of the files' names; all files if it is empty.
+    """
+    for unfinished in folder.glob(f"{glob.escape(name)}*{UNFINISHED}"):
         with suppress(OSError):
             if time.time() - unfinished.lstat().st_mtime > ABANDONED:
                 unfinished.unlink()

@@ -153,6 +153,43 @@ def fork(folder: Path, *arguments: object, setup: Callable[[], None] = lambda: N
         os._exit(code)
 
 
+def killed(act: Callable[[], object]) -> None:
+    """Calls a function in a copy of this process, and asserts that it is killed within."""
+    pid = os.fork()
+    if not pid:
+        try:
+            act()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def killed_while_writing(name: str, act: Callable[[], object], half: bool = True) -> None:
+    """As :func:`killed`, before a file that is written in one step gets its name.
+
+    Args:
+        name: of the file.
+        act: the function that writes it.
+        half: whether only half of the file was written by then.
+    """
+
+    def write() -> None:
+        replace = Path.replace
+
+        def replace_or_die(self: Path, target: Path) -> Path:
+            if Path(target).name != name:
+                return replace(self, target)
+            if half:
+                os.truncate(self, self.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise AssertionError
+
+        Path.replace = replace_or_die  # type: ignore[assignment, method-assign]
+        act()
+
+    killed(write)
+
+
 def start(folder: Path, *command: object, **variables: str) -> subprocess.Popen[str]:
     """Starts a new process, whose output is read from its pipes."""
     return subprocess.Popen(

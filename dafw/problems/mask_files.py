@@ -9,8 +9,11 @@ from torch import Tensor
 
 from dafw import escape
 from dafw.errors import UserError
-from dafw.files import check_writable, replacing, write_atomically
+from dafw.files import check_writable, remove_abandoned, replacing, write_atomically
 from dafw.names import file_name, one_spelling
+
+INDEX = "index.csv"
+"""The file in a folder of masks that says which of them is of which sample."""
 
 
 def check_folder(path: Path) -> None:
@@ -22,14 +25,15 @@ def check_folder(path: Path) -> None:
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file, and masks need a folder: give another --output")
-    check_writable(path / "index.csv")
+    check_writable(path / INDEX)
 
 
 def write_masks(found: Mapping[str, tuple[Sequence[str], Sequence[Tensor]]], path: Path) -> None:
     """Writes ``<path>/<domain>/<sample>.png``, 8-bit grey images of class numbers, and ``<path>/index.csv``.
 
     The index says which file holds which sample (``domain,sample,file``). A sample's name becomes a file name by
-    :func:`file_names`.
+    :func:`file_names`. An earlier index is removed first, and the new one is written last. So a folder with an index
+    holds the masks of one prediction, whatever ended the process.
 
     Args:
         found: by domain the names of its samples, and for each a mask (H, W) of classes.
@@ -39,14 +43,16 @@ def write_masks(found: Mapping[str, tuple[Sequence[str], Sequence[Tensor]]], pat
         UserError: if ``path`` is a file.
     """
     check_folder(path)
+    (path / INDEX).unlink(missing_ok=True)
     rows = []
     for (domain, (ids, masks)), folder in zip(found.items(), file_names(found), strict=True):
+        remove_abandoned(path / folder)
         for sample, name, mask in zip(ids, file_names(ids), masks, strict=True):
             file = f"{folder}/{name}.png"
             with replacing(path / file, sync=False) as opened:
                 Image.fromarray(np.asarray(mask, np.uint8)).save(opened, format="png")
             rows.append([domain, sample, file])
-    write_atomically(path / "index.csv", escape.csv([["domain", "sample", "file"], *rows]))
+    write_atomically(path / INDEX, escape.csv([["domain", "sample", "file"], *rows]))
 
 
 def file_names(names: Iterable[str]) -> list[str]:

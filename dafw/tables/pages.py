@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
 from dafw.errors import warning_that_names
-from dafw.files import replacing, write_atomically
+from dafw.files import remove_abandoned, replacing, write_atomically
 from dafw.tables.html import render_html
 from dafw.tables.render import render_cells, render_csv, render_latex, render_markdown
 from dafw.tables.sheet import Sheet
@@ -33,6 +33,7 @@ def write_pages(sheet: Sheet, store: Store, root: Path) -> Path:
     """
     folder = root / "tables" / store.table.folder
     folder.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(folder)  # a picture that has not changed is not written, which would remove what was left of it
     write_atomically(folder / "table.md", render_markdown(sheet))
     write_atomically(folder / "table.tex", render_latex(sheet))
     write_atomically(folder / "table.csv", render_csv(sheet))

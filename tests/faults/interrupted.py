@@ -1,12 +1,16 @@
 """A run to interrupt, ways to do it, and what it must equal."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from commands import TOY
+from commands import TOY, Outcome, fork
+
+from dafw.testing.processes import rank_variables
 
 #: Three epochs of four steps; a look at the terms every three.
 FIT = (
@@ -80,3 +84,101 @@ def before(hook: str, act: Callable[[], None], number: int = 1) -> Callable[[], 
         setattr(owner, hook, called)
 
     return setup
+
+
+def die() -> None:
+    """Ends this process as ``kill -9`` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_moment(number: int, counted: Path | None = None) -> Callable[[], None]:
+    """A setup for :func:`commands.fork`: the process is killed at a moment of its run.
+
+    Moments are the begin of each step of a training, a validation or a test; the end of each training step; half of
+    each row of the log; and for each file that is written in one step: half of it, and before and after it gets its
+    name.
+
+    Args:
+        number: of the moment, from 1; 0 lets the process live.
+        counted: the file that gets the number of moments that there were.
+    """
+
+    def setup() -> None:
+        from dafw.callbacks import StepLogger
+        from dafw.methods import Method
+        from dafw.run import loggers
+
+        count, replace, append = 0, Path.replace, loggers.append
+
+        def now() -> bool:
+            nonlocal count
+            count += 1
+            if counted is not None:
+                counted.write_text(str(count))
+            return count == number
+
+        def counting(function: Callable[..., Any]) -> Callable[..., Any]:
+            def called(*arguments: Any, **options: Any) -> Any:
+                if now():
+                    die()
+                return function(*arguments, **options)
+
+            return called
+
+        def replace_in_moments(self: Path, target: Path) -> Path:
+            if now():
+                os.truncate(self, self.stat().st_size // 2)
+                die()
+            if now():
+                die()
+            replaced = replace(self, target)
+            if now():
+                die()
+            return replaced
+
+        def append_in_moments(path: Path, text: str, sync: bool = False) -> None:
+            if now():
+                append(path, text[: len(text) // 2])
+                die()
+            append(path, text, sync)
+
+        for owner, hook in (
+            *((Method, f"{part}_step") for part in ("training", "validation", "test")),
+            (StepLogger, "on_train_batch_end"),
+        ):
+            setattr(owner, hook, counting(getattr(owner, hook)))
+        Path.replace = replace_in_moments  # type: ignore[assignment, method-assign]
+        loggers.append = append_in_moments
+
+    return setup
+
+
+def ranks(folder: Path, *arguments: object, setups: tuple[Callable[[], None], ...] = ()) -> tuple[Outcome, Outcome]:
+    """Runs a command on two ranks, as torchrun starts them.
+
+    Args:
+        folder: their working directory.
+        arguments: of ``dafw``.
+        setups: what to call first on each rank.
+    """
+
+    def setup(rank: int) -> Callable[[], None]:
+        def act() -> None:
+            from pytorch_lightning.utilities import rank_zero_only
+
+            rank_zero_only.rank = rank  # a new process reads it from its environment
+            if setups:
+                setups[rank]()
+
+        return act
+
+    started = [
+        fork(folder, *arguments, setup=setup(rank), **variables) for rank, variables in enumerate(rank_variables())
+    ]
+    try:
+        one, other = (process.wait() for process in started)
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.send(signal.SIGKILL)
+    return one, other

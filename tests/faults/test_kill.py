@@ -8,15 +8,11 @@ from typing import Any
 
 import pytest
 from commands import fork, one_run, until
-from interrupted import FIT, at_step, before, same
+from interrupted import FIT, at_step, before, die, same
 
 from dafw.checkpoints import checkpoints
 from dafw.files import UNFINISHED
 from dafw.run.directory import LOCK
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def kill_after_saving(step: int) -> Callable[[], None]:

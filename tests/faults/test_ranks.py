@@ -4,15 +4,13 @@ import json
 import os
 import shutil
 import signal
-import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from commands import Outcome, finish, fork, one_run, rows, run, start, until
-from interrupted import FIT, at_step, same
+from commands import finish, fork, one_run, rows, run, start, until
+from interrupted import FIT, at_step, die, ranks, same
 from two_ranks import gloo_threads
 
 import dafw.run.commands
@@ -24,42 +22,6 @@ from dafw.testing.toys import ToyData
 DOUBLE = (*FIT, "--trainer.precision", "64-true", "--data.eval_batch_size", "4")
 TWO = (*DOUBLE, "--trainer.devices", "2")
 LAST = "step=12.ckpt"
-
-
-def ranks(folder: Path, *arguments: object, setups: tuple[Callable[[], None], ...] = ()) -> tuple[Outcome, Outcome]:
-    """Runs a command on two ranks, as torchrun starts them.
-
-    Args:
-        folder: their working directory.
-        arguments: of ``dafw``.
-        setups: what to call first on each rank.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    shared |= {"TORCHELASTIC_RUN_ID": "tests", "GROUP_RANK": "0"}
-
-    def setup(rank: int) -> Callable[[], None]:
-        def act() -> None:
-            from pytorch_lightning.utilities import rank_zero_only
-
-            rank_zero_only.rank = rank  # a new process reads it from its environment
-            if setups:
-                setups[rank]()
-
-        return act
-
-    started = [
-        fork(folder, *arguments, setup=setup(rank), RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)
-    ]
-    try:
-        one, other = (process.wait() for process in started)
-    finally:
-        for process in started:
-            if process.poll() is None:
-                process.send(signal.SIGKILL)
-    return one, other
 
 
 def nothing() -> None:
@@ -145,6 +107,19 @@ def test_a_signal_to_one_of_them(tmp_path: Path, one: Path, two: Path, signalled
     same(folder, two)
     assert fork(tmp_path / "alone", *DOUBLE).wait().code == 0  # what two began, one can end
     close(one_run(tmp_path / "alone" / "runs"), one)
+
+
+def test_two_begin_one_goes_on_and_two_end(tmp_path: Path, one: Path) -> None:
+    """Every part ends with a kill, and the last one as one rank would have ended."""
+    every = ("--run.checkpoint_every", "2")
+    killed = ranks(tmp_path, *TWO, *every, setups=(nothing, at_step(5, die)))
+    assert [each.code for each in killed] == [1, -signal.SIGKILL]
+    folder = one_run(tmp_path / "runs")
+    assert checkpoints(folder / "checkpoints")[0].name == "step=4.ckpt"
+    assert fork(tmp_path, *DOUBLE, *every, setup=at_step(9, die)).wait().code == -signal.SIGKILL
+    assert checkpoints(folder / "checkpoints")[0].name == "step=8.ckpt"
+    assert [each.code for each in ranks(tmp_path, *TWO, *every)] == [0, 0]
+    close(folder, one)
 
 
 def test_what_is_done_is_done_for_both(tmp_path: Path, two: Path) -> None:

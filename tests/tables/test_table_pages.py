@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from commands import killed_while_writing
 from rich.console import Console
 
 from dafw import escape
+from dafw.files import UNFINISHED
 from dafw.plots import Dot, table_bars
 from dafw.tables.grid import Table
 from dafw.tables.pages import write_pages
@@ -225,3 +228,23 @@ def test_a_picture_that_fails(
     assert capsys.readouterr().err == "dafw: warning: training.png could not be drawn: no font\n"
     assert "At a glance" in page.read_text()
     assert (page.parent / "table.png").exists()
+
+
+def test_a_kill_leaves_every_file_of_a_table_whole(made: tuple[Sheet, Store, Path]) -> None:
+    """Each is the old one or the new one; the next command writes them all, and removes what was left long ago."""
+    sheet, store, root = made
+    folder = write_pages(sheet, store, root).parent
+    new = {path.name: path.read_bytes() for path in folder.iterdir()}
+    names = ("table.md", "table.tex", "table.csv", "cells.csv", "table.png", "training-dark.png", "index.html")
+    for name in names:
+        for path in folder.iterdir():
+            path.write_bytes(b"old")
+        killed_while_writing(name, lambda: write_pages(sheet, store, root))
+        for path in folder.iterdir():
+            if path.suffix == UNFINISHED:
+                os.utime(path, (0, 0))
+            else:
+                assert path.read_bytes() in (b"old", new[path.name])
+        assert (folder / name).read_bytes() == b"old"
+    write_pages(sheet, store, root)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == new

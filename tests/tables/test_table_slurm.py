@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import fake_runs
 import pytest
+from commands import CHECKOUT
 from rich.console import Console
 
 from dafw.errors import UserError
@@ -73,6 +75,14 @@ def test_times_are_those_of_slurm(text: str, minutes: int) -> None:
 def test_a_wrong_option(setting: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         parse_cluster([setting])
+
+
+def test_the_options_in_the_documentation() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (CHECKOUT / "docs").glob("*.md"))
+    commands = re.findall(r"--launcher slurm --slurm (.*)", text)
+    assert commands
+    for command in commands:
+        parse_cluster(command.split("`")[0].split())
 
 
 def test_without_submitit_the_command_to_install_it_is_said(
