@@ -14,7 +14,8 @@ from commands import fresh, run
 from dafw.tables.reading import KEYS
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
 
 
@@ -76,22 +77,29 @@ def test_tables_in_yaml(page: Path) -> None:
         assert set(yaml.safe_load(text)) <= set(KEYS)
 
 
+def listed_pages(menu: list[dict[str, Any]]) -> list[str]:
+    places = [place for entry in menu for place in entry.values()]
+    return [name for place in places for name in ([place] if isinstance(place, str) else listed_pages(place))]
+
+
 def test_the_first_page_and_the_menu_list_all_pages() -> None:
-    names = {page.name for page in PAGES if page.parent.name == "docs"}
+    names = {page.relative_to(DOCS).as_posix() for page in PAGES if page.is_relative_to(DOCS)}
     menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8").replace("!!python/name:", ""))["nav"]
-    listed = [name for entry in menu for name in entry.values()]
+    listed = listed_pages(menu)
     assert sorted(listed) == sorted(names)
-    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "index.md").read_text(encoding="utf-8")))
+    linked = set(re.findall(r"\]\(([\w/-]+\.md)\)", (DOCS / "index.md").read_text(encoding="utf-8")))
     assert linked == names - {"index.md"}
 
 
-LINK = re.compile(r"\]\(([\w-]+\.md)?(?:#([\w-]+))?\)")
+LINK = re.compile(r"\]\(([\w./-]+\.md)?(?:#([\w-]+))?\)")
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name == "docs"], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.is_relative_to(DOCS)], ids=lambda page: f"{page.parent.stem}-{page.stem}"
+)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for name, anchor in LINK.findall(page.read_text(encoding="utf-8")):
-        other = page.with_name(name) if name else page
+        other = page.parent / name if name else page
         assert other.is_file(), name
         headings = re.findall(r"^#+ (.*)$", other.read_text(encoding="utf-8"), re.MULTILINE)
         slugs = {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", one).strip().lower()) for one in headings}
@@ -106,7 +114,7 @@ def test_make_targets_that_the_pages_name_exist() -> None:
     assert {"demo", "test"} <= named <= targets
 
 
-NOTEBOOKS = sorted((ROOT / "docs").glob("*.ipynb"))
+NOTEBOOKS = sorted(DOCS.glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

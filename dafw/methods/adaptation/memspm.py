@@ -57,7 +57,7 @@ class MemSPM(DCC):
 
     A memory of random vectors that is compared by inner products is hardly selective, and blurs the clusters that DCC
     needs. One with ``start: data``, ``cosine: true`` and ``read_temperature: 0.05`` keeps them. It gave no higher
-    H-score that three seeds could show, so it is not the default (docs/label-sets.md).
+    H-score that three seeds could show, so it is not the default (docs/results/label-sets.md).
     ``diagnostics/attention_entropy`` says how selective a memory is: 1 if all items weigh the same, 0 if one has all
     weight. A test gives ``memory_entropy``, ``memory_nmi`` and ``memory_query_nmi``, see
     :func:`~dafw.methods.adaptation.sub_prototypes.memory_numbers`.
