@@ -25,6 +25,7 @@ TITLES = {
     "lightning_parts": "Parts of Lightning that are replaced",
     "loader": "Loading images",
     "cell": "A cell of a table",
+    "threads": "Runs side by side",
     "methods": "The methods",
 }
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import loader
     import methods
     import step
+    import threads
     import torch
     from harness import Measure, as_json, environment, replace_block, say
 
@@ -70,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in ("step", "forms"):
             found[name] = {"step": step, "forms": forms}[name].measure(options.quick, options.device)
         else:
-            script = {"lightning_parts": lightning_parts, "loader": loader, "cell": cell, "methods": methods}[name]
-            found[name] = script.measure(options.quick)
+            scripts = {"lightning_parts": lightning_parts, "loader": loader, "cell": cell, "methods": methods}
+            found[name] = (scripts | {"threads": threads})[name].measure(options.quick)
     machine["load_after"] = environment(THREADS)["load"]
     results = {
         "schema_version": 1,
