@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 
 from dafw.data.served import ServedDomains
 from dafw.errors import UserError
-from dafw.lightning_adapter import trains_in_a_copy
+from dafw.lightning_adapter import has_trainer, trains_in_a_copy
 from dafw.recording import Recorded
 
 NUMBERS = ("num_classes", "num_sources")
@@ -21,6 +21,11 @@ class MayWait(Recorded):
         """A method that waits until its constructor has run."""
         self: Self = super().__new__(waiting(cls), *args, **kwargs)  # type: ignore[arg-type]  # a class can be hashed
         return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """How to copy or pickle a method. The copy runs no constructor, so it does not wait for one."""
+        made: Any = super().__reduce_ex__(protocol)
+        return object.__new__, made[1][:1], *made[2:]
 
 
 class Waiting(MayWait, pl.LightningModule):
@@ -46,7 +51,8 @@ class Waiting(MayWait, pl.LightningModule):
         Raises:
             UserError: for a value that the constructor refuses.
         """
-        trainer, owner, (args, given) = self._trainer, self._become_plain(), self._given
+        trainer = self.trainer if has_trainer(self) else None
+        owner, (args, given) = self._become_plain(), self._given
         kwargs = dict(given)
         while True:
             try:
@@ -57,7 +63,7 @@ class Waiting(MayWait, pl.LightningModule):
                 if not found:
                     raise
                 kwargs.update({name: getattr(data, name) for name in found})
-        self._given, self._trainer = (args, kwargs), trainer
+        self._given, self.trainer = (args, kwargs), trainer
 
     def configure_callbacks(self) -> Any:
         """Makes the method. This is the first hook of every fit and of every evaluation.

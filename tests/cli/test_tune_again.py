@@ -113,7 +113,7 @@ def test_failed_trials_count_and_do_not_end_the_study(
         (["--objective", "dev"], "is the study of objective im, not dev: give another --study"),
         (["--select", "best"], "select last, not best"),
         (["--seeds", "1", "2"], "seeds [0], not [1, 2]"),
-        (["--space", "data.evidence_samples=10,20"], "space model.weight=0.1:2.0:log"),
+        (["--space", "data.evidence_samples=10,20"], "space model.weight=0.2:4.0:log"),
         (["--sampler-seed", "1"], "sampler seed 0, not 1"),
         (["--model", "CDAN"], "method dafw.DANN, not dafw.CDAN"),
         (["--data.target", "c"], "data.target b, not c"),

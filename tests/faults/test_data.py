@@ -49,12 +49,13 @@ def fit(folder: Path, *arguments: object) -> Outcome:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_image(tmp_path: Path, broken: Path, workers: int) -> None:
     failed = fit(tmp_path, "--data.num_workers", workers)
-    title, where = failed.out.splitlines()
+    title, where, *domains = failed.out.splitlines()
     assert (failed.code, title) == (
         2,
         "DANN on art->photo, seed 0: 12 steps on cpu (1 thread, channels last, fused optimizer)",
     )
     assert where == f"in runs/{one_run(tmp_path / 'runs').name}"
+    assert [line.split(": ")[0] for line in domains] == ["art", "photo"]
     name = broken.relative_to(tmp_path)
     assert failed.err.startswith(f"dafw: error: the image {name} cannot be decoded (")
     assert failed.err.endswith("mend or remove it, or leave such images out with --data.on_corrupt skip\n")

