@@ -67,7 +67,7 @@ class Optimisation(Base):
 
     @property
     def fast_forms(self) -> dict[str, bool]:
-        """Whether the network is in channels-last memory, and whether the optimiser is, or was in training, fused."""
+        """Whether the network is in channels-last memory, and whether the optimiser is fused, once there is one."""
         return {"channels_last": self.network.channels_last, "fused": self._in_fused_form}
 
     @property

@@ -26,7 +26,7 @@ class Restoring(Base):
     """The part of every method that goes into checkpoints."""
 
     steps_started: int
-    _in_fused_form: bool
+    fast_forms: dict[str, bool]
     history: list[dict[str, Any]]
     trained_on: tuple[str, ...]
     weight_average: Teacher | None
@@ -47,7 +47,7 @@ class Restoring(Base):
         checkpoint["dafw"] = {
             "method": describe(cast(Recorded, self)),
             "steps": self.steps_started,
-            "fused": self._in_fused_form,
+            "fast_forms": self.fast_forms,
             "history": self.history,
             "record": self.record_state(),
             "labelled": sorted({*self.trained_on, *(() if data is None else data.labelled)}),
@@ -65,7 +65,6 @@ class Restoring(Base):
         if has_trainer(self):
             self.comes_from(checkpoint["dafw"], str(self.trainer.ckpt_path))
             self.compare_data(str(getattr(self.trainer.state.fn, "value", "fit")))
-        self._in_fused_form = checkpoint["dafw"].get("fused", False)
         self.steps_started = checkpoint["dafw"]["steps"]
         self.history = list(checkpoint["dafw"]["history"])
         self.load_record_state(checkpoint["dafw"]["record"])

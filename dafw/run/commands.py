@@ -370,4 +370,5 @@ def _of_checkpoint(result: Result, content: dict[str, Any], path: Path) -> Resul
     """Adds what the checkpoint knows to the result of its test: the steps, and whether target labels trained it."""
     held = content["dafw"]
     oracle = result.oracle or not set(result.target).isdisjoint(held["labelled"])
-    return replace(result, checkpoint=str(path), steps=held["steps"], oracle=oracle)
+    forms = held.get("fast_forms", result.fast_forms)
+    return replace(result, checkpoint=str(path), steps=held["steps"], oracle=oracle, fast_forms=forms)
