@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from dafw.errors import UserError
 from dafw.nn.distributed import gather_rows, world_size
 from dafw.nn.layout import BatchLayout
 from dafw.nn.precision import full_precision
@@ -87,6 +88,7 @@ class DomainBatchNorm(nn.Module):
         self.momentum = momentum
         self.drop: nn.Module | None = None  # what timm's fused layers apply to the result
         self.act: nn.Module | None = None
+        self.place = ""  # its name within the network
         self.register_parameter("weight", nn.Parameter(torch.ones(num_features)) if affine else None)
         self.register_parameter("bias", nn.Parameter(torch.zeros(num_features)) if affine else None)
         self.register_buffer("running_mean", torch.zeros(num_features) if track_running_stats else None)
@@ -148,6 +150,12 @@ class DomainBatchNorm(nn.Module):
         if num_source is not None and num_source > x.shape[0]:
             raise ValueError(f"num_source is {num_source}, but the batch has {x.shape[0]} rows")
         split = self.mode == "domain_specific" or (self.mode == "separate" and self._uses_batch(x))
+        rows = self.layout.rows
+        if split and num_source is not None and rows is not None and x.shape[0] != rows:
+            raise UserError(
+                f"model.norm is {self.mode}, but the batch norm {self.place} gets {x.shape[0]} rows of a batch of"
+                f" {rows} images, so it cannot tell the domains apart: take joint or frozen, or another network"
+            )
         if not split or not num_source:
             y = self._normalise(x, self._branch(source=False), slice(None))
         elif num_source == x.shape[0]:
@@ -262,7 +270,7 @@ def _normalise_by_hand(
     shift = -mean * scale if bias is None else bias - mean * scale
     shape = [1, channels, *[1] * (x.ndim - 2)]
     y = torch.addcmul(shift.view(shape), wide, scale.view(shape)).to(x.dtype)
-    return y, mean, var * (total / (total - 1))
+    return y, mean, var * (total / (total - 1).clamp_min(1))
 
 
 def fix_affine(module: nn.Module) -> None:
@@ -307,6 +315,26 @@ def averaged_statistics(module: nn.Module) -> Iterator[int]:
                 tensor.copy_(before)
 
 
+def batch_norms(module: nn.Module, needed_by: str = "") -> list[DomainBatchNorm]:
+    """The batch normalisations of a converted network, see :func:`convert_norm`.
+
+    Args:
+        module: the network.
+        needed_by: the method that cannot do without; empty: there may be none.
+
+    Raises:
+        UserError: if there is none and a method needs them. It names the normalisations that there are.
+    """
+    found = [layer for layer in module.modules() if isinstance(layer, DomainBatchNorm)]
+    if needed_by and not found:
+        others = [(name, type(one).__name__) for name, one in module.named_modules() if "Norm" in type(one).__name__]
+        has = f"{others[0][1]} {others[0][0]} and {len(others) - 1} more of other kinds" if others else "none at all"
+        raise UserError(
+            f"{needed_by} needs a network with batch normalisation, and model.network has none: it has {has}"
+        )
+    return found
+
+
 def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = None) -> BatchLayout:
     """Puts every batch normalisation inside ``module`` into ``mode``; parameters and buffers remain the same objects.
 
@@ -333,7 +361,7 @@ def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = Non
     layout = BatchLayout()
     converted: dict[nn.Module, DomainBatchNorm] = {}  # a layer may be registered in two places
     skipped = set() if skip is None else set(skip.modules())
-    for parent in [part for part in module.modules() if part not in skipped]:
+    for place, parent in [one for one in module.named_modules() if one[1] not in skipped]:
         if isinstance(parent, DomainBatchNorm):
             parent._enter(mode, layout)
         elif isinstance(getattr(parent, "layout", None), BatchLayout):
@@ -342,5 +370,6 @@ def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = Non
             if isinstance(child, _BatchNorm):
                 if child not in converted:
                     converted[child] = DomainBatchNorm.from_batch_norm(child, mode, layout)
+                    converted[child].place = f"{place}.{name}".lstrip(".")
                 parent._modules[name] = converted[child]
     return layout

@@ -28,6 +28,7 @@ from dafw.errors import UserError, causes, sentence
 from dafw.files import trouble, user_path
 from dafw.methods.starting import find_checkpoint
 from dafw.nn.backbones import check_known
+from dafw.nn.segmentation import SegmentationNetwork  # whose short name resolves then
 from dafw.nn.weights import without_weights
 from dafw.plain_yaml import load_yaml
 from dafw.ranges import check_ranges
@@ -44,6 +45,8 @@ from datamodules.base import DomainDataModule
 
 _ = [getattr(datamodules, name) for name in datamodules.__all__]  # so that short names of datamodules resolve
 NETWORK = "dafw.nn.network.Network"
+#: Networks that a method takes from the checkpoint that it starts from.
+NETWORKS = (NETWORK, f"{SegmentationNetwork.__module__}.{SegmentationNetwork.__qualname__}")
 
 
 @dataclass
@@ -304,7 +307,7 @@ def _network(parser: LightningArgumentParser, arguments: list[str]) -> str:
             return NETWORK
         path = find_checkpoint(given["model.init_args.checkpoint"])
         network = read_checkpoint(path)["dafw"]["method"]["init_args"]["network"]
-        if network["class_path"] != NETWORK:
+        if network["class_path"] not in NETWORKS:
             return NETWORK
     except (ArgumentError, KeyError, TypeError, UserError):  # which are reported when it matters
         return NETWORK
