@@ -34,6 +34,17 @@ NORM_MODES: tuple[str, ...] = get_args(NormMode)
 _BRANCH = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
+class OneValue(UserError, ValueError):
+    """Training statistics of one value per channel. The message names the layer."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(
+            f"Expected more than 1 value per channel when training, and the batch norm {place} of model.network has"
+            " one: set a larger data.batch_size (model.norm separate and domain_specific need 2 images of each domain),"
+            " or model.norm frozen"
+        )
+
+
 class _Branch(NamedTuple):
     """The tensors of one ordinary batch normalisation."""
 
@@ -53,7 +64,8 @@ class DomainBatchNorm(nn.Module):
     Args:
         num_features: C.
         eps: added to the variance.
-        momentum: weight of a new batch in the running statistics; ``None`` averages all batches so far.
+        momentum: weight of a new batch in the running statistics; ``None`` averages all batches so far, and one value
+            per channel in one process, which has no variance, is then normalised by the running statistics.
         affine: whether to learn a scale and a shift per channel.
         track_running_stats: whether to keep running statistics; without them evaluation uses the batch's own.
         mode: how the two domains share statistics, see the module's table.
@@ -61,7 +73,9 @@ class DomainBatchNorm(nn.Module):
 
     Raises:
         ValueError: for an unknown mode, or ``frozen`` without running statistics. The forward pass raises it for more
-            source rows than rows, and for training statistics of one value per channel, as torch does.
+            source rows than rows. It raises :class:`OneValue` for training statistics of one value per channel over all
+            ranks, if all ranks have as many rows.
+        UserError: in the forward pass, if the rows of two domains cannot be told apart.
     """
 
     _version = 2  # that of nn.BatchNorm, whose checkpoints it reads
@@ -171,9 +185,11 @@ class DomainBatchNorm(nn.Module):
     def _uses_batch(self, x: Tensor) -> bool:
         if self.running_mean is None:
             return True
-        if self.training:
-            return self.mode != "frozen"
-        return self.layout.test_batch and x.numel() > x.shape[1]
+        several = x.numel() > x.shape[1]
+        if not self.training:
+            return self.layout.test_batch and several
+        estimates = self.momentum is None and not (self.layout.sync and world_size() > 1)
+        return self.mode != "frozen" and (several or not estimates)
 
     def _normalise(self, x: Tensor, branch: _Branch, rows: slice) -> Tensor:
         """Normalises one part of the batch by one branch, as ``nn.BatchNorm`` does, with care for ranks and padding.
@@ -192,6 +208,8 @@ class DomainBatchNorm(nn.Module):
             batches.add_(1)
         over_ranks = self.training and self.layout.sync and world_size() > 1
         inside = self.layout.inside(rows, *x.shape[2:]) if x.ndim == 4 else None
+        if inside is None and self.training and x.numel() // x.shape[1] * (world_size() if over_ranks else 1) <= 1:
+            raise OneValue(self.place)
         if over_ranks or inside is not None:
             y, batch_mean, batch_var = _normalise_by_hand(x, weight, bias, self.eps, inside, over_ranks)
         elif mean is None or var is None or self.momentum is not None:
@@ -243,17 +261,12 @@ def _normalise_by_hand(
     Returns:
         The normalised x, m (C,), and the unbiased variance v N / (N - 1) (C,).
 
-    Raises:
-        ValueError: for one value per channel over all ranks. It assumes that all ranks have as many rows.
     """
     channels = x.shape[1]
     wide, dims = full_precision(x), [0, *range(2, x.ndim)]
     if inside is None:
-        values = x.numel() // channels
-        if values * world_size() <= 1:
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
         var, mean = torch.var_mean(wide, dims, correction=0)
-        count = mean.new_full((1,), values)
+        count = mean.new_full((1,), x.numel() // channels)
     else:
         count = inside.sum().to(wide.dtype).view(1)
         mean = (wide * inside).sum(dims) / count

@@ -33,7 +33,8 @@ class SegmentationNetwork(NetworkBase):
 
     ``arch`` may also be the class path of an ``nn.Module`` that maps normalised images (N, C, H, W) to scores (N, K, h,
     w), or to a mapping with ``out`` and perhaps ``aux`` and ``features``. Its constructor takes ``num_classes`` or
-    ``classes``, and ``arch_args``. Such a module is the label head: all of it learns with the method's ``lr``.
+    ``classes``, and ``arch_args``. An attribute ``stride`` says which multiple the sides of images must be. Such a
+    module is the label head: all of it learns with the method's ``lr``.
 
     The outputs' ``features`` (N, d, h, w) are the last and coarsest stage of the encoder. They are what methods align,
     as DANN's authors align the layer before the label head. Without ``features`` of its own, a module of the user has

@@ -317,11 +317,17 @@ def make_own(path: str, num_classes: int, in_channels: int, arguments: dict[str,
         raise UserError(
             f"model.network.arch {path} takes neither num_classes nor classes: give its __init__ one of them"
         )
-    module = owner(**{key: num_classes, **_fitting(owner, path, arguments, (key,))})
-    side = 64
-    parameter = next(module.parameters(), torch.empty(0))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluation_mode(module):
-        found = module(torch.zeros(2, in_channels, side, side, dtype=parameter.dtype))
+    given = {key: num_classes, **_fitting(owner, path, arguments, (key,))}
+    try:
+        module = owner(**given)
+        parameter = next(module.parameters(), torch.empty(0))
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluation_mode(module):
+            found = module(torch.zeros(2, in_channels, 64, 64, dtype=parameter.dtype))
+    except Exception as error:  # whatever a module does with an input that is not for it
+        raise UserError(
+            f"model.network.arch {path} cannot be made, or takes no images (2, {in_channels}, 64, 64):"
+            f" {sentence(error)}"
+        ) from error
     maps: Mapping[str, Any] = found if isinstance(found, Mapping) else {"out": found}
     out = maps.get("out")
     if not isinstance(out, Tensor) or out.ndim != 4 or out.shape[:2] != (2, num_classes):
@@ -330,7 +336,8 @@ def make_own(path: str, num_classes: int, in_channels: int, arguments: dict[str,
             f"model.network.arch {path} must return scores (N, {num_classes}, h, w), or a mapping with them as out, and"
             f" returned {got} for 2 images"
         )
-    return module, int(maps.get("features", out).shape[1]), int(getattr(module, "stride", 1))
+    stride = getattr(module, "stride", 1)
+    return module, int(maps.get("features", out).shape[1]), stride if isinstance(stride, int) else 1
 
 
 # ---- for all

@@ -28,14 +28,13 @@ from dafw.errors import UserError, causes, sentence
 from dafw.files import trouble, user_path
 from dafw.methods.starting import find_checkpoint
 from dafw.nn.backbones import check_known
-from dafw.nn.segmentation import SegmentationNetwork  # whose short name resolves then
 from dafw.nn.weights import without_weights
 from dafw.plain_yaml import load_yaml
 from dafw.ranges import check_ranges
 from dafw.run.arguments import MODE, with_text_names
 from dafw.run.checks import check_trainer_arguments
 from dafw.run.config_errors import broken_file, check_augment, check_constructor, check_files, explain, find_class
-from dafw.run.given import import_backbone, trained_checkpoint, trained_classes
+from dafw.run.given import NETWORK, NETWORKS, import_backbone, trained_checkpoint, trained_classes
 from dafw.run.loggers import WandbMode
 from dafw.run.presets import with_presets
 from dafw.run.sizes import follow_size
@@ -44,9 +43,6 @@ from dafw.selection import Validator
 from datamodules.base import DomainDataModule
 
 _ = [getattr(datamodules, name) for name in datamodules.__all__]  # so that short names of datamodules resolve
-NETWORK = "dafw.nn.network.Network"
-#: Networks that a method takes from the checkpoint that it starts from.
-NETWORKS = (NETWORK, f"{SegmentationNetwork.__module__}.{SegmentationNetwork.__qualname__}")
 
 
 @dataclass
