@@ -14,8 +14,6 @@ frozen           by the running statistics       never change                   
 ``BatchLayout.test_batch`` is set. On several ranks, training statistics are those of the rows of all ranks.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
@@ -265,8 +263,11 @@ def _normalise_by_hand(
     channels = x.shape[1]
     wide, dims = full_precision(x), [0, *range(2, x.ndim)]
     if inside is None:
+        values = x.numel() // channels
+        if values * world_size() <= 1:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
         var, mean = torch.var_mean(wide, dims, correction=0)
-        count = mean.new_full((1,), x.numel() // channels)
+        count = mean.new_full((1,), values)
     else:
         count = inside.sum().to(wide.dtype).view(1)
         mean = (wide * inside).sum(dims) / count
@@ -292,60 +293,6 @@ def fix_affine(module: nn.Module) -> None:
         if isinstance(layer, _BatchNorm | DomainBatchNorm):
             for parameter in layer.parameters(recurse=False):
                 parameter.requires_grad_(False)
-
-
-@contextmanager
-def averaged_statistics(module: nn.Module) -> Iterator[int]:
-    """Within, running statistics are estimated anew, as the mean over the passes in training mode.
-
-    The statistics of ``frozen`` layers, and of a branch that no pass reaches, stay as they were.
-
-    Args:
-        module: a converted network, see :func:`convert_norm`.
-
-    Yields:
-        The number of layers that are estimated anew.
-    """
-    found = [layer for layer in module.modules() if isinstance(layer, DomainBatchNorm) and layer.mode != "frozen"]
-    layers = {layer: layer.momentum for layer in found if layer.running_mean is not None}
-    branches = [
-        (mean, var, batches, (mean.clone(), var.clone(), batches.clone()))
-        for layer in layers
-        for source in ((False, True) if layer.mode == "domain_specific" else (False,))
-        for _, _, mean, var, batches in [layer._branch(source)]
-        if mean is not None and var is not None and batches is not None
-    ]
-    for layer in layers:
-        layer.momentum = None
-    for mean, var, batches, _ in branches:
-        mean.zero_(), var.fill_(1.0), batches.zero_()
-    yield len(layers)
-    for layer, momentum in layers.items():
-        layer.momentum = momentum
-    for *tensors, kept in branches:
-        if not tensors[-1].any():
-            for tensor, before in zip(tensors, kept, strict=True):
-                tensor.copy_(before)
-
-
-def batch_norms(module: nn.Module, needed_by: str = "") -> list[DomainBatchNorm]:
-    """The batch normalisations of a converted network, see :func:`convert_norm`.
-
-    Args:
-        module: the network.
-        needed_by: the method that cannot do without; empty: there may be none.
-
-    Raises:
-        UserError: if there is none and a method needs them. It names the normalisations that there are.
-    """
-    found = [layer for layer in module.modules() if isinstance(layer, DomainBatchNorm)]
-    if needed_by and not found:
-        others = [(name, type(one).__name__) for name, one in module.named_modules() if "Norm" in type(one).__name__]
-        has = f"{others[0][1]} {others[0][0]} and {len(others) - 1} more of other kinds" if others else "none at all"
-        raise UserError(
-            f"{needed_by} needs a network with batch normalisation, and model.network has none: it has {has}"
-        )
-    return found
 
 
 def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = None) -> BatchLayout:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.methods.adaptation.source_only import SourceOnly
-from dafw.nn.norm import batch_norms
+from dafw.nn.statistics import batch_norms
 from dafw.problems import NetworkBase
 
 
