@@ -259,6 +259,8 @@ def _normalise_by_hand(
     Returns:
         The normalised x, m (C,), and the unbiased variance v N / (N - 1) (C,).
 
+    Raises:
+        ValueError: for one value per channel over all ranks. It assumes that all ranks have as many rows.
     """
     channels = x.shape[1]
     wide, dims = full_precision(x), [0, *range(2, x.ndim)]
