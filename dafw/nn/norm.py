@@ -327,7 +327,7 @@ def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = Non
         if isinstance(parent, DomainBatchNorm):
             parent._enter(mode, layout)
         elif isinstance(getattr(parent, "layout", None), BatchLayout):
-            parent.layout = layout  # type: ignore[assignment]
+            parent.layout = layout
         for name, child in parent._modules.items():
             if isinstance(child, _BatchNorm):
                 if child not in converted:

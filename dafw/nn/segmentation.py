@@ -64,6 +64,8 @@ class SegmentationNetwork(NetworkBase):
             a package that is not installed.
     """
 
+    decoder: nn.Module
+
     def __init__(  # type: ignore[no-untyped-def]
         self,
         arch: str = "tiny_unet",

@@ -230,8 +230,10 @@ class OnLast(nn.Sequential):
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """What the layers make of it."""
-        found: Tensor = super().forward(levels[-1])
-        return found
+        x = levels[-1]
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 class LiteDecoder(nn.Module):

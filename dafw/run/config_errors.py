@@ -258,8 +258,8 @@ def _unknown_key(path: str, name: str, classes: list[str]) -> str:
 def _networks_with(argument: str) -> list[str]:
     """The networks of this project whose own constructor takes an argument."""
     names = _names(NetworkBase)
-    found = [one for one in subclasses(NetworkBase) if one.__name__ in names]
-    return sorted(one.__name__ for one in found if argument in inspect.signature(one.__init__).parameters)
+    found = {one.__name__: inspect.signature(one) for one in subclasses(NetworkBase) if one.__name__ in names}
+    return sorted(name for name, taken in found.items() if argument in taken.parameters)
 
 
 def _homes() -> dict[str, set[str]]:

@@ -26,6 +26,7 @@ TITLES = {
     "loader": "Loading images",
     "cell": "A cell of a table",
     "methods": "The methods",
+    "masks": "The methods for masks",
 }
 
 
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import forms
     import lightning_parts
     import loader
+    import masks
     import methods
     import step
     import torch
@@ -70,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in ("step", "forms"):
             found[name] = {"step": step, "forms": forms}[name].measure(options.quick, options.device)
         else:
-            script = {"lightning_parts": lightning_parts, "loader": loader, "cell": cell, "methods": methods}[name]
-            found[name] = script.measure(options.quick)
+            scripts = {"lightning_parts": lightning_parts, "loader": loader, "cell": cell, "methods": methods}
+            found[name] = {**scripts, "masks": masks}[name].measure(options.quick)
     machine["load_after"] = environment(THREADS)["load"]
     results = {
         "schema_version": 1,

@@ -94,7 +94,7 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(results.read_text())
     assert found["quick"] is True
     assert found["machine"]["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert found["benchmarks"].keys() == {"step", "forms", "lightning_parts", "loader", "cell", "methods"}
+    assert found["benchmarks"].keys() == {"step", "forms", "lightning_parts", "loader", "cell", "methods", "masks"}
     for measures in found["benchmarks"].values():
         assert measures
         for measure in measures:
