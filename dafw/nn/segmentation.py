@@ -150,7 +150,7 @@ class SegmentationNetwork(NetworkBase):
         if canvas != (height, width):
             images = F.pad(images, (0, canvas[1] - width, 0, canvas[0] - height))
             if inside is None:
-                sides = [torch.full((len(images),), side, device=images.device) for side in (height, width)]
+                sides = [torch.full((images.shape[0],), side, device=images.device) for side in (height, width)]
                 inside = torch.stack(sides, 1)
         known = nullcontext() if inside is None else self.layout.temporarily(sizes=inside, canvas=canvas)
         with known:

@@ -307,3 +307,17 @@ def test_adabn_names_the_layers_that_are_no_batch_norm() -> None:
     made = SegmentationNetwork("unet", "convnext_atto", arch_args=layers)
     with pytest.raises(UserError, match=r"AdaBN needs a network with batch normalisation.*LayerNorm2d backbone\.model"):
         AdaBN(made, num_classes=3, problem=Segmentation())
+
+
+def test_it_is_exported_with_a_free_batch() -> None:
+    """Through a method too, as a trained model is."""
+    from dafw.methods import SourceOnly
+    from dafw.problems import Segmentation
+
+    method = SourceOnly(network(), num_classes=3, problem=Segmentation()).eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    for module in (network().eval(), method.network):
+        program = torch.export.export(module, (torch.rand(3, 3, 9, 8),), dynamic_shapes={"x": {0: batch}}).module()
+        x = torch.rand(5, 3, 9, 8)
+        with torch.no_grad():
+            torch.testing.assert_close(program(x).logits, module(x).logits)
