@@ -126,6 +126,9 @@ def _smp(
         choose("encoder", encoder, [*MIT, *timm.list_models()])
     if encoder in MIT and encoder_args:
         raise UserError(f"model.network.encoder_args are for encoders of timm, and {encoder} is none")
+    known = None if encoder in MIT else timm.get_pretrained_cfg(encoder)
+    if known is not None and known.fixed_input_size and not any(key.endswith("img_size") for key in encoder_args):
+        encoder_args = {**encoder_args, "strict_img_size": False}  # which lets a transformer take any size
     owner: Callable[..., Any] = getattr(smp, SMP[arch][0])
     given = _fitting(owner, arch, arch_args, _TAKEN)
     name = encoder if encoder in MIT else f"tu-{encoder}"
@@ -133,6 +136,8 @@ def _smp(
         model = owner(name, encoder_weights=None, in_channels=in_channels, classes=1, **given, **encoder_args)
     except Exception as error:  # a model's own code fails in its own ways when an argument is not for it
         why = sentence(error) or "its stages cannot be dilated"
+        if "strict_img_size" in why:
+            why = "it is built for one size of images: set model.network.encoder_args.img_size"
         raise UserError(f"{arch} cannot be made with the encoder {encoder}: {why}") from error
     inner = model.encoder if encoder in MIT else model.encoder.model
     load_weights(
@@ -143,7 +148,6 @@ def _smp(
         arguments={"num_classes": 0, "in_chans": in_channels, **encoder_args},
         adapt=partial(of_stages, inner),
     )
-    known = None if encoder in MIT else timm.get_pretrained_cfg(encoder)
     model.encoder.pretrained_cfg = IMAGENET if known is None else {"mean": known.mean, "std": known.std}
     widths = list(model.encoder.out_channels)
     image = not getattr(model.encoder, "_is_vgg_style", False)  # the first map of the list is then the image

@@ -195,6 +195,13 @@ def test_parts_learn_at_their_own_rates() -> None:
     assert with_maps.decoder.stages[0][0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_an_encoder_with_windows_takes_any_size() -> None:
+    made = SegmentationNetwork("fpn", "swin_tiny_patch4_window7_224")
+    made.set_classes(2)
+    with torch.no_grad():
+        assert made(images(1, 33, 64)).logits.shape == (1, 2, 33, 64)
+
+
 def test_size_of_the_tiny_network() -> None:
     assert 0.09e6 < sum(one.numel() for one in network().parameters()) < 0.13e6
 
@@ -244,6 +251,10 @@ def test_a_class_of_the_user() -> None:
         (lambda: SegmentationNetwork("segformer", "mit_b7"), 'unknown encoder "mit_b7": did you mean "mit_b'),
         (lambda: SegmentationNetwork("deeplabv3", "resnet34"), 'unknown encoder "resnet34".*resnet101, resnet50'),
         (lambda: SegmentationNetwork("unet", "vit_tiny_patch16_224"), "unet cannot be made with the encoder vit_tiny"),
+        (
+            lambda: SegmentationNetwork("fpn", "maxvit_rmlp_pico_rw_256"),
+            "is built for one size of images: set model.netw",
+        ),
         (lambda: SegmentationNetwork("tiny_unet", "resnet18"), "tiny_unet has an encoder of its own"),
         (lambda: SegmentationNetwork("lraspp", arch_args={"a": 1}), "lraspp takes neither"),
         (lambda: SegmentationNetwork("lraspp", in_channels=1), "lraspp is for images of 3 channels, not 1"),
