@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dafw.errors import UserError as UserError
     from dafw.methods import *  # noqa: F403
     from dafw.nn.network import Network as Network
+    from dafw.nn.segmentation import SegmentationNetwork as SegmentationNetwork
     from dafw.run.result import Result as Result
     from datamodules import *  # noqa: F403
 
@@ -21,6 +22,7 @@ _HOMES = {
     "Network": "dafw.nn.network",
     "Predictions": "dafw.api.trained",
     "Result": "dafw.run.result",
+    "SegmentationNetwork": "dafw.nn.segmentation",
     "Trained": "dafw.api.trained",
     "UserError": "dafw.errors",
     "load": "dafw.api.trained",

@@ -224,6 +224,7 @@ def test_no_file_is_too_long() -> None:
 
 #: Packages that take long to import, and that torch and Lightning do not import anyway.
 HEAVY = ("timm", "sklearn", "scipy", "wandb", "pandas", "huggingface_hub", "submitit", "optuna")
+HEAVY += ("segmentation_models_pytorch",)
 
 
 def heavy_imports(name: str, path: Path) -> Iterator[str]:

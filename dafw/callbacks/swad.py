@@ -11,7 +11,7 @@ from torch.optim.swa_utils import get_swa_multi_avg_fn
 from dafw.callbacks.checkpointing import between_updates
 from dafw.errors import UserError
 from dafw.lightning_adapter import batch_on_device
-from dafw.nn.norm import averaged_statistics
+from dafw.nn.statistics import averaged_statistics
 from dafw.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from dafw.recording import Recorded
 

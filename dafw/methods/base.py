@@ -193,7 +193,8 @@ class Method(
         """
         canvas = (0, 0) if sizes is None else (int(x.shape[-2]), int(x.shape[-1]))
         chosen = self.network if network is None else network
-        with self.layout.temporarily(num_source=num_source, sizes=sizes, canvas=canvas):
+        rows = x.shape[0] if isinstance(x, Tensor) else None
+        with self.layout.temporarily(num_source=num_source, sizes=sizes, canvas=canvas, rows=rows):
             outputs = chosen(x) if sizes is None else chosen(x, sizes)
         if network is None:
             self.note_features(outputs)

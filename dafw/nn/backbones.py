@@ -52,7 +52,7 @@ def make_backbone(
     if name in DIGIT_NETS:
         given = {"in_channels": in_channels, "input_size": input_size, **arguments}
         module: nn.Module = _make(name, DIGIT_NETS[name], given)
-    elif (user_class := _find_class(name)) is not None:
+    elif (user_class := find_module(name)) is not None:
         module = _make(name, user_class, arguments)
     else:
         timm_name = name
@@ -93,14 +93,21 @@ def check_known(description: Mapping[str, Any], path: Path) -> None:
     """Checks that a network whose description came in a file can be made without code of anybody else's.
 
     Args:
-        description: the class path and the arguments of a :class:`~dafw.nn.network.Network`.
+        description: the class path and the arguments of a :class:`~dafw.nn.network.Network`, or of a
+            :class:`~dafw.nn.segmentation.SegmentationNetwork`.
         path: the file.
 
     Raises:
-        UserError: if its backbone is neither of this project nor timm's, or an argument is not made of numbers and
-            words.
+        UserError: if its backbone is neither of this project nor timm's, its architecture is a class of somebody
+            else's, or an argument is not made of numbers and words.
     """
     arguments = description["init_args"]
+    arch = str(arguments.get("arch", ""))
+    if "." in arch and arch.split(".")[0] != "dafw":
+        raise UserError(
+            f"the network of {path} (model.checkpoint) has the arch {arch}, which is not of dafw: give --model.network"
+            f" SegmentationNetwork --model.network.arch {arch} if you trust it"
+        )
     name = str(arguments.get("backbone", next(iter(DIGIT_NETS))))
     if name not in DIGIT_NETS and name.split(".")[0] != "dafw":
         import timm
@@ -134,8 +141,16 @@ def _make(name: str, owner: Callable[..., nn.Module], arguments: dict[str, Any])
     return owner(**arguments)
 
 
-def _find_class(path: str) -> type[nn.Module] | None:
-    """The user's class at ``package.module.Name``; None if there is no such package, as for timm's names with a dot."""
+def find_module(path: str, kind: str = "backbone") -> type[nn.Module] | None:
+    """The user's class at ``package.module.Name``; None if there is no such package, as for timm's names with a dot.
+
+    Args:
+        path: of the class.
+        kind: what the configuration calls it.
+
+    Raises:
+        UserError: if the module cannot be imported, has no such class, or a checkpoint may not name it.
+    """
     module_name, _, class_name = path.rpartition(".")
     package, *rest = path.split(".")
     if not rest or not all(part.isidentifier() for part in (package, *rest)):
@@ -143,14 +158,14 @@ def _find_class(path: str) -> type[nn.Module] | None:
     if package not in sys.modules and importlib.util.find_spec(package) is None:
         return None
     if not loads_weights() and not may_name(module_name):  # a checkpoint names it
-        raise UserError(f"the checkpoint names the backbone {path}: import {module_name} first, if you trust it")
+        raise UserError(f"the checkpoint names the {kind} {path}: import {module_name} first, if you trust it")
     try:
         found = getattr(importlib.import_module(module_name), class_name, None)
     except ModuleNotFoundError as error:
-        raise UserError(f"the backbone {path} cannot be imported: {error}") from error
+        raise UserError(f"the {kind} {path} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         what = "has no class" if found is None else "has something other than an nn.Module as"
-        raise UserError(f"the backbone {path} cannot be used: {module_name} {what} {class_name}")
+        raise UserError(f"the {kind} {path} cannot be used: {module_name} {what} {class_name}")
     return found
 
 

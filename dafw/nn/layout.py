@@ -26,6 +26,7 @@ class BatchLayout:
             variance, and is normalised by the running statistics.
         sizes: (N, 2) int64, height and width of each image within its padding; None if no image is padded.
         canvas: height and width of the padded images.
+        rows: number N of rows of the batch; None if unknown.
     """
 
     num_source: int | None = None
@@ -35,6 +36,7 @@ class BatchLayout:
     domain: Tensor | None = None
     sizes: Tensor | None = None
     canvas: tuple[int, int] = (0, 0)
+    rows: int | None = None
 
     @contextmanager
     def temporarily(self, **values: Any) -> Iterator[None]:

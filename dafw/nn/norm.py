@@ -14,8 +14,6 @@ frozen           by the running statistics       never change                   
 ``BatchLayout.test_batch`` is set. On several ranks, training statistics are those of the rows of all ranks.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
@@ -24,6 +22,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from dafw.errors import UserError
 from dafw.nn.distributed import gather_rows, world_size
 from dafw.nn.layout import BatchLayout
 from dafw.nn.precision import full_precision
@@ -31,6 +30,17 @@ from dafw.nn.precision import full_precision
 NormMode = Literal["joint", "separate", "domain_specific", "frozen"]
 NORM_MODES: tuple[str, ...] = get_args(NormMode)
 _BRANCH = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+class OneValue(UserError, ValueError):
+    """Training statistics of one value per channel. The message names the layer."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(
+            f"Expected more than 1 value per channel when training, and the batch norm {place} of model.network has"
+            " one: set a larger data.batch_size (model.norm separate and domain_specific need 2 images of each domain),"
+            " or model.norm frozen"
+        )
 
 
 class _Branch(NamedTuple):
@@ -52,7 +62,8 @@ class DomainBatchNorm(nn.Module):
     Args:
         num_features: C.
         eps: added to the variance.
-        momentum: weight of a new batch in the running statistics; ``None`` averages all batches so far.
+        momentum: weight of a new batch in the running statistics; ``None`` averages all batches so far, and one value
+            per channel in one process, which has no variance, is then normalised by the running statistics.
         affine: whether to learn a scale and a shift per channel.
         track_running_stats: whether to keep running statistics; without them evaluation uses the batch's own.
         mode: how the two domains share statistics, see the module's table.
@@ -60,7 +71,9 @@ class DomainBatchNorm(nn.Module):
 
     Raises:
         ValueError: for an unknown mode, or ``frozen`` without running statistics. The forward pass raises it for more
-            source rows than rows, and for training statistics of one value per channel, as torch does.
+            source rows than rows. It raises :class:`OneValue` for training statistics of one value per channel over all
+            ranks, if all ranks have as many rows.
+        UserError: in the forward pass, if the rows of two domains cannot be told apart.
     """
 
     _version = 2  # that of nn.BatchNorm, whose checkpoints it reads
@@ -87,6 +100,7 @@ class DomainBatchNorm(nn.Module):
         self.momentum = momentum
         self.drop: nn.Module | None = None  # what timm's fused layers apply to the result
         self.act: nn.Module | None = None
+        self.place = ""  # its name within the network
         self.register_parameter("weight", nn.Parameter(torch.ones(num_features)) if affine else None)
         self.register_parameter("bias", nn.Parameter(torch.zeros(num_features)) if affine else None)
         self.register_buffer("running_mean", torch.zeros(num_features) if track_running_stats else None)
@@ -148,6 +162,12 @@ class DomainBatchNorm(nn.Module):
         if num_source is not None and num_source > x.shape[0]:
             raise ValueError(f"num_source is {num_source}, but the batch has {x.shape[0]} rows")
         split = self.mode == "domain_specific" or (self.mode == "separate" and self._uses_batch(x))
+        rows = self.layout.rows
+        if split and num_source is not None and rows is not None and x.shape[0] != rows:
+            raise UserError(
+                f"model.norm is {self.mode}, but the batch norm {self.place} gets {x.shape[0]} rows of a batch of"
+                f" {rows} images, so it cannot tell the domains apart: take joint or frozen, or another network"
+            )
         if not split or not num_source:
             y = self._normalise(x, self._branch(source=False), slice(None))
         elif num_source == x.shape[0]:
@@ -163,9 +183,11 @@ class DomainBatchNorm(nn.Module):
     def _uses_batch(self, x: Tensor) -> bool:
         if self.running_mean is None:
             return True
-        if self.training:
-            return self.mode != "frozen"
-        return self.layout.test_batch and x.numel() > x.shape[1]
+        several = x.numel() > x.shape[1]
+        if not self.training:
+            return self.layout.test_batch and several
+        estimates = self.momentum is None and not (self.layout.sync and world_size() > 1)
+        return self.mode != "frozen" and (several or not estimates)
 
     def _normalise(self, x: Tensor, branch: _Branch, rows: slice) -> Tensor:
         """Normalises one part of the batch by one branch, as ``nn.BatchNorm`` does, with care for ranks and padding.
@@ -184,6 +206,8 @@ class DomainBatchNorm(nn.Module):
             batches.add_(1)
         over_ranks = self.training and self.layout.sync and world_size() > 1
         inside = self.layout.inside(rows, *x.shape[2:]) if x.ndim == 4 else None
+        if inside is None and self.training and x.numel() // x.shape[1] * (world_size() if over_ranks else 1) <= 1:
+            raise OneValue(self.place)
         if over_ranks or inside is not None:
             y, batch_mean, batch_var = _normalise_by_hand(x, weight, bias, self.eps, inside, over_ranks)
         elif mean is None or var is None or self.momentum is not None:
@@ -262,7 +286,7 @@ def _normalise_by_hand(
     shift = -mean * scale if bias is None else bias - mean * scale
     shape = [1, channels, *[1] * (x.ndim - 2)]
     y = torch.addcmul(shift.view(shape), wide, scale.view(shape)).to(x.dtype)
-    return y, mean, var * (total / (total - 1))
+    return y, mean, var * (total / (total - 1).clamp_min(1))
 
 
 def fix_affine(module: nn.Module) -> None:
@@ -271,40 +295,6 @@ def fix_affine(module: nn.Module) -> None:
         if isinstance(layer, _BatchNorm | DomainBatchNorm):
             for parameter in layer.parameters(recurse=False):
                 parameter.requires_grad_(False)
-
-
-@contextmanager
-def averaged_statistics(module: nn.Module) -> Iterator[int]:
-    """Within, running statistics are estimated anew, as the mean over the passes in training mode.
-
-    The statistics of ``frozen`` layers, and of a branch that no pass reaches, stay as they were.
-
-    Args:
-        module: a converted network, see :func:`convert_norm`.
-
-    Yields:
-        The number of layers that are estimated anew.
-    """
-    found = [layer for layer in module.modules() if isinstance(layer, DomainBatchNorm) and layer.mode != "frozen"]
-    layers = {layer: layer.momentum for layer in found if layer.running_mean is not None}
-    branches = [
-        (mean, var, batches, (mean.clone(), var.clone(), batches.clone()))
-        for layer in layers
-        for source in ((False, True) if layer.mode == "domain_specific" else (False,))
-        for _, _, mean, var, batches in [layer._branch(source)]
-        if mean is not None and var is not None and batches is not None
-    ]
-    for layer in layers:
-        layer.momentum = None
-    for mean, var, batches, _ in branches:
-        mean.zero_(), var.fill_(1.0), batches.zero_()
-    yield len(layers)
-    for layer, momentum in layers.items():
-        layer.momentum = momentum
-    for *tensors, kept in branches:
-        if not tensors[-1].any():
-            for tensor, before in zip(tensors, kept, strict=True):
-                tensor.copy_(before)
 
 
 def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = None) -> BatchLayout:
@@ -333,14 +323,15 @@ def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = Non
     layout = BatchLayout()
     converted: dict[nn.Module, DomainBatchNorm] = {}  # a layer may be registered in two places
     skipped = set() if skip is None else set(skip.modules())
-    for parent in [part for part in module.modules() if part not in skipped]:
+    for place, parent in [one for one in module.named_modules() if one[1] not in skipped]:
         if isinstance(parent, DomainBatchNorm):
             parent._enter(mode, layout)
         elif isinstance(getattr(parent, "layout", None), BatchLayout):
-            parent.layout = layout  # type: ignore[assignment]
+            parent.layout = layout
         for name, child in parent._modules.items():
             if isinstance(child, _BatchNorm):
                 if child not in converted:
                     converted[child] = DomainBatchNorm.from_batch_norm(child, mode, layout)
+                    converted[child].place = f"{place}.{name}".lstrip(".")
                 parent._modules[name] = converted[child]
     return layout

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from dafw.data.domain import Domain
+from dafw.data.geometry import move_boxes
 from dafw.errors import UserError
 from dafw.files import write_atomically
 from dafw.problems.base import Predicted, Problem, Shown
@@ -140,11 +141,8 @@ class Detection(Problem):
         carried = []
         for row, (label, affine) in enumerate(zip(labels, maps, strict=True)):
             boxes = label["boxes"]
-            corners = boxes[:, [0, 1, 2, 1, 0, 3, 2, 3]].view(-1, 4, 2).to(affine.dtype)
-            moved = corners @ affine[:, :2].T + affine[:, 2]
-            limit = torch.tensor(size[::-1], device=boxes.device) if sizes is None else sizes[row].flip(0)
-            moved = moved.clamp_min(0).minimum(limit.to(moved.dtype))
-            around = torch.cat([moved.amin(1), moved.amax(1)], 1)
+            limit = torch.tensor(size, device=boxes.device) if sizes is None else sizes[row]
+            around = move_boxes(boxes, affine, limit)
             kept = (around[:, 2:] - around[:, :2] >= 1).all(1)
             per_box = {
                 name: value[kept]

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from dafw.data.domain import Domain
+from dafw.data.geometry import nearest
 from dafw.data.padding import IGNORE
 from dafw.errors import UserError
 from dafw.metrics.masks import mask_metrics
@@ -95,18 +96,7 @@ class Segmentation(Problem):
 
     def carry(self, labels: Tensor, maps: Tensor, size: tuple[int, int], sizes: Tensor | None = None) -> Tensor:
         """Masks (n, h, w) after affine maps (n, 2, 3) -> (n, *size): the nearest pixel, 255 where there was none."""
-        height, width = labels.shape[1:]
-        rows = torch.arange(size[0], device=labels.device, dtype=maps.dtype)[:, None] + 0.5
-        columns = torch.arange(size[1], device=labels.device, dtype=maps.dtype)[None, :] + 0.5
-        a, b, c, d, e, f = (part[:, None, None] for part in maps.flatten(1).unbind(1))
-        right, down, scale = columns - c, rows - f, a * e - b * d
-        column = ((e * right - b * down) / scale).floor()
-        row = ((a * down - d * right) / scale).floor()
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        if sizes is not None:
-            inside = inside & (rows < sizes[:, :1, None]) & (columns < sizes[:, 1:, None])
-        place = torch.where(inside, row * width + column, 0).long().flatten(1)
-        return labels.flatten(1).gather(1, place).view(inside.shape).masked_fill(~inside, IGNORE)
+        return nearest(labels, maps, size, IGNORE, sizes)
 
     # ---- measuring
 

@@ -34,7 +34,7 @@ from dafw.ranges import check_ranges
 from dafw.run.arguments import MODE, with_text_names
 from dafw.run.checks import check_trainer_arguments
 from dafw.run.config_errors import broken_file, check_augment, check_constructor, check_files, explain, find_class
-from dafw.run.given import import_backbone, trained_checkpoint, trained_classes
+from dafw.run.given import NETWORK, NETWORKS, import_backbone, trained_checkpoint, trained_classes
 from dafw.run.loggers import WandbMode
 from dafw.run.presets import with_presets
 from dafw.run.sizes import follow_size
@@ -43,7 +43,6 @@ from dafw.selection import Validator
 from datamodules.base import DomainDataModule
 
 _ = [getattr(datamodules, name) for name in datamodules.__all__]  # so that short names of datamodules resolve
-NETWORK = "dafw.nn.network.Network"
 
 
 @dataclass
@@ -304,7 +303,7 @@ def _network(parser: LightningArgumentParser, arguments: list[str]) -> str:
             return NETWORK
         path = find_checkpoint(given["model.init_args.checkpoint"])
         network = read_checkpoint(path)["dafw"]["method"]["init_args"]["network"]
-        if network["class_path"] != NETWORK:
+        if network["class_path"] not in NETWORKS:
             return NETWORK
     except (ArgumentError, KeyError, TypeError, UserError):  # which are reported when it matters
         return NETWORK

@@ -250,7 +250,16 @@ def _unknown_key(path: str, name: str, classes: list[str]) -> str:
         if homes:
             return f'unknown key "{full}": did you mean "{homes[0]}"?'
         return f'unknown key "{first}": {nearest(first, TOP_KEYS)}'
+    if path == "model.network" and (takers := _networks_with(last)):
+        return f'unknown key "{full}": set model.network to {" or ".join(takers)}, which has it'
     return f'unknown key "{full}": {nearest(last, _options(classes, full))}'.rstrip(": ")
+
+
+def _networks_with(argument: str) -> list[str]:
+    """The networks of this project whose own constructor takes an argument."""
+    names = _names(NetworkBase)
+    found = {one.__name__: inspect.signature(one) for one in subclasses(NetworkBase) if one.__name__ in names}
+    return sorted(name for name, taken in found.items() if argument in taken.parameters)
 
 
 def _homes() -> dict[str, set[str]]:
@@ -299,6 +308,8 @@ def _wrong_class(key: str, given: str, inner: str) -> str:
             needed = next(filter(None, wanted.groups())) if wanted else "different one"
             return f"{key}: {given} is a {kind}, but this method needs a {needed}"
         return f"{key}: {given} is not a {kind} (a subclass of {base.__name__})"
+    if not module and given in _names(base):
+        return f"{key}: {given} is a {kind}, but not one that this method takes"
     if "dot import path string" in inner or _ALIEN.search(inner):
         return f"{unknown}: {nearest(given, _names(base))}".rstrip(": ")
     return ""
@@ -312,14 +323,20 @@ def _names(base: type) -> list[str]:
         return [method.__name__ for method in methods if not method.is_abstract]
     if base is datamodules.DomainDataModule:
         return [name for name in datamodules.__all__ if name != "DomainDataModule"]
+    home = base.__module__.partition(".")[0]
+    kinds = [kind for kind in subclasses(base) if kind.__module__.startswith(home)]
+    return [kind.__name__ for kind in kinds if not kind.__name__.startswith("_")]
+
+
+def subclasses(base: type) -> set[type]:
+    """All classes that have a class for their base, or a class whose base it is, and so on."""
     found: set[type] = set()
     waiting = [base]
     while waiting:
-        subclasses: set[type] = set(waiting.pop().__subclasses__()) - found
-        found |= subclasses
-        waiting += subclasses
-    home = base.__module__.partition(".")[0]
-    return [kind.__name__ for kind in found if kind.__module__.startswith(home) and not kind.__name__.startswith("_")]
+        more: set[type] = set(waiting.pop().__subclasses__()) - found
+        found |= more
+        waiting += more
+    return found
 
 
 def _wrong_value(key: str, given: str, expected: list[str]) -> str:

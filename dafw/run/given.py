@@ -9,7 +9,12 @@ from dafw.checkpoints import checkpoints, read_checkpoint
 from dafw.errors import UserError
 from dafw.files import user_path
 from dafw.methods.starting import find_checkpoint
+from dafw.nn.segmentation import SegmentationNetwork  # whose short name resolves then
 from dafw.run.directory import CONFIG, run_directory, run_of
+
+NETWORK = "dafw.nn.network.Network"
+#: Networks that a method takes from the checkpoint that it starts from.
+NETWORKS = (NETWORK, f"{SegmentationNetwork.__module__}.{SegmentationNetwork.__qualname__}")
 
 
 def with_run(command: str, arguments: list[str]) -> list[str]:
@@ -71,8 +76,12 @@ def trained_classes(config: dict[str, Any]) -> list[str]:
 
 
 def import_backbone(config: dict[str, Any]) -> None:
-    """Imports the module of the backbone if the configuration names a class. A checkpoint may not choose a module."""
+    """Imports the module of the backbone, or of the architecture, if the configuration names a class.
+
+    A checkpoint may not choose a module.
+    """
     network = config["model"]["init_args"].get("network") or {}
-    module = str(network.get("init_args", {}).get("backbone")).rpartition(".")[0]
-    with suppress(ImportError, ValueError):  # a name of timm; what is wrong is said when the backbone is made
-        import_module(module)
+    for key in ("backbone", "arch"):
+        module = str(network.get("init_args", {}).get(key)).rpartition(".")[0]
+        with suppress(ImportError, ValueError):  # a name of timm; what is wrong is said when the backbone is made
+            import_module(module)

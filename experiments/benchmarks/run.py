@@ -27,6 +27,7 @@ TITLES = {
     "cell": "A cell of a table",
     "threads": "Runs side by side",
     "methods": "The methods",
+    "masks": "The methods for masks",
 }
 
 
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import forms
     import lightning_parts
     import loader
+    import masks
     import methods
     import step
     import threads
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found[name] = {"step": step, "forms": forms}[name].measure(options.quick, options.device)
         else:
             scripts = {"lightning_parts": lightning_parts, "loader": loader, "cell": cell, "methods": methods}
-            found[name] = (scripts | {"threads": threads})[name].measure(options.quick)
+            found[name] = (scripts | {"threads": threads, "masks": masks})[name].measure(options.quick)
     machine["load_after"] = environment(THREADS)["load"]
     results = {
         "schema_version": 1,

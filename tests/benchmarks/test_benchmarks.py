@@ -94,7 +94,8 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(results.read_text())
     assert found["quick"] is True
     assert found["machine"]["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert found["benchmarks"].keys() == {"step", "forms", "lightning_parts", "loader", "cell", "threads", "methods"}
+    names = {"step", "forms", "lightning_parts", "loader", "cell", "threads", "methods", "masks"}
+    assert found["benchmarks"].keys() == names
     for measures in found["benchmarks"].values():
         assert measures
         for measure in measures:

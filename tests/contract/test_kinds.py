@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from dafw.methods import DANN, AdaBN, SourceOnly
+from dafw.methods import DAN, DANN, AdaBN, DeepCORAL, SourceOnly
+from dafw.nn.segmentation import SegmentationNetwork
 from dafw.testing import Case, case, contract
 
 SIZES = {"sizes": True}
@@ -19,6 +20,16 @@ CASES = {
     "dann_masks_padded": case(
         DANN, kind="segmentation", data_arguments=SIZES, width=8, depth=1, norm="domain_specific", ema_decay=0.8
     ),
+    "coral_masks": case(DeepCORAL, kind="segmentation"),
+    "coral_masks_padded": case(
+        DeepCORAL, kind="segmentation", data_arguments=SIZES, layer="features", moments="mean_and_covariance"
+    ),
+    "dan_masks": case(DAN, kind="segmentation"),
+    "dan_masks_padded": case(DAN, kind="segmentation", data_arguments=SIZES, norm="separate"),
+    "dann_tiny_unet": case(
+        DANN, kind="segmentation", network=SegmentationNetwork(auxiliary=True), width=8, depth=1, norm="separate"
+    ),
+    "adabn_tiny_unet": case(AdaBN, kind="segmentation", network=SegmentationNetwork(arch_args={"width": 4})),
     "source_boxes": case(SourceOnly, kind="detection"),
     "seen_boxes": case(SourceOnly, kind="detection", forward_target=True, norm="separate", ema_decay=0.8),
     "adabn_boxes": case(AdaBN, kind="detection"),

@@ -5,12 +5,11 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dafw.data.batch import Batch
-from dafw.errors import UserError
 from dafw.methods.adaptation.source_only import SourceOnly
-from dafw.nn.norm import DomainBatchNorm
+from dafw.nn.statistics import batch_norms
 from dafw.problems import NetworkBase
 
 
@@ -36,10 +35,7 @@ class AdaBN(SourceOnly):
 
     def __init__(self, network: NetworkBase, **base) -> None:  # type: ignore[no-untyped-def]
         super().__init__(network, **base)
-        layers = _norms(self.eval_network)
-        if not layers:
-            raise UserError("AdaBN needs a network with batch normalisation, and this one has none")
-        for position, layer in enumerate(layers):
+        for position, layer in enumerate(batch_norms(self.eval_network, "AdaBN")):
             for name in ("running_mean", "running_var"):
                 self.register_buffer(f"target_{name}_{position}", getattr(layer, name).detach().clone())
 
@@ -51,7 +47,7 @@ class AdaBN(SourceOnly):
     @contextmanager
     def target_statistics(self) -> Iterator[None]:
         """Within the block, the batch norms hold the target's statistics."""
-        layers = _norms(self.eval_network)
+        layers = batch_norms(self.eval_network)
         kept = [(layer.running_mean, layer.running_var) for layer in layers]
         for position, layer in enumerate(layers):
             layer.running_mean = self._target(position, "running_mean")
@@ -84,7 +80,7 @@ class AdaBN(SourceOnly):
     def estimate(self) -> None:
         """One pass over the target's training images; every rank makes the whole pass, so all ranks agree."""
         data: Any = self.data
-        layers = _norms(self.eval_network)
+        layers = batch_norms(self.eval_network)
         kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
         with self.target_statistics(), self.layout.temporarily(sync=False):
             for layer in layers:
@@ -98,7 +94,3 @@ class AdaBN(SourceOnly):
         for layer, (momentum, batches) in zip(layers, kept, strict=True):
             layer.momentum, layer.num_batches_tracked = momentum, batches
             layer.eval()
-
-
-def _norms(network: nn.Module) -> list[DomainBatchNorm]:
-    return [module for module in network.modules() if isinstance(module, DomainBatchNorm)]

@@ -28,4 +28,4 @@ class SourceFreeMethod(StartingMethod, abstract=True):
 
     def losses(self, batch: Batch) -> Losses:
         """The terms of :meth:`adapt`, of one forward of the batch."""
-        return self.adapt(self.forward_rows(batch.x, 0), batch)
+        return self.adapt(self.forward_rows(batch.x, 0, sizes=batch.sizes), batch)
