@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from datamodules.digits import Digits
     from datamodules.folder import ImageFolderDomains
     from datamodules.mnist_variants import ColoredMNIST, RotatedMNIST
+    from datamodules.shapes import ShapesOnPhotos
 
 _HOMES = {
     "ColoredMNIST": "mnist_variants",
@@ -19,6 +20,7 @@ _HOMES = {
     "OfficeHome": "benchmarks",
     "PACS": "benchmarks",
     "RotatedMNIST": "mnist_variants",
+    "ShapesOnPhotos": "shapes",
     "TerraIncognita": "benchmarks",
     "VLCS": "benchmarks",
 }
@@ -33,6 +35,7 @@ __all__ = [
     "ImageFolderDomains",
     "OfficeHome",
     "RotatedMNIST",
+    "ShapesOnPhotos",
     "TerraIncognita",
 ]
 
