@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from datamodules.benchmarks import PACS, VLCS, DomainNet, OfficeHome, TerraIncognita
     from datamodules.digits import Digits
     from datamodules.folder import ImageFolderDomains
+    from datamodules.masks import MaskFolders
     from datamodules.mnist_variants import ColoredMNIST, RotatedMNIST
     from datamodules.shapes import ShapesOnPhotos
 
@@ -17,6 +18,7 @@ _HOMES = {
     "DomainDataModule": "base",
     "DomainNet": "benchmarks",
     "ImageFolderDomains": "folder",
+    "MaskFolders": "masks",
     "OfficeHome": "benchmarks",
     "PACS": "benchmarks",
     "RotatedMNIST": "mnist_variants",
@@ -33,6 +35,7 @@ __all__ = [
     "DomainDataModule",
     "DomainNet",
     "ImageFolderDomains",
+    "MaskFolders",
     "OfficeHome",
     "RotatedMNIST",
     "ShapesOnPhotos",
