@@ -195,6 +195,26 @@ class Problem(Recorded):
         """
         metrics.update(outputs.logits, y)
 
+    def volume_metrics(self, num_classes: int, num_volumes: int) -> MetricCollection | None:
+        """Further metrics of samples that are slices of volumes; ``None`` if this problem has none.
+
+        Args:
+            num_classes: classes that the model predicts.
+            num_volumes: how many volumes the samples are of.
+        """
+        return None
+
+    def score_volumes(self, metrics: MetricCollection, outputs: Any, y: Any, volume: Tensor) -> None:
+        """Updates :meth:`volume_metrics`.
+
+        Args:
+            metrics: what to update.
+            outputs: of n samples.
+            y: their labels.
+            volume: (n,) int64, the number of each sample's volume.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define score_volumes(metrics, outputs, y, volume)")
+
     def values(self, metrics: MetricCollection, class_names: Sequence[str] = ()) -> dict[str, float]:
         """The values of :meth:`metrics` by name. A vector is spread over the classes, as in ``iou/road``.
 

@@ -12,7 +12,7 @@ from torchmetrics import MetricCollection
 from dafw.data.domain import Domain
 from dafw.data.padding import IGNORE
 from dafw.errors import UserError
-from dafw.metrics.masks import mask_metrics
+from dafw.metrics.masks import mask_metrics, volume_metrics
 from dafw.problems.base import Predicted, Problem, Shown
 from dafw.problems.mask_files import check_folder, write_masks
 from dafw.problems.outputs import MaskOutputs
@@ -118,7 +118,9 @@ class Segmentation(Problem):
         rejects: bool = False,
         has_unknown: bool = False,
     ) -> MetricCollection:
-        """``miou``, ``pixel_accuracy`` and the ``iou`` of each class. A class that is nowhere is nan, in no mean.
+        """``miou``, ``mdice``, ``pixel_accuracy``, and the ``iou`` and ``dice`` of each class.
+
+        A class that no pixel is labelled with is nan, and in no mean; see :mod:`dafw.metrics.masks`.
 
         Raises:
             UserError: if samples may be unknown, or there are so many classes that 255 is one.
@@ -132,6 +134,14 @@ class Segmentation(Problem):
     def score(self, metrics: MetricCollection, outputs: MaskOutputs, y: Tensor, unknown: Tensor | None = None) -> None:
         """Updates :meth:`metrics`: logits (n, K, H, W), y (n, h, w)."""
         metrics.update(outputs.logits.argmax(1), on_canvas(y, outputs.logits))
+
+    def volume_metrics(self, num_classes: int, num_volumes: int) -> MetricCollection:
+        """``mdice_volume``, and the ``dice_volume`` of each class."""
+        return volume_metrics(num_classes, IGNORE, num_volumes)
+
+    def score_volumes(self, metrics: MetricCollection, outputs: MaskOutputs, y: Tensor, volume: Tensor) -> None:
+        """Updates :meth:`volume_metrics`: logits (n, K, H, W), y (n, h, w), numbers of volumes (n,)."""
+        metrics.update(outputs.logits.argmax(1), on_canvas(y, outputs.logits), volume)
 
     def evidence(self, outputs: MaskOutputs) -> tuple[Tensor, Tensor]:
         """Features (n g^2, d) and logits (n g^2, K) at g x g places of each image, none of them in its padding."""

@@ -122,6 +122,7 @@ def test_a_crop_decodes_nothing_once_the_cache_is_there(root: Path, monkeypatch:
         patch.setattr(cache_module.CachedRows, "view", lambda self, index: read.append(index) or window(self, index))
         data = make(root, crop=8, cache=True)
         data.setup("fit")
+        read.clear()
         batch = next(iter(data.train_dataloader()))
     assert len(read) == 6
     batch.x.zero_()

@@ -88,7 +88,8 @@ def test_the_shipped_problem(capsys: pytest.CaptureFixture[str]) -> None:
     folder = one_run(Path("runs"))
     result = json.loads((folder / "result.json").read_text())
     assert result["metric"] == "miou"
-    assert set(result["test"]["b"]) == {"miou", "pixel_accuracy", "iou/zero", "iou/one", "iou/two"}
+    by_class = {f"{name}/{label}" for name in ("iou", "dice") for label in ("zero", "one", "two")}
+    assert set(result["test"]["b"]) == {"miou", "mdice", "pixel_accuracy"} | by_class
     assert all(0 <= value <= 1 for value in result["test"]["b"].values())
     validators = result["history"][-1]["validators"]
     assert {"source_miou", "source_loss", "snd", "dev"} <= set(validators)

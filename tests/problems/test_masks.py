@@ -118,7 +118,56 @@ def test_the_metrics_are_torchmetrics() -> None:
     assert values["pixel_accuracy"] == pytest.approx(
         float(multiclass_accuracy(prediction, y.long(), average="micro", **options))
     )
-    assert set(values) == {"miou", "pixel_accuracy", "iou/w", "iou/x", "iou/y", "iou/z"}
+    by_class = {f"{name}/{label}" for name in ("iou", "dice") for label in "wxyz"}
+    assert set(values) == {"miou", "mdice", "pixel_accuracy"} | by_class
+    for label, name in enumerate("wxyz"):
+        each = []
+        for row in range(3):
+            known = y[row] != IGNORE
+            own, theirs = (prediction[row] == label) & known, y[row] == label
+            if either := int(own.sum() + theirs.sum()):
+                each.append(2 * int((own & theirs).sum()) / either)
+        assert values[f"dice/{name}"] == pytest.approx(np.mean(each), abs=1e-11)
+    assert values["mdice"] == pytest.approx(np.mean([values[f"dice/{name}"] for name in "wxyz"]))
+
+
+def test_a_class_without_a_label_is_in_no_mean_whatever_was_predicted() -> None:
+    y = torch.tensor([[[0, 0, 1, 1]]], dtype=torch.uint8)
+    logits = torch.nn.functional.one_hot(torch.tensor([[[0, 2, 1, 1]]]), 3).permute(0, 3, 1, 2).float()
+    metrics = Segmentation().metrics(3)
+    Segmentation().score(metrics, MaskOutputs(logits, logits), y)
+    found = Segmentation().values(metrics, ["a", "b", "c"])
+    assert np.isnan([found["iou/c"], found["dice/c"]]).all()
+    assert (found["miou"], found["mdice"]) == pytest.approx(((0.5 + 1) / 2, (2 / 3 + 1) / 2))
+
+
+def test_metrics_do_not_depend_on_batches_or_ranks() -> None:
+    """States are whole numbers that are added up, so that any division gives the same bits."""
+    torch.manual_seed(3)
+    logits, y = torch.randn(40, 5, 9, 7), torch.randint(0, 5, (40, 9, 7), dtype=torch.uint8)
+    volume, problem, found = torch.arange(40) % 7, Segmentation(), []
+    for batches in ([range(40)], [range(i, i + 8) for i in range(0, 40, 8)], [range(39, -1, -1)]):
+        metrics, volumes = problem.metrics(5), problem.volume_metrics(5, 7)
+        for rows in map(list, batches):
+            outputs = MaskOutputs(logits[rows], logits[rows])
+            problem.score(metrics, outputs, y[rows])
+            problem.score_volumes(volumes, outputs, y[rows], volume[rows])
+        found.append(problem.values(metrics) | problem.values(volumes))
+    assert found[0] == found[1] == found[2]
+    assert all(state.dtype == torch.int64 for metric in metrics.values() for state in metric.metric_state.values())
+
+
+def test_dice_by_volume_takes_the_slices_of_a_volume_as_one_image() -> None:
+    logits = torch.nn.functional.one_hot(torch.tensor([[[0, 1]], [[1, 1]], [[0, 0]]]), 3).permute(0, 3, 1, 2).float()
+    y = torch.tensor([[[0, 1]], [[0, 1]], [[0, 255]]], dtype=torch.uint8)
+    problem = Segmentation()
+    metrics = problem.volume_metrics(3, 2)
+    problem.score_volumes(metrics, MaskOutputs(logits, logits), y, torch.tensor([0, 0, 1]))
+    found = problem.values(metrics, ["a", "b", "c"])
+    assert found["dice_volume/a"] == pytest.approx((2 * 1 / 3 + 1) / 2)
+    assert found["dice_volume/b"] == pytest.approx(2 * 2 / 5)
+    assert np.isnan(found["dice_volume/c"])
+    assert found["mdice_volume"] == pytest.approx((found["dice_volume/a"] + found["dice_volume/b"]) / 2)
 
 
 def test_a_class_that_is_nowhere_is_undefined_and_in_no_mean() -> None:
@@ -136,8 +185,9 @@ def test_a_class_that_is_nowhere_is_undefined_and_in_no_mean() -> None:
 
 def test_a_label_that_is_no_class_is_reported() -> None:
     metrics = Segmentation().metrics(3)
-    with pytest.raises(RuntimeError):
-        Segmentation().score(metrics, outputs(1, 3), torch.full((1, 6, 8), 3, dtype=torch.uint8))
+    for label in (3, 254):
+        with pytest.raises(RuntimeError, match=f"pixels have the label {label}, and there are 3 classes"):
+            Segmentation().score(metrics, outputs(1, 3), torch.full((1, 6, 8), label, dtype=torch.uint8))
 
 
 def test_what_segmentation_does_not_know_is_refused() -> None:
