@@ -54,11 +54,14 @@ class Predicted:
         domain: the domain's name.
         ids: the stable names of its n samples.
         columns: by name one value for each sample, see :meth:`Problem.predictions`.
+        sizes: height and width of the file that each sample was made of, to which a mask is scaled; ``None`` where a
+            mask stays as it is.
     """
 
     domain: str
     ids: Sequence[str]
     columns: Mapping[str, Sequence[Any]]
+    sizes: Sequence[tuple[int, int] | None] | None = None
 
 
 class Problem(Recorded):

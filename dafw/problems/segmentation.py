@@ -14,7 +14,7 @@ from dafw.data.padding import IGNORE
 from dafw.errors import UserError
 from dafw.metrics.masks import mask_metrics, volume_metrics
 from dafw.problems.base import Predicted, Problem, Shown
-from dafw.problems.mask_files import check_folder, write_masks
+from dafw.problems.mask_files import Masks, check_folder, write_masks
 from dafw.problems.outputs import MaskOutputs
 from dafw.problems.pictures import picture
 from dafw.problems.ranks import share_of_all
@@ -169,12 +169,19 @@ class Segmentation(Problem):
     # ---- showing
 
     def predictions(self, outputs: MaskOutputs, unknown: Tensor | None = None) -> dict[str, Any]:
-        """``prediction``: a mask of classes for each sample, (n, H, W) uint8; a list if the images differ in size."""
-        masks = outputs.logits.argmax(1).to(torch.uint8).cpu()
+        """``prediction``: a mask of classes for each sample, (n, H, W) uint8; a list if the images differ in size.
+
+        ``confidence``: (n,), the mean over a sample's pixels of the largest probability.
+        """
+        masks, valid = outputs.logits.argmax(1).to(torch.uint8).cpu(), outputs.valid()
+        largest = outputs.logits.float().softmax(1).amax(1)
+        inside = torch.ones_like(largest, dtype=torch.bool) if valid is None else valid
+        confidence = largest.masked_fill(~inside, 0).sum((1, 2)) / inside.sum((1, 2)).clamp_min(1)
         if outputs.sizes is None:
-            return {"prediction": masks}
+            return {"prediction": masks, "confidence": confidence}
         sizes = outputs.sizes.tolist()
-        return {"prediction": [mask[:height, :width] for mask, (height, width) in zip(masks, sizes, strict=True)]}
+        cut = [mask[:height, :width] for mask, (height, width) in zip(masks, sizes, strict=True)]
+        return {"prediction": cut, "confidence": confidence}
 
     def check_output(self, path: Path) -> None:
         """Asks for a folder that may be written."""
@@ -186,7 +193,10 @@ class Segmentation(Problem):
         Raises:
             UserError: if ``path`` is a file.
         """
-        write_masks({one.domain: (one.ids, one.columns["prediction"]) for one in found}, path)
+        masks = [
+            Masks(one.domain, one.ids, one.columns["prediction"], one.columns["confidence"], one.sizes) for one in found
+        ]
+        write_masks(masks, class_names, path)
 
     def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> "dict[str, Figure]":
         """``masks``: images of each domain with their labels and predictions side by side."""

@@ -1,5 +1,6 @@
 """Segmentation: what its loss, metrics and evidence count, and the files that it writes."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -248,22 +249,42 @@ def test_evidence_is_a_fixed_grid_of_each_image() -> None:
 
 def test_files_of_samples(tmp_path: Path) -> None:
     masks = [torch.full((2, 3), value, dtype=torch.uint8) for value in range(4)]
-    ids = ["day/1.jpg", "day_1.jpg", "../../DAY/1.jpg", "é x"]
-    found = [Predicted("a/b", ids, {"prediction": masks}), Predicted("a_b", ids[:1], {"prediction": masks[3:]})]
-    Segmentation().write_predictions(found, ["zero"], tmp_path / "out")
-    index = (tmp_path / "out" / "index.csv").read_text().splitlines()
-    assert index[0] == "domain,sample,file"
-    files = [line.rpartition(",")[2] for line in index[1:]]
+    masks[1][0, 0] = 0
+    ids, names = ["day/1.jpg", "day_1.jpg", "../../DAY/1.jpg", "é x"], ["zero", "one", "two", "three, 3"]
+    columns = {"prediction": masks, "confidence": [0.5, 0.25, 1.0, 0.125]}
+    last = {name: values[3:] for name, values in columns.items()}
+    found = [Predicted("a/b", ids, columns, [None, (4, 9), None, None]), Predicted("a_b", ids[:1], last)]
+    Segmentation().write_predictions(found, names, tmp_path / "out")
+    with (tmp_path / "out" / "index.csv").open(encoding="utf-8", newline="") as file:
+        header, *index = csv.reader(file)
+    assert header == ["domain", "sample", "file", "confidence", *(f"share_{name}" for name in names)]
+    files = [line[2] for line in index]
     assert len({file.casefold() for file in files}) == 5
-    values = [np.unique(np.asarray(Image.open(tmp_path / "out" / file))).tolist() for file in files]
-    assert values == [[0], [1], [2], [3], [3]]
-    assert [line.split(",")[:2] for line in index[1:]] == [["a/b", one] for one in ids] + [["a_b", ids[0]]]
+    images = [Image.open(tmp_path / "out" / file) for file in files]
+    assert [np.unique(np.asarray(image)).tolist() for image in images] == [[0], [0, 1], [2], [3], [3]]
+    assert [image.size for image in images] == [(3, 2), (9, 4), (3, 2), (3, 2), (3, 2)]
+    assert [len({colour for _, colour in image.convert("RGB").getcolors()}) for image in images] == [1, 2, 1, 1, 1]
+    assert [line[:2] for line in index] == [["a/b", one] for one in ids] + [["a_b", ids[0]]]
+    assert [float(line[3]) for line in index] == [0.5, 0.25, 1.0, 0.125, 0.125]
+    shares = np.asarray([line[4:] for line in index], float)
+    assert shares.argmax(1).tolist() == [0, 1, 2, 3, 3]
+    assert shares[1].tolist() == pytest.approx([1 / 6, 5 / 6, 0, 0], abs=1e-5)
     inside = {path.resolve() for path in (tmp_path / "out").rglob("*.png")}
     assert len(inside) == 5
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file, and masks need a folder"):
-        Segmentation().write_predictions(found, ["zero"], tmp_path / "file")
+        Segmentation().write_predictions(found, names, tmp_path / "file")
+
+
+def test_the_confidence_is_a_mean_over_the_pixels_of_a_sample() -> None:
+    sizes = torch.tensor([[6, 8], [2, 3], [6, 8]])
+    found = outputs(sizes=sizes)
+    largest = found.logits.softmax(1).amax(1)
+    confidence = Segmentation().predictions(found)["confidence"]
+    expected = [largest[0].mean(), largest[1, :2, :3].mean(), largest[2].mean()]
+    torch.testing.assert_close(confidence, torch.stack(expected))
+    torch.testing.assert_close(Segmentation().predictions(outputs())["confidence"], largest.mean((1, 2)))
 
 
 def test_file_names_never_collide() -> None:
