@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from datamodules.folder import ImageFolderDomains
     from datamodules.masks import MaskFolders
     from datamodules.mnist_variants import ColoredMNIST, RotatedMNIST
+    from datamodules.scenes import DrivingScenes
     from datamodules.shapes import ShapesOnPhotos
 
 _HOMES = {
@@ -17,6 +18,7 @@ _HOMES = {
     "Digits": "digits",
     "DomainDataModule": "base",
     "DomainNet": "benchmarks",
+    "DrivingScenes": "scenes",
     "ImageFolderDomains": "folder",
     "MaskFolders": "masks",
     "OfficeHome": "benchmarks",
@@ -34,6 +36,7 @@ __all__ = [
     "Digits",
     "DomainDataModule",
     "DomainNet",
+    "DrivingScenes",
     "ImageFolderDomains",
     "MaskFolders",
     "OfficeHome",

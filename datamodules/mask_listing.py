@@ -20,10 +20,12 @@ class Listed:
 
     Args:
         images: their images.
-        masks: their masks; ``None`` without labels.
+        masks: their masks; ``None`` without labels. A mask with an empty name is none.
         volumes: for each the volume or subject that it is of; ``None`` if each sample stands alone.
         splits: for each its split; ``None`` if a hash decides.
         passed_over: what was found beside them.
+        references: for each the file of an image of the same place in another condition, relative to the root; empty
+            where there is none.
     """
 
     images: Reader
@@ -31,6 +33,7 @@ class Listed:
     volumes: Sequence[str] | None = None
     splits: Sequence[str] | None = None
     passed_over: PassedOver | None = None
+    references: Sequence[str] | None = None
 
 
 def files_below(root: Path, inside: str, passed: PassedOver) -> Iterator[str]:

@@ -251,6 +251,8 @@ class MaskFolders(DomainDataModule):
                 f"data.{'split_seed' if self.protocol == 'domainbed' else 'split'}"
             )
         images, masks = self._dense(name)
+        if listed.masks is not None and not any(listed.masks.names[index] for index in indices.tolist()):
+            masks = None
         if masks is not None and not self.class_pixels(name, split).any():
             raise UserError(f"no pixel of the {len(indices)} masks in the {split} split of {name} has a label")
         if split == "train" and self.crop is not None:
@@ -315,6 +317,15 @@ class MaskFolders(DomainDataModule):
             return as_item(scale_pixels(pixels, scaled_size(*pixels.shape[:2], size)))
 
         return prepare
+
+    def masks_key(self, domain: Domain) -> Any:
+        """Plain values that change whenever a mask of a training domain changes."""
+        listed = self._listed[domain.name]
+        if listed.masks is None or domain.ids is None:
+            return None
+        place = {name: index for index, name in enumerate(listed.images.names)}
+        marks = [listed.masks.mark(place[one]) for one in domain.ids]
+        return [marks, sorted(self._maps[domain.name].codes.items()), self._dense(domain.name)[0].sizes.tolist()]
 
     def original_size(self, sample: str) -> tuple[int, int] | None:
         """Height and width of the file that a sample was made of; ``None`` for a slice of a volume."""

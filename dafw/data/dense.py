@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from dafw.data.cache import SCALING, CachedRows
 from dafw.data.class_map import ClassMap
 from dafw.data.images import as_item
+from dafw.data.padding import IGNORE
 from dafw.data.readers import Reader
 
 Size = int | tuple[int, int]
@@ -49,7 +50,7 @@ class DenseRows(Sequence[Tensor]):
     """Scaled images as tensors (3, h, w), or scaled masks of classes (h, w); all uint8.
 
     Args:
-        reader: gives the images or masks.
+        reader: gives the images or masks. A mask with an empty name has no label anywhere.
         sizes: (n, 2), height and width of each before it is scaled.
         size: see :func:`scaled_size`.
         classes: what the values of masks mean; ``None`` for images.
@@ -73,7 +74,7 @@ class DenseRows(Sequence[Tensor]):
         self.kept: CachedRows | None = None
         if cache is not None:
             known = None if classes is None else sorted(classes.codes.items())
-            marks = [reader.mark(index) for index in range(len(reader.names))]
+            marks = [reader.mark(index) if name else None for index, name in enumerate(reader.names)]
             shapes = self.sizes if classes is not None else np.pad(self.sizes, ((0, 0), (0, 1)), constant_values=3)
             key = ["dense", SCALING, self.sizes.tolist(), known, marks]
             self.kept = CachedRows(key, shapes, self.make, names=reader.names, name=cache)
@@ -89,6 +90,8 @@ class DenseRows(Sequence[Tensor]):
     def make(self, index: int) -> NDArray[np.uint8]:
         """Reads and scales one: (h, w, 3), or (h, w)."""
         height, width = self.sizes[index].tolist()
+        if not self.reader.names[index]:
+            return np.full((height, width), IGNORE, np.uint8)
         read = self.reader.read(index)
         return scale_pixels(read if self.classes is None else self.classes.encode(read), (height, width))
 

@@ -71,7 +71,7 @@ def find_facts(name: str, images: Reader, masks: Reader | None, kind: str, root:
     Args:
         name: of the domain.
         images: the images, of which headers alone are read.
-        masks: their masks, which are decoded; ``None`` without.
+        masks: their masks, which are decoded; ``None`` without. A mask with an empty name is none.
         kind: how masks are read, ``ids`` or ``colours``.
         root: folder of the files.
 
@@ -81,7 +81,8 @@ def find_facts(name: str, images: Reader, masks: Reader | None, kind: str, root:
     known = cache_dir() / "masks" / f"{digest([str(root.resolve()), name, kind])[:16]}.json"
     with making(known):
         kept = _read(known)
-        marks = [[images.mark(i), None if masks is None else masks.mark(i)] for i in range(len(images.names))]
+        known_masks = [masks if masks is not None and masks.names[i] else None for i in range(len(images.names))]
+        marks = [[images.mark(i), None if one is None else one.mark(i)] for i, one in enumerate(known_masks)]
         keys = [digest(mark) for mark in marks]
         todo = [index for index, key in enumerate(keys) if key not in kept]
         if todo:
@@ -89,7 +90,7 @@ def find_facts(name: str, images: Reader, masks: Reader | None, kind: str, root:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
                 for start in range(0, len(todo), _CHUNK):
                     chunk = todo[start : start + _CHUNK]
-                    found = pool.map(lambda index: _look(images, masks, index), chunk)
+                    found = pool.map(lambda index: _look(images, known_masks[index], index), chunk)
                     kept |= dict(zip((keys[index] for index in chunk), found, strict=True))
             try:
                 write_atomically(known, json.dumps({key: kept[key] for key in keys}))
@@ -106,7 +107,7 @@ def find_facts(name: str, images: Reader, masks: Reader | None, kind: str, root:
 def _look(images: Reader, masks: Reader | None, index: int) -> list[Any]:
     size = list(images.size(index))
     if masks is None:
-        return [size, None, None]
+        return [size, size, {}]
     raw = masks.read(index)
     if raw.dtype == np.uint8:
         counts = np.bincount(raw.ravel(), minlength=256)

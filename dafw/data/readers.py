@@ -64,11 +64,12 @@ class MaskFiles(ImageFiles):
         paths: files, relative to ``root``.
         root: their folder.
         colours: whether to read colours; otherwise numbers: of a palette, of grey, or of equal channels.
+        first: take the first channel of masks whose channels differ.
     """
 
-    def __init__(self, paths: Sequence[str], root: Path, colours: bool) -> None:
+    def __init__(self, paths: Sequence[str], root: Path, colours: bool, first: bool = False) -> None:
         super().__init__(paths, root)
-        self.colours = colours
+        self.colours, self.first = colours, first
 
     def read(self, index: int) -> NDArray[Any]:
         """The mask.
@@ -79,8 +80,12 @@ class MaskFiles(ImageFiles):
         path = self.root / self.names[index]
         image_stat(path)
         try:
-            with reading("the mask", path), Image.open(path) as image:
-                return self._values(image, path)
+            with reading("the mask", path):
+                deep = _deep_channels(path)
+                if deep is not None:
+                    return self._numbers(deep, path)
+                with Image.open(path) as image:
+                    return self._values(image, path)
         except UserError:
             raise
         except Exception as error:  # a decoder meets damaged bytes with almost any exception
@@ -91,9 +96,12 @@ class MaskFiles(ImageFiles):
             red, green, blue = np.asarray(image.convert("RGB")).astype(np.uint32).transpose(2, 0, 1)
             return (red << 16 | green << 8 | blue).astype(np.uint32)
         found = np.asarray(image)
+        return self._numbers(found[..., : 1 if image.mode == "LA" else 3] if found.ndim == 3 else found, path)
+
+    def _numbers(self, found: NDArray[Any], path: Path) -> NDArray[Any]:
+        """Numbers (h, w) of an array (h, w) or (h, w, channels)."""
         if found.ndim == 3:
-            found = found[..., : 1 if image.mode == "LA" else 3]
-            if (found != found[..., :1]).any():
+            if not self.first and (found != found[..., :1]).any():
                 raise UserError(f"the mask {path} has colours, and the map of classes has numbers: give colours there")
             found = found[..., 0]
         if found.dtype.kind == "b":
@@ -178,6 +186,19 @@ def read_volume(path: Path, key: str, changed: int) -> NDArray[Any]:
         raise UserError(f"the images of {path} hold numbers that are not finite")
     low, high = float(found.min()), float(found.max())
     return np.asarray(np.rint(255 * (found - low) / max(high - low, 1e-12)), np.uint8)
+
+
+def _deep_channels(path: Path) -> NDArray[Any] | None:
+    """The channels (h, w, c) of a PNG file with 16 bits a channel, of which Pillow drops the lower 8; else ``None``."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    if head[:8] != b"\x89PNG\r\n\x1a\n" or head[24] != 16 or head[25] not in (2, 4, 6):
+        return None
+    import torch
+    from torchvision.io import decode_png
+
+    found = decode_png(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)).permute(1, 2, 0).numpy()
+    return np.asarray(found[..., : 1 if head[25] == 4 else 3])
 
 
 def image_size(path: Path) -> tuple[int, int]:
