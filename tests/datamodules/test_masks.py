@@ -14,6 +14,10 @@ from torchvision.transforms import v2
 from dafw.data import cache as cache_module
 from dafw.data.dense import DenseRows
 from dafw.errors import UserError
+from dafw.methods import SourceOnly
+from dafw.nn.segmenter import TinySegmenter
+from dafw.problems import Segmentation
+from dafw.testing.toys import toy_trainer
 from datamodules import MaskFolders
 
 NAMES = ["ground", "thing"]
@@ -306,3 +310,39 @@ def test_wrong_data_is_one_sentence(root: Path, damage: str, options: dict[str, 
     text = refused(root, **options)
     assert re.search(said, text)
     assert "\n" not in text
+
+
+def test_odd_samples_train_on(root: Path, tmp_path: Path) -> None:
+    """A class that a batch lacks, a mask without a label, and images of one pixel give no nan."""
+    for index in range(4):
+        save(root / "a" / "images" / f"tiny{index}.png", np.zeros((1, 1, 3)))
+        save(root / "a" / "masks" / f"tiny{index}.png", np.full((1, 1), 255 * (index % 2)))
+    for path in sorted((root / "a" / "masks").iterdir())[:6]:
+        save(path, np.full(np.asarray(Image.open(path)).shape, 255 if path.stem < "2" else 0))
+    data = make(root, classes=["ground", "thing", "nowhere"], steps_per_epoch=8, eval_batch_size=3)
+    method = SourceOnly(TinySegmenter(), problem=Segmentation(), num_classes=3, lr=0.01)
+    trainer = toy_trainer(tmp_path, epochs=1)
+    trainer.fit(method, datamodule=data)
+    assert all(bool(parameter.isfinite().all()) for parameter in method.parameters())
+    assert np.isfinite(method.history[-1]["validators"]["source_loss"])
+    trainer.test(method, datamodule=data, verbose=False)
+    found = method.evaluator.test["b"]
+    assert np.isfinite([found["miou"], found["mdice"], found["iou/thing"]]).all()
+    assert np.isnan(found["iou/nowhere"])
+
+
+def test_volumes_have_a_dice_of_their_own(tmp_path: Path) -> None:
+    for domain in ("mr", "ct"):
+        (tmp_path / domain).mkdir()
+        for number in range(10):
+            masks = np.zeros((2, 16, 16), np.uint8)
+            masks[:, 4:9, 4:9] = 1
+            np.savez(tmp_path / domain / f"{number}.npz", images=(masks * 200).astype(np.uint8), masks=masks)
+    data = make(tmp_path, "mr", "ct", steps_per_epoch=2)
+    method = SourceOnly(TinySegmenter(), problem=Segmentation(), num_classes=2, lr=0.01)
+    trainer = toy_trainer(tmp_path, epochs=1)
+    trainer.fit(method, datamodule=data)
+    trainer.test(method, datamodule=data, verbose=False)
+    found = method.evaluator.test["ct"]
+    assert {"mdice_volume", "dice_volume/ground", "dice_volume/thing"} <= set(found)
+    assert 0 <= found["mdice_volume"] <= 1
