@@ -115,8 +115,9 @@ class MaskFolders(DomainDataModule):
             sides = (source, *(() if looks else (target,)))
             named = [name for side in sides for name in ([side] if isinstance(side, str) else side)]
             self.domain_names = tuple(dict.fromkeys((*self.domain_names, *named)))
-        options = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
-        super().__init__(source, target, augment=augment, **options, **base)
+        super().__init__(
+            source, target, augment=augment, batch_size=batch_size, eval_batch_size=eval_batch_size, **base
+        )
         if isinstance(size, dict):
             for name in size:
                 choose("domain of data.size", name, (*self.source, *self.target))
@@ -212,7 +213,7 @@ class MaskFolders(DomainDataModule):
         if self.crop is None:
             return
         crop = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
-        sizes = np.asarray([scaled_size(*one, self._scale(name)) for one in facts.sizes.tolist()])
+        sizes = np.asarray([scaled_size(one, self._scale(name)) for one in facts.sizes.tolist()])
         small = np.flatnonzero((sizes < crop).any(1))
         if len(small):
             first = small[sizes[small].prod(1).argmin()]
@@ -314,7 +315,7 @@ class MaskFolders(DomainDataModule):
 
         def prepare(image: ImageOrPath) -> Tensor:
             pixels = np.array(as_rgb(image))
-            return as_item(scale_pixels(pixels, scaled_size(*pixels.shape[:2], size)))
+            return as_item(scale_pixels(pixels, scaled_size(pixels.shape[:2], size)))
 
         return prepare
 

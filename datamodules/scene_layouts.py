@@ -106,7 +106,8 @@ def _images(folder: Path, pattern: str, ending: str, passed: PassedOver) -> Iter
 def _mask(folder: Path, image: str, ending: str, given: Mapping[str, Any], names: Mapping[str, Any]) -> tuple[str, str]:
     if "masks" not in given:
         return "", ""
-    stem = image.rpartition(".")[0].removesuffix(ending).replace(*given["masks"], 1)
+    here, there = given["masks"]
+    stem = image.rpartition(".")[0].removesuffix(ending).replace(here, there, 1)
     tried = [f"{stem}{end}.png" for end in names["masks"]]
     for mask, kind in zip(tried, names["masks"].values(), strict=True):
         if (folder / mask).is_file():
@@ -121,7 +122,8 @@ def _reference(
         return pairs[image]
     if "references" not in given:
         return ""
-    found = image.replace(*given["references"], 1).replace(names["image"], names["reference"])
+    here, there = given["references"]
+    found = image.replace(here, there, 1).replace(names["image"], names["reference"])
     return found if (folder / found).is_file() else ""
 
 

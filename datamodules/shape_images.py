@@ -91,7 +91,7 @@ def _crop(rng: np.random.Generator, left: bool) -> Pixels:
     photograph = pool[int(rng.integers(len(pool)))]
     side = int(SIDE * rng.uniform(1, 3))
     top, start = (int(rng.integers(whole - side + 1)) for whole in photograph.shape[:2])
-    return resize(photograph[None, top : top + side, start : start + side], SIDE)[0] / 255.0
+    return np.asarray(resize(photograph[None, top : top + side, start : start + side], SIDE)[0] / 255.0)
 
 
 def day(pixels: Pixels, rng: np.random.Generator) -> Pixels:

@@ -117,9 +117,8 @@ class ClassMap:
     def encode(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
         """Numbers, or colours as 0xRRGGBB, as classes: 255 without a label, 254 where the map does not know one."""
         table = self._table
-        if raw.dtype == np.uint8:
-            return table[raw]
-        return table[np.minimum(raw.astype(np.int64), len(table) - 1)]
+        places = raw if raw.dtype == np.uint8 else np.minimum(raw.astype(np.int64), len(table) - 1)
+        return np.asarray(table[places])
 
     @cached_property
     def _table(self) -> NDArray[np.uint8]:

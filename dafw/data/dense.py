@@ -20,12 +20,13 @@ Size = int | tuple[int, int]
 """Pixels of the short side, or height and width."""
 
 
-def scaled_size(height: int, width: int, size: Size | None) -> tuple[int, int]:
+def scaled_size(given: Sequence[int], size: Size | None) -> tuple[int, int]:
     """Height and width of an image after scaling; ``None`` leaves it as it is.
 
-    >>> scaled_size(720, 1280, 360), scaled_size(720, 1280, (512, 1024)), scaled_size(720, 1280, None)
+    >>> scaled_size((720, 1280), 360), scaled_size((720, 1280), (512, 1024)), scaled_size((720, 1280), None)
     ((360, 640), (512, 1024), (720, 1280))
     """
+    height, width = given
     if size is None:
         return height, width
     if isinstance(size, int):
@@ -40,7 +41,7 @@ def scale_pixels(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
         return pixels
     if pixels.ndim == 2:
         given = torch.from_numpy(np.ascontiguousarray(pixels))[None, None]
-        return functional.interpolate(given, size, mode="nearest-exact")[0, 0].numpy()  # type: ignore[no-any-return]
+        return functional.interpolate(given, size, mode="nearest-exact")[0, 0].numpy()
     given = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     scaled = functional.interpolate(given, size, mode="bilinear", antialias=True)
     return np.ascontiguousarray(scaled[0].permute(1, 2, 0).numpy())
@@ -69,7 +70,7 @@ class DenseRows(Sequence[Tensor]):
         cache: str | None = None,
     ) -> None:
         self.reader, self.classes = reader, classes
-        self.sizes = np.asarray([scaled_size(*one, size) for one in sizes.tolist()], np.int64).reshape(-1, 2)
+        self.sizes = np.asarray([scaled_size(one, size) for one in sizes.tolist()], np.int64).reshape(-1, 2)
         self.lazily = False
         self.kept: CachedRows | None = None
         if cache is not None:

@@ -50,7 +50,7 @@ class Facts:
             UserError: naming the first image and mask of different sizes, or the first mask with an unknown number.
         """
         assert self.mask_sizes is not None
-        for index in np.flatnonzero((self.sizes != self.mask_sizes).any(1)):
+        for index in np.flatnonzero((self.sizes != self.mask_sizes).any(1)).tolist():
             image, mask = (f"{one[index][0]}x{one[index][1]}" for one in (self.sizes, self.mask_sizes))
             raise UserError(
                 f"the image {root / images.names[index]} is {image} (height x width) and its mask "

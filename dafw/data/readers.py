@@ -21,7 +21,9 @@ _TURNED = (5, 6, 7, 8)
 class Reader(Protocol):
     """Arrays by position, each (h, w) or (h, w, 3)."""
 
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]:
+        """The name of each."""
 
     def mark(self, index: int) -> tuple[str, int, int]:
         """The name, and what changes when the content changes."""
@@ -94,7 +96,7 @@ class MaskFiles(ImageFiles):
     def _values(self, image: Image.Image, path: Path) -> NDArray[Any]:
         if self.colours:
             red, green, blue = np.asarray(image.convert("RGB")).astype(np.uint32).transpose(2, 0, 1)
-            return (red << 16 | green << 8 | blue).astype(np.uint32)
+            return np.asarray(red << 16 | green << 8 | blue, np.uint32)
         found = np.asarray(image)
         return self._numbers(found[..., : 1 if image.mode == "LA" else 3] if found.ndim == 3 else found, path)
 
@@ -143,7 +145,7 @@ class Volumes:
 
     def read(self, index: int) -> NDArray[Any]:
         """A slice. An image of other numbers than bytes becomes bytes by the least and the largest of its volume."""
-        found = self._volume(index)[self.slices[index].number]
+        found: NDArray[Any] = self._volume(index)[self.slices[index].number]
         if self.key == "masks":
             return found
         return np.ascontiguousarray(np.broadcast_to(found[..., None], (*found.shape, 3)) if found.ndim == 2 else found)

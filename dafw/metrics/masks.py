@@ -205,9 +205,15 @@ class MeanVolumeDice(VolumeDice):
 def mask_metrics(num_classes: int, ignored: int) -> MetricCollection:
     """``miou``, ``mdice``, ``pixel_accuracy`` and the vectors ``iou`` and ``dice``, which share their counts."""
     options: dict[str, Any] = {"num_classes": num_classes, "ignored": ignored}
-    made = {"miou": MeanIoU, "mdice": MeanDice, "pixel_accuracy": PixelAccuracy, "iou": ClassIoU, "dice": ClassDice}
+    made: dict[str, type[Any]] = {
+        "miou": MeanIoU,
+        "mdice": MeanDice,
+        "pixel_accuracy": PixelAccuracy,
+        "iou": ClassIoU,
+        "dice": ClassDice,
+    }
     metrics = {name: kind(**options) for name, kind in made.items()}
-    return MetricCollection(metrics, compute_groups=[[*made]])  # type: ignore[arg-type]
+    return MetricCollection(metrics, compute_groups=[[*made]])
 
 
 def volume_metrics(num_classes: int, ignored: int, num_volumes: int) -> MetricCollection:
