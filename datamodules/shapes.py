@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dafw.data.domain import ArrayImages, Domain
+from dafw.data.files import Arrays
 from dafw.data.images import ImageOrPath, as_item, as_rgb
 from dafw.data.roles import Split
 from dafw.errors import choose
@@ -60,6 +62,17 @@ class ShapesOnPhotos(DomainDataModule):
         choose("split", split, COUNTS)
         return _domain(name, split)
 
+    def references(self, name: str, split: Split) -> tuple[ArrayImages, NDArray[np.int64]]:
+        """The scenes of a split by day, pixel by pixel, and the position of each sample's one.
+
+        Raises:
+            UserError: for an unknown domain or split, or for ``day`` itself.
+        """
+        choose("domain with references", name, [one for one in self.domain_names if one != "day"])
+        choose("split", split, COUNTS)
+        count = COUNTS[split]
+        return ArrayImages(_scenes("day", name, split)["images"]), np.arange(count)
+
     def view(self, name: str) -> Callable[[Any], Any]:
         """The named augmentation, for an extra view of an image."""
         from dafw.data.transforms import named_view
@@ -74,9 +87,14 @@ class ShapesOnPhotos(DomainDataModule):
         return lambda image: as_item(resize(np.asarray(as_rgb(image))[None], SIDE)[0].copy())
 
 
+def _scenes(style: str, name: str, split: Split) -> Arrays:
+    """The scenes of a domain's split in a style."""
+    seed = 3 * list(STYLES).index(name) + list(COUNTS).index(split)
+    return scenes(style, seed, COUNTS[split], left=split == "train")
+
+
 @lru_cache(maxsize=9)
 def _domain(name: str, split: Split) -> Domain:
-    seed = 3 * list(STYLES).index(name) + list(COUNTS).index(split)
-    found = scenes(name, seed, COUNTS[split], left=split == "train")
+    found = _scenes(name, name, split)
     ids = [f"{name}/{split}/{index}" for index in range(COUNTS[split])]
     return Domain(name, ArrayImages(found["images"]), list(torch.from_numpy(found["masks"])), ids)

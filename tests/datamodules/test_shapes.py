@@ -59,5 +59,15 @@ def test_the_datamodule() -> None:
     seen = {image.numpy().tobytes() for name in ("day", "night") for image in data.load(name, "train").inputs}
     assert len(seen) == 24
     assert data.evaluation_transform()(Image.new("RGB", (80, 70))).shape == (3, 64, 64)
+    images, index = data.references("night", "test")
+    labels = data.load("night", "test").labels
+    assert labels is not None
+    assert index.tolist() == list(range(6))
+    for position, mask in zip(index.tolist(), labels, strict=True):
+        disk = mask == 1
+        if disk.any():  # by day disks are red
+            assert images[position][:, disk].float().mean(1).argmax() == 0
+    with pytest.raises(UserError, match='unknown domain with references "day"'):
+        data.references("day", "test")
     with pytest.raises(UserError, match='unknown domain "dusk"'):
         ShapesOnPhotos("day", "dusk")
