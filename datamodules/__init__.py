@@ -8,17 +8,23 @@ if TYPE_CHECKING:
     from datamodules.benchmarks import PACS, VLCS, DomainNet, OfficeHome, TerraIncognita
     from datamodules.digits import Digits
     from datamodules.folder import ImageFolderDomains
+    from datamodules.masks import MaskFolders
     from datamodules.mnist_variants import ColoredMNIST, RotatedMNIST
+    from datamodules.scenes import DrivingScenes
+    from datamodules.shapes import ShapesOnPhotos
 
 _HOMES = {
     "ColoredMNIST": "mnist_variants",
     "Digits": "digits",
     "DomainDataModule": "base",
     "DomainNet": "benchmarks",
+    "DrivingScenes": "scenes",
     "ImageFolderDomains": "folder",
+    "MaskFolders": "masks",
     "OfficeHome": "benchmarks",
     "PACS": "benchmarks",
     "RotatedMNIST": "mnist_variants",
+    "ShapesOnPhotos": "shapes",
     "TerraIncognita": "benchmarks",
     "VLCS": "benchmarks",
 }
@@ -30,9 +36,12 @@ __all__ = [
     "Digits",
     "DomainDataModule",
     "DomainNet",
+    "DrivingScenes",
     "ImageFolderDomains",
+    "MaskFolders",
     "OfficeHome",
     "RotatedMNIST",
+    "ShapesOnPhotos",
     "TerraIncognita",
 ]
 

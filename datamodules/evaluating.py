@@ -55,6 +55,17 @@ class Evaluating:
             "returns a function from a file to an input"
         )
 
+    def original_size(self, sample: str) -> tuple[int, int] | None:
+        """Height and width of the file that a sample was scaled from, to which a predicted mask is scaled back.
+
+        Args:
+            sample: the name of a sample, or the path of any file.
+
+        Returns:
+            ``None`` if there is no such file, or a sample does not show all of it.
+        """
+        return None
+
     def evaluations(self, stage: Literal["validate", "test", "predict"]) -> list[Evaluation]:
         """The contents of the evaluation loaders of ``stage``, in their order.
 

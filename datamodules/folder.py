@@ -37,7 +37,7 @@ from dafw.errors import UserError, choose
 from dafw.escape import terminal
 from dafw.files import reading
 from datamodules.base import DomainDataModule
-from datamodules.splits import SHARES, Protocol, check_protocol, in_domainbed, in_office, in_shares, places
+from datamodules.splits import SHARES, Protocol, check_protocol, check_shares, in_protocol, places
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +119,7 @@ class ImageFolderDomains(DomainDataModule):
     ) -> None:
         if not 1 <= size <= resize:
             raise UserError(f"data.size must be between 1 and data.resize ({resize}), not {size}")
-        if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
-            raise UserError(f"data.split must be three shares that sum to 1, not {list(split)}")
+        check_shares(split)
         self.protocol, self.split_seed = check_protocol(protocol, split_seed), split_seed
         if self.protocol != "shares" and (transductive or (tuple(split) != SHARES and self.protocol == "domainbed")):
             key = "transductive" if transductive else "split"
@@ -240,12 +239,9 @@ class ImageFolderDomains(DomainDataModule):
             return entries.splits.are(split)
         if name not in self._placed:
             self._placed[name] = places(self._keys(entries), self.split_seed)
-        if self.protocol == "office":
-            return in_office(self._placed[name], split, self.split, target=name in self.target)
-        if self.protocol == "domainbed":
-            reported = name in self.target and not self.oracle
-            return in_domainbed(self._placed[name], split, reported=reported)  # type: ignore[no-any-return]
-        return in_shares(self._placed[name], split, self.split)
+        target = name in self.target
+        sides = {"target": target, "reported": target and not self.oracle}
+        return in_protocol(self.protocol, self._placed[name], split, self.split, **sides)
 
     def _keys(self, entries: Entries) -> Iterable[str]:
         """The stable names of the images, which decide their splits."""

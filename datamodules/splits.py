@@ -103,6 +103,43 @@ def in_office(where: NDArray[np.float64], split: Split, shares: Sequence[float],
     return np.ones(len(where), np.bool_) if everything else in_shares(where, split, shares)
 
 
+def in_protocol(
+    protocol: Protocol,
+    where: NDArray[np.float64],
+    split: Split,
+    shares: Sequence[float],
+    *,
+    target: bool,
+    reported: bool,
+) -> NDArray[np.bool_]:
+    """Which samples of a domain are in a split by a protocol: (n,) -> (n,).
+
+    Args:
+        protocol: its name.
+        where: the samples' places.
+        split: the split asked for.
+        shares: of training, validation and test.
+        target: whether the samples' domain is a target.
+        reported: whether, besides, its labels train nothing.
+    """
+    if protocol == "office":
+        return in_office(where, split, shares, target=target)
+    if protocol == "domainbed":
+        return in_domainbed(where, split, reported=reported)  # type: ignore[no-any-return]
+    return in_shares(where, split, shares)
+
+
+def check_shares(shares: Sequence[float]) -> tuple[float, float, float]:
+    """The shares of training, validation and test.
+
+    Raises:
+        UserError: if they are not three, or do not sum to 1.
+    """
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(f"data.split must be three shares that sum to 1, not {list(shares)}")
+    return shares[0], shares[1], shares[2]
+
+
 def check_protocol(protocol: str, seed: int, known: tuple[Protocol, ...] = PROTOCOLS) -> Protocol:
     """Returns the protocol if it is valid.
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from dafw.commands.scenes import check_scenes, describe_scenes, scene_names
 from dafw.data.entries import PassedOver
 from dafw.data.images import decodes_file, find_corrupt
 from dafw.data.manifest import missing_files, subfolders
 from dafw.errors import choose
 from dafw.escape import terminal
+from dafw.files import user_path
 from datamodules.layouts import Benchmark, benchmarks, find_domain, find_home, list_checksum, list_domain
 
 
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", required=True, parser_class=type(parser))
     commands.add_parser("list", help="the benchmarks, how many images belong in each, and how that is known")
     one = commands.add_parser("check", help="compare a folder with what should be there")
-    one.add_argument("name", help="the benchmark, as in PACS")
+    one.add_argument("name", help="the benchmark or the domain of street scenes, as in PACS or gta5")
     one.add_argument("--root", required=True, type=Path, help="its folder, as given to data.root")
     one.add_argument("--decode", action="store_true", help="decode every image, too")
     commands.add_parser("labels", help="read every label of a run's data; takes the arguments of dafw fit")
@@ -57,7 +59,14 @@ def main(args: argparse.Namespace) -> int:
     if args.action == "list":
         for facts in benchmarks().values():
             print("\n".join(describe(facts)))
+        for name in scene_names():
+            print("\n".join(describe_scenes(name)))
         return 0
+    choose("benchmark", args.name, (*benchmarks(), *scene_names()))
+    if args.name in scene_names():
+        lines, complete = check_scenes(args.name, user_path(args.root))
+        print("\n".join(map(terminal, lines)))
+        return 0 if complete else 1
     facts = benchmarks()[choose("benchmark", args.name, benchmarks())]
     home = find_home(facts, args.root.expanduser())
     found, problems = check(facts, home, decode=args.decode)

@@ -21,15 +21,17 @@ class Domain:
         inputs: ``inputs[i]`` is one sample; for images a uint8 tensor (C, H, W).
         labels: one label per sample; ``None`` where the domain has none, which is how a target reaches training.
         ids: a stable name per sample; its position if ``None``.
+        volumes: the name of the volume that each sample is a slice of; ``None`` if the samples are no slices.
     """
 
     name: str
     inputs: Sequence[Any]
     labels: Sequence[Any] | NDArray[Any] | None
     ids: Sequence[str] | None = None
+    volumes: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        for what, values in (("labels", self.labels), ("ids", self.ids)):
+        for what, values in (("labels", self.labels), ("ids", self.ids), ("volumes", self.volumes)):
             if values is not None and len(values) != len(self.inputs):
                 raise ValueError(f"{self.name}: {len(self.inputs)} inputs but {len(values)} {what}")
 
@@ -49,6 +51,7 @@ class Domain:
             inputs=_View(self.inputs, chosen),
             labels=None if self.labels is None else _take(self.labels, chosen),
             ids=ids,
+            volumes=None if self.volumes is None else [self.volumes[index] for index in chosen.tolist()],
         )
 
     def unlabelled(self) -> "Domain":

@@ -6,11 +6,13 @@ from contextlib import suppress
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
 from dafw.data.batch import Batch
+from dafw.data.domain import Domain
 from dafw.data.roles import Evaluation
 from dafw.data.setting import Setting
 from dafw.errors import UserError
@@ -38,6 +40,18 @@ class ExtraTestMetrics(NamedTuple):
 
     overall: dict[str, float]
     by_class: dict[str, dict[str, float]]
+
+
+class Volumes(NamedTuple):
+    """What is measured of the samples of one loader that are slices of volumes.
+
+    Attributes:
+        metrics: see :meth:`.Problem.volume_metrics`.
+        numbers: (n,) int64, the number of the volume of each sample.
+    """
+
+    metrics: MetricCollection
+    numbers: Tensor
 
 
 class Evaluated(Protocol):
@@ -96,6 +110,7 @@ class Evaluator:
         self.validators: dict[str, Validator] = {name: make() for name, make in VALIDATORS.items()}
         self.evaluations: list[Evaluation] = []
         self.metrics: list[dict[str, MetricCollection]] = []
+        self.volumes: dict[int, Volumes] = {}
         self.source_losses: dict[int, MeanLoss] = {}
         self.collected: list[list[tuple[Tensor, Tensor, Tensor]]] = []
         self.columns: dict[int, list[TestColumns]] = {}
@@ -156,6 +171,8 @@ class Evaluator:
         for position, evaluation in enumerate(self.evaluations):
             if evaluation.is_labelled:
                 self._metrics(position, "")
+        found = ((position, self._volumes(one.domain)) for position, one in enumerate(self.evaluations))
+        self.volumes = {position: volumes for position, volumes in found if volumes is not None}
         dtype = torch.float32 if self.method.device.type == "mps" else torch.float64
         self.source_losses = {
             position: MeanLoss(dtype).to(self.method.device)
@@ -186,6 +203,9 @@ class Evaluator:
             for name, found in variants.items():
                 metrics = self._metrics(position, name)
                 self.problem.score(metrics, found, y, *(() if is_source else self.open_set.margins(found)))
+            if position in self.volumes:
+                metrics, numbers = self.volumes[position]
+                self.problem.score_volumes(metrics, outputs, y, numbers[batch.index])
         if role == "source_val":
             self.source_losses[position].update(*self.problem.summed_loss(outputs, y))
         if self.uses_validators and role in ("source_train", "source_val", "target_val"):
@@ -300,11 +320,23 @@ class Evaluator:
 
     def metrics_of(self, position: int) -> dict[str, float]:
         """The metrics of one loader, over all ranks. The name of a variant follows that of the metric."""
-        return {
+        found = {
             f"{name}{variant}": value
             for variant, metrics in self.metrics[position].items()
             for name, value in self.problem.values(metrics, self.class_names).items()
         }
+        if position in self.volumes:
+            found |= self.problem.values(self.volumes[position].metrics, self.class_names)
+        return found
+
+    def _volumes(self, domain: Domain) -> Volumes | None:
+        """The further metrics of a labelled domain whose samples are slices of volumes."""
+        if domain.volumes is None or domain.labels is None:
+            return None
+        names, numbers = np.unique(np.asarray(domain.volumes), return_inverse=True)
+        metrics = self.problem.volume_metrics(self.method.num_classes, len(names))
+        device = self.method.device
+        return None if metrics is None else Volumes(metrics.to(device), torch.from_numpy(numbers).to(device))
 
     def _collect(self, position: int, batch: Batch, outputs: Any, y: Any) -> None:
         features, logits = self.problem.evidence(outputs)

@@ -1,7 +1,18 @@
 """Metrics of unknown classes and of masks (torchmetrics classes), and how well groups separate styles."""
 
 from dafw.metrics.arguments import check_arguments, update_metrics
-from dafw.metrics.masks import ClassIoU, MeanIoU, PixelAccuracy, PixelMetric, mask_metrics
+from dafw.metrics.masks import (
+    ClassDice,
+    ClassIoU,
+    MeanDice,
+    MeanIoU,
+    MeanVolumeDice,
+    PixelAccuracy,
+    PixelMetric,
+    VolumeDice,
+    mask_metrics,
+    volume_metrics,
+)
 from dafw.metrics.open_set import (
     OS,
     CommonAccuracy,
@@ -17,10 +28,13 @@ from dafw.metrics.styles import StyleSplit, mean_split, style_split
 
 __all__ = [
     "OS",
+    "ClassDice",
     "ClassIoU",
     "CommonAccuracy",
     "HScore",
+    "MeanDice",
     "MeanIoU",
+    "MeanVolumeDice",
     "OSStar",
     "OpenSetMetric",
     "PixelAccuracy",
@@ -29,10 +43,12 @@ __all__ = [
     "UnknownAUROC",
     "UnknownAccuracy",
     "UnknownFPR95",
+    "VolumeDice",
     "check_arguments",
     "mask_metrics",
     "mean_split",
     "open_set_metrics",
     "style_split",
     "update_metrics",
+    "volume_metrics",
 ]

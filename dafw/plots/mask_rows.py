@@ -47,7 +47,9 @@ def masks(rows: Sequence[MaskRow], class_names: Sequence[str], *, ignored: int) 
     if not rows:
         raise ValueError("masks: no image to draw")
     colours = np.asarray([to_rgb(colour) for colour in shades(len(class_names))])
-    figure, axes = new_figure(5.4, 1.75 * len(rows) + 0.5, 3, rows=len(rows))
+    tallest = max(row.image.shape[0] / row.image.shape[1] for row in rows)
+    cell = min(1.75 * tallest, 2.6) + 0.08
+    figure, axes = new_figure(5.4, cell * len(rows) + 0.7, 3, rows=len(rows))
     seen: set[int] = set()
     for row, cells in zip(rows, zip(*[iter(axes)] * 3, strict=True), strict=True):
         shown = [row.image, *(_coloured(mask, colours) for mask in (row.label, row.prediction))]
@@ -57,6 +59,7 @@ def masks(rows: Sequence[MaskRow], class_names: Sequence[str], *, ignored: int) 
             axis.spines[:].set_visible(True)
             if picture is None:
                 axis.text(0.5, 0.5, "no label", ha="center", va="center", transform=axis.transAxes, fontsize=8)
+                axis.set_box_aspect(row.image.shape[0] / row.image.shape[1])
             else:
                 axis.imshow(picture, interpolation="nearest")
             if row is rows[0]:

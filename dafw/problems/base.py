@@ -54,11 +54,14 @@ class Predicted:
         domain: the domain's name.
         ids: the stable names of its n samples.
         columns: by name one value for each sample, see :meth:`Problem.predictions`.
+        sizes: height and width of the file that each sample was made of, to which a mask is scaled; ``None`` where a
+            mask stays as it is.
     """
 
     domain: str
     ids: Sequence[str]
     columns: Mapping[str, Sequence[Any]]
+    sizes: Sequence[tuple[int, int] | None] | None = None
 
 
 class Problem(Recorded):
@@ -194,6 +197,26 @@ class Problem(Recorded):
             unknown: (n,) margins by which the method holds them to be of no known class; ``None`` if it rejects none.
         """
         metrics.update(outputs.logits, y)
+
+    def volume_metrics(self, num_classes: int, num_volumes: int) -> MetricCollection | None:
+        """Further metrics of samples that are slices of volumes; ``None`` if this problem has none.
+
+        Args:
+            num_classes: classes that the model predicts.
+            num_volumes: how many volumes the samples are of.
+        """
+        return None
+
+    def score_volumes(self, metrics: MetricCollection, outputs: Any, y: Any, volume: Tensor) -> None:
+        """Updates :meth:`volume_metrics`.
+
+        Args:
+            metrics: what to update.
+            outputs: of n samples.
+            y: their labels.
+            volume: (n,) int64, the number of each sample's volume.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define score_volumes(metrics, outputs, y, volume)")
 
     def values(self, metrics: MetricCollection, class_names: Sequence[str] = ()) -> dict[str, float]:
         """The values of :meth:`metrics` by name. A vector is spread over the classes, as in ``iou/road``.

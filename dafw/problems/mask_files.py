@@ -1,6 +1,7 @@
-"""Predicted masks as files: one PNG of class numbers for each sample."""
+"""Predicted masks as files: one PNG of class numbers for each sample, and a table of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +29,36 @@ def check_folder(path: Path) -> None:
     check_writable(path / INDEX)
 
 
-def write_masks(found: Mapping[str, tuple[Sequence[str], Sequence[Tensor]]], path: Path) -> None:
-    """Writes ``<path>/<domain>/<sample>.png``, 8-bit grey images of class numbers, and ``<path>/index.csv``.
+@dataclass(frozen=True)
+class Masks:
+    """Predicted masks of one domain.
 
-    The index says which file holds which sample (``domain,sample,file``). A sample's name becomes a file name by
+    Args:
+        domain: its name.
+        ids: the names of its n samples.
+        masks: for each a mask (h, w) of classes.
+        confidences: for each the mean probability of the predicted classes.
+        sizes: for each the height and width to scale the mask to, by the nearest pixel; ``None`` leaves it as it is.
+    """
+
+    domain: str
+    ids: Sequence[str]
+    masks: Sequence[Tensor]
+    confidences: Sequence[float]
+    sizes: Sequence[tuple[int, int] | None] | None = None
+
+
+def write_masks(found: Sequence[Masks], class_names: Sequence[str], path: Path) -> None:
+    """Writes ``<path>/<domain>/<sample>.png``, 8-bit images of class numbers with a palette, and ``<path>/index.csv``.
+
+    The index says which file holds which sample, its mean confidence, and the share of its pixels that each class has
+    (``domain,sample,file,confidence`` and ``share_<class>``). A sample's name becomes a file name by
     :func:`file_names`. An earlier index is removed first, and the new one is written last. So a folder with an index
     holds the masks of one prediction, whatever ended the process.
 
     Args:
-        found: by domain the names of its samples, and for each a mask (H, W) of classes.
+        found: the masks.
+        class_names: names of the classes.
         path: the folder. It is made. Files in it of other names stay.
 
     Raises:
@@ -44,15 +66,34 @@ def write_masks(found: Mapping[str, tuple[Sequence[str], Sequence[Tensor]]], pat
     """
     check_folder(path)
     (path / INDEX).unlink(missing_ok=True)
-    rows = []
-    for (domain, (ids, masks)), folder in zip(found.items(), file_names(found), strict=True):
+    rows, colours, names = [], palette(len(class_names)), [one.domain for one in found]
+    for one, folder in zip(found, file_names(names), strict=True):
         remove_abandoned(path / folder)
-        for sample, name, mask in zip(ids, file_names(ids), masks, strict=True):
+        sizes = one.sizes if one.sizes is not None else [None] * len(one.ids)
+        for sample, name, mask, size, sure in zip(
+            one.ids, file_names(one.ids), one.masks, sizes, one.confidences, strict=True
+        ):
             file = f"{folder}/{name}.png"
+            image = Image.fromarray(np.asarray(mask, np.uint8))
+            if size is not None and size != (image.height, image.width):
+                image = image.resize((size[1], size[0]), Image.Resampling.NEAREST)
+            counts = np.bincount(np.asarray(image).ravel(), minlength=len(class_names))
+            image.putpalette(colours)
             with replacing(path / file, sync=False) as opened:
-                Image.fromarray(np.asarray(mask, np.uint8)).save(opened, format="png")
-            rows.append([domain, sample, file])
-    write_atomically(path / INDEX, escape.csv([["domain", "sample", "file"], *rows]))
+                image.save(opened, format="png")
+            shares = [f"{share:.6f}" for share in counts / counts.sum()]
+            rows.append([one.domain, sample, file, f"{float(sure):.6f}", *shares])
+    header = ["domain", "sample", "file", "confidence", *(f"share_{name}" for name in class_names)]
+    write_atomically(path / INDEX, escape.csv([header, *rows]))
+
+
+def palette(count: int) -> list[int]:
+    """Red, green and blue of each class in turn: the colours of the pictures of masks."""
+    from matplotlib.colors import to_rgb
+
+    from dafw.plots.style import shades
+
+    return [round(255 * part) for colour in shades(count) for part in to_rgb(colour)]
 
 
 def file_names(names: Iterable[str]) -> list[str]:

@@ -13,9 +13,9 @@ from dafw.data.domain import Domain
 from dafw.data.geometry import nearest
 from dafw.data.padding import IGNORE
 from dafw.errors import UserError
-from dafw.metrics.masks import mask_metrics
+from dafw.metrics.masks import mask_metrics, volume_metrics
 from dafw.problems.base import Predicted, Problem, Shown
-from dafw.problems.mask_files import check_folder, write_masks
+from dafw.problems.mask_files import Masks, check_folder, write_masks
 from dafw.problems.outputs import MaskOutputs
 from dafw.problems.pictures import picture
 from dafw.problems.ranks import share_of_all
@@ -108,7 +108,9 @@ class Segmentation(Problem):
         rejects: bool = False,
         has_unknown: bool = False,
     ) -> MetricCollection:
-        """``miou``, ``pixel_accuracy`` and the ``iou`` of each class. A class that is nowhere is nan, in no mean.
+        """``miou``, ``mdice``, ``pixel_accuracy``, and the ``iou`` and ``dice`` of each class.
+
+        A class that no pixel is labelled with is nan, and in no mean; see :mod:`dafw.metrics.masks`.
 
         Raises:
             UserError: if samples may be unknown, or there are so many classes that 255 is one.
@@ -122,6 +124,14 @@ class Segmentation(Problem):
     def score(self, metrics: MetricCollection, outputs: MaskOutputs, y: Tensor, unknown: Tensor | None = None) -> None:
         """Updates :meth:`metrics`: logits (n, K, H, W), y (n, h, w)."""
         metrics.update(outputs.logits.argmax(1), on_canvas(y, outputs.logits))
+
+    def volume_metrics(self, num_classes: int, num_volumes: int) -> MetricCollection:
+        """``mdice_volume``, and the ``dice_volume`` of each class."""
+        return volume_metrics(num_classes, IGNORE, num_volumes)
+
+    def score_volumes(self, metrics: MetricCollection, outputs: MaskOutputs, y: Tensor, volume: Tensor) -> None:
+        """Updates :meth:`volume_metrics`: logits (n, K, H, W), y (n, h, w), numbers of volumes (n,)."""
+        metrics.update(outputs.logits.argmax(1), on_canvas(y, outputs.logits), volume)
 
     def evidence(self, outputs: MaskOutputs) -> tuple[Tensor, Tensor]:
         """Features (n g^2, d) and logits (n g^2, K) at g x g places of each image, none of them in its padding."""
@@ -149,12 +159,19 @@ class Segmentation(Problem):
     # ---- showing
 
     def predictions(self, outputs: MaskOutputs, unknown: Tensor | None = None) -> dict[str, Any]:
-        """``prediction``: a mask of classes for each sample, (n, H, W) uint8; a list if the images differ in size."""
-        masks = outputs.logits.argmax(1).to(torch.uint8).cpu()
+        """``prediction``: a mask of classes for each sample, (n, H, W) uint8; a list if the images differ in size.
+
+        ``confidence``: (n,), the mean over a sample's pixels of the largest probability.
+        """
+        masks, valid = outputs.logits.argmax(1).to(torch.uint8).cpu(), outputs.valid()
+        largest = outputs.logits.float().softmax(1).amax(1)
+        inside = torch.ones_like(largest, dtype=torch.bool) if valid is None else valid
+        confidence = largest.masked_fill(~inside, 0).sum((1, 2)) / inside.sum((1, 2)).clamp_min(1)
         if outputs.sizes is None:
-            return {"prediction": masks}
+            return {"prediction": masks, "confidence": confidence}
         sizes = outputs.sizes.tolist()
-        return {"prediction": [mask[:height, :width] for mask, (height, width) in zip(masks, sizes, strict=True)]}
+        cut = [mask[:height, :width] for mask, (height, width) in zip(masks, sizes, strict=True)]
+        return {"prediction": cut, "confidence": confidence}
 
     def check_output(self, path: Path) -> None:
         """Asks for a folder that may be written."""
@@ -166,7 +183,10 @@ class Segmentation(Problem):
         Raises:
             UserError: if ``path`` is a file.
         """
-        write_masks({one.domain: (one.ids, one.columns["prediction"]) for one in found}, path)
+        masks = [
+            Masks(one.domain, one.ids, one.columns["prediction"], one.columns["confidence"], one.sizes) for one in found
+        ]
+        write_masks(masks, class_names, path)
 
     def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> "dict[str, Figure]":
         """``masks``: images of each domain with their labels and predictions side by side."""

@@ -56,7 +56,8 @@ def predict_images(trainer: pl.Trainer, method: Method, data: DomainDataModule, 
     loader.report()
     positions, columns = _in_order(batches)
     ids = [str(paths[position]) for position in positions]
-    method.problem.write_predictions([Predicted(DOMAIN, ids, columns)], data.known_names, output)
+    sizes = [data.original_size(str(paths[position].resolve())) for position in positions]
+    method.problem.write_predictions([Predicted(DOMAIN, ids, columns, sizes)], data.known_names, output)
     print(f"{len(ids)} predictions; skipped files: {len(loader.skipped)}")
     print(output)
 
@@ -77,7 +78,8 @@ def gather_predictions(predicted: list[Any], data: DomainDataModule) -> list[Pre
     for position, name in enumerate(data.target):
         positions, columns = _in_order([batch for share in shares for batch in share[position]])
         domain = data.predicted(name).domain
-        found.append(Predicted(name, [domain.id(index) for index in positions], columns))
+        ids = [domain.id(index) for index in positions]
+        found.append(Predicted(name, ids, columns, [data.original_size(one) for one in ids]))
     return found
 
 

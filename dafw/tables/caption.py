@@ -1,5 +1,6 @@
 """The sentences under a table, which say what its numbers are."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -18,8 +19,17 @@ METRICS = {
     "classes and that over samples of unknown classes; h_score, over all common samples together, is another number.",
     "sub_prototype_purity": "Sub prototype purity: share of a class's samples whose target is the most frequent one "
     "of their sub-prototype; it grows with the number of sub-prototypes in use, sub_prototype_ami does not.",
+    "miou": "mIoU: the intersection over union of each class from one confusion matrix of all pixels of the test split "
+    "(not a mean over images), then the mean over classes.",
+    "mdice": "mDice: the Dice coefficient of each class in each image, the mean over images, then that over classes.",
+    "mdice_volume": "mDice volume: the Dice coefficient of each class in each volume of slices, the mean over volumes, "
+    "then that over classes.",
     "fpr95": "fpr95: share of known samples rejected where 95 % of the unknown ones are; lower is better.",
 }
+
+
+#: By metric that is a mean over classes, what the names of the values of the classes begin with.
+BY_CLASS = {"miou": "iou/", "mdice": "dice/", "mdice_volume": "dice_volume/"}
 
 
 def caption(store: Store, kinds: Iterable[str], marks: Iterable[str]) -> list[str]:
@@ -53,6 +63,7 @@ def _numbers(store: Store) -> list[str]:
     return [
         f"Target test {table.metric.replace('_', ' ')} in %, {over}; {odd}",
         METRICS.get(table.metric, ""),
+        *_classes(store),
         *_label_sets(store),
         "Checkpoint: last, the final weights." if table.select == ("last",) else "",
         "A task of several targets has a column for each, then one for their mean." if targets else "",
@@ -83,6 +94,25 @@ def _oracle(store: Store) -> list[str]:
     by = f", by {' or '.join(sorted(name.replace('_', ' ') for name in others))}" if others else ""
     said = f"The criterion oracle chooses the checkpoint with target validation labels{by}."
     return [said] if "oracle" in store.table.select else []
+
+
+def _classes(store: Store) -> list[str]:
+    """Says over how many classes a mean over classes is, and names those that the test data of a target lacks."""
+    first = BY_CLASS.get(store.table.metric)
+    targets: dict[tuple[int, tuple[str, ...]], list[str]] = {}
+    for result in store.results.values():
+        for target in result.run.target:
+            values = result.run.test.get(target, {}).items() if first is not None else ()
+            found = {name.removeprefix(first or ""): value for name, value in values if name.startswith(first or "")}
+            absent = tuple(name for name, value in found.items() if math.isnan(value))
+            named = targets.setdefault((len(found) - len(absent), absent), []) if found else []
+            named += [] if target in named else [target]
+    sentences = []
+    for (count, absent), names in targets.items():
+        where = f" on {', '.join(names)}" if len(targets) > 1 else ""
+        lacking = f"; no test pixel is labelled {', '.join(absent)}" if absent else ""
+        sentences.append(f"The mean is over {count} class{'es' * (count != 1)}{where}{lacking}.")
+    return sentences
 
 
 def _label_sets(store: Store) -> list[str]:

@@ -100,7 +100,10 @@ CLASSES = {
     "prediction": [torch.tensor(0), torch.tensor(1)],
     "probabilities": [torch.tensor([0.75, 0.25]), torch.tensor([0.125, 0.875])],
 }
-MASKS = {"prediction": [torch.zeros(4, 4, dtype=torch.uint8), torch.ones(4, 4, dtype=torch.uint8)]}
+MASKS = {
+    "prediction": [torch.zeros(4, 4, dtype=torch.uint8), torch.ones(4, 4, dtype=torch.uint8)],
+    "confidence": [torch.tensor(0.5), torch.tensor(0.75)],
+}
 BOXES = {
     "boxes": [torch.tensor([[1.0, 2, 4, 8]]), torch.zeros(0, 4)],
     "scores": [torch.tensor([0.5]), torch.zeros(0)],

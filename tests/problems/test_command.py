@@ -88,7 +88,8 @@ def test_the_shipped_problem(capsys: pytest.CaptureFixture[str]) -> None:
     folder = one_run(Path("runs"))
     result = json.loads((folder / "result.json").read_text())
     assert result["metric"] == "miou"
-    assert set(result["test"]["b"]) == {"miou", "pixel_accuracy", "iou/zero", "iou/one", "iou/two"}
+    by_class = {f"{name}/{label}" for name in ("iou", "dice") for label in ("zero", "one", "two")}
+    assert set(result["test"]["b"]) == {"miou", "mdice", "pixel_accuracy"} | by_class
     assert all(0 <= value <= 1 for value in result["test"]["b"].values())
     validators = result["history"][-1]["validators"]
     assert {"source_miou", "source_loss", "snd", "dev"} <= set(validators)
@@ -97,9 +98,11 @@ def test_the_shipped_problem(capsys: pytest.CaptureFixture[str]) -> None:
     predicted = call(capsys, "predict", *SHIPPED)
     assert (predicted.code, predicted.out.splitlines(), predicted.err) == (0, [f"b: 21 {COUNTED}", "predictions"], "")
     index = [line.split(",") for line in Path("predictions/index.csv").read_text().splitlines()]
-    assert index[:2] == [["domain", "sample", "file"], ["b", "b/0", "b/b_0.png"]]
+    assert index[0] == ["domain", "sample", "file", "confidence", "share_zero", "share_one", "share_two"]
+    assert index[1][:3] == ["b", "b/0", "b/b_0.png"]
+    assert all(1 / 3 < float(line[3]) <= 1 and abs(sum(map(float, line[4:])) - 1) < 1e-5 for line in index[1:])
     assert len(index) == 1 + 21 == 1 + len(list(Path("predictions/b").iterdir()))
-    for (_, _, file), size in zip(index[1:], [(8, 8), (6, 8), (8, 5), (7, 6)], strict=False):
+    for (_, _, file, *_), size in zip(index[1:], [(8, 8), (6, 8), (8, 5), (7, 6)], strict=False):
         mask = np.asarray(Image.open(Path("predictions", file)))
         assert (mask.shape, mask.dtype) == (size, np.uint8)
         assert mask.max() < 3

@@ -1,5 +1,6 @@
 """Segmentation: what its loss, metrics and evidence count, and the files that it writes."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,56 @@ def test_the_metrics_are_torchmetrics() -> None:
     assert values["pixel_accuracy"] == pytest.approx(
         float(multiclass_accuracy(prediction, y.long(), average="micro", **options))
     )
-    assert set(values) == {"miou", "pixel_accuracy", "iou/w", "iou/x", "iou/y", "iou/z"}
+    by_class = {f"{name}/{label}" for name in ("iou", "dice") for label in "wxyz"}
+    assert set(values) == {"miou", "mdice", "pixel_accuracy"} | by_class
+    for label, name in enumerate("wxyz"):
+        each = []
+        for row in range(3):
+            known = y[row] != IGNORE
+            own, theirs = (prediction[row] == label) & known, y[row] == label
+            if either := int(own.sum() + theirs.sum()):
+                each.append(2 * int((own & theirs).sum()) / either)
+        assert values[f"dice/{name}"] == pytest.approx(np.mean(each), abs=1e-11)
+    assert values["mdice"] == pytest.approx(np.mean([values[f"dice/{name}"] for name in "wxyz"]))
+
+
+def test_a_class_without_a_label_is_in_no_mean_whatever_was_predicted() -> None:
+    y = torch.tensor([[[0, 0, 1, 1]]], dtype=torch.uint8)
+    logits = torch.nn.functional.one_hot(torch.tensor([[[0, 2, 1, 1]]]), 3).permute(0, 3, 1, 2).float()
+    metrics = Segmentation().metrics(3)
+    Segmentation().score(metrics, MaskOutputs(logits, logits), y)
+    found = Segmentation().values(metrics, ["a", "b", "c"])
+    assert np.isnan([found["iou/c"], found["dice/c"]]).all()
+    assert (found["miou"], found["mdice"]) == pytest.approx(((0.5 + 1) / 2, (2 / 3 + 1) / 2))
+
+
+def test_metrics_do_not_depend_on_batches_or_ranks() -> None:
+    """States are whole numbers that are added up, so that any division gives the same bits."""
+    torch.manual_seed(3)
+    logits, y = torch.randn(40, 5, 9, 7), torch.randint(0, 5, (40, 9, 7), dtype=torch.uint8)
+    volume, problem, found = torch.arange(40) % 7, Segmentation(), []
+    for batches in ([range(40)], [range(i, i + 8) for i in range(0, 40, 8)], [range(39, -1, -1)]):
+        metrics, volumes = problem.metrics(5), problem.volume_metrics(5, 7)
+        for rows in map(list, batches):
+            outputs = MaskOutputs(logits[rows], logits[rows])
+            problem.score(metrics, outputs, y[rows])
+            problem.score_volumes(volumes, outputs, y[rows], volume[rows])
+        found.append(problem.values(metrics) | problem.values(volumes))
+    assert found[0] == found[1] == found[2]
+    assert all(state.dtype == torch.int64 for metric in metrics.values() for state in metric.metric_state.values())
+
+
+def test_dice_by_volume_takes_the_slices_of_a_volume_as_one_image() -> None:
+    logits = torch.nn.functional.one_hot(torch.tensor([[[0, 1]], [[1, 1]], [[0, 0]]]), 3).permute(0, 3, 1, 2).float()
+    y = torch.tensor([[[0, 1]], [[0, 1]], [[0, 255]]], dtype=torch.uint8)
+    problem = Segmentation()
+    metrics = problem.volume_metrics(3, 2)
+    problem.score_volumes(metrics, MaskOutputs(logits, logits), y, torch.tensor([0, 0, 1]))
+    found = problem.values(metrics, ["a", "b", "c"])
+    assert found["dice_volume/a"] == pytest.approx((2 * 1 / 3 + 1) / 2)
+    assert found["dice_volume/b"] == pytest.approx(2 * 2 / 5)
+    assert np.isnan(found["dice_volume/c"])
+    assert found["mdice_volume"] == pytest.approx((found["dice_volume/a"] + found["dice_volume/b"]) / 2)
 
 
 def test_a_class_that_is_nowhere_is_undefined_and_in_no_mean() -> None:
@@ -136,8 +186,9 @@ def test_a_class_that_is_nowhere_is_undefined_and_in_no_mean() -> None:
 
 def test_a_label_that_is_no_class_is_reported() -> None:
     metrics = Segmentation().metrics(3)
-    with pytest.raises(RuntimeError):
-        Segmentation().score(metrics, outputs(1, 3), torch.full((1, 6, 8), 3, dtype=torch.uint8))
+    for label in (3, 254):
+        with pytest.raises(RuntimeError, match=f"pixels have the label {label}, and there are 3 classes"):
+            Segmentation().score(metrics, outputs(1, 3), torch.full((1, 6, 8), label, dtype=torch.uint8))
 
 
 def test_what_segmentation_does_not_know_is_refused() -> None:
@@ -198,22 +249,42 @@ def test_evidence_is_a_fixed_grid_of_each_image() -> None:
 
 def test_files_of_samples(tmp_path: Path) -> None:
     masks = [torch.full((2, 3), value, dtype=torch.uint8) for value in range(4)]
-    ids = ["day/1.jpg", "day_1.jpg", "../../DAY/1.jpg", "é x"]
-    found = [Predicted("a/b", ids, {"prediction": masks}), Predicted("a_b", ids[:1], {"prediction": masks[3:]})]
-    Segmentation().write_predictions(found, ["zero"], tmp_path / "out")
-    index = (tmp_path / "out" / "index.csv").read_text().splitlines()
-    assert index[0] == "domain,sample,file"
-    files = [line.rpartition(",")[2] for line in index[1:]]
+    masks[1][0, 0] = 0
+    ids, names = ["day/1.jpg", "day_1.jpg", "../../DAY/1.jpg", "é x"], ["zero", "one", "two", "three, 3"]
+    columns = {"prediction": masks, "confidence": [0.5, 0.25, 1.0, 0.125]}
+    last = {name: values[3:] for name, values in columns.items()}
+    found = [Predicted("a/b", ids, columns, [None, (4, 9), None, None]), Predicted("a_b", ids[:1], last)]
+    Segmentation().write_predictions(found, names, tmp_path / "out")
+    with (tmp_path / "out" / "index.csv").open(encoding="utf-8", newline="") as file:
+        header, *index = csv.reader(file)
+    assert header == ["domain", "sample", "file", "confidence", *(f"share_{name}" for name in names)]
+    files = [line[2] for line in index]
     assert len({file.casefold() for file in files}) == 5
-    values = [np.unique(np.asarray(Image.open(tmp_path / "out" / file))).tolist() for file in files]
-    assert values == [[0], [1], [2], [3], [3]]
-    assert [line.split(",")[:2] for line in index[1:]] == [["a/b", one] for one in ids] + [["a_b", ids[0]]]
+    images = [Image.open(tmp_path / "out" / file) for file in files]
+    assert [np.unique(np.asarray(image)).tolist() for image in images] == [[0], [0, 1], [2], [3], [3]]
+    assert [image.size for image in images] == [(3, 2), (9, 4), (3, 2), (3, 2), (3, 2)]
+    assert [len({colour for _, colour in image.convert("RGB").getcolors()}) for image in images] == [1, 2, 1, 1, 1]
+    assert [line[:2] for line in index] == [["a/b", one] for one in ids] + [["a_b", ids[0]]]
+    assert [float(line[3]) for line in index] == [0.5, 0.25, 1.0, 0.125, 0.125]
+    shares = np.asarray([line[4:] for line in index], float)
+    assert shares.argmax(1).tolist() == [0, 1, 2, 3, 3]
+    assert shares[1].tolist() == pytest.approx([1 / 6, 5 / 6, 0, 0], abs=1e-5)
     inside = {path.resolve() for path in (tmp_path / "out").rglob("*.png")}
     assert len(inside) == 5
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file, and masks need a folder"):
-        Segmentation().write_predictions(found, ["zero"], tmp_path / "file")
+        Segmentation().write_predictions(found, names, tmp_path / "file")
+
+
+def test_the_confidence_is_a_mean_over_the_pixels_of_a_sample() -> None:
+    sizes = torch.tensor([[6, 8], [2, 3], [6, 8]])
+    found = outputs(sizes=sizes)
+    largest = found.logits.softmax(1).amax(1)
+    confidence = Segmentation().predictions(found)["confidence"]
+    expected = [largest[0].mean(), largest[1, :2, :3].mean(), largest[2].mean()]
+    torch.testing.assert_close(confidence, torch.stack(expected))
+    torch.testing.assert_close(Segmentation().predictions(outputs())["confidence"], largest.mean((1, 2)))
 
 
 def test_file_names_never_collide() -> None:

@@ -298,3 +298,15 @@ def test_a_caption_says_where_samples_that_validate_were_trained_on(make_table: 
     assert f"All samples of a source train in source only, {end}" in said(table, everywhere)
     fill(table, lambda *_: 0.5)
     assert not any("All samples of a source" in sentence for sentence in said(table, everywhere))
+
+
+def test_a_mean_over_classes_says_how_many_there_are(make_table: Make, fill: Fill) -> None:
+    table = make_table(rows=[SOURCE], seeds=[0], tasks=[FIRST], metric="miou")
+    target = FIRST.partition("->")[2]
+    values = {"miou": 0.5, "iou/road": 0.4, "iou/car": 0.6, "iou/train": float("nan"), "dice/road": 0.1}
+    caption = said(table, fill(table, lambda *_: 0.5, test={target: values}))
+    assert any(
+        sentence.startswith("mIoU: ") and "one confusion matrix of all pixels" in sentence for sentence in caption
+    )
+    assert "The mean is over 2 classes; no test pixel is labelled train." in caption
+    assert not any("The mean is over" in sentence for sentence in said(make_table(rows=[SOURCE])))

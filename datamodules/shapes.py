@@ -1,0 +1,100 @@
+"""Shapes on photographs, by day, at night and in haze: a benchmark of masks that needs no download."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dafw.data.domain import ArrayImages, Domain
+from dafw.data.files import Arrays
+from dafw.data.images import ImageOrPath, as_item, as_rgb
+from dafw.data.roles import Split
+from dafw.errors import choose
+from datamodules.base import DomainDataModule
+from datamodules.digit_images import resize
+from datamodules.shape_images import CLASSES, SIDE, STYLES, scenes
+
+#: Number of scenes in each split of a domain.
+COUNTS: dict[Split, int] = {"train": 400, "val": 100, "test": 150}
+
+
+class ShapesOnPhotos(DomainDataModule):
+    """Masks of disks, squares and triangles on photographs: 64 x 64 pixels, 4 classes, nothing to download.
+
+    A shape is filled with grey photograph times the colour of its class: red disks, green squares, blue triangles. The
+    photographs are scikit-learn's two. Training takes their left halves, validation and test their right halves. No two
+    domains or splits show the same scene. Each scene is a function of its domain, its split and its number.
+
+    * ``day``: the scenes as they are;
+    * ``night``: darker, blue, blurred and noisy;
+    * ``haze``: the colours of the classes change places, and a veil lies over all. What was learnt by day misleads
+      here, so no gain is to be expected: a negative control.
+
+    Args:
+        source: labelled domain or domains.
+        target: domain or domains to adapt to and to test on.
+        base: see :class:`datamodules.base.DomainDataModule`.
+    """
+
+    domain_names: tuple[str, ...] = ("day", "night", "haze")
+    class_names: tuple[str, ...] = CLASSES
+
+    def __init__(self, source: str | list[str], target: str | list[str], **base: Any) -> None:
+        super().__init__(source, target, **base)
+
+    def prepare_data(self) -> None:
+        """Draws the scenes, in one process of each machine."""
+        for name in (*self.source, *self.target):
+            for split in COUNTS:
+                self.load(name, split)
+
+    def load(self, name: str, split: Split) -> Domain:
+        """One split of one domain: uint8 images (3, 64, 64) and masks (64, 64).
+
+        Raises:
+            UserError: for an unknown domain or split.
+        """
+        choose("domain", name, self.domain_names)
+        choose("split", split, COUNTS)
+        return _domain(name, split)
+
+    def references(self, name: str, split: Split) -> tuple[ArrayImages, NDArray[np.int64]]:
+        """The scenes of a split by day, pixel by pixel, and the position of each sample's one.
+
+        Raises:
+            UserError: for an unknown domain or split, or for ``day`` itself.
+        """
+        choose("domain with references", name, [one for one in self.domain_names if one != "day"])
+        choose("split", split, COUNTS)
+        count = COUNTS[split]
+        return ArrayImages(_scenes("day", name, split)["images"]), np.arange(count)
+
+    def view(self, name: str) -> Callable[[Any], Any]:
+        """The named augmentation, for an extra view of an image."""
+        from dafw.data.transforms import named_view
+
+        return named_view(name, SIDE)
+
+    def evaluation_transform(self) -> Callable[[ImageOrPath], Tensor]:
+        """From a file or an image of Pillow to uint8 (3, 64, 64): both sides are scaled.
+
+        See :meth:`datamodules.evaluating.Evaluating.evaluation_transform`.
+        """
+        return lambda image: as_item(resize(np.asarray(as_rgb(image))[None], SIDE)[0].copy())
+
+
+def _scenes(style: str, name: str, split: Split) -> Arrays:
+    """The scenes of a domain's split in a style."""
+    seed = 3 * list(STYLES).index(name) + list(COUNTS).index(split)
+    return scenes(style, seed, COUNTS[split], left=split == "train")
+
+
+@lru_cache(maxsize=9)
+def _domain(name: str, split: Split) -> Domain:
+    found = _scenes(name, name, split)
+    ids = [f"{name}/{split}/{index}" for index in range(COUNTS[split])]
+    return Domain(name, ArrayImages(found["images"]), list(torch.from_numpy(found["masks"])), ids)

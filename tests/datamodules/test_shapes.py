@@ -1,0 +1,73 @@
+"""Shapes on photographs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dafw.errors import UserError
+from datamodules import ShapesOnPhotos, shape_images, shapes
+from datamodules.shape_images import render, scene
+
+
+@pytest.fixture(autouse=True)
+def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few scenes of each split, in a cache of this test."""
+    monkeypatch.setenv("DAFW_CACHE", str(tmp_path))
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 12, "val": 5, "test": 6})
+    shapes._domain.cache_clear()
+
+
+def test_a_scene_is_a_function_of_its_numbers() -> None:
+    for style in shape_images.STYLES:
+        image, mask = render(style, 0, 7, left=True)
+        again, _ = render(style, 0, 7, left=True)
+        assert (image.shape, mask.shape, image.dtype, mask.dtype) == ((64, 64, 3), (64, 64), np.uint8, np.uint8)
+        assert np.array_equal(image, again)
+        assert np.array_equal(mask, scene(0, 7, left=True).mask)
+    assert not np.array_equal(render("day", 0, 7, left=True)[0], render("day", 0, 8, left=True)[0])
+    assert not np.array_equal(render("day", 0, 7, left=True)[0], render("day", 1, 7, left=True)[0])
+
+
+def test_the_styles_are_what_they_say() -> None:
+    pairs = [(scene(0, index, left=True), index) for index in range(20)]
+    counts = np.bincount(np.concatenate([one.mask.ravel() for one, _ in pairs]), minlength=4)
+    assert (counts > 0).all()
+    assert counts[0] > counts[1:].sum()
+    channel = {1: 0, 2: 1, 3: 2}
+    for shown, index in pairs:
+        night, haze = (render(style, 0, index, left=True)[0] / 255.0 for style in ("night", "haze"))
+        assert night.mean() < 0.6 * shown.pixels.mean()
+        assert haze.min() > 0.2
+        for label, brightest in channel.items():
+            inside = shown.mask == label
+            if inside.any():
+                assert shown.pixels[inside].mean(0).argmax() == brightest
+                assert haze[inside].mean(0).argmax() == (brightest + 1) % 3
+
+
+def test_the_datamodule() -> None:
+    data = ShapesOnPhotos("day", "night", batch_size=4, augment="crop")
+    data.prepare_data()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert (batch.x.shape, batch.y.shape, batch.y.dtype) == ((8, 3, 64, 64), (4, 64, 64), torch.uint8)
+    assert data.class_names == ("background", "disk", "square", "triangle")
+    assert [len(data.load("night", split)) for split in ("train", "val", "test")] == [12, 5, 6]
+    seen = {image.numpy().tobytes() for name in ("day", "night") for image in data.load(name, "train").inputs}
+    assert len(seen) == 24
+    assert data.evaluation_transform()(Image.new("RGB", (80, 70))).shape == (3, 64, 64)
+    images, index = data.references("night", "test")
+    labels = data.load("night", "test").labels
+    assert labels is not None
+    assert index.tolist() == list(range(6))
+    for position, mask in zip(index.tolist(), labels, strict=True):
+        disk = mask == 1
+        if disk.any():  # by day disks are red
+            assert images[position][:, disk].float().mean(1).argmax() == 0
+    with pytest.raises(UserError, match='unknown domain with references "day"'):
+        data.references("day", "test")
+    with pytest.raises(UserError, match='unknown domain "dusk"'):
+        ShapesOnPhotos("day", "dusk")
