@@ -5,10 +5,14 @@ from typing import Any
 
 import pytest
 
-from dafw.methods import DANN, AdaBN, SourceOnly
+from dafw.methods import DANN, AdaBN, AdaptSegNet, Advent, MinEnt, ParetoAdvent, SourceOnly
 from dafw.testing import Case, case, contract
+from dafw.testing.dense_toys import ToySegmenter
 
 SIZES = {"sizes": True}
+PADDED: dict[str, Any] = {"kind": "segmentation", "data_arguments": SIZES}
+LEVELS: dict[str, Any] = {**PADDED, "network": ToySegmenter(auxiliary=True), "levels": 2}
+CRITIC: dict[str, Any] = {"critic_width": 4, "critic_layers": 2, "weight": 0.1}
 CASES = {
     "source_masks": case(SourceOnly, kind="segmentation"),
     "source_masks_padded": case(SourceOnly, kind="segmentation", data_arguments=SIZES, norm="separate"),
@@ -19,6 +23,10 @@ CASES = {
     "dann_masks_padded": case(
         DANN, kind="segmentation", data_arguments=SIZES, width=8, depth=1, norm="domain_specific", ema_decay=0.8
     ),
+    "adaptsegnet_levels": case(AdaptSegNet, **LEVELS, **CRITIC, gan="least_squares", critic_optimizer="momentum"),
+    "advent_levels": case(Advent, **LEVELS, **CRITIC, norm="domain_specific", ema_decay=0.8),
+    "minent_levels": case(MinEnt, **LEVELS, weight=0.1, norm="joint"),
+    "pareto_advent_levels": case(ParetoAdvent, **LEVELS, **CRITIC, guided_above=0.5, mimicking_weight=0.1),
     "source_boxes": case(SourceOnly, kind="detection"),
     "seen_boxes": case(SourceOnly, kind="detection", forward_target=True, norm="separate", ema_decay=0.8),
     "adabn_boxes": case(AdaBN, kind="detection"),
