@@ -202,7 +202,7 @@ def test_a_backbone_that_learns_nothing_has_no_objectives(tmp_path: Path) -> Non
     item = make_case(ParetoAdvent)
     method = item.make()
     method.network.backbone.requires_grad_(False)
-    with pytest.raises(UserError, match="ParetoAdvent weighs gradients at the last kernel"):
+    with pytest.raises(UserError, match="ParetoAdvent weighs gradients at the last kernel before the label head"):
         item.train(tmp_path, method=method)
 
 
@@ -229,3 +229,8 @@ def test_the_critics_settings_are_their_own() -> None:
     }
     assert [group["lr"] for group in others] == [0.1, 1.0]
     assert all(group["momentum"] == 0.9 and group["weight_decay"] == 0.5 for group in others)
+
+
+def test_the_problem_need_not_be_given() -> None:
+    for owner in (AdaptSegNet, Advent, MinEnt, ParetoAdvent):
+        assert isinstance(owner(ToySegmenter(), num_classes=3).problem, Segmentation)

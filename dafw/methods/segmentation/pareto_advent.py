@@ -9,7 +9,6 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.maps import pixel_information
 from dafw.methods.base import Losses
-from dafw.methods.optimisation import trained_parameters
 from dafw.methods.preference import preferred_weights
 from dafw.methods.segmentation.advent import Advent
 from dafw.optim.pareto import GradientRows
@@ -34,8 +33,8 @@ class ParetoAdvent(Advent):
 
     Step: a linear programme (:mod:`dafw.optim.pareto`) chooses w >= 0 with sum 3 from the inner products of the
     objectives' gradients and of the gradient of L_T on held-out images: a tenth of the target's training samples, which
-    enter no objective and move no running statistic. The gradients are taken at the last shared stage alone, the last
-    kernel of the network's backbone, so that one backward pass of the whole network descends the weighted sum. On
+    enter no objective and move no running statistic. The gradients are taken at the last shared stage alone, at the
+    last kernel before the label head, so that one backward pass of the whole network descends the weighted sum. On
     several ranks the gradients are averaged over the ranks before the programme. It is solved on the device; the host
     reads nothing. The logged terms are weighted. In ParetoDA each head descends its own objective; here the objectives
     are all of the same masks, and the whole network descends the sum.
@@ -73,15 +72,15 @@ class ParetoAdvent(Advent):
         self.combination, self.mimicking_weight, self.guided_above = combination, mimicking_weight, guided_above
 
     def on_fit_start(self) -> None:
-        """Finds the last shared stage.
+        """Finds the last kernel of the last shared stage.
 
         Raises:
-            UserError: if the backbone learns nothing, so that no parameter has several objectives.
+            UserError: if it learns nothing, so that no parameter has several objectives.
         """
         super().on_fit_start()
-        kernels = [parameter for parameter in trained_parameters(self.network.backbone) if parameter.ndim > 1]
+        kernels = [parameter for parameter in self.network.shared_stage if parameter.ndim > 1]
         if not kernels:
-            raise UserError("ParetoAdvent weighs gradients at the last kernel of the backbone, and it learns nothing")
+            raise UserError("ParetoAdvent weighs gradients at the last kernel before the label head: none learns")
         self._gradients = GradientRows(kernels[-1:], len(OBJECTIVES) + 1)
 
     def losses(self, batch: Batch) -> Losses:
