@@ -31,8 +31,8 @@ class AdaptSegNet(AdaptationMethod):
     critic has an optimiser of its own, Adam with a rate and momenta of its own.
 
     Tsai et al., Learning to Adapt Structured Output Space for Semantic Segmentation, CVPR 2018,
-    https://arxiv.org/abs/1802.10349, sections 4 and 5; the step was read in the authors' code. Both pass source and target apart,
-    hence ``norm: separate``. Their batch normalisation has fixed weights.
+    https://arxiv.org/abs/1802.10349, sections 4 and 5; the step was read in the authors' code. It passes source and
+    target apart, hence ``norm: separate``. The weights of its batch norms are fixed.
 
     Args:
         network: images (N, 3, H, W) to outputs with logits (N, K, H, W).

@@ -16,8 +16,8 @@ class Advent(AdaptSegNet):
     0)) / 2; I_s is (n_s, K, H, W) and I_t (n_t, K, H, W). All means are over places.
 
     Vu et al., ADVENT: Adversarial Entropy Minimization for Domain Adaptation in Semantic Segmentation, CVPR 2019,
-    https://arxiv.org/abs/1811.12833, section 3.2; the step was read in the authors' code. The authors add 1e-30 to p in the
-    logarithm; here the logarithm is exact.
+    https://arxiv.org/abs/1811.12833, section 3.2; the step was read in the authors' code. The authors add 1e-30
+    to p in the logarithm; here the logarithm is exact.
 
     Args:
         network: images (N, 3, H, W) to outputs with logits (N, K, H, W).

@@ -19,8 +19,8 @@ class MinEnt(AdaptationMethod):
     ``auxiliary_share``.
 
     Vu et al., ADVENT: Adversarial Entropy Minimization for Domain Adaptation in Semantic Segmentation, CVPR 2019,
-    https://arxiv.org/abs/1811.12833, section 3.1; the loss was read in the authors' code. Its prior of the class ratio, for
-    SYNTHIA alone, is not here.
+    https://arxiv.org/abs/1811.12833, section 3.1; the loss was read in the authors' code. Its prior of the class
+    ratio, for SYNTHIA alone, is not here.
 
     Args:
         network: images (N, 3, H, W) to outputs with logits (N, K, H, W).
