@@ -80,7 +80,9 @@ class AdaptSegNet(AdaptationMethod):
         self.critic_momenta = own_momentum(critic_optimizer, critic_momentum, critic_beta2)
         names = ("critic", "critic_auxiliary")[:levels]
         for name in names:
-            setattr(self, name, MapCritic(self.num_classes, critic_width, critic_layers))
+            critic = MapCritic(self.num_classes, critic_width, critic_layers)
+            memory = torch.channels_last if network.channels_last else torch.contiguous_format
+            setattr(self, name, critic.to(memory_format=memory))
             for option in {"lr", "momentum"} & set(self.part_options.get(name, {})):
                 raise UserError(f"model.parts.{name}.{option} has a key of its own: give model.critic_{option}")
 
