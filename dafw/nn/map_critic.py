@@ -99,7 +99,7 @@ class _ScoresApart(torch.autograd.Function):
         return ctx.scores.detach(), ctx.scores.detach()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         teach, mislead = grads
         found: tuple[Tensor | None, ...] = (None,) * len(ctx.parameters)

@@ -98,7 +98,7 @@ class AdaptSegNet(AdaptationMethod):
 
     def adapt(self, source: MaskOutputs, target: MaskOutputs, joint: MaskOutputs) -> Losses:
         """For each level the term that misleads its critic, and the critic's own."""
-        losses = {}
+        losses: Losses = {}
         places = scores_of_levels(source, self.levels), scores_of_levels(target, self.levels)
         for suffix, weight in zip(places[0], (self.weight, self.weight * self.auxiliary_share), strict=False):
             mislead, teach = self.judge(f"critic{suffix}", places[0][suffix], places[1][suffix], source, target)
