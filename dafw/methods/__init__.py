@@ -47,6 +47,7 @@ from dafw.methods.generalization import (
     Mixup,
     VREx,
 )
+from dafw.methods.segmentation import AdaptSegNet, Advent, MinEnt, ParetoAdvent
 from dafw.methods.source_free import SHOT, SourceFreeMethod
 from dafw.methods.test_time import DRMRetraining, TestTimeMethod
 
@@ -77,7 +78,9 @@ __all__ = [
     "UAN",
     "UDIM",
     "AdaBN",
+    "AdaptSegNet",
     "AdaptationMethod",
+    "Advent",
     "DRMRetraining",
     "DeepCORAL",
     "DomainBedCDANN",
@@ -89,8 +92,10 @@ __all__ = [
     "Losses",
     "MemSPM",
     "Method",
+    "MinEnt",
     "Mixup",
     "OVANet",
+    "ParetoAdvent",
     "ParetoCDAN",
     "ParetoDA",
     "ParetoMDD",

@@ -26,7 +26,7 @@ from dafw.nn.teacher import Teacher
 from dafw.optim.parts import Parts
 from dafw.optim.schedules import Schedule
 from dafw.optim.sharpness import Sharpness
-from dafw.problems import Classification, Problem
+from dafw.problems import USUAL, Classification, Problem
 from dafw.problems.model import NetworkBase, check_scale
 from dafw.ranges import NonNegativeFloat, PositiveFloat, RightOpenUnitInterval
 
@@ -42,7 +42,7 @@ class Method(
         network: inputs to outputs, see :class:`~dafw.problems.model.NetworkBase`.
         num_classes: classes to predict. The command line takes it from the datamodule. A method that is made without
             it takes it from the datamodule of its trainer, see :class:`~dafw.methods.waiting.Waiting`.
-        problem: what is predicted; classification if ``None``.
+        problem: what is predicted; if ``None`` classification, or else the first kind that the method is for.
         norm: batch statistics over two domains: ``joint`` (one set), ``separate`` (one per domain, shared running
             statistics), ``domain_specific`` (own statistics and affine per domain), ``frozen``; the method's
             ``default_norm`` if ``None``.
@@ -109,7 +109,8 @@ class Method(
     ) -> None:
         super().__init__()
         self.set_optimisation(optimizer, lr, momentum, weight_decay, schedule, sharpness, parts, fused)
-        self.problem = problem or Classification()
+        kind = self.kinds[0] if self.kinds and "classification" not in self.kinds else "classification"
+        self.problem = problem or USUAL.get(kind, Classification)()
         if self.kinds and self.problem.kind not in self.kinds:
             raise UserError(
                 f"{type(self).__name__} is a method for {' and '.join(self.kinds)}, and model.problem is "

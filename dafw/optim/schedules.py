@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dafw.ranges import Checked, NonNegativeFloat
+from dafw.ranges import Checked, NonNegativeFloat, PositiveInt
 
 Per = Literal["progress", "step"]
 
@@ -67,6 +67,16 @@ def cosine(progress: float, warmup: float = 0.0) -> float:
     if progress < warmup:
         return progress / warmup
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (progress - warmup) / (1.0 - warmup))))
+
+
+def polynomial(progress: float, power: float = 0.9) -> float:
+    """(1 - p)^power, from 1 down to 0: Chen et al., DeepLab, TPAMI 2018, section 4.1, https://arxiv.org/abs/1606.00915.
+
+    Args:
+        progress: p, the share of training done; beyond 1 the factor stays 0.
+        power: the exponent.
+    """
+    return float(max(0.0, 1.0 - progress) ** power)
 
 
 class Schedule(Checked, ABC):
@@ -128,3 +138,21 @@ class Cosine(Schedule):
     def __call__(self, progress: float, step: int) -> float:
         """See :class:`Schedule`."""
         return cosine(progress, self.warmup)
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """(1 - p)^power, where p is the share done of training, or of ``steps``.
+
+    Args:
+        power: the exponent.
+        steps: number of steps after which the factor is 0, if that is not the end of training (the authors of
+            AdaptSegNet and ADVENT stop long before it).
+    """
+
+    power: NonNegativeFloat = 0.9
+    steps: PositiveInt | None = None
+
+    def __call__(self, progress: float, step: int) -> float:
+        """See :class:`Schedule`."""
+        return polynomial(step / self.steps if self.steps else progress, self.power)

@@ -8,7 +8,11 @@ from dafw.problems.outputs import BoxOutputs, MaskOutputs, Outputs, RowOutputs
 from dafw.problems.rows import TensorRows
 from dafw.problems.segmentation import Segmentation
 
+USUAL = {"classification": Classification, "segmentation": Segmentation, "detection": Detection}
+"""The problem of each kind that is meant if none is given."""
+
 __all__ = [
+    "USUAL",
     "BoxOutputs",
     "Classification",
     "Detection",

@@ -135,6 +135,14 @@ class NetworkBase(Recorded, nn.Module):
         """Whether the label head comes trained; a source-free run can then start without a checkpoint."""
         return False
 
+    @property
+    def shared_stage(self) -> list[nn.Parameter]:
+        """The parameters that learn of the last stage before the label head, in the order of the forward pass.
+
+        It is the backbone. A network with a stage between backbone and label head names that one.
+        """
+        return [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+
     def label_head(self) -> nn.Module:
         """The label head.
 

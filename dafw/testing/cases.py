@@ -47,6 +47,9 @@ TINY: dict[str, dict[str, Any]] = {
         **{"classes": 2, "per_class": 2, "kmeans_trials": 2, "ramp_steps": 8},
     },
     "MCD": {"head_widths": [6], "head_dropout": 0.0, "balance": 0.1},
+    "AdaptSegNet": {"critic_width": 4, "critic_layers": 2, "weight": 0.1},
+    "Advent": {"critic_width": 4, "critic_layers": 2, "weight": 0.1},
+    "ParetoAdvent": {"critic_width": 4, "critic_layers": 2, "weight": 0.1},
     "ADDA": {"width": 8, "depth": 1, "critic_norm": True},
     "PADA": {"width": 8, "depth": 1, "critic_norm": True, "refresh_every": 3},
     "ParetoCDAN": {"width": 8, "depth": 1, "class_width": 4, "entropy": True},
@@ -206,7 +209,7 @@ _kept: list[TemporaryDirectory[str]] = []
 def case(
     method: type[Method],
     *,
-    kind: str = "classification",
+    kind: str | None = None,
     problem: Problem | None = None,
     network: NetworkBase | None = None,
     data: type[DomainDataModule] | None = None,
@@ -220,7 +223,7 @@ def case(
 
     Args:
         method: its class.
-        kind: of the toys.
+        kind: of the toys; the first of the method's kinds, or classes, if ``None``.
         problem: in place of the kind's.
         network: in place of the kind's; each training makes a new one with the same arguments.
         data: in place of the toy data. It must take the arguments of :class:`~datamodules.base.DomainDataModule`.
@@ -231,6 +234,7 @@ def case(
     given = dict(data_arguments or {})
     arguments = arguments or dict(TINY.get(name, {}))
     made: dict[str, Any] = {"network": NETWORKS.get(name, {})}
+    kind = kind or (*method.kinds, "classification")[0]
     if choose("kind of toys", kind, ("classification", *KINDS)) != "classification":
         toy, owner, options = KINDS[kind]
         problem, made = problem or toy, {"network": options, "network_path": path_of(owner)}

@@ -5,11 +5,15 @@ from typing import Any
 
 import pytest
 
-from dafw.methods import DAN, DANN, AdaBN, DeepCORAL, SourceOnly
+from dafw.methods import DAN, DANN, AdaBN, AdaptSegNet, Advent, DeepCORAL, MinEnt, ParetoAdvent, SourceOnly
 from dafw.nn.segmentation import SegmentationNetwork
 from dafw.testing import Case, case, contract
+from dafw.testing.dense_toys import ToySegmenter
 
 SIZES = {"sizes": True}
+PADDED: dict[str, Any] = {"kind": "segmentation", "data_arguments": SIZES}
+LEVELS: dict[str, Any] = {**PADDED, "network": ToySegmenter(auxiliary=True), "levels": 2}
+CRITIC: dict[str, Any] = {"critic_width": 4, "critic_layers": 2, "weight": 0.1}
 CASES = {
     "source_masks": case(SourceOnly, kind="segmentation"),
     "source_masks_padded": case(SourceOnly, kind="segmentation", data_arguments=SIZES, norm="separate"),
@@ -30,6 +34,10 @@ CASES = {
         DANN, kind="segmentation", network=SegmentationNetwork(auxiliary=True), width=8, depth=1, norm="separate"
     ),
     "adabn_tiny_unet": case(AdaBN, kind="segmentation", network=SegmentationNetwork(arch_args={"width": 4})),
+    "adaptsegnet_levels": case(AdaptSegNet, **LEVELS, **CRITIC, gan="least_squares", critic_optimizer="momentum"),
+    "advent_levels": case(Advent, **LEVELS, **CRITIC, norm="domain_specific", ema_decay=0.8),
+    "minent_levels": case(MinEnt, **LEVELS, weight=0.1, norm="joint"),
+    "pareto_advent_levels": case(ParetoAdvent, **LEVELS, **CRITIC, guided_above=0.5, mimicking_weight=0.1),
     "source_boxes": case(SourceOnly, kind="detection"),
     "seen_boxes": case(SourceOnly, kind="detection", forward_target=True, norm="separate", ema_decay=0.8),
     "adabn_boxes": case(AdaBN, kind="detection"),

@@ -1,6 +1,5 @@
 """Steps whose shared layers descend several objectives in the direction of a preference."""
 
-import math
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -13,11 +12,12 @@ from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.methods.base import Losses
 from dafw.methods.manual import ManualOptimization, with_zeros
 from dafw.methods.optimisation import trained_parameters
+from dafw.methods.preference import preferred_weights
 from dafw.nn.class_critics import ClassCritics
 from dafw.nn.distributed import mean_over_ranks
 from dafw.nn.network import Network
 from dafw.nn.norm import NormMode
-from dafw.optim.pareto import GradientRows, choose_weights
+from dafw.optim.pareto import GradientRows
 from dafw.problems import Outputs
 from dafw.ranges import NonNegativeFloat, PositiveInt
 
@@ -194,19 +194,6 @@ class ParetoSteps(ManualOptimization, AdversarialMethod, abstract=True):
         """
         if self.combination in FIXED:
             return FIXED[self.combination]
-        products = gradients.products()
-        (numbers,) = mean_over_ranks([torch.cat([products.flatten(), held_out.detach().to(products).view(1)])])
-        products, value = numbers[:-1].view_as(products), numbers[-1]
-        least = math.inf if self.guided_above is None else self.guided_above
-        guided = value + math.log(self.num_classes) > least
-        chosen = choose_weights(products, guided=guided, mode=self.mode)
-        weights = chosen.weights.to(products)
-        if self.logs_this_step:
-            self.diagnose("held_out_loss", value)
-            self.diagnose("guided", guided.float())
-            self.diagnose("infeasible", 1 - chosen.feasible.float())
-            norms = products.diagonal().clamp_min(0.0).sqrt()
-            for weight, norm, name in zip(weights, norms, ("supervised", "domain", "mimicking"), strict=False):
-                self.diagnose(f"weight_{name}", weight)
-                self.diagnose(f"gradient_norm_{name}", norm)
+        names = ("supervised", "domain", "mimicking")
+        weights = preferred_weights(self, gradients, held_out, names, guided_above=self.guided_above, mode=self.mode)
         return torch.cat([weights[:2] + 1, weights[2:]]) if self.mode == "authors" else weights
