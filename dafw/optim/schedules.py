@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dafw.ranges import Checked, NonNegativeFloat
+from dafw.ranges import Checked, NonNegativeFloat, PositiveInt
 
 Per = Literal["progress", "step"]
 
@@ -69,6 +69,16 @@ def cosine(progress: float, warmup: float = 0.0) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (progress - warmup) / (1.0 - warmup))))
 
 
+def polynomial(progress: float, power: float = 0.9) -> float:
+    """(1 - p)^power, from 1 down to 0: Chen et al., DeepLab, TPAMI 2018, section 4.1, https://arxiv.org/abs/1606.00915.
+
+    Args:
+        progress: p, the share of training done; beyond 1 the factor stays 0.
+        power: the exponent.
+    """
+    return float(max(0.0, 1.0 - progress) ** power)
+
+
 class Schedule(Checked, ABC):
     """A factor over training, for learning rates and loss weights."""
 
@@ -91,6 +101,26 @@ class Constant(Schedule):
     def __call__(self, progress: float, step: int) -> float:
         """See :class:`Schedule`."""
         return constant(progress)
+
+
+@dataclass(frozen=True)
+class WarmUp(Schedule):
+    """Another schedule, times a factor that rises linearly to 1 over the first steps.
+
+    Args:
+        steps: length of the warm-up in steps.
+        start: the factor at the first step (mmsegmentation's configuration of SegFormer and DAFormer: 1e-6).
+        then: the other schedule, which the warm-up does not shift; constant if null.
+    """
+
+    steps: PositiveInt = 1500
+    start: NonNegativeFloat = 1e-6
+    then: Schedule | None = None
+
+    def __call__(self, progress: float, step: int) -> float:
+        """See :class:`Schedule`."""
+        rise = min(1.0, self.start + (1 - self.start) * step / self.steps)
+        return rise * (1.0 if self.then is None else self.then(progress, step))
 
 
 @dataclass(frozen=True)
@@ -128,3 +158,21 @@ class Cosine(Schedule):
     def __call__(self, progress: float, step: int) -> float:
         """See :class:`Schedule`."""
         return cosine(progress, self.warmup)
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """(1 - p)^power, where p is the share done of training, or of ``steps``.
+
+    Args:
+        power: the exponent.
+        steps: number of steps after which the factor is 0, if that is not the end of training (the authors of
+            AdaptSegNet and ADVENT stop long before it).
+    """
+
+    power: NonNegativeFloat = 0.9
+    steps: PositiveInt | None = None
+
+    def __call__(self, progress: float, step: int) -> float:
+        """See :class:`Schedule`."""
+        return polynomial(step / self.steps if self.steps else progress, self.power)
