@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dafw.data.padding import IGNORE
+from dafw.nn.precision import full_precision
 from dafw.problems.ranks import share_of_all
 
 
@@ -35,5 +36,5 @@ def feature_distance(features: Tensor, reference: Tensor, where: Tensor) -> Tens
         reference: (n, d, h, w), without a gradient.
         where: (n, h, w) bool, the cells that count.
     """
-    distance = torch.linalg.vector_norm((features - reference).float(), dim=1)
+    distance = torch.linalg.vector_norm(full_precision(features - reference), dim=1)
     return share_of_all(where.sum().to(distance.dtype)) * (distance * where).sum()

@@ -47,7 +47,7 @@ from dafw.methods.generalization import (
     Mixup,
     VREx,
 )
-from dafw.methods.segmentation import Dacs
+from dafw.methods.segmentation import Dacs, DAFormer
 from dafw.methods.source_free import SHOT, SourceFreeMethod
 from dafw.methods.test_time import DRMRetraining, TestTimeMethod
 
@@ -79,6 +79,7 @@ __all__ = [
     "UDIM",
     "AdaBN",
     "AdaptationMethod",
+    "DAFormer",
     "DRMRetraining",
     "Dacs",
     "DeepCORAL",

@@ -32,6 +32,11 @@ def class_mask(labels: Tensor, scores: Tensor) -> Tensor:
     return chosen.gather(1, places).view(labels.shape)
 
 
+def paste(pasted: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """The source where a mask (n, H, W) says so, else the target: images (n, C, H, W) or masks (n, H, W)."""
+    return torch.where(pasted[:, None] if source.ndim == 4 else pasted, source, target)
+
+
 def block_mask(numbers: Tensor, sizes: Tensor, canvas: tuple[int, int], block: int, ratio: float) -> Tensor:
     """The pixels that stay visible when some of the square blocks of each image are hidden.
 

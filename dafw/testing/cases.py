@@ -30,6 +30,11 @@ STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 8
 TINY: dict[str, dict[str, Any]] = {
     "AFN": {"entropy_weight": 0.1},
     "Dacs": {"threshold": 0.4, "decay": 0.8},
+    "DAFormer": {
+        **{"threshold": 0.4, "decay": 0.8, "distance_weight": 0.1, "temperature": 0.3, "least_pixels": 12},
+        **{"things": ["one"], "least_share": 0.5},
+        "schedule": {"class_path": "dafw.optim.schedules.WarmUp", "init_args": {"steps": 4}},
+    },
     "DRMRetraining": {"optimizer": "momentum", "confidence": 0.4},
     "CDAN": {"width": 8, "depth": 1, "critic_norm": True, "entropy": True},
     "DANN": {"width": 8, "depth": 1, "critic_norm": True},

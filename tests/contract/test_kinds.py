@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-from dafw.methods import DANN, AdaBN, SourceOnly
+from dafw.methods import DANN, AdaBN, Dacs, DAFormer, SourceOnly
 from dafw.testing import Case, case, contract
 
 SIZES = {"sizes": True}
+TEACHING = {"threshold": 0.4, "decay": 0.8}
+MASKED = {"class_path": "dafw.methods.segmentation.dacs.Masked", "init_args": {"block": 3}}
 CASES = {
     "source_masks": case(SourceOnly, kind="segmentation"),
     "source_masks_padded": case(SourceOnly, kind="segmentation", data_arguments=SIZES, norm="separate"),
@@ -19,6 +21,9 @@ CASES = {
     "dann_masks_padded": case(
         DANN, kind="segmentation", data_arguments=SIZES, width=8, depth=1, norm="domain_specific", ema_decay=0.8
     ),
+    "dacs_padded": case(Dacs, data_arguments={**SIZES, "target_batch_size": 12}, ignore_top=1, **TEACHING),
+    "mic_masks": case(Dacs, masked=MASKED, jitter=1.0, blur=1.0, norm="joint", **TEACHING),
+    "mic_padded": case(DAFormer, data_arguments=SIZES, masked=MASKED, distance_weight=0.1, **TEACHING),
     "source_boxes": case(SourceOnly, kind="detection"),
     "seen_boxes": case(SourceOnly, kind="detection", forward_target=True, norm="separate", ema_decay=0.8),
     "adabn_boxes": case(AdaBN, kind="detection"),

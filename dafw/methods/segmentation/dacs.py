@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from dafw.data.batch import Batch
-from dafw.data.padding import IGNORE, valid_positions
-from dafw.losses.pseudo_labels import confident_labels
+from dafw.data.padding import valid_positions
+from dafw.losses.pseudo_labels import weighted_masks
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
-from dafw.nn.class_mix import block_mask, class_mask
-from dafw.nn.distributed import sum_over_ranks
+from dafw.nn.class_mix import block_mask, class_mask, paste
 from dafw.nn.draws import draw_rows, on_device
 from dafw.nn.strong_views import strong_view, strong_views
 from dafw.nn.teacher import Teacher
@@ -134,7 +133,7 @@ class Dacs(AdaptationMethod):
         joint = self.forward_rows(rows.x, batch.num_source, sizes=rows.sizes)
         source, mixed, masked = joint[: batch.num_source], joint[batch.num_source : len(batch)], joint[len(batch) :]
         problem: Any = self.problem
-        mixed_labels = torch.where(rows.pasted, rows.labels, labels)
+        mixed_labels = paste(rows.pasted, rows.labels, labels)
         terms = problem.terms(source, batch.y)
         terms["mixed"] = self.weight * problem.weighted_loss(mixed, mixed_labels, weights.masked_fill(rows.pasted, 1))
         if self.masked is not None:
@@ -155,28 +154,16 @@ class Dacs(AdaptationMethod):
         rows = self.rows(batch)
         self.forward_rows(rows.x, batch.num_source, sizes=rows.sizes)
 
-    @torch.no_grad()
     def teach(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The teacher's classes (n_t, H, W) of the target's pixels, 255 in the padding, and their weights."""
         x, sizes = _part(batch, slice(batch.num_source, None))
-        outputs = self.forward_rows(x, None, self.teacher.module, sizes)
-        labels, sure = confident_labels(outputs.logits, self.threshold)
-        found, inside = labels.to(torch.uint8), outputs.valid()
-        if inside is not None:
-            found, sure = found.masked_fill(~inside, IGNORE), sure & inside
-        dtype = torch.promote_types(outputs.logits.dtype, torch.float32)
-        counts = torch.stack([sure.sum(), (found != IGNORE).sum()]).to(dtype)
-        sure_count, count = sum_over_ranks(counts).unbind()
-        quality = sure_count / count.clamp_min(1)
+        with torch.no_grad():
+            logits = self.forward_rows(x, None, self.teacher.module, sizes).logits
+        ignored = {"ignore_top": self.ignore_top, "ignore_bottom": self.ignore_bottom}
+        labels, weights, share = weighted_masks(logits, self.threshold, sizes, **ignored)
         if self.logs_this_step:
-            self.diagnose("confident_share", quality)
-        return found, quality * self._trusted(found, sizes)
-
-    def _trusted(self, labels: Tensor, sizes: Tensor | None) -> Tensor:
-        """The pixels (n_t or 1, H, 1) whose pseudo-labels get a weight, bool."""
-        down = torch.arange(labels.shape[1], device=labels.device)[:, None]
-        height = labels.shape[1] if sizes is None else sizes[:, 0, None, None]
-        return ((down >= self.ignore_top) & (down < height - self.ignore_bottom)).expand_as(labels)
+            self.diagnose("confident_share", share)
+        return labels, weights
 
     @torch.no_grad()
     def rows(self, batch: Batch) -> Rows:
@@ -192,7 +179,7 @@ class Dacs(AdaptationMethod):
             pasted = class_mask(labels, scores)
             if inside is not None:
                 pasted = pasted & inside
-            parts = [self._strong(torch.where(pasted[:, None], source[partner], target), inside, "mixed")]
+            parts = [self._strong(paste(pasted, source[partner], target), inside, "mixed")]
             if self.masked is not None:
                 parts.append(self._hide(self._strong(target, inside, "masked"), sizes))
             x = torch.cat([source, *parts])
