@@ -156,7 +156,7 @@ def test_features_that_did_not_move_are_at_no_distance(tmp_path: Path) -> None:
     data = item.make_data()
     model, _ = item.train(tmp_path, data=data, epochs=1, limit_val_batches=0)
     batch = next(iter(data.train_dataloader()))
-    assert model.train().losses(batch)["feature_distance"] == 0
+    assert model.train().losses(batch)["feature_distance"] < 1e-6
     features = torch.randn(2, 4, 3, 3, requires_grad=True)
     distance = feature_distance(features, features.detach(), torch.ones(2, 3, 3, dtype=torch.bool))
     distance.backward()
