@@ -23,7 +23,7 @@ class DAFormer(Dacs):
     """DACS on source images that are drawn by rare classes, with features kept close to those of the pretrained ones.
 
     Loss: that of :class:`Dacs` + distance_weight * mean over cells of |f - g|_2, where f and g (n_s, d, h, w) are the
-    coarsest feature maps that the student's backbone and the backbone that it started with make of the source images. A
+    coarsest feature maps that the student and the network that it started as make of the source images. A
     cell counts if a thing has at least the share ``least_share`` of its pixels.
 
     Rare-class sampling: each source image is drawn for a class c, which comes with a probability proportional to
@@ -43,7 +43,7 @@ class DAFormer(Dacs):
         strength: see :class:`Dacs` (authors: 0.2).
         temperature: of the rare-class sampling; a higher one is closer to an equal share of each class (paper: 0.01).
         least_pixels: see above (paper: 3000, for images of 1280 x 720 pixels).
-        distance_weight: weight of the feature distance (paper: 0.005); 0 leaves out the pretrained backbone's pass.
+        distance_weight: weight of the feature distance (paper: 0.005); 0 leaves out the pass of the pretrained network.
         least_share: see above (paper: 0.75).
         things: names of the classes whose features stay (paper: Cityscapes' things, such as car and person, and not
             road or sky); all classes if null.
@@ -73,7 +73,7 @@ class DAFormer(Dacs):
         super().__init__(network, decay=decay, strength=strength, schedule=schedule, **base)
         self.rare = RareClasses(temperature, least_pixels)
         self.distance_weight, self.least_share, self.things = distance_weight, least_share, things
-        self.pretrained = Teacher(network.backbone, 1.0) if distance_weight else None
+        self.pretrained = Teacher(network, 1.0) if distance_weight else None
         kept = torch.zeros(self.num_classes + 1, dtype=torch.bool)
         kept[: self.num_classes] = things is None
         self.register_buffer("is_thing", kept, persistent=False)
@@ -101,13 +101,17 @@ class DAFormer(Dacs):
         """The feature distance."""
         if self.pretrained is None:
             return {}
-        features = source.features if source.levels is None else source.levels[-1]
-        x, count = batch.x[: batch.num_source], batch.num_source
-        sizes = None if batch.sizes is None else batch.sizes[:count]
-        canvas, grid = (int(x.shape[2]), int(x.shape[3])), (int(features.shape[2]), int(features.shape[3]))
-        with torch.no_grad(), self.layout.temporarily(num_source=count, sizes=sizes, canvas=canvas):
-            maps = self.pretrained(self.network.normalise(x, sizes))
-            reference = maps[-1] if isinstance(maps, list | tuple) else maps
-            labels = majority_labels(on_canvas(batch.y, x), grid, self.least_share, self.num_classes)
+        count, features = batch.num_source, _coarsest(source)
+        x, sizes = batch.x[:count], None if batch.sizes is None else batch.sizes[:count]
+        with torch.no_grad():
+            reference = _coarsest(self.forward_rows(x, count, self.pretrained.module, sizes))
+        grid = (int(features.shape[2]), int(features.shape[3]))
+        labels = majority_labels(on_canvas(batch.y, x), grid, self.least_share, self.num_classes)
         where = self.is_thing[labels.clamp_max(self.num_classes)]
         return {"feature_distance": self.distance_weight * feature_distance(features, reference, where)}
+
+
+def _coarsest(outputs: Any) -> Tensor:
+    """The last feature map of the backbone, (n, d, h, w)."""
+    found: Tensor = outputs.features if outputs.levels is None else outputs.levels[-1]
+    return found
