@@ -17,7 +17,7 @@ from dafw.errors import UserError
 _COUNTING = 1
 
 
-def class_pixels(masks: Sequence[Any], num_classes: int) -> NDArray[np.int64]:
+def class_pixels(masks: Sequence[Any] | NDArray[Any], num_classes: int) -> NDArray[np.int64]:
     """The number of pixels of each class in each of n masks (h, w), (n, K); pixels without a label do not count."""
     counts = [np.bincount(np.asarray(mask).ravel(), minlength=IGNORE + 1)[:num_classes] for mask in masks]
     return np.array(counts, dtype=np.int64).reshape(len(counts), num_classes)

@@ -37,4 +37,5 @@ def feature_distance(features: Tensor, reference: Tensor, where: Tensor) -> Tens
         where: (n, h, w) bool, the cells that count.
     """
     distance = torch.linalg.vector_norm(full_precision(features - reference), dim=1)
-    return share_of_all(where.sum().to(distance.dtype)) * (distance * where).sum()
+    total: Tensor = share_of_all(where.sum().to(distance.dtype)) * (distance * where).sum()
+    return total

@@ -71,7 +71,7 @@ def strong_view(x: Tensor, views: StrongViews, inside: Tensor | None = None) -> 
         inside: (n, H, W) bool, which pixels belong to the images and not to their padding; ``None``: all do.
     """
     packed = np.concatenate([views.colours.reshape(-1, 9), views.grey[:, None], views.kernel], 1)
-    colours, share, kernel = on_device(packed, x).split([9, 1, 2 * _REACH + 1], 1)
+    colours, share, kernel = torch.split(on_device(packed, x), [9, 1, 2 * _REACH + 1], 1)
     if x.shape[1] == 3:
         red, green, blue = _means(x, inside).unbind(1)
         mean = _YIQ[0, 0] * red + _YIQ[0, 1] * green + _YIQ[0, 2] * blue

@@ -57,10 +57,24 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of two domains with images and masks of two classes."""
+    root = tmp_path_factory.mktemp("masks")
+    rng = np.random.default_rng(0)
+    for domain in ("source", "target"):
+        for part, channels, most in (("images", (3,), 256), ("masks", (), 2)):
+            (root / domain / part).mkdir(parents=True)
+            for index in range(10):
+                pixels = rng.integers(0, most, (36, 40, *channels), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / domain / part / f"{index}.png")
+    return root
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).with_suffix("").as_posix())
-def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, pacs: Path, path: Path) -> None:
+def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, masks: Path, pacs: Path, path: Path) -> None:
     config = yaml.safe_load(path.read_text())
     fit = ["fit", "--config", path, "--trainer.max_epochs", "1", "--data.steps_per_epoch", "2", "--run.plots", "false"]
     fit += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
@@ -70,6 +84,14 @@ def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, pacs: Path,
         ends = ("--data.source", "source", "--data.target", "target")
         fit += ["--data.root", images, *ends, *SMALL]
         unweighted = ("--model.network.weights", "null")
+    if config["data"]["class_path"] == "MaskFolders":
+        fit += ["--data.root", masks, "--data.source", "source", "--data.target", "target", "--data.classes", "[a, b]"]
+        fit += ["--data.size", "32", "--data.num_workers", "0", "--data.batch_size", "2"]
+        unweighted = ("--model.network.weights", "null", "--model.network.encoder", "resnet50")
+        if "crop" in config["data"]["init_args"]:
+            fit += ["--data.crop", "32"]
+        if config["model"]["init_args"].get("things"):
+            fit += ["--model.things", "[a]"]
     if start:  # the experiment of the model that it starts from lies beside it
         first = path.with_name(f"{Path(start).name}.yaml")
         assert call(capsys, "fit", "--config", first, *fit[3:], *unweighted).code == 0
