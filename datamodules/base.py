@@ -14,6 +14,7 @@ from dafw.data.balanced import Pools, draw_balanced, rows_by_class
 from dafw.data.batch import Batch
 from dafw.data.domain import Domain
 from dafw.data.joint import JointDataset
+from dafw.data.rare_classes import rare_class_stream
 from dafw.data.roles import Split
 from dafw.data.sampler import ExtraDraws, JointBatchSampler, Stream, StreamSampler
 from dafw.data.served import ServedDomains
@@ -326,7 +327,10 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         return domain
 
     def _stream(self, domain: Domain, count: int) -> Stream:
-        """What is drawn from a training domain; ``source_sampling`` concerns those with labels."""
+        """What is drawn from a training domain; ``source_sampling`` and rare classes concern those with labels."""
+        rare = self.request.rare_classes
+        if self.source_sampling is None and rare is not None and domain.labels is not None:
+            return rare_class_stream(domain, count, self.num_classes, rare, self.masks_key(domain))
         if self.source_sampling is None or domain.labels is None:
             return Stream(domain.name, len(domain), count)
         if domain.classes is None:
@@ -335,6 +339,13 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
                 "of many parts: leave it out"
             )
         return Stream(domain.name, len(domain), count, rows_by_class(domain.classes))
+
+    def masks_key(self, domain: Domain) -> Any:
+        """Plain values that change whenever a mask of a labelled domain changes, such as its files' sizes and times.
+
+        What takes a pass over all masks is then kept in a file. ``None`` if there are no such values.
+        """
+        return None
 
     def _training_loader(self, data: JointDataset, sampler: Any) -> DataLoader[Any]:
         collate = SharedMemoryCollator(self.num_workers)

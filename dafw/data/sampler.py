@@ -52,6 +52,26 @@ def draw_by_class(seed: int, domain: str, position: int, rows: Sequence[NDArray[
     return int(rows[which][place]), cycle
 
 
+def draw_by_share(
+    seed: int, domain: str, position: int, rows: Sequence[NDArray[np.int64]], shares: NDArray[np.float64]
+) -> tuple[int, int]:
+    """Element ``position`` of a domain's endless stream whose classes come at random: (sample, pass).
+
+    Every element is drawn on its own, so a sample may come twice in a row. The pass is the position: each time that a
+    sample comes, it is augmented anew.
+
+    Args:
+        seed: of the order.
+        domain: the domain's name.
+        position: in the stream.
+        rows: for each class, the numbers of the samples that are drawn for it; a sample may be of several classes.
+        shares: for each class, its probability.
+    """
+    numbers = np.random.default_rng([seed, crc32(f"{domain}/shares".encode()), position])
+    own = rows[int(numbers.choice(len(rows), p=shares))]
+    return int(own[numbers.integers(len(own))]), position
+
+
 #: From a batch's number to its extra draws, those of labelled and those of unlabelled domains.
 ExtraDraws = Callable[[int], tuple[Sequence[Draw], Sequence[Draw]]]
 
@@ -65,17 +85,21 @@ class Stream:
         length: its number of samples.
         count: how many of them a global batch (all ranks together) holds.
         rows: for each class that occurs, the numbers of its samples; then the stream has as many samples of each class.
+        shares: for each of these classes, the probability with which it is drawn instead.
     """
 
     name: str
     length: int
     count: int
     rows: Sequence[NDArray[np.int64]] | None = None
+    shares: NDArray[np.float64] | None = None
 
     def draw(self, seed: int, position: int) -> tuple[int, int]:
         """Element ``position`` of the stream: (sample, pass)."""
         if self.rows is None:
             return draw(seed, self.name, position, self.length)
+        if self.shares is not None:
+            return draw_by_share(seed, self.name, position, self.rows, self.shares)
         return draw_by_class(seed, self.name, position, self.rows)
 
 

@@ -56,6 +56,19 @@ class Balanced(NamedTuple):
     target_labels: Callable[[], list[Tensor]]
 
 
+class RareClasses(NamedTuple):
+    """Source images drawn by the classes of their pixels, rare ones more often.
+
+    Attributes:
+        temperature: T: a class is drawn with a probability proportional to exp((1 - f) / T), where f is its share of
+            the source's labelled pixels.
+        least_pixels: an image is drawn for a class if it has as many pixels of it; if none has, any pixel is enough.
+    """
+
+    temperature: float
+    least_pixels: int
+
+
 def _no_steps() -> int:
     return 0
 
@@ -74,6 +87,7 @@ class DataRequest:
         least_rows_of_domain: samples of each domain that a batch must hold, over all ranks.
         equal_rows: a batch must hold as many samples of the targets as of the sources.
         balanced: class-balanced rows that each batch holds beside the random ones.
+        rare_classes: how source images are drawn by the classes of their pixels; ``None``: each as often as the others.
         mixed_evaluation: evaluation batches come in a random order, since a prediction depends on its batch.
         evidence: validations need features of source training samples, for validators that no label of the target
             decides.
@@ -89,6 +103,7 @@ class DataRequest:
     least_rows_of_domain: int = 1
     equal_rows: bool = False
     balanced: Balanced | None = None
+    rare_classes: RareClasses | None = None
     mixed_evaluation: bool = False
     evidence: bool = True
     steps_done: Callable[[], int] = _no_steps

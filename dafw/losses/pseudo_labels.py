@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dafw.data.padding import IGNORE, valid_positions
+from dafw.nn.distributed import sum_over_ranks
 from dafw.nn.precision import full_precision
 
 
@@ -39,3 +41,36 @@ def confident_cross_entropy(logits: Tensor, teacher: Tensor, threshold: float) -
     classes, sure = confident_labels(teacher, threshold)
     each = F.cross_entropy(full_precision(logits), classes, reduction="none")
     return torch.where(sure, each, 0.0).mean()
+
+
+@torch.no_grad()
+def weighted_masks(
+    logits: Tensor, threshold: float, sizes: Tensor | None = None, *, ignore_top: int = 0, ignore_bottom: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The most probable class of each pixel, with one weight for all: the share of pixels whose class is sure.
+
+    Tranheden et al., DACS, WACV 2021, https://arxiv.org/abs/2007.08702, section 3.3, with the share taken over all
+    images of all ranks, as in the authors' code.
+
+    Args:
+        logits: (n, K, H, W).
+        threshold: least probability of a sure class.
+        sizes: (n, 2), height and width of each image within its padding; ``None``: every image fills the tensor.
+        ignore_top: rows at the top of each image that get the weight 0; they count in the share.
+        ignore_bottom: likewise at the bottom.
+
+    Returns:
+        Masks (n, H, W) uint8, 255 in the padding; weights (n, H, W); and the share, a scalar.
+    """
+    classes, sure = confident_labels(logits, threshold)
+    n, _, height, width = logits.shape
+    labels, bottom = classes.to(torch.uint8), torch.full((n, 1, 1), height, device=logits.device)
+    if sizes is not None:
+        inside = valid_positions(sizes, (height, width), (height, width))
+        labels, sure, bottom = labels.masked_fill(~inside, IGNORE), sure & inside, sizes[:, :1, None]
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    sure_pixels, pixels = sum_over_ranks(torch.stack([sure.sum(), (labels != IGNORE).sum()]).to(dtype)).unbind()
+    share = sure_pixels / pixels.clamp_min(1)
+    down = torch.arange(height, device=logits.device)[:, None]
+    trusted = (down >= ignore_top) & (down < bottom - ignore_bottom)
+    return labels, (share * trusted).expand(n, height, width), share

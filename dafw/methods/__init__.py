@@ -47,7 +47,7 @@ from dafw.methods.generalization import (
     Mixup,
     VREx,
 )
-from dafw.methods.segmentation import AdaptSegNet, Advent, MinEnt, ParetoAdvent
+from dafw.methods.segmentation import AdaptSegNet, Advent, Dacs, DAFormer, MinEnt, ParetoAdvent
 from dafw.methods.source_free import SHOT, SourceFreeMethod
 from dafw.methods.test_time import DRMRetraining, TestTimeMethod
 
@@ -81,7 +81,9 @@ __all__ = [
     "AdaptSegNet",
     "AdaptationMethod",
     "Advent",
+    "DAFormer",
     "DRMRetraining",
+    "Dacs",
     "DeepCORAL",
     "DomainBedCDANN",
     "DomainBedDANN",

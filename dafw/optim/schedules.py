@@ -104,6 +104,26 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True)
+class WarmUp(Schedule):
+    """Another schedule, times a factor that rises linearly to 1 over the first steps.
+
+    Args:
+        steps: length of the warm-up in steps.
+        start: the factor at the first step (mmsegmentation's configuration of SegFormer and DAFormer: 1e-6).
+        then: the other schedule, which the warm-up does not shift; constant if null.
+    """
+
+    steps: PositiveInt = 1500
+    start: NonNegativeFloat = 1e-6
+    then: Schedule | None = None
+
+    def __call__(self, progress: float, step: int) -> float:
+        """See :class:`Schedule`."""
+        rise = min(1.0, self.start + (1 - self.start) * step / self.steps)
+        return rise * (1.0 if self.then is None else self.then(progress, step))
+
+
+@dataclass(frozen=True)
 class InverseDecay(Schedule):
     """(1 + alpha p)^-power; the DANN paper's learning rate by default.
 

@@ -75,6 +75,18 @@ class Segmentation(Problem):
         """The sum over the labelled pixels, and their number."""
         return self._pixel_losses(outputs, y).sum(), (y != IGNORE).sum()
 
+    def weighted_loss(self, outputs: MaskOutputs, y: Tensor, weights: Tensor) -> Tensor:
+        """The mean of weight times cross-entropy over the labelled pixels of all rows of all ranks, 0 without any.
+
+        Args:
+            outputs: logits (n, K, H, W).
+            y: masks (n, H, W), 255 where there is no label.
+            weights: (n, H, W), of the pixels; what those without a label have does not matter.
+        """
+        precision = torch.promote_types(outputs.logits.dtype, torch.float32)
+        share = share_of_all((y != IGNORE).sum().to(precision))
+        return share * (weights * self._pixel_losses(outputs, y)).sum()
+
     def _pixel_losses(self, outputs: MaskOutputs, y: Tensor) -> Tensor:
         losses = pixel_losses(outputs.logits, y)
         if outputs.auxiliary is None:

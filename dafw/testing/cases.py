@@ -29,6 +29,12 @@ STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 8
 #: Arguments that make a method small; most need none.
 TINY: dict[str, dict[str, Any]] = {
     "AFN": {"entropy_weight": 0.1},
+    "Dacs": {"threshold": 0.4, "decay": 0.8},
+    "DAFormer": {
+        **{"threshold": 0.4, "decay": 0.8, "distance_weight": 0.1, "temperature": 0.3, "least_pixels": 12},
+        **{"things": ["one"], "least_share": 0.5},
+        "schedule": {"class_path": "dafw.optim.schedules.WarmUp", "init_args": {"steps": 4}},
+    },
     "DRMRetraining": {"optimizer": "momentum", "confidence": 0.4},
     "CDAN": {"width": 8, "depth": 1, "critic_norm": True, "entropy": True},
     "DANN": {"width": 8, "depth": 1, "critic_norm": True},
@@ -231,6 +237,8 @@ def case(
         arguments: constructor arguments of the method, in place of the tiny ones.
     """
     name = method.__name__
+    if kind is None:
+        kind = "classification" if not method.kinds or "classification" in method.kinds else method.kinds[0]
     given = dict(data_arguments or {})
     arguments = arguments or dict(TINY.get(name, {}))
     made: dict[str, Any] = {"network": NETWORKS.get(name, {})}

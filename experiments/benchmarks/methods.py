@@ -15,6 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 from harness import Measure, counted, interleave, say, timed
 
+import dafw.methods
 from dafw.commands.listing import methods as listed
 from dafw.run.config import parse
 from dafw.testing.steps import StepWatch
@@ -61,8 +62,13 @@ QUICK_LARGE = replace(QUICK, only=PARETO[:3], backbone=LARGE.backbone)
 
 
 def comparable() -> list[str]:
-    """The methods whose steps can be set beside DANN's: not those of a test stream, which ends with the test split."""
-    return [name for name, said in listed().items() if not said.startswith("[test-time]")]
+    """The methods whose steps can be set beside DANN's.
+
+    Left out are those for masks or boxes alone, and those of a test stream, which ends with the test split.
+    """
+    kinds = {name: getattr(dafw.methods, name).kinds for name in listed()}
+    of_classes = [name for name, own in kinds.items() if not own or "classification" in own]
+    return [name for name in of_classes if not listed()[name].startswith("[test-time]")]
 
 
 class Timed(pl.Callback):

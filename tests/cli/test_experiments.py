@@ -88,6 +88,10 @@ def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, masks: Path
         fit += ["--data.root", masks, "--data.source", "source", "--data.target", "target", "--data.classes", "[a, b]"]
         fit += ["--data.size", "32", "--data.num_workers", "0", "--data.batch_size", "2"]
         unweighted = ("--model.network.weights", "null", "--model.network.encoder", "resnet50")
+        if "crop" in config["data"]["init_args"]:
+            fit += ["--data.crop", "32"]
+        if config["model"]["init_args"].get("things"):
+            fit += ["--model.things", "[a]"]
     if start:  # the experiment of the model that it starts from lies beside it
         first = path.with_name(f"{Path(start).name}.yaml")
         assert call(capsys, "fit", "--config", first, *fit[3:], *unweighted).code == 0

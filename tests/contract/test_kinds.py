@@ -5,7 +5,19 @@ from typing import Any
 
 import pytest
 
-from dafw.methods import DAN, DANN, AdaBN, AdaptSegNet, Advent, DeepCORAL, MinEnt, ParetoAdvent, SourceOnly
+from dafw.methods import (
+    DAN,
+    DANN,
+    AdaBN,
+    AdaptSegNet,
+    Advent,
+    Dacs,
+    DAFormer,
+    DeepCORAL,
+    MinEnt,
+    ParetoAdvent,
+    SourceOnly,
+)
 from dafw.nn.segmentation import SegmentationNetwork
 from dafw.testing import Case, case, contract
 from dafw.testing.dense_toys import ToySegmenter
@@ -14,6 +26,8 @@ SIZES = {"sizes": True}
 PADDED: dict[str, Any] = {"kind": "segmentation", "data_arguments": SIZES}
 LEVELS: dict[str, Any] = {**PADDED, "network": ToySegmenter(auxiliary=True), "levels": 2}
 CRITIC: dict[str, Any] = {"critic_width": 4, "critic_layers": 2, "weight": 0.1}
+TEACHING = {"threshold": 0.4, "decay": 0.8}
+MASKED = {"class_path": "dafw.methods.segmentation.dacs.Masked", "init_args": {"block": 3}}
 CASES = {
     "source_masks": case(SourceOnly, kind="segmentation"),
     "source_masks_padded": case(SourceOnly, kind="segmentation", data_arguments=SIZES, norm="separate"),
@@ -38,6 +52,9 @@ CASES = {
     "advent_levels": case(Advent, **LEVELS, **CRITIC, norm="domain_specific", ema_decay=0.8),
     "minent_levels": case(MinEnt, **LEVELS, weight=0.1, norm="joint"),
     "pareto_advent_levels": case(ParetoAdvent, **LEVELS, **CRITIC, guided_above=0.5, mimicking_weight=0.1),
+    "dacs_padded": case(Dacs, data_arguments={**SIZES, "target_batch_size": 12}, ignore_top=1, **TEACHING),
+    "mic_masks": case(Dacs, masked=MASKED, jitter=1.0, blur=1.0, norm="joint", **TEACHING),
+    "mic_padded": case(DAFormer, data_arguments=SIZES, masked=MASKED, distance_weight=0.1, **TEACHING),
     "source_boxes": case(SourceOnly, kind="detection"),
     "seen_boxes": case(SourceOnly, kind="detection", forward_target=True, norm="separate", ema_decay=0.8),
     "adabn_boxes": case(AdaBN, kind="detection"),

@@ -10,7 +10,9 @@ from dafw.optim.schedules import (
     Constant,
     Cosine,
     InverseDecay,
+    Polynomial,
     Schedule,
+    WarmUp,
     constant,
     cosine,
     dann_ramp,
@@ -96,3 +98,12 @@ def test_from_configuration(given: dict[str, object], expected: Schedule) -> Non
     config = parser.parse_object({"schedule": given})
     assert instantiate(config).schedule == expected
     assert instantiate(parser.parse_string(parser.dump(config))).schedule == expected
+
+
+def test_a_warm_up_comes_before_any_schedule() -> None:
+    """mmsegmentation multiplies the schedule's rate by 1 - (1 - step / steps) (1 - start) in the same way."""
+    plain, warm = Polynomial(1.0), WarmUp(10, 0.2, Polynomial(1.0))
+    for step in (0, 3, 9):
+        assert warm(step / 40, step) == pytest.approx(plain(step / 40, step) * (1 - (1 - step / 10) * 0.8))
+    assert warm(10 / 40, 10) == plain(10 / 40, 10)
+    assert [WarmUp(2, 0.0)(0.0, step) for step in range(4)] == [0.0, 0.5, 1.0, 1.0]

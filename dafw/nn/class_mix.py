@@ -1,0 +1,64 @@
+"""What is pasted, and what is hidden: masks of half of an image's classes, and masks of square blocks."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dafw.data.padding import IGNORE
+
+
+def class_mask(labels: Tensor, scores: Tensor) -> Tensor:
+    """The pixels of half of the classes of each image, rounded up; pixels without a label are never among them.
+
+    Olsson et al., ClassMix, WACV 2021, https://arxiv.org/abs/2007.07936, section 3.2. The classes of an image are
+    those with the lowest scores of all that it has. The host reads nothing.
+
+    Args:
+        labels: masks (n, H, W), 255 where there is no label.
+        scores: random numbers (n, K), one for each class.
+
+    Returns:
+        (n, H, W) bool.
+    """
+    count, classes = scores.shape
+    places = labels.long().flatten(1)
+    present = torch.zeros(count, IGNORE + 1, dtype=torch.bool, device=labels.device).scatter_(1, places, True)
+    present = present[:, :classes]
+    ranks = scores.masked_fill(~present, math.inf).argsort(1).argsort(1)
+    half = (present.sum(1, keepdim=True) + 1) // 2
+    chosen = F.pad(present & (ranks < half), (0, IGNORE + 1 - classes))
+    return chosen.gather(1, places).view(labels.shape)
+
+
+def paste(pasted: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """The source where a mask (n, H, W) says so, else the target: images (n, C, H, W) or masks (n, H, W)."""
+    return torch.where(pasted[:, None] if source.ndim == 4 else pasted, source, target)
+
+
+def block_mask(numbers: Tensor, sizes: Tensor, canvas: tuple[int, int], block: int, ratio: float) -> Tensor:
+    """The pixels that stay visible when some of the square blocks of each image are hidden.
+
+    Hoyer et al., MIC, CVPR 2023, https://arxiv.org/abs/2212.01322, section 3.2. As in the authors' code, an image of
+    height h has round(h / block) rows of blocks, which differ by a pixel in height where they do not divide it. An
+    image that is smaller than half a block is one block.
+
+    Args:
+        numbers: random numbers (n, r, c) in [0, 1), one for each block; images of more blocks repeat them.
+        sizes: (n, 2) int64, height and width of each image without its padding.
+        canvas: height H and width W of the padded images.
+        block: side of a block in pixels.
+        ratio: a block is visible if its number is above this share.
+
+    Returns:
+        (n, H, W) bool; what the padding has does not matter.
+    """
+    places = []
+    for axis in (0, 1):
+        side = sizes[:, axis : axis + 1]
+        count = (side / block).round().long().clamp_min(1)
+        pixels = torch.arange(canvas[axis], device=sizes.device)
+        places.append((pixels * count // side.clamp_min(1)) % numbers.shape[1 + axis])
+    rows = torch.arange(len(numbers), device=numbers.device)[:, None, None]
+    return numbers[rows, places[0][:, :, None], places[1][:, None, :]] > ratio
