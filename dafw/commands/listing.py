@@ -46,10 +46,21 @@ def is_abstract(node: ast.ClassDef) -> bool:
 
 
 def methods() -> dict[str, str]:
-    """By name of a method, its folder, which is its setting, and the first sentence of its docstring."""
+    """By name of a method, its setting and the first sentence of its docstring."""
     root = Path(__file__).parents[1] / "methods"
+    found = {node.name: (node, path) for node, path in classes(root)}
+
+    def setting(name: str) -> str:
+        """The folder of the first base of methods among a class and its bases; empty if there is none."""
+        if name not in found:
+            return ""
+        node, path = found[name]
+        if is_abstract(node):
+            return path.parent.name.replace("_", "-") if path.parent != root else ""
+        return next(filter(None, (setting(getattr(base, "id", "")) for base in node.bases)), "")
+
     return {
-        node.name: f"[{path.parent.name.replace('_', '-')}] {summary(node)}"
+        node.name: f"[{setting(node.name)}] {summary(node)}"
         for path in sorted(root.glob("*/__init__.py"))
         for node, _ in classes(path.parent)
         if node.name in exported(path) and not is_abstract(node)

@@ -47,6 +47,7 @@ from dafw.methods.generalization import (
     Mixup,
     VREx,
 )
+from dafw.methods.segmentation import OSUDA, AdaEnt, AdaMI
 from dafw.methods.source_free import SHOT, SourceFreeMethod
 from dafw.methods.test_time import DRMRetraining, TestTimeMethod
 
@@ -70,6 +71,7 @@ __all__ = [
     "MDD",
     "MMD",
     "OSBP",
+    "OSUDA",
     "PADA",
     "RSC",
     "SDAT",
@@ -77,6 +79,8 @@ __all__ = [
     "UAN",
     "UDIM",
     "AdaBN",
+    "AdaEnt",
+    "AdaMI",
     "AdaptationMethod",
     "DRMRetraining",
     "DeepCORAL",

@@ -85,6 +85,8 @@ class DomainBatchNorm(nn.Module):
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
+        #: Whether training batches enter the running statistics first, and are then normalised by these.
+        self.follows = False
         self.drop: nn.Module | None = None  # what timm's fused layers apply to the result
         self.act: nn.Module | None = None
         self.register_parameter("weight", nn.Parameter(torch.ones(num_features)) if affine else None)
@@ -184,6 +186,12 @@ class DomainBatchNorm(nn.Module):
             batches.add_(1)
         over_ranks = self.training and self.layout.sync and world_size() > 1
         inside = self.layout.inside(rows, *x.shape[2:]) if x.ndim == 4 else None
+        if self.follows and self.training:
+            if mean is not None:
+                with torch.no_grad():
+                    _, batch_mean, batch_var, total = _statistics(x, inside, over_ranks)
+                    self._track(branch, batch_mean, batch_var * (total / (total - 1)))
+            return F.batch_norm(x, branch.running_mean, branch.running_var, weight, bias, False, 0.0, self.eps)
         if over_ranks or inside is not None:
             y, batch_mean, batch_var = _normalise_by_hand(x, weight, bias, self.eps, inside, over_ranks)
         elif mean is None or var is None or self.momentum is not None:
@@ -191,11 +199,17 @@ class DomainBatchNorm(nn.Module):
         else:  # a momentum of 1 writes the batch's own statistics
             batch_mean, batch_var = torch.zeros_like(mean), torch.ones_like(var)
             y = F.batch_norm(x, batch_mean, batch_var, weight, bias, True, 1.0, self.eps)
+        if mean is not None:
+            self._track(branch, batch_mean, batch_var)
+        return y
+
+    def _track(self, branch: _Branch, batch_mean: Tensor, batch_var: Tensor) -> None:
+        """Lets a batch's statistics enter the running ones."""
+        _, _, mean, var, batches = branch
         if mean is not None and var is not None and batches is not None:
             share = self.momentum if self.momentum is not None else batches.to(mean.dtype).reciprocal()
             mean.lerp_(batch_mean.detach().to(mean.dtype), share)
             var.lerp_(batch_var.detach().to(var.dtype), share)
-        return y
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local: dict[str, Any], *rest: Any) -> None:
         if self.num_batches_tracked is not None and (local.get("version") or 0) < 2:  # checkpoints before torch 0.4.1
@@ -215,10 +229,8 @@ class DomainBatchNorm(nn.Module):
         )
 
 
-def _normalise_by_hand(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, inside: Tensor | None, over_ranks: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalises by batch statistics that leave out padding and may span the ranks.
+def _statistics(x: Tensor, inside: Tensor | None, over_ranks: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The statistics of a batch, which leave out padding and may span the ranks.
 
     Rank r has n_r values per channel with mean m_r and biased variance v_r. With N = sum n_r the statistics are
     m = sum (n_r / N) m_r and v = sum (n_r / N) (v_r + (m_r - m)^2). Each pass has one collective of 2 C + 1 numbers.
@@ -226,14 +238,11 @@ def _normalise_by_hand(
 
     Args:
         x: (n, C, ...).
-        weight: (C,).
-        bias: (C,).
-        eps: added to the variance.
         inside: (n, 1, h, w) bool, the positions that count; ``None`` if all do.
         over_ranks: whether the rows of all ranks count.
 
     Returns:
-        The normalised x, m (C,), and the unbiased variance v N / (N - 1) (C,).
+        x in at least 32 bits, m (C,), v (C,) and N (1,).
 
     Raises:
         ValueError: for one value per channel over all ranks. It assumes that all ranks have as many rows.
@@ -258,9 +267,29 @@ def _normalise_by_hand(
         shares = sizes / total
         mean = (shares * means).sum(0)
         var = (shares * (variances + (means - mean).square())).sum(0)
+    return wide, mean, var, total
+
+
+def _normalise_by_hand(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, inside: Tensor | None, over_ranks: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalises by the statistics of :func:`_statistics`.
+
+    Args:
+        x: (n, C, ...).
+        weight: (C,).
+        bias: (C,).
+        eps: added to the variance.
+        inside: see :func:`_statistics`.
+        over_ranks: see :func:`_statistics`.
+
+    Returns:
+        The normalised x, m (C,), and the unbiased variance v N / (N - 1) (C,).
+    """
+    wide, mean, var, total = _statistics(x, inside, over_ranks)
     scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
     shift = -mean * scale if bias is None else bias - mean * scale
-    shape = [1, channels, *[1] * (x.ndim - 2)]
+    shape = [1, x.shape[1], *[1] * (x.ndim - 2)]
     y = torch.addcmul(shift.view(shape), wide, scale.view(shape)).to(x.dtype)
     return y, mean, var * (total / (total - 1))
 

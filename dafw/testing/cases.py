@@ -206,7 +206,7 @@ _kept: list[TemporaryDirectory[str]] = []
 def case(
     method: type[Method],
     *,
-    kind: str = "classification",
+    kind: str | None = None,
     problem: Problem | None = None,
     network: NetworkBase | None = None,
     data: type[DomainDataModule] | None = None,
@@ -220,7 +220,7 @@ def case(
 
     Args:
         method: its class.
-        kind: of the toys.
+        kind: of the toys; the first kind of problem that the method is for if ``None``.
         problem: in place of the kind's.
         network: in place of the kind's; each training makes a new one with the same arguments.
         data: in place of the toy data. It must take the arguments of :class:`~datamodules.base.DomainDataModule`.
@@ -228,6 +228,8 @@ def case(
         arguments: constructor arguments of the method, in place of the tiny ones.
     """
     name = method.__name__
+    if kind is None:
+        kind = "classification" if not method.kinds or "classification" in method.kinds else method.kinds[0]
     given = dict(data_arguments or {})
     arguments = arguments or dict(TINY.get(name, {}))
     made: dict[str, Any] = {"network": NETWORKS.get(name, {})}
