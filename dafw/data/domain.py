@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dafw.data.references import References
 from dafw.data.strings import Strings
 
 
@@ -21,15 +22,18 @@ class Domain:
         inputs: ``inputs[i]`` is one sample; for images a uint8 tensor (C, H, W).
         labels: one label per sample; ``None`` where the domain has none, which is how a target reaches training.
         ids: a stable name per sample; its position if ``None``.
+        references: for each sample an image of the same place in another condition; ``None`` if there are none.
     """
 
     name: str
     inputs: Sequence[Any]
     labels: Sequence[Any] | NDArray[Any] | None
     ids: Sequence[str] | None = None
+    references: References | None = None
 
     def __post_init__(self) -> None:
-        for what, values in (("labels", self.labels), ("ids", self.ids)):
+        references = None if self.references is None else self.references.index
+        for what, values in (("labels", self.labels), ("ids", self.ids), ("references", references)):
             if values is not None and len(values) != len(self.inputs):
                 raise ValueError(f"{self.name}: {len(self.inputs)} inputs but {len(values)} {what}")
 
@@ -49,6 +53,7 @@ class Domain:
             inputs=_View(self.inputs, chosen),
             labels=None if self.labels is None else _take(self.labels, chosen),
             ids=ids,
+            references=None if self.references is None else self.references.subset(chosen),
         )
 
     def unlabelled(self) -> "Domain":

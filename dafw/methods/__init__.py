@@ -47,7 +47,7 @@ from dafw.methods.generalization import (
     Mixup,
     VREx,
 )
-from dafw.methods.segmentation import OSUDA, AdaEnt, AdaMI
+from dafw.methods.segmentation import CMA, OSUDA, AdaEnt, AdaMI, AdaWAC, FineTune
 from dafw.methods.source_free import SHOT, SourceFreeMethod
 from dafw.methods.test_time import DRMRetraining, TestTimeMethod
 
@@ -56,6 +56,7 @@ __all__ = [
     "AFN",
     "BNM",
     "CDAN",
+    "CMA",
     "CORAL",
     "DAN",
     "DANN",
@@ -81,11 +82,13 @@ __all__ = [
     "AdaBN",
     "AdaEnt",
     "AdaMI",
+    "AdaWAC",
     "AdaptationMethod",
     "DRMRetraining",
     "DeepCORAL",
     "DomainBedCDANN",
     "DomainBedDANN",
+    "FineTune",
     "Fish",
     "FixMatch",
     "GeneralizationMethod",

@@ -41,8 +41,8 @@ class AdaMI(SourceFreeMethod):
         prior_weight: weight of the divergence from the prior (authors' code: 1).
         class_weights: v, K weights of the classes in the entropy; 1 each if ``None`` (authors' code: 0.1 for the ground
             and 0.9 for the prostate).
-        ratio: how r_b is made: ``softmax``, the mean of p (paper), or ``norm_max`` (authors' code), which sums p / max_k
-            p over the pixels and divides by the sum over classes.
+        ratio: how r_b is made: ``softmax``, the mean of p (paper), or ``norm_max`` (authors' code), which sums
+            p / max_k p over the pixels and divides by the sum over classes.
         divergence: ``estimate_prior`` is KL(r || t) (paper), ``prior_estimate`` is KL(t || r).
         optimizer: see the base (authors' code: Adam).
         lr: see the base (authors' code: 1e-6, times 0.9 after every fifth of training).

@@ -22,9 +22,9 @@ STATE = ("weight", "bias", "running_mean", "running_var")
 class OSUDA(SourceFreeMethod):
     """Batch statistics follow the target ever faster; scales and shifts of transferable channels are held.
 
-    Loss: weight * sum_c (1 + a_c) (|g_c - g_c^s| + |b_c - b_c^s|) + entropy_weight * (1 - p) * mean_i H(p_i). The sum is
-    over the channels c of all batch normalisation layers, with scales g and shifts b, and g^s and b^s of the source
-    model. H is the entropy of pixel i, logits (n, K, H, W). p in [0, 1] is the share of training done.
+    Loss: weight * sum_c (1 + a_c) (|g_c - g_c^s| + |b_c - b_c^s|) + entropy_weight * (1 - q) * mean_i H(p_i). The sum
+    is over the channels c of all batch normalisation layers, with scales g and shifts b, and g^s and b^s of the source
+    model. H is the entropy of pixel i, logits (n, K, H, W). q in [0, 1] is the share of training done.
 
     Before a batch is normalised, the running statistics m become (1 - e) m_batch + e m, with e = momentum * exp(-t), at
     least ``least_momentum``. They then normalise the batch. t counts stretches of ``decay_steps`` steps. The distance
@@ -108,7 +108,7 @@ class OSUDA(SourceFreeMethod):
         return max(self.least_momentum, self.first_momentum * math.exp(-step / stretch))
 
     def transferability(self) -> Tensor:
-        """a (C,), with mean 1: the larger, the nearer the target's statistics of a channel are to the source's."""
+        """The a (C,), with mean 1: the larger, the nearer the target's statistics of a channel are to the source's."""
         source = self.source_running_mean * (self.source_running_var + self.epsilon).rsqrt()
         target = self.state("running_mean") * (self.state("running_var") + self.epsilon).rsqrt()
         near = 1 / (1 + (source - target).abs())
