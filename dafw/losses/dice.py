@@ -1,7 +1,6 @@
 """The soft Dice loss of masks."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dafw.data.padding import IGNORE
@@ -22,9 +21,9 @@ def soft_dice(logits: Tensor, y: Tensor, *, smooth: float = 1e-5) -> Tensor:
     Returns:
         A scalar, the loss of all rows of all ranks, the same on each.
     """
-    p, labelled = full_precision(logits).softmax(1), (y != IGNORE)[..., None]
-    t = (F.one_hot(torch.where(y == IGNORE, 0, y).long(), logits.shape[1]) * labelled).movedim(-1, 1).to(p.dtype)
-    p = p * labelled.movedim(-1, 1)
-    dims = (0, 2, 3)
+    p, labelled = full_precision(logits).softmax(1), (y != IGNORE)[:, None]
+    classes = torch.arange(logits.shape[1], device=y.device)
+    t = (y[:, None] == classes[:, None, None]).to(p.dtype)
+    p, dims = p * labelled, (0, 2, 3)
     both, own, theirs = sum_over_ranks(torch.stack([(p * t).sum(dims), p.square().sum(dims), t.sum(dims)]))
     return (1 - (2 * both + smooth) / (own + theirs + smooth)).mean()

@@ -30,8 +30,8 @@ def pixel_entropy(logits: Tensor, valid: Tensor | None = None, weights: Tensor |
     if weights is not None:
         terms = terms * weights.to(terms)[:, None, None]
     found = -terms.sum(1)
-    if valid is None:
-        return found.mean()
+    if valid is None:  # on this rank; the images of others may be padded
+        valid = torch.ones_like(found, dtype=torch.bool)
     return share_of_all(valid.sum().to(found.dtype)) * found.masked_fill(~valid, 0).sum()
 
 

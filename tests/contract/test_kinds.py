@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dafw.methods import DANN, AdaBN, SourceOnly
+from dafw.methods import CMA, DANN, ERM, OSUDA, AdaBN, AdaMI, AdaWAC, FineTune, SourceOnly
 from dafw.testing import Case, case, contract
 
 SIZES = {"sizes": True}
@@ -19,6 +19,12 @@ CASES = {
     "dann_masks_padded": case(
         DANN, kind="segmentation", data_arguments=SIZES, width=8, depth=1, norm="domain_specific", ema_decay=0.8
     ),
+    "erm_masks_padded": case(ERM, kind="segmentation", data_arguments=SIZES),
+    "adami_padded": case(AdaMI, data_arguments=SIZES, ratio="norm_max", class_weights=[0.2, 1.0, 0.5], ema_decay=0.8),
+    "osuda_padded": case(OSUDA, data_arguments=SIZES, decay_steps=3, least_momentum=0.3, trains="norm"),
+    "cma_padded": case(CMA, data_arguments=SIZES, width=4, queue_size=50, cells=2, warmup_steps=6, norm="frozen"),
+    "adawac_padded": case(AdaWAC, data_arguments=SIZES, ema_decay=0.8),
+    "fine_tune_padded": case(FineTune, data_arguments=SIZES, switch=0.6, optimizer="adam"),
     "source_boxes": case(SourceOnly, kind="detection"),
     "seen_boxes": case(SourceOnly, kind="detection", forward_target=True, norm="separate", ema_decay=0.8),
     "adabn_boxes": case(AdaBN, kind="detection"),

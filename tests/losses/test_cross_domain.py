@@ -33,7 +33,7 @@ def test_the_queue_is_the_authors_and_wraps() -> None:
     queue, pointer = given["queue0"], torch.zeros((), dtype=torch.int64)
     for step in ("1", "2"):
         rows = torch.nn.functional.normalize(pool(given[f"neg{step}"], int(given["num_grid"])), dim=1)
-        queue, pointer = enqueue(queue, pointer, rows, torch.ones(len(rows), dtype=torch.bool))
+        queue, pointer = enqueue(queue, pointer, rows)
         torch.testing.assert_close(queue, given[f"queue{step}"])
         assert int(pointer) == int(given[f"ptr{step}"])
 
@@ -57,13 +57,19 @@ def test_a_zero_cell_gives_no_nan() -> None:
 
 
 @pytest.mark.parametrize("number", [3, 7])
-def test_rows_that_do_not_count_enter_no_queue(number: int) -> None:
+def test_the_last_rows_stay_in_the_queue(number: int) -> None:
     rows = torch.arange(1.0, number + 1)[:, None].expand(number, 2)
-    counts = torch.arange(number) != 1
-    queue, pointer = enqueue(torch.zeros(2, 4), torch.tensor(3), rows, counts)
-    entered = [row for row in range(1, number + 1) if row != 2]
+    queue, pointer = enqueue(torch.zeros(2, 4), torch.tensor(3), rows)
     expected = [0.0] * 4
-    for place, row in enumerate(entered):
-        expected[(3 + place) % 4] = float(row)
+    for place in range(number):
+        expected[(3 + place) % 4] = place + 1.0
     assert queue[0].tolist() == expected
-    assert int(pointer) == (3 + len(entered)) % 4
+    assert int(pointer) == (3 + number) % 4
+
+
+def test_the_grid_lies_over_each_image_and_not_its_padding() -> None:
+    values = torch.randn(3, 4, 7, 9)
+    extents = torch.tensor([[7, 9], [5, 4], [2, 1]])
+    found = pool(values, 3, extents).view(3, 9, 4)
+    for row, (height, width) in enumerate(extents.tolist()):
+        torch.testing.assert_close(found[row], pool(values[row : row + 1, :, :height, :width], 3))

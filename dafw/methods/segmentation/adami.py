@@ -105,7 +105,7 @@ class AdaMI(SourceFreeMethod):
         def ratios(outputs: MaskOutputs) -> Tensor:
             return class_ratios(outputs.logits, outputs.valid(), self.ratio).double().sum(0)
 
-        total = sum_over_targets(self, ratios)
+        total = sum_over_targets(self, ratios, (self.num_classes,))
         return total / total.sum()
 
     def adapt(self, target: Any, batch: Batch) -> Losses:

@@ -25,12 +25,13 @@ class AdaWAC(VariableLengthBuffers, GeneralizationMethod):
 
     Loss: dice_share * Dice + (1 - dice_share) * mean_i (w_i CE_i + (1 - w_i) r_i). For sample i, CE_i is the mean of
     the cross-entropies of two views, logits (n, K, H, W), and r_i = weight * mean (f_i - f'_i)^2 compares their
-    features (n, d, h, w). Dice is the mean of both views' soft Dice losses of the whole batch. The weights start at 1/2.
-    A step of mirror ascent, w_i <- w_i exp(rate * (CE_i - r_i)) up to the sum 1 of both weights, comes before the loss,
-    and no gradient flows into it. A sample with few labelled pixels has a low CE_i, and its consistency then counts.
+    features (n, d, h, w). Dice is the mean of both views' soft Dice losses of the whole batch. The weights w_i start at
+    1/2. A step of mirror ascent comes before the loss: w_i grows by the factor exp(rate * (CE_i - r_i)), and w_i and
+    1 - w_i are then divided by their sum. No gradient flows into it. A sample with few labelled pixels has a low CE_i,
+    and its consistency then counts.
 
-    Dong, Xie and Ward, AdaWAC: Adaptively Weighted Augmentation Consistency Regularization for Volumetric Medical Image
-    Segmentation, ICML 2023, https://arxiv.org/abs/2210.01891. The views are the augmented image and its view
+    Dong, Xie and Ward, Adaptively Weighted Data Augmentation Consistency Regularization for Robust Optimization under
+    Concept Shift, ICML 2023, https://arxiv.org/abs/2210.01891. The views are the augmented image and its view
     ``strong``. As in the authors' code, features are compared place by place although the views may be moved against
     each other. The weights are kept as log(w / (1 - w)), which cannot overflow. The authors compare the deepest map of
     the encoder; here it is ``features``.
@@ -119,7 +120,7 @@ class AdaWAC(VariableLengthBuffers, GeneralizationMethod):
 
 
 def squared_difference(one: MaskOutputs, other: MaskOutputs) -> Tensor:
-    """The mean squared difference of the features of two views of each image, (n,); padding of either does not count."""
+    """The mean squared difference of the features of two views of each image, (n,); padding does not count."""
     gap = (full_precision(one.features) - full_precision(other.features)).square().mean(1)
     if one.sizes is None or other.sizes is None:
         return gap.mean((1, 2))

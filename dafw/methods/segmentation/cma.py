@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dafw.data.batch import Batch
-from dafw.data.padding import IGNORE, join_padded
+from dafw.data.padding import IGNORE, covered_positions, join_padded
 from dafw.errors import UserError
 from dafw.losses.cross_domain import cell_contrast, enqueue, pool
 from dafw.losses.pixel_terms import pixel_entropy
 from dafw.methods.base import Losses
 from dafw.methods.source_free.base import SourceFreeMethod
 from dafw.methods.targets import sum_over_targets
-from dafw.nn.alignment import Alignment, Identity, inside
+from dafw.nn.alignment import Alignment, Identity
 from dafw.nn.distributed import gather_rows
 from dafw.nn.precision import full_precision
 from dafw.nn.teacher import Teacher
@@ -135,7 +135,7 @@ class CMA(SourceFreeMethod):
     def on_train_start(self) -> None:
         """Finds the thresholds of the pseudo-labels, if the first step follows."""
         if self.steps_done == 0:
-            counts = sum_over_targets(self, confidence_counts, self.source_model.module)
+            counts = sum_over_targets(self, confidence_counts, (self.num_classes, BINS), self.source_model.module)
             self.thresholds.copy_(class_thresholds(counts, self.share))
 
     @torch.no_grad()
@@ -169,24 +169,32 @@ class CMA(SourceFreeMethod):
             embedded = self.slow_projection(slow)
             negatives, positives = embedded[:count], embedded[count:]
             positives, confidence = self.align(positives, reference, batch.x, batch.sizes)
-            self.enter(negatives, inside(negatives, batch.x, batch.sizes))
+            extents = extents_of(target)
+            self.enter(pool(negatives, self.cells, extents).view(count, self.cells**2, -1))
         return cell_contrast(
             self.projection(features),
             positives,
             confidence,
             self.queue,
+            extents,
             cells=self.cells,
             temperature=self.temperature,
             least_confidence=self.least_confidence,
         )
 
-    def enter(self, embedded: Tensor, valid: Tensor) -> None:
-        """Proposes the queue after all ranks' embeddings (n, d, h, w) entered it: one for each cell within an image."""
-        rows = pool(embedded * valid, self.cells).view(len(embedded), self.cells**2, -1)
-        counts = pool(valid, self.cells).view(len(embedded), self.cells**2) > 0
-        rows, counts = gather_rows(rows).flatten(0, 1), gather_rows(counts.to(rows.dtype)).flatten() > 0
-        queue, pointer = enqueue(self.queue, self.pointer, F.normalize(full_precision(rows), dim=1), counts)
+    def enter(self, embedded: Tensor) -> None:
+        """Proposes the queue after all ranks' embeddings (n, G^2, d) entered it."""
+        rows = F.normalize(full_precision(gather_rows(embedded)).flatten(0, 1), dim=1)
+        queue, pointer = enqueue(self.queue, self.pointer, rows)
         self.propose(queue=queue, pointer=pointer)
+
+
+def extents_of(outputs: MaskOutputs) -> Tensor | None:
+    """The rows and columns (n, 2) of the features that belong to each image; ``None`` if all do."""
+    if outputs.sizes is None:
+        return None
+    canvas, grid = (tuple(part.shape[2:]) for part in (outputs.logits, outputs.features))
+    return covered_positions(outputs.sizes, canvas, grid)
 
 
 def projection(width: int, out: int) -> nn.Sequential:

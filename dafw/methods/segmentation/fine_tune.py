@@ -17,10 +17,10 @@ class FineTune(GeneralizationMethod):
     until ``switch`` of all steps are done, then of the second's. The second stage has its own schedule of the rate,
     from ``lr * second_lr`` on, and starts with a fresh state of the optimiser.
 
-    Chen et al., Domain adaptation for building extraction by fine-tuning on few clean labels,
-    https://arxiv.org/abs/2311.03867; only its abstract was read. Its setting has a large set with misaligned labels and
-    a small set with clean ones. ``switch`` and ``second_lr`` are ours. Each batch holds rows of both sources, of which
-    one half is passed; give ``data.source`` as [noisy, clean].
+    Neupane, Aryal and Rajabifard, Supervised Domain Adaptation for Building Extraction from Off-Nadir Aerial Images,
+    2023, https://arxiv.org/abs/2311.03867; only its abstract was read, and this is no reproduction. Its setting has a
+    large set with misaligned labels and a small set with clean ones. ``switch`` and ``second_lr`` are ours. Give
+    ``data.source`` as [noisy, clean]. Each batch holds rows of both sources, of which those of the stage are passed.
 
     There are two controls. ``switch: 0`` trains on the clean source alone, from ``lr`` on; it is the control that
     tables run. ``switch: 1`` trains on the noisy source alone.
