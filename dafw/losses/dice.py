@@ -26,4 +26,5 @@ def soft_dice(logits: Tensor, y: Tensor, *, smooth: float = 1e-5) -> Tensor:
     t = (y[:, None] == classes[:, None, None]).to(p.dtype)
     p, dims = p * labelled, (0, 2, 3)
     both, own, theirs = sum_over_ranks(torch.stack([(p * t).sum(dims), p.square().sum(dims), t.sum(dims)]))
-    return (1 - (2 * both + smooth) / (own + theirs + smooth)).mean()
+    shares: Tensor = (2 * both + smooth) / (own + theirs + smooth)
+    return 1 - shares.mean()

@@ -61,7 +61,8 @@ def ratio_divergence(ratios: Tensor, prior: Tensor, divergence: Divergence = "es
         prior: t (K,) or (n, K).
         divergence: ``estimate_prior`` is KL(r || t), ``prior_estimate`` is KL(t || r).
     """
-    own, given = torch.broadcast_tensors(ratios, prior.to(ratios))
+    own, given = ratios, prior.to(ratios)
     if divergence == "prior_estimate":
         own, given = given, own
-    return (own * ((own + FLOOR).log() - (given + FLOOR).log())).sum(1).mean()
+    terms: Tensor = own * ((own + FLOOR).log() - (given + FLOOR).log())
+    return terms.sum(1).mean()

@@ -10,8 +10,8 @@ from dafw.checkpoints import check_classes, check_method, newest_checkpoint, rea
 from dafw.errors import UserError
 from dafw.files import user_path
 from dafw.methods.base import Method
-from dafw.nn.network import Network
 from dafw.nn.weights import loads_weights
+from dafw.problems import NetworkBase
 from dafw.recording import describe
 
 
@@ -37,7 +37,7 @@ class StartingMethod(Method, abstract=True):
     #: The method whose checkpoints this one starts from; ``None`` for any.
     starts_with: ClassVar[type[Method] | None] = None
 
-    def __init__(self, network: Network, *, checkpoint: str | None = None, **base) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, network: NetworkBase, *, checkpoint: str | None = None, **base) -> None:  # type: ignore[no-untyped-def]
         if checkpoint is None and (self.starts_with is not None or not network.starts_trained):
             raise UserError("model.checkpoint must be given")
         super().__init__(network, **base)
@@ -114,7 +114,7 @@ def find_checkpoint(path: str) -> Path:
     return newest
 
 
-def fill(network: Network, path: Path, num_classes: int) -> dict[str, Any]:
+def fill(network: NetworkBase, path: Path, num_classes: int) -> dict[str, Any]:
     """Puts the weights of a checkpoint's served network into ``network``.
 
     Returns:
@@ -130,7 +130,10 @@ def fill(network: Network, path: Path, num_classes: int) -> dict[str, Any]:
         raise UserError(f"{path} (model.checkpoint) predicts {held} classes, but the data has {num_classes}")
     if not (isinstance(theirs, dict) and isinstance(theirs.get("init_args"), dict) and "class_path" in theirs):
         raise UserError(f"{path} (model.checkpoint) does not say which network its weights are of")
-    compare(describe(network), theirs, path)
+    owners = [vars(owner).get("__init__") for owner in reversed(type(network).__mro__)]
+    parameters = [one for init in owners if init is not None for one in inspect.signature(init).parameters.values()]
+    defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
+    compare(describe(network), theirs, defaults, path)
     state: dict[str, Tensor] = content["state_dict"]
     prefix = content["dafw"]["eval_network"]
     given = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -143,19 +146,23 @@ def fill(network: Network, path: Path, num_classes: int) -> dict[str, Any]:
     return said
 
 
-def compare(ours: dict[str, Any], theirs: dict[str, Any], path: Path) -> None:
+def compare(ours: dict[str, Any], theirs: dict[str, Any], defaults: dict[str, Any], path: Path) -> None:
     """Compares two descriptions of networks.
+
+    Args:
+        ours: of the network that is to be filled.
+        theirs: of the checkpoint's.
+        defaults: of the arguments that are not in a description.
+        path: the checkpoint.
 
     Raises:
         UserError: naming the first argument in which they differ.
     """
-    parameters = inspect.signature(Network.__init__).parameters.values()
-    defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
     settings = [defaults | {"class_path": one["class_path"]} | one["init_args"] for one in (ours, theirs)]
     for one in settings:
         if one.get("head") == "pretrained":  # the form of the default head; it only starts with other weights
             one["head"] = "default"
-    for key in sorted(settings[0].keys() | settings[1].keys()):
+    for key in ("class_path", *sorted(settings[0].keys() | settings[1].keys())):
         own, held = (one.get(key) for one in settings)
         if own != held and key not in SAME_FUNCTION:
             raise UserError(f"model.network.{key} is {own}, but {held} in the model of {path} (model.checkpoint)")

@@ -77,7 +77,7 @@ class Homography(Alignment):
         dtype, device = torch.promote_types(features.dtype, torch.float32), features.device
         down = (torch.arange(height, device=device, dtype=dtype) + 0.5) / height
         across = (torch.arange(width, device=device, dtype=dtype) + 0.5) / width
-        points = torch.stack(torch.broadcast_tensors(across[None, :], down[:, None]), -1).expand(n, -1, -1, -1)
+        points = torch.stack(torch.meshgrid(across, down, indexing="xy"), -1).expand(n, -1, -1, -1)
         shares = points.new_ones(n, 1, 1, 2)  # of the canvas that an image fills: its width and height
         if sizes is not None:
             canvas = torch.tensor([image.shape[3], image.shape[2]], device=device, dtype=dtype)

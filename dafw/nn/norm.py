@@ -189,8 +189,8 @@ class DomainBatchNorm(nn.Module):
         if self.follows and self.training:
             if mean is not None:
                 with torch.no_grad():
-                    _, batch_mean, batch_var, total = _statistics(x, inside, over_ranks)
-                    self._track(branch, batch_mean, batch_var * (total / (total - 1)))
+                    _, *statistics = _normalise_by_hand(x, None, None, self.eps, inside, over_ranks)
+                self._track(branch, *statistics)
             return F.batch_norm(x, branch.running_mean, branch.running_var, weight, bias, False, 0.0, self.eps)
         if over_ranks or inside is not None:
             y, batch_mean, batch_var = _normalise_by_hand(x, weight, bias, self.eps, inside, over_ranks)
@@ -204,7 +204,7 @@ class DomainBatchNorm(nn.Module):
         return y
 
     def _track(self, branch: _Branch, batch_mean: Tensor, batch_var: Tensor) -> None:
-        """Lets a batch's statistics enter the running ones."""
+        """Lets the statistics of a batch, (C,) each, enter the running ones."""
         _, _, mean, var, batches = branch
         if mean is not None and var is not None and batches is not None:
             share = self.momentum if self.momentum is not None else batches.to(mean.dtype).reciprocal()
@@ -229,8 +229,10 @@ class DomainBatchNorm(nn.Module):
         )
 
 
-def _statistics(x: Tensor, inside: Tensor | None, over_ranks: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The statistics of a batch, which leave out padding and may span the ranks.
+def _normalise_by_hand(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, inside: Tensor | None, over_ranks: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalises by batch statistics that leave out padding and may span the ranks.
 
     Rank r has n_r values per channel with mean m_r and biased variance v_r. With N = sum n_r the statistics are
     m = sum (n_r / N) m_r and v = sum (n_r / N) (v_r + (m_r - m)^2). Each pass has one collective of 2 C + 1 numbers.
@@ -238,11 +240,14 @@ def _statistics(x: Tensor, inside: Tensor | None, over_ranks: bool) -> tuple[Ten
 
     Args:
         x: (n, C, ...).
+        weight: (C,).
+        bias: (C,).
+        eps: added to the variance.
         inside: (n, 1, h, w) bool, the positions that count; ``None`` if all do.
         over_ranks: whether the rows of all ranks count.
 
     Returns:
-        x in at least 32 bits, m (C,), v (C,) and N (1,).
+        The normalised x, m (C,), and the unbiased variance v N / (N - 1) (C,).
 
     Raises:
         ValueError: for one value per channel over all ranks. It assumes that all ranks have as many rows.
@@ -267,29 +272,9 @@ def _statistics(x: Tensor, inside: Tensor | None, over_ranks: bool) -> tuple[Ten
         shares = sizes / total
         mean = (shares * means).sum(0)
         var = (shares * (variances + (means - mean).square())).sum(0)
-    return wide, mean, var, total
-
-
-def _normalise_by_hand(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, inside: Tensor | None, over_ranks: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalises by the statistics of :func:`_statistics`.
-
-    Args:
-        x: (n, C, ...).
-        weight: (C,).
-        bias: (C,).
-        eps: added to the variance.
-        inside: see :func:`_statistics`.
-        over_ranks: see :func:`_statistics`.
-
-    Returns:
-        The normalised x, m (C,), and the unbiased variance v N / (N - 1) (C,).
-    """
-    wide, mean, var, total = _statistics(x, inside, over_ranks)
     scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
     shift = -mean * scale if bias is None else bias - mean * scale
-    shape = [1, x.shape[1], *[1] * (x.ndim - 2)]
+    shape = [1, channels, *[1] * (x.ndim - 2)]
     y = torch.addcmul(shift.view(shape), wide, scale.view(shape)).to(x.dtype)
     return y, mean, var * (total / (total - 1))
 

@@ -71,7 +71,7 @@ def test_a_large_gap_overflows_nothing_and_the_table_is_in_the_checkpoint(sizes:
     assert len(method.log_odds) == 80
     drawn = method.log_odds != 0
     assert bool(drawn.any())
-    assert float(method.log_odds[drawn].max().sigmoid()) < 1e-6
+    assert float(method.log_odds.abs().max()) > 100  # beyond the exponential of float32
     assert all(bool(value.isfinite().all()) for value in method.state_dict().values())
     path = tmp_path / "step=1.ckpt"
     trainer.save_checkpoint(path)

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod
-from dafw.nn.network import Network
-from dafw.problems import Outputs
+from dafw.problems import NetworkBase, Outputs
 
 
 class ERM(GeneralizationMethod):
@@ -26,10 +25,10 @@ class ERM(GeneralizationMethod):
         base: see :class:`~dafw.methods.base.Method`. The benchmark's recipe is in ``experiments/domainbed``.
     """
 
-    kinds = ()
+    kinds: ClassVar[tuple[str, ...]] = ()
     search_space: ClassVar[dict[str, Any]] = {"lr": (1e-5, 1e-1), "weight_decay": (1e-6, 1e-2)}
 
-    def __init__(self, network: Network, **base) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, network: NetworkBase, **base) -> None:  # type: ignore[no-untyped-def]
         super().__init__(network, **base)
 
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:

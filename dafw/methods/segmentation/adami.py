@@ -1,7 +1,7 @@
 """AdaEnt and AdaMI: entropy and a class-ratio prior, without a source."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -80,8 +80,9 @@ class AdaMI(SourceFreeMethod):
         super().__init__(network, checkpoint=checkpoint, optimizer=optimizer, lr=lr, weight_decay=weight_decay, **base)
         self.prior = choose("model.prior", prior, ("uniform", "estimated")) if isinstance(prior, str) else "known"
         self.weight, self.prior_weight = weight, prior_weight
-        self.ratio = choose("model.ratio", ratio, ("softmax", "norm_max"))
-        self.divergence = choose("model.divergence", divergence, ("estimate_prior", "prior_estimate"))
+        choose("model.ratio", ratio, get_args(Ratio))
+        choose("model.divergence", divergence, get_args(Divergence))
+        self.ratio, self.divergence = ratio, divergence
         for key, values in (("prior", prior), ("class_weights", class_weights)):
             if isinstance(values, list) and len(values) != self.num_classes:
                 raise UserError(

@@ -193,8 +193,8 @@ def extents_of(outputs: MaskOutputs) -> Tensor | None:
     """The rows and columns (n, 2) of the features that belong to each image; ``None`` if all do."""
     if outputs.sizes is None:
         return None
-    canvas, grid = (tuple(part.shape[2:]) for part in (outputs.logits, outputs.features))
-    return covered_positions(outputs.sizes, canvas, grid)
+    (height, width), (rows, columns) = outputs.logits.shape[2:], outputs.features.shape[2:]
+    return covered_positions(outputs.sizes, (height, width), (rows, columns))
 
 
 def projection(width: int, out: int) -> nn.Sequential:

@@ -63,6 +63,7 @@ class OSUDA(SourceFreeMethod):
     source_bias: Tensor
     source_running_mean: Tensor
     source_running_var: Tensor
+    epsilon: Tensor
 
     def __init__(  # type: ignore[no-untyped-def]
         self,
@@ -95,7 +96,7 @@ class OSUDA(SourceFreeMethod):
                 layer.requires_grad_(True)
         for name in STATE:
             self.register_buffer(f"source_{name}", self.state(name).detach().clone())
-        epsilons = [torch.full_like(layer.running_mean, layer.eps) for layer in self.layers if has_state(layer)]
+        epsilons = [torch.full((layer.num_features,), layer.eps) for layer in self.layers]
         self.register_buffer("epsilon", torch.cat(epsilons), persistent=False)
 
     def state(self, name: str) -> Tensor:
