@@ -70,6 +70,8 @@ def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, pacs: Path,
         ends = ("--data.source", "source", "--data.target", "target")
         fit += ["--data.root", images, *ends, *SMALL]
         unweighted = ("--model.network.weights", "null")
+    if "crop" in config["data"]["init_args"]:
+        fit += ["--data.crop", "32"]
     if start:  # the experiment of the model that it starts from lies beside it
         first = path.with_name(f"{Path(start).name}.yaml")
         assert call(capsys, "fit", "--config", first, *fit[3:], *unweighted).code == 0

@@ -66,7 +66,7 @@ class AdaMI(SourceFreeMethod):
         network: NetworkBase,
         *,
         checkpoint: str | None = None,
-        prior: str | list[ClosedUnitInterval] = "estimated",
+        prior: list[ClosedUnitInterval] | str = "estimated",
         weight: NonNegativeFloat = 1.0,
         prior_weight: NonNegativeFloat = 1.0,
         class_weights: list[NonNegativeFloat] | None = None,

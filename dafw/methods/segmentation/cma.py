@@ -126,9 +126,12 @@ class CMA(SourceFreeMethod):
     def on_fit_start(self) -> None:
         """As the base; refuses an augmentation that moves images which a fixed alignment is for."""
         super().on_fit_start()
-        if self.align.needs_stored_images and getattr(self.datamodule, "augment", None) is not None:
-            name = type(self.align).__name__
-            raise UserError(f"model.align {name} is for images as they are stored: leave out data.augment")
+        data: Any = self.data
+        if self.align.needs_stored_images and data.augmentation() is not None:
+            raise UserError(
+                f"model.align {type(self.align).__name__} is for images as they are stored, and the data moves them: "
+                "leave out data.augment and data.crop"
+            )
 
     # ---- pseudo-labels
 
