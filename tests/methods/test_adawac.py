@@ -38,8 +38,8 @@ def test_two_steps_are_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
             torch.zeros(count, dtype=torch.int64),
             given["idx"],
             count,
-            views={"strong": images},
-            maps={"strong": unit},
+            views={"affine": images},
+            maps={"affine": unit},
         )
         monkeypatch.setattr(method, "forward_rows", lambda *_, found=outputs, **__: found)
         carried = given[f"{step}_y2"].to(torch.uint8)

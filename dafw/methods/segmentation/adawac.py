@@ -32,7 +32,7 @@ class AdaWAC(VariableLengthBuffers, GeneralizationMethod):
 
     Dong, Xie and Ward, Adaptively Weighted Data Augmentation Consistency Regularization for Robust Optimization under
     Concept Shift, ICML 2023, https://arxiv.org/abs/2210.01891. The views are the augmented image and its view
-    ``strong``. As in the authors' code, features are compared place by place although the views may be moved against
+    ``affine``. As in the authors' code, features are compared place by place although the views may be moved against
     each other. The weights are kept as log(w / (1 - w)), which cannot overflow. The authors compare the deepest map of
     the encoder; here it is ``features``.
 
@@ -51,7 +51,7 @@ class AdaWAC(VariableLengthBuffers, GeneralizationMethod):
     """
 
     kinds = ("segmentation",)
-    views = ("strong",)
+    views = ("affine",)
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
     control_difference_reason: ClassVar[str] = "it trains on two views of each image, and by a Dice loss too"
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 10.0), "rate": (0.1, 10.0)}
@@ -89,14 +89,14 @@ class AdaWAC(VariableLengthBuffers, GeneralizationMethod):
 
     def losses(self, batch: Batch) -> Losses:
         """The Dice loss, the weighted cross-entropies and the weighted consistencies, of one pass over both views."""
-        x, sizes = join_padded([(batch.x, batch.sizes), (batch.views["strong"], batch.view_sizes.get("strong"))])
+        x, sizes = join_padded([(batch.x, batch.sizes), (batch.views["affine"], batch.view_sizes.get("affine"))])
         both = self.forward_rows(x, len(x), sizes=sizes)
         pair = [both[: len(batch)], both[len(batch) :]]
         canvas = (x.shape[2], x.shape[3])
         moved_sizes = None if sizes is None else sizes[len(batch) :]
         labels = [
             on_canvas(batch.y, both.logits),
-            self.problem.carry(batch.y, batch.maps["strong"], canvas, moved_sizes),
+            self.problem.carry(batch.y, batch.maps["affine"], canvas, moved_sizes),
         ]
         views = list(zip(pair, labels, strict=True))
         supervised = torch.stack([self.problem.row_losses(*view) for view in views]).mean(0)
