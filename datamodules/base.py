@@ -15,6 +15,7 @@ from dafw.data.batch import Batch
 from dafw.data.domain import Domain
 from dafw.data.joint import JointDataset
 from dafw.data.rare_classes import rare_class_stream
+from dafw.data.references import check_references
 from dafw.data.roles import Split
 from dafw.data.sampler import ExtraDraws, JointBatchSampler, Stream, StreamSampler
 from dafw.data.served import ServedDomains
@@ -243,6 +244,9 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
             if self.sources:
                 self.check_label_sets()
             targets = [self.domain(name, "train").unlabelled() for name in self.training_targets]
+            if self.request.references:
+                for target in targets:
+                    check_references(target, self.request.asker)
             held_out: list[Domain] = []
             if share := self.request.held_out:
                 if self.oracle:
@@ -318,6 +322,7 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
             places=(len(self.labelled), len(self.labelled) + targets),
         )
         options: dict[str, Any] = {"augment": self.augmentation(), "views": self.views(), "seed": self.seed}
+        options["references"] = request.references
         domains = [self.augmented_domain(domain) for domain in self.train_domains]
         data = JointDataset(domains, **options, maps=request.maps, num_held_out=num_held_out)
         return self._training_loader(data, sampler)

@@ -9,7 +9,7 @@ from dafw.data.domain import Domain
 from dafw.errors import UserError
 
 Augment = Callable[[Any], Any]
-Word = Literal["none", "center_crop", "crop", "domainbed", "flip_crop", "strong", "weak"]
+Word = Literal["none", "affine", "center_crop", "crop", "domainbed", "flip_crop", "strong", "weak"]
 """The words of :mod:`dafw.data.transforms`. In a union they stand first: the parser takes the first that fits."""
 
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dafw.data.references import References
 from dafw.data.strings import Strings
 
 
@@ -22,6 +23,7 @@ class Domain:
         labels: one label per sample; ``None`` where the domain has none, which is how a target reaches training.
         ids: a stable name per sample; its position if ``None``.
         volumes: the name of the volume that each sample is a slice of; ``None`` if the samples are no slices.
+        references: for each sample an image of the same place in another condition; ``None`` if there are none.
     """
 
     name: str
@@ -29,9 +31,12 @@ class Domain:
     labels: Sequence[Any] | NDArray[Any] | None
     ids: Sequence[str] | None = None
     volumes: Sequence[str] | None = None
+    references: References | None = None
 
     def __post_init__(self) -> None:
-        for what, values in (("labels", self.labels), ("ids", self.ids), ("volumes", self.volumes)):
+        references = None if self.references is None else self.references.index
+        parts = {"labels": self.labels, "ids": self.ids, "volumes": self.volumes, "references": references}
+        for what, values in parts.items():
             if values is not None and len(values) != len(self.inputs):
                 raise ValueError(f"{self.name}: {len(self.inputs)} inputs but {len(values)} {what}")
 
@@ -52,6 +57,7 @@ class Domain:
             labels=None if self.labels is None else _take(self.labels, chosen),
             ids=ids,
             volumes=None if self.volumes is None else [self.volumes[index] for index in chosen.tolist()],
+            references=None if self.references is None else self.references.subset(chosen),
         )
 
     def unlabelled(self) -> "Domain":

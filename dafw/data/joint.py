@@ -12,6 +12,7 @@ from dafw.data.batch import Sample
 from dafw.data.domain import Domain
 from dafw.data.sampler import Draw
 from dafw.data.whole_samples import Augmentation, transform_sample, transform_view
+from dafw.errors import UserError
 
 
 class JointDataset(Dataset[Sample]):
@@ -26,6 +27,8 @@ class JointDataset(Dataset[Sample]):
         views: further transforms by name; each yields one more view of every input.
         maps: whether a view starts from the augmented input and comes with the affine map of what it moved. Otherwise a
             view starts from the input as it is stored.
+        references: whether the samples of domains with references come with them, as the view ``reference``; the same
+            draw of ``augment`` moves both.
         seed: seed of the augmentation.
         num_held_out: how many of the domains, the last ones, are held out.
     """
@@ -37,12 +40,14 @@ class JointDataset(Dataset[Sample]):
         augment: Augmentation | None = None,
         views: Mapping[str, Augmentation] | None = None,
         maps: bool = False,
+        references: bool = False,
         seed: int = 0,
         num_held_out: int = 0,
     ) -> None:
         self.domains = list(domains)
         self.num_held_out = num_held_out
         self.augment, self.views, self.maps, self.seed = augment, dict(views or {}), maps, seed
+        self.references = references
 
     def __len__(self) -> int:
         return sum(len(domain) for domain in self.domains)
@@ -65,8 +70,22 @@ class JointDataset(Dataset[Sample]):
                     views[name], maps[name] = transform_view(view, x, f'the view "{name}"')
                 else:
                     views[name] = view(raw)
+        if self.references and domain.references is not None:
+            views["reference"] = self._reference(domain, draw, raw)
         held_out = draw.domain >= len(self.domains) - self.num_held_out
         return Sample(x, y, draw.domain, draw.index, views, maps, held_out)
+
+    def _reference(self, domain: Domain, draw: Draw, raw: Any) -> Any:
+        """The reference of a sample, moved as the sample itself is."""
+        assert domain.references is not None
+        found = domain.references.of(draw.index)
+        if found.shape != raw.shape:
+            own, other = ("x".join(map(str, image.shape[-2:])) for image in (raw, found))
+            raise UserError(f"{domain.id(draw.index)} is {own} and its reference {other}: both must have one size")
+        if self.augment is None:
+            return found
+        with self._random(draw, ""):
+            return transform_sample(self.augment, found, None)[0]
 
     @contextmanager
     def _random(self, draw: Draw, view: str) -> Iterator[None]:

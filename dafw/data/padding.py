@@ -22,11 +22,15 @@ def valid_positions(sizes: Tensor, canvas: tuple[int, int], grid: tuple[int, int
     Returns:
         (N, h, w) bool. Nothing is read by the host.
     """
-    inside = []
-    for axis in (0, 1):
-        count = (sizes[:, axis] * grid[axis] + (canvas[axis] - 1)) // canvas[axis]
-        inside.append(torch.arange(grid[axis], device=sizes.device) < count[:, None])
+    covered = covered_positions(sizes, canvas, grid)
+    inside = [torch.arange(grid[axis], device=sizes.device) < covered[:, axis, None] for axis in (0, 1)]
     return inside[0][:, :, None] & inside[1][:, None, :]
+
+
+def covered_positions(sizes: Tensor, canvas: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """How many rows and columns of a feature map belong to each image, (N, 2) int64; see :func:`valid_positions`."""
+    counts = [(sizes[:, axis] * grid[axis] + (canvas[axis] - 1)) // canvas[axis] for axis in (0, 1)]
+    return torch.stack(counts, 1)
 
 
 def pad_to_largest(

@@ -80,6 +80,8 @@ class DataRequest:
     Args:
         setting: what the method may see.
         views: names of the extra augmented views of each input.
+        references: each image of the targets comes with its reference, an image of the same place in another condition,
+            as the view ``reference``.
         maps: views start from the augmented input and come with the affine map of what they moved.
         held_out: share of each target's training samples that forms a stream of its own.
         least_rows: samples of all sources together, and of all targets together, that a batch must hold, over all
@@ -97,6 +99,7 @@ class DataRequest:
 
     setting: Setting = Setting("adaptation")
     views: tuple[str, ...] = ()
+    references: bool = False
     maps: bool = False
     held_out: float = 0.0
     least_rows: int = 1

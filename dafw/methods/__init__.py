@@ -47,7 +47,20 @@ from dafw.methods.generalization import (
     Mixup,
     VREx,
 )
-from dafw.methods.segmentation import AdaptSegNet, Advent, Dacs, DAFormer, MinEnt, ParetoAdvent
+from dafw.methods.segmentation import (
+    CMA,
+    OSUDA,
+    AdaEnt,
+    AdaMI,
+    AdaptSegNet,
+    AdaWAC,
+    Advent,
+    Dacs,
+    DAFormer,
+    FineTune,
+    MinEnt,
+    ParetoAdvent,
+)
 from dafw.methods.source_free import SHOT, SourceFreeMethod
 from dafw.methods.test_time import DRMRetraining, TestTimeMethod
 
@@ -56,6 +69,7 @@ __all__ = [
     "AFN",
     "BNM",
     "CDAN",
+    "CMA",
     "CORAL",
     "DAN",
     "DANN",
@@ -71,6 +85,7 @@ __all__ = [
     "MDD",
     "MMD",
     "OSBP",
+    "OSUDA",
     "PADA",
     "RSC",
     "SDAT",
@@ -78,6 +93,9 @@ __all__ = [
     "UAN",
     "UDIM",
     "AdaBN",
+    "AdaEnt",
+    "AdaMI",
+    "AdaWAC",
     "AdaptSegNet",
     "AdaptationMethod",
     "Advent",
@@ -87,6 +105,7 @@ __all__ = [
     "DeepCORAL",
     "DomainBedCDANN",
     "DomainBedDANN",
+    "FineTune",
     "Fish",
     "FixMatch",
     "GeneralizationMethod",

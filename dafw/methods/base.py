@@ -78,6 +78,8 @@ class Method(
     adversarial: ClassVar[tuple[str, ...]] = ()
     #: Why the control does not train bit for bit what source-only does that sees the target; empty if it does.
     control_difference_reason: ClassVar[str] = ""
+    #: Whether the control learns from the targets too, without their labels, as from pseudo-labels alone.
+    control_learns_target: ClassVar[bool] = False
     #: Passes through the backbone in a training step.
     backbone_passes: ClassVar[int] = 1
     #: Values that the host must read in a training step by the method's definition.

@@ -23,6 +23,8 @@ class Requests(Base):
     setting: ClassVar[Setting]
     #: Names of further augmented views of each input that a step needs.
     views: tuple[str, ...] = ()
+    #: Whether a step needs the reference of each target image, see :class:`~dafw.data.references.References`.
+    references: ClassVar[bool] = False
     #: Share of each target's training samples that is kept apart and comes as the batch's last rows.
     held_out: ClassVar[float] = 0.0
     #: Samples of all sources together, and of all targets together, that a batch must hold, over all ranks.
@@ -76,6 +78,7 @@ class Requests(Base):
         return DataRequest(
             setting=self.setting,
             views=self.views,
+            references=self.references,
             maps=self.problem.is_spatial,
             held_out=self.held_out,
             least_rows=self.least_rows,

@@ -1,11 +1,13 @@
 """What a method makes, in training, of all the targets' training samples at once."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from dafw.methods.base import Method
-from dafw.nn.distributed import gather_unequal
+from dafw.nn.distributed import gather_unequal, sum_over_ranks
 from dafw.nn.modes import evaluation_mode
 from dafw.problems import Outputs
 
@@ -47,3 +49,32 @@ def training_outputs(method: Method, first: int, last: int) -> Outputs:
             found.append((columns[1][order], columns[2][order]))
     features, logits = (torch.cat(column) for column in zip(*found, strict=True))
     return Outputs(features, logits)
+
+
+@torch.no_grad()
+def sum_over_targets(
+    method: Method, function: Callable[[Any], Tensor], shape: tuple[int, ...], network: nn.Module | None = None
+) -> Tensor:
+    """The sum of a function's values over all training samples of the targets, of which nothing else is kept.
+
+    The network is in evaluation mode. No sample is augmented, and no label is used. The ranks share the forward, and
+    each gets the sum, in float64. Call it between steps.
+
+    Args:
+        method: in training, with a datamodule.
+        function: of the outputs of some rows; its value must be a sum over them.
+        shape: of the function's value.
+        network: the network to pass; the one in training if ``None``.
+    """
+    data: Any = method.data
+    first = len(data.labelled)
+    chosen = method.network if network is None else network
+    total = torch.zeros(shape, dtype=torch.float64, device=method.device)
+    with evaluation_mode(chosen):
+        for domain in data.train_domains[first : first + len(data.training_targets)]:
+            for batch in data.evaluation_loader(domain):
+                moved = batch.to(method.device)
+                with method.trainer.precision_plugin.forward_context():
+                    outputs = method.forward_rows(moved.x, 0, chosen, moved.sizes)
+                total += function(outputs)
+    return sum_over_ranks(total)

@@ -98,6 +98,8 @@ class DomainBatchNorm(nn.Module):
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
+        #: Whether training batches enter the running statistics first, and are then normalised by these.
+        self.follows = False
         self.drop: nn.Module | None = None  # what timm's fused layers apply to the result
         self.act: nn.Module | None = None
         self.place = ""  # its name within the network
@@ -208,6 +210,12 @@ class DomainBatchNorm(nn.Module):
         inside = self.layout.inside(rows, *x.shape[2:]) if x.ndim == 4 else None
         if inside is None and self.training and x.numel() // x.shape[1] * (world_size() if over_ranks else 1) <= 1:
             raise OneValue(self.place)
+        if self.follows and self.training:
+            if mean is not None:
+                with torch.no_grad():
+                    _, *statistics = _normalise_by_hand(x, None, None, self.eps, inside, over_ranks)
+                self._track(branch, *statistics)
+            return F.batch_norm(x, branch.running_mean, branch.running_var, weight, bias, False, 0.0, self.eps)
         if over_ranks or inside is not None:
             y, batch_mean, batch_var = _normalise_by_hand(x, weight, bias, self.eps, inside, over_ranks)
         elif mean is None or var is None or self.momentum is not None:
@@ -215,11 +223,17 @@ class DomainBatchNorm(nn.Module):
         else:  # a momentum of 1 writes the batch's own statistics
             batch_mean, batch_var = torch.zeros_like(mean), torch.ones_like(var)
             y = F.batch_norm(x, batch_mean, batch_var, weight, bias, True, 1.0, self.eps)
+        if mean is not None:
+            self._track(branch, batch_mean, batch_var)
+        return y
+
+    def _track(self, branch: _Branch, batch_mean: Tensor, batch_var: Tensor) -> None:
+        """Lets the statistics of a batch, (C,) each, enter the running ones."""
+        _, _, mean, var, batches = branch
         if mean is not None and var is not None and batches is not None:
             share = self.momentum if self.momentum is not None else batches.to(mean.dtype).reciprocal()
             mean.lerp_(batch_mean.detach().to(mean.dtype), share)
             var.lerp_(batch_var.detach().to(var.dtype), share)
-        return y
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local: dict[str, Any], *rest: Any) -> None:
         if self.num_batches_tracked is not None and (local.get("version") or 0) < 2:  # checkpoints before torch 0.4.1

@@ -47,6 +47,7 @@ TINY: dict[str, dict[str, Any]] = {
     "DomainBedDANN": {"width": 8, "depth": 1, "penalty": 0.3, "critic_lr": 2.0},
     "MDD": {"ramp_steps": 4},
     "FixMatch": {"threshold": 0.5},
+    "CMA": {"width": 4, "queue_size": 50, "cells": 2, "warmup_steps": 2, "share": 0.6},
     "SHOT": {"refresh_every": 3},
     "MemSPM": {
         **{"items": 6, "sub_prototypes": 2, "top_k": 3, "head_width": 6, "decoder_widths": [4, 4]},

@@ -191,7 +191,7 @@ def check_control(item: Case, folder: Path) -> None:
 
     Where a method's ``control_difference_reason`` says that it cannot, that must be so; and its weights must be the
     same whatever the target's images are, once batch normalisation is frozen; those of a source-free method must be the
-    source model's.
+    source model's. A control that learns from the targets must be label-blind instead.
     """
     owner = item.owner
     control, _ = item.train(folder, method=item.make(**owner.control))
@@ -209,6 +209,10 @@ def check_control(item: Case, folder: Path) -> None:
         assert same
         return
     assert not same, "it says that its control is not source-only, but it is"
+    if owner.control_learns_target:
+        garbage, _ = item.train(folder, method=item.make(**owner.control), data=item.make_data(garbage=True))
+        assert not differences(control.network.state_dict(), garbage.network.state_dict())
+        return
     if owner.setting.starts_from_model:
         before, after = (model.network.named_parameters() for model in (item.make(), control))
         assert all(torch.equal(one, other) for (_, one), (_, other) in zip(before, after, strict=True))

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from dafw.data import ArrayImages, Domain
 from dafw.data.padding import IGNORE
+from dafw.data.references import References
 from dafw.data.roles import Split
 from dafw.errors import choose
 from dafw.nn.attention import SqueezeExcite
@@ -37,6 +38,8 @@ def toy_domain(name: str, count: int, split: Split = "train", classes: int = CLA
 
 class ToyData(DomainDataModule):
     """Generated domains a, b, c with three classes. Images with masks or boxes are flipped at random in training.
+
+    Each image with a mask has a brighter one as its reference.
 
     Args:
         source: labelled domain or domains.
@@ -85,6 +88,8 @@ class ToyData(DomainDataModule):
             count = self.count if split == "train" else self.count // 2 + 1
             if self.kind == "segmentation":
                 domain = toy_masks(name, count, split, sizes=self.sizes)
+                brighter = [image // 2 + 100 for image in domain.inputs]
+                domain = replace(domain, references=References(brighter, np.arange(count)))
             elif self.kind == "detection":
                 domain = toy_boxes(name, count, split)
             else:

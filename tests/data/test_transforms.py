@@ -9,6 +9,7 @@ from dafw.data import transforms
 from dafw.data.images import cut_middle
 from dafw.data.transforms import (
     AUGMENTATIONS,
+    affine,
     center_crop,
     domainbed,
     flip_crop,
@@ -17,7 +18,9 @@ from dafw.data.transforms import (
     strong,
     weak,
 )
+from dafw.data.whole_samples import transform_sample, transform_view
 from dafw.errors import UserError
+from dafw.problems import Segmentation
 
 
 def image(height: int = 40, width: int = 52) -> torch.Tensor:
@@ -34,7 +37,7 @@ def test_result_is_uint8_of_the_size_asked_for(name: str, shape: tuple[int, int]
     assert result.dtype == torch.uint8
 
 
-@pytest.mark.parametrize("name", ["domainbed", "flip_crop", "weak", "strong"])
+@pytest.mark.parametrize("name", ["domainbed", "flip_crop", "weak", "strong", "affine"])
 def test_the_generator_of_torch_decides_alone(name: str) -> None:
     augmentation = named_view(name, 32)
 
@@ -150,3 +153,21 @@ def test_unknown_name_names_the_nearest() -> None:
 def test_a_view_cannot_be_none() -> None:
     with pytest.raises(UserError, match='"none"'):
         named_view("none", 32)
+
+
+def test_affine_moves_masks_and_says_where_a_view_took_each_pixel() -> None:
+    mask = torch.zeros(32, 32, dtype=torch.uint8)
+    mask[4:20, 10:28] = 1
+    square = (255 * mask).expand(3, 32, 32)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        moved, label = transform_sample(affine(32), square, mask)
+        torch.manual_seed(seed)
+        view, where = transform_view(affine(32), square, "the view")
+        assert torch.equal(moved, view)
+        carried = Segmentation().carry(mask[None], where[None], (32, 32))[0]
+        bright = view[0].float() > view[0].max() / 2
+        for found in (label, carried):
+            assert set(found.unique().tolist()) <= {0, 1, 255}
+            both, either = (found == 1) & bright, (found == 1) | bright
+            assert both.sum() > 0.85 * either.sum()

@@ -9,9 +9,8 @@ from dafw.data.setting import Setting
 from dafw.errors import UserError, choose
 from dafw.methods.base import Losses, Method
 from dafw.nn.distributed import gather_rows
-from dafw.nn.network import Network
 from dafw.nn.norm import DomainBatchNorm
-from dafw.problems import Outputs
+from dafw.problems import NetworkBase, Outputs
 
 GENERALIZATION = Setting("generalization", sees_target=False)
 
@@ -44,7 +43,7 @@ class GeneralizationMethod(Method, abstract=True):
     setting = GENERALIZATION
 
     def __init__(  # type: ignore[no-untyped-def]
-        self, network: Network, *, test_statistics: Literal["running", "batch"] = "running", **base
+        self, network: NetworkBase, *, test_statistics: Literal["running", "batch"] = "running", **base
     ) -> None:
         super().__init__(network, **base)
         if self.norm == "domain_specific":

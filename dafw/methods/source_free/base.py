@@ -1,10 +1,11 @@
 """What source-free methods share: they start from a trained model, and no source sample is ever read."""
 
+from typing import Any
+
 from dafw.data.batch import Batch
 from dafw.data.setting import Setting
 from dafw.methods.base import Losses
 from dafw.methods.starting import StartingMethod
-from dafw.problems import Outputs
 
 SOURCE_FREE = Setting("source-free", sees_source=False, starts_from_model=True)
 
@@ -17,7 +18,7 @@ class SourceFreeMethod(StartingMethod, abstract=True):
 
     setting = SOURCE_FREE
 
-    def adapt(self, target: Outputs, batch: Batch) -> Losses:
+    def adapt(self, target: Any, batch: Batch) -> Losses:
         """The weighted terms of one step.
 
         Args:
