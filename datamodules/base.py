@@ -15,7 +15,7 @@ from dafw.data.batch import Batch
 from dafw.data.domain import Domain
 from dafw.data.joint import JointDataset
 from dafw.data.rare_classes import rare_class_stream
-from dafw.data.references import check_references
+from dafw.data.references import References, check_references
 from dafw.data.roles import Split
 from dafw.data.sampler import ExtraDraws, JointBatchSampler, Stream, StreamSampler
 from dafw.data.served import ServedDomains
@@ -245,8 +245,7 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
                 self.check_label_sets()
             targets = [self.domain(name, "train").unlabelled() for name in self.training_targets]
             if self.request.references:
-                for target in targets:
-                    check_references(target, self.request.asker)
+                targets = [self._with_references(target) for target in targets]
             held_out: list[Domain] = []
             if share := self.request.held_out:
                 if self.oracle:
@@ -330,6 +329,17 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
     def augmented_domain(self, domain: Domain) -> Domain:
         """A training domain with the inputs that ``augment`` and the views start from; its own unless overridden."""
         return domain
+
+    def references(self, name: str, split: Split) -> References | None:
+        """Images of the same places in another condition, for the samples of a split; ``None`` if the data has none."""
+        return None
+
+    def _with_references(self, target: Domain) -> Domain:
+        """A target's training domain with its references. All of its samples must have one."""
+        if target.references is None:
+            target = replace(target, references=self.references(target.name, "train"))
+        check_references(target, self.request.asker)
+        return target
 
     def _stream(self, domain: Domain, count: int) -> Stream:
         """What is drawn from a training domain; ``source_sampling`` and rare classes concern those with labels."""

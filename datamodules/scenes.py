@@ -3,13 +3,13 @@
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dafw.data.class_map import ClassMap
 from dafw.data.dense import DenseRows, Size
 from dafw.data.entries import PassedOver
 from dafw.data.mask_facts import find_facts
 from dafw.data.readers import ImageFiles, MaskFiles
+from dafw.data.references import References
 from dafw.data.roles import Split
 from dafw.errors import UserError, choose
 from datamodules.mask_listing import Listed
@@ -107,8 +107,8 @@ class DrivingScenes(MaskFolders):
         share = self.split[0] / max(self.split[0] + self.split[1], 1e-12)
         return "train" if place(path, self.split_seed) < share else "val"
 
-    def references(self, name: str, split: Split) -> tuple[DenseRows, NDArray[np.int64]]:
-        """The images of the same places in another condition, and the position of each sample's one, -1 for none.
+    def references(self, name: str, split: Split) -> References:
+        """The images of the same places in another condition.
 
         Args:
             name: a domain with references: those of ACDC, and Dark Zurich with its list of pairs.
@@ -125,4 +125,5 @@ class DrivingScenes(MaskFolders):
         images, places = ImageFiles(known, self.root), {path: position for position, path in enumerate(known)}
         sizes = find_facts(f"{name}-references-{split}", images, None, "ids", self.root).sizes
         rows = DenseRows(images, sizes, self._scale(name), cache=f"{name}-references" if self.cache else None)
-        return rows, np.asarray([places.get(path, -1) for path in paths], np.int64)
+        index = np.asarray([places.get(path, -1) for path in paths], np.int64)
+        return References(rows.windows() if split == "train" and self.crop is not None else rows, index)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dafw.data.domain import ArrayImages, Domain
 from dafw.data.files import Arrays
 from dafw.data.images import ImageOrPath, as_item, as_rgb
+from dafw.data.references import References
 from dafw.data.roles import Split
 from dafw.errors import choose
 from datamodules.base import DomainDataModule
@@ -62,8 +62,8 @@ class ShapesOnPhotos(DomainDataModule):
         choose("split", split, COUNTS)
         return _domain(name, split)
 
-    def references(self, name: str, split: Split) -> tuple[ArrayImages, NDArray[np.int64]]:
-        """The scenes of a split by day, pixel by pixel, and the position of each sample's one.
+    def references(self, name: str, split: Split) -> References:
+        """The scenes of a split by day, pixel by pixel.
 
         Raises:
             UserError: for an unknown domain or split, or for ``day`` itself.
@@ -71,7 +71,7 @@ class ShapesOnPhotos(DomainDataModule):
         choose("domain with references", name, [one for one in self.domain_names if one != "day"])
         choose("split", split, COUNTS)
         count = COUNTS[split]
-        return ArrayImages(_scenes("day", name, split)["images"]), np.arange(count)
+        return References(ArrayImages(_scenes("day", name, split)["images"]), np.arange(count))
 
     def view(self, name: str) -> Callable[[Any], Any]:
         """The named augmentation, for an extra view of an image."""

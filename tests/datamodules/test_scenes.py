@@ -123,14 +123,16 @@ def test_every_dataset_is_read(root: Path, count: int) -> None:
 
 def test_references(root: Path) -> None:
     data = DrivingScenes("cityscapes", ["acdc", "dark_zurich"], root=str(root))
-    rows, index = data.references("acdc", "test")
+    found = data.references("acdc", "test")
+    rows, index = found.images, found.index
     assert (len(rows), sorted(index.tolist())) == (24, list(range(24)))
     assert rows[0].shape == (3, 8, 12)
     for position, name in zip(index.tolist(), data.load("acdc", "test").ids or (), strict=True):
         assert rows.reader.names[position] == name.replace("/val/", "/val_ref/").replace(
             "rgb_anon.png", "rgb_ref_anon.png"
         )
-    rows, index = data.references("dark_zurich", "train")
+    found = data.references("dark_zurich", "train")
+    rows, index = found.images, found.index
     names = list(data.load("dark_zurich", "train").ids or ())
     assert [one == -1 for one in index.tolist()] == ["GOPR2_5" in name for name in names]
     with pytest.raises(UserError, match="no image in the test split of cityscapes has a reference"):

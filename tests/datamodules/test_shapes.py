@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dafw.data.setting import DataRequest, Setting
 from dafw.errors import UserError
 from datamodules import ShapesOnPhotos, shape_images, shapes
 from datamodules.shape_images import render, scene
@@ -59,7 +60,8 @@ def test_the_datamodule() -> None:
     seen = {image.numpy().tobytes() for name in ("day", "night") for image in data.load(name, "train").inputs}
     assert len(seen) == 24
     assert data.evaluation_transform()(Image.new("RGB", (80, 70))).shape == (3, 64, 64)
-    images, index = data.references("night", "test")
+    found = data.references("night", "test")
+    images, index = found.images, found.index
     labels = data.load("night", "test").labels
     assert labels is not None
     assert index.tolist() == list(range(6))
@@ -71,3 +73,16 @@ def test_the_datamodule() -> None:
         data.references("day", "test")
     with pytest.raises(UserError, match='unknown domain "dusk"'):
         ShapesOnPhotos("day", "dusk")
+
+
+def test_a_method_that_asks_for_references_gets_the_same_scenes_by_day() -> None:
+    """The target has no labels beside them."""
+    data = ShapesOnPhotos("day", "night", batch_size=4, steps_per_epoch=1)
+    data.default_request = DataRequest(Setting("source-free", sees_source=False), references=True)
+    data.setup("fit")
+    (night,) = data.train_domains
+    assert night.labels is None
+    assert night.references is not None
+    day = data.load("day", "train").inputs
+    assert night.references.of(3).shape == day[3].shape
+    assert not night.references.of(3).equal(night.inputs[3])
