@@ -59,9 +59,9 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     for choice in names:
         if choice != name and normalize("NFC", choice) == normalize("NFC", name):
             return f'"{choice}" looks the same, but its characters are others: {choice!a}, not {name!a}'
-    close = get_close_matches(name, names, n=1, cutoff=0.5) or [
-        choice for choice in names if choice.casefold() == name.casefold()
-    ]
+    close = [choice for choice in names if choice.casefold() == name.casefold()] or get_close_matches(
+        name, names, n=1, cutoff=0.5
+    )
     listed = f"choices: {', '.join(names)}" if 0 < len(names) <= 12 else ""
     guess = f'did you mean "{close[0]}"?' if close else ""
     return " ".join(part for part in (guess, f"({listed})" if listed else "") if part)

@@ -82,6 +82,8 @@ def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, masks: Path
     unweighted: tuple[str, ...] = ()
     if config["data"]["class_path"] == "ImageFolderDomains":
         ends = ("--data.source", "source", "--data.target", "target")
+        if "split" in config["data"]["init_args"]:
+            ends += ("--data.split", "[0.6, 0.2, 0.2]")
         fit += ["--data.root", images, *ends, *SMALL]
         unweighted = ("--model.network.weights", "null")
     if config["data"]["class_path"] == "MaskFolders":

@@ -20,7 +20,7 @@ def domain(index: list[int], height: int = 4) -> Domain:
     for image in images:
         image[:, :, 0] += 1
     others = [image[:, :height] + 100 for image in images]
-    return Domain("night", images, None, ["a.png", "b.png", "c.png"], References(others, np.array(index)))
+    return Domain("night", images, None, ["a.png", "b.png", "c.png"], references=References(others, np.array(index)))
 
 
 def serve(samples: Domain, **options: Any) -> list[Any]:
