@@ -171,4 +171,4 @@ def test_a_pretrained_head_fits_a_checkpoint_with_a_default_head(tmp_path: Path)
     for ours, theirs in ((kept, new), (new, kept)):
         compare(ours, theirs, {}, Path("step=1.ckpt"))
     with pytest.raises(UserError, match=r"model\.network\.head is default, but weight_norm in the model of"):
-        compare(kept, describe(Network(NAME, head="weight_norm")), Path("step=1.ckpt"))
+        compare(kept, describe(Network(NAME, head="weight_norm")), {}, Path("step=1.ckpt"))
