@@ -139,7 +139,10 @@ def test_references(root: Path) -> None:
         data.references("cityscapes", "test")
 
 
-def test_what_is_missing_is_said(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_is_said(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(
         UserError, match=r"holds no folder gta5 or gta or gtav with images of gta5: see dafw data check gta5"
     ):
