@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dafw.data.padding import IGNORE
+from dafw.losses.maps import mean_over_places
 from dafw.nn.precision import full_precision
-from dafw.problems.ranks import share_of_all
 
 
 @torch.no_grad()
@@ -37,5 +37,4 @@ def feature_distance(features: Tensor, reference: Tensor, where: Tensor) -> Tens
         where: (n, h, w) bool, the cells that count.
     """
     distance = torch.linalg.vector_norm(full_precision(features - reference), dim=1)
-    total: Tensor = share_of_all(where.sum().to(distance.dtype)) * (distance * where).sum()
-    return total
+    return mean_over_places(distance, where)

@@ -2,11 +2,10 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
+from dafw.losses.maps import mean_over_places
 from dafw.nn.precision import full_precision
-from dafw.problems.ranks import share_of_all
 
 Ratio = Literal["softmax", "norm_max"]
 Divergence = Literal["estimate_prior", "prior_estimate"]
@@ -29,10 +28,7 @@ def pixel_entropy(logits: Tensor, valid: Tensor | None = None, weights: Tensor |
     terms = log_p.exp() * log_p
     if weights is not None:
         terms = terms * weights.to(terms)[:, None, None]
-    found = -terms.sum(1)
-    if valid is None:  # on this rank; the images of others may be padded
-        valid = torch.ones_like(found, dtype=torch.bool)
-    return share_of_all(valid.sum().to(found.dtype)) * found.masked_fill(~valid, 0).sum()
+    return mean_over_places(-terms.sum(1), valid)
 
 
 def class_ratios(logits: Tensor, valid: Tensor | None = None, ratio: Ratio = "softmax") -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,11 @@ from dafw.optim.pareto import GradientRows, Mode, choose_weights
 
 if TYPE_CHECKING:
     from dafw.methods.base import Method
+
+Combination = Literal["pareto", "uniform", "source"]
+"""How three objectives are weighed: by the programme, all alike, or the first alone."""
+FIXED = {"uniform": (1.0, 1.0, 1.0), "source": (1.0, 0.0, 0.0)}
+"""The weights of the combinations that need no programme."""
 
 
 def preferred_weights(

@@ -12,19 +12,16 @@ from dafw.methods.adaptation.adversarial import AdversarialMethod
 from dafw.methods.base import Losses
 from dafw.methods.manual import ManualOptimization, with_zeros
 from dafw.methods.optimisation import trained_parameters
-from dafw.methods.preference import preferred_weights
+from dafw.methods.preference import FIXED, Combination, preferred_weights
 from dafw.nn.class_critics import ClassCritics
 from dafw.nn.distributed import mean_over_ranks
 from dafw.nn.network import Network
 from dafw.nn.norm import NormMode
-from dafw.optim.pareto import GradientRows
+from dafw.optim.pareto import GradientRows, Mode
 from dafw.problems import Outputs
 from dafw.ranges import NonNegativeFloat, PositiveInt
 
-Mode = Literal["paper", "authors"]
-Combination = Literal["pareto", "uniform", "source"]
 Weighed = Literal["shared", "last"]
-FIXED = {"uniform": (1.0, 1.0, 1.0), "source": (1.0, 0.0, 0.0)}
 
 
 class Forward(NamedTuple):

@@ -12,6 +12,7 @@ from dafw.losses.pixel_terms import pixel_entropy
 from dafw.methods.base import Losses
 from dafw.methods.source_free.base import SourceFreeMethod
 from dafw.nn.norm import DomainBatchNorm
+from dafw.nn.statistics import batch_norms
 from dafw.problems.model import NetworkBase
 from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -83,7 +84,7 @@ class OSUDA(SourceFreeMethod):
         super().__init__(network, checkpoint=checkpoint, optimizer=optimizer, lr=lr, **base)
         self.weight, self.entropy_weight = weight, entropy_weight
         self.first_momentum, self.least_momentum, self.decay_steps = momentum, least_momentum, decay_steps
-        self.layers = [part for part in network.modules() if isinstance(part, DomainBatchNorm) and has_state(part)]
+        self.layers = [layer for layer in batch_norms(network) if has_state(layer)]
         if not self.layers:
             named = [f"{name} ({type(part).__name__})" for name, part in network.named_modules() if normalises(part)]
             has = f"its normalisation layers are {', '.join(named)}" if named else "it has no normalisation layer"

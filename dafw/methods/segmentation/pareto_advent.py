@@ -1,6 +1,6 @@
 """ParetoAdvent: ADVENT whose objectives are weighed by a preference among their gradients."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -9,14 +9,12 @@ from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.maps import pixel_information
 from dafw.methods.base import Losses
-from dafw.methods.preference import preferred_weights
+from dafw.methods.preference import FIXED, Combination, preferred_weights
 from dafw.methods.segmentation.advent import Advent
 from dafw.optim.pareto import GradientRows
 from dafw.problems import MaskOutputs, NetworkBase
 from dafw.ranges import NonNegativeFloat
 
-Combination = Literal["pareto", "uniform", "source"]
-FIXED = {"uniform": (1.0, 1.0, 1.0), "source": (1.0, 0.0, 0.0)}
 OBJECTIVES = ("supervised", "adversarial", "mimicking")
 
 
