@@ -54,17 +54,15 @@ class Entries(Sequence[Entry]):
         cls, rows: Iterable[tuple[str, str | None, str, str | None]], passed_over: "PassedOver | None" = None
     ) -> "Entries":
         """Collects rows of path, label, domain and split, which may come one by one."""
-        labels, domains, splits = Coder(), Coder(), Coder()
+        words = Coder()
 
         def paths() -> Iterator[str]:
-            for path, label, domain, split in rows:
-                labels.add(label)
-                domains.add(domain)
-                splits.add(split)
+            for path, *others in rows:
+                words.add(tuple(others))
                 yield path
 
         found = Strings.of(paths())
-        return cls(found, labels.column(), domains.column(), splits.column(), passed_over)
+        return cls(found, *words.columns(3), passed_over)
 
     def __len__(self) -> int:
         return len(self.paths)

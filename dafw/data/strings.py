@@ -32,6 +32,11 @@ class Strings(Sequence[str]):
         positions = np.array(bounds, np.int64)
         return cls(bytes(text), positions[:-1], positions[1:])
 
+    def any_starts_with(self, letter: str) -> bool:
+        """Whether a string begins with a letter of ASCII."""
+        there = self.ends > self.starts
+        return bool((np.frombuffer(self.text, np.uint8)[self.starts[there]] == ord(letter)).any())
+
     def __len__(self) -> int:
         return len(self.starts)
 
@@ -42,8 +47,11 @@ class Strings(Sequence[str]):
         return self.text[self.starts[index] : self.ends[index]].decode("utf-8", "surrogatepass")
 
     def __iter__(self) -> Iterator[str]:
-        for start, end in zip(self.starts, self.ends, strict=True):
-            yield self.text[start:end].decode("utf-8", "surrogatepass")
+        text, step = self.text, 4096  # numbers of Python are faster to slice with, and a part at a time takes no memory
+        for first in range(0, len(self), step):
+            part = slice(first, first + step)
+            for start, end in zip(self.starts[part].tolist(), self.ends[part].tolist(), strict=True):
+                yield text[start:end].decode("utf-8", "surrogatepass")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, str):
@@ -84,21 +92,25 @@ class Words:
         return np.equal(self.codes, self.words.index(word) if word in self.words else -1)
 
 
-class Coder(dict[str | None, int]):
-    """Gives each new word the next number. It collects a column of :class:`Words`."""
+class Coder(dict[Sequence[str | None], int]):
+    """Gives each new combination of words the next number. It collects several columns of :class:`Words` at once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.codes = array("i")
 
-    def __missing__(self, word: str | None) -> int:
-        self[word] = code = len(self)
+    def __missing__(self, words: Sequence[str | None]) -> int:
+        self[words] = code = len(self)
         return code
 
-    def add(self, word: str | None) -> None:
-        """Adds the next sample's word."""
-        self.codes.append(self[word])
+    def add(self, words: Sequence[str | None]) -> None:
+        """Adds the next sample's words, one for each column."""
+        self.codes.append(self[words])
 
-    def column(self) -> Words:
-        """The words of all samples."""
-        return Words(tuple(self), np.array(self.codes, np.int32))
+    def columns(self, count: int) -> list[Words]:
+        """The words of all samples: so many columns."""
+        codes, found = np.array(self.codes, np.int32), []
+        for column in zip(*self, strict=True) if self else [()] * count:
+            number = {word: code for code, word in enumerate(dict.fromkeys(column))}
+            found.append(Words(tuple(number), np.array([number[word] for word in column], np.int32)[codes]))
+        return found

@@ -23,6 +23,9 @@ def test_strings_are_what_was_put_in() -> None:
     assert found != WORDS[::-1]
     assert found != WORDS[:-1]
     assert Strings.of([]) == []
+    assert list(Strings.of(map(str, range(9000)))) == list(map(str, range(9000)))
+    assert Strings.of(["", "a", "/b"]).any_starts_with("/")
+    assert not Strings.of(["", "a", "b/"]).any_starts_with("/")
     with pytest.raises(IndexError):
         found[6]
 
@@ -30,8 +33,10 @@ def test_strings_are_what_was_put_in() -> None:
 def test_words_are_counted_without_those_that_are_gone() -> None:
     coder = Coder()
     for word in ("mug", None, "cup", "mug"):
-        coder.add(word)
-    column = coder.column()
+        coder.add((word, "photo"))
+    column, domains = coder.columns(2)
+    assert domains.counts() == {"photo": 4}
+    assert [one.counts() for one in Coder().columns(2)] == [{}, {}]
     assert column.counts() == {"mug": 2, None: 1, "cup": 1}
     assert column[np.array([0, 3])].counts() == {"mug": 2}
     assert column.are("cup").tolist() == [False, False, True, False]
