@@ -218,9 +218,9 @@ def wandb_logger(
     def start(mode: Literal["offline", "online"], run_id: str) -> Tracker:
         import wandb
 
-        settings = wandb.Settings(
-            silent=True, console="off", init_timeout=20, x_disable_stats=True, x_disable_meta=True, disable_git=True
-        )
+        settings = wandb.Settings(silent=True, console="off", init_timeout=20, disable_git=True)
+        settings.x_disable_stats = settings.x_disable_meta = True  # nothing of the machine is sent
+        settings.host = "-"
         (folder / "wandb").mkdir(parents=True, exist_ok=True)
         run = wandb.init(
             project=project_name(project),

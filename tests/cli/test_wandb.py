@@ -58,7 +58,9 @@ def test_offline_by_default(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     }
     assert config_hash(options["config"]) == result["config_hash"]
     (kept,) = folder.glob("wandb/offline-run-*")
-    assert list(kept.glob(f"run-{result['config_hash']}.wandb"))
+    (sent,) = kept.glob(f"run-{result['config_hash']}.wandb")
+    assert options["settings"].host == "-"
+    assert str(folder.absolute()).encode() not in sent.read_bytes()
     assert "WANDB_MODE" not in os.environ
     import wandb
 
