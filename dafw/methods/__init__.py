@@ -31,6 +31,7 @@ from dafw.methods.adaptation import (
 )
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses, Method
+from dafw.methods.detection import NSA, DAFasterRCNN, DomainPenalisation
 from dafw.methods.generalization import (
     CORAL,
     DRM,
@@ -84,6 +85,7 @@ __all__ = [
     "MCD",
     "MDD",
     "MMD",
+    "NSA",
     "OSBP",
     "OSUDA",
     "PADA",
@@ -99,12 +101,14 @@ __all__ = [
     "AdaptSegNet",
     "AdaptationMethod",
     "Advent",
+    "DAFasterRCNN",
     "DAFormer",
     "DRMRetraining",
     "Dacs",
     "DeepCORAL",
     "DomainBedCDANN",
     "DomainBedDANN",
+    "DomainPenalisation",
     "FineTune",
     "Fish",
     "FixMatch",
