@@ -34,14 +34,18 @@ class BoxNetwork(Protocol):
     def row_losses(self, outputs: BoxOutputs, y: Boxes) -> dict[str, Tensor]:
         """By name the terms of the loss of each image, (N,)."""
 
+    def detections(self, outputs: BoxOutputs) -> list[dict[str, Tensor]]:
+        """``boxes`` (n, 4), ``scores`` (n,) and ``labels`` (n,) of each image."""
+
+
+class RegionNetwork(BoxNetwork, Protocol):
+    """What a method asks of a network whose regions it aligns or compares."""
+
     def proposals(self, outputs: BoxOutputs, count: int | None = None) -> list[Tensor]:
         """Boxes (n, 4) of each image that may hold an object."""
 
     def regions(self, outputs: BoxOutputs, boxes: Sequence[Tensor]) -> Regions:
         """Features and class scores of any boxes."""
-
-    def detections(self, outputs: BoxOutputs) -> list[dict[str, Tensor]]:
-        """``boxes`` (n, 4), ``scores`` (n,) and ``labels`` (n,) of each image."""
 
 
 class Detection(Problem):

@@ -151,7 +151,7 @@ class DAFasterRCNN(AdaptationMethod):
         """The regions at the likeliest proposals of each image."""
         network: Any = self.network
         with needed_reads(), torch.no_grad():
-            boxes = [one[: self.regions] for one in network.proposals(outputs)]
+            boxes = network.proposals(outputs, self.regions)
         return network.regions(outputs, boxes)
 
     @torch.no_grad()

@@ -241,7 +241,7 @@ class NSA(AdaptationMethod):
         """The terms of the lightly disturbed images, whose pixels went where ``maps`` (n_s + n_t, 2, 3) say."""
         network, teacher = self.network, self.teacher.module
         with torch.no_grad(), needed_reads():
-            boxes: list[Tensor] = [one[: self.regions] for one in teacher.proposals(taught.outputs)]
+            boxes: list[Tensor] = teacher.proposals(taught.outputs, self.regions)
             theirs = teacher.regions(taught.outputs, boxes)
         moved = moved_regions(boxes, maps)
         ours: Any = network.regions(light, moved)
