@@ -62,12 +62,12 @@ def class_contrast(
     rows = F.normalize(full_precision(student), dim=1, eps=1e-10)
     others = gather_unequal(F.normalize(full_precision(teacher.detach()), dim=1, eps=1e-10))
     classes = gather_unequal(labels)
-    one_hot = F.one_hot(classes, num_classes + 1).to(rows.dtype)
+    number = torch.arange(num_classes + 1, device=labels.device)
+    one_hot = (classes[:, None] == number).to(rows.dtype)
     members = one_hot.sum(0)
     centres = one_hot.mT @ others / members.clamp_min(1)[:, None]
     to_centres = rows @ centres.mT
     own = to_centres.gather(1, labels[:, None])
-    number = torch.arange(num_classes + 1, device=labels.device)
     negatives = (members > 0) & (number > 0) & (number != labels[:, None])
     to_background = (rows @ others.mT).masked_fill(classes > 0, -torch.inf)
     largest = to_background.topk(min(hardest, to_background.shape[1]), 1).values
