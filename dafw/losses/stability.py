@@ -77,7 +77,9 @@ def class_contrast(
     return mean_over_places(losses, labels > 0 if counts is None else counts & (labels > 0))
 
 
-def row_distance(student: Tensor, teacher: Tensor, foreground: Tensor, background: Tensor, share: float = 0.0) -> Tensor:
+def row_distance(
+    student: Tensor, teacher: Tensor, foreground: Tensor, background: Tensor, share: float = 0.0
+) -> Tensor:
     """The mean squared difference of the foreground's rows, and ``share`` times that of the background's.
 
     Args:
@@ -142,7 +144,9 @@ def texture_classes(
     return ((above > weak * mean) & peak & inside).long() + ((above > strong * mean) & peak & inside).long()
 
 
-def map_distance(student: Tensor, teacher: Tensor, counts: Tensor, classes: Tensor, weights: tuple[float, ...]) -> Tensor:
+def map_distance(
+    student: Tensor, teacher: Tensor, counts: Tensor, classes: Tensor, weights: tuple[float, ...]
+) -> Tensor:
     """The squared difference of two feature maps, averaged over each class of positions by itself.
 
     Args:

@@ -108,7 +108,7 @@ def affine_maps(drawn: NDArray[Any], how: Disturbance, like: Tensor, sizes: Tens
 
 
 def moved_regions(boxes: list[Tensor], maps: Tensor) -> list[Tensor]:
-    """Where maps (N, 2, 3) take the boxes (n, 4) of each image; none is clipped or left out, so that rows correspond."""
+    """Where maps (N, 2, 3) take the boxes (n, 4) of each image. None is clipped or left out, so rows correspond."""
     return [move_boxes(one, affine).to(one.dtype) for one, affine in zip(boxes, maps, strict=True)]
 
 

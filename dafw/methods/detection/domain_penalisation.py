@@ -19,8 +19,8 @@ class DomainPenalisation(GeneralizationMethod):
 
     Loss: mean over images j of w_d(j) L_j, where L_j is the detector's loss of image j, of outputs for images
     (n, C, H, W), and d(j) its source. All w are 1 in the first epoch. After each epoch w = S * softmax(beta * L_1, ...,
-    beta * L_S), where L_i is the mean loss of source i in that epoch and S the number of sources. No gradient flows into
-    w. The losses of all images come from one pass.
+    beta * L_S), where L_i is the mean loss of source i in that epoch and S the number of sources. No gradient flows
+    into w. The losses of all images come from one pass.
 
     Domain penalisation for wheat heads, https://arxiv.org/abs/2408.01746. There is no public code. The abstract and
     two summaries of the formulas were read, not the paper itself. After the first epoch the paper's weights add up to
@@ -72,7 +72,7 @@ class DomainPenalisation(GeneralizationMethod):
 
     @torch.no_grad()
     def follow(self, risks: Tensor) -> None:
-        """Adds the sources' mean losses (S,) of a step to those of the epoch; after its last step changes the weights."""
+        """Adds the sources' mean losses (S,) of a step to the epoch's; the weights change after the epoch's last step."""
         (mean,) = mean_over_ranks([risks.to(self.totals.dtype)])
         totals = self.totals + mean
         steps = self.interval or int(self.trainer.num_training_batches)
