@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from datamodules.base import DomainDataModule
     from datamodules.benchmarks import PACS, VLCS, DomainNet, OfficeHome, TerraIncognita
     from datamodules.digits import Digits
+    from datamodules.digits_in_scene import DigitsInScene
     from datamodules.folder import ImageFolderDomains
     from datamodules.masks import MaskFolders
     from datamodules.mnist_variants import ColoredMNIST, RotatedMNIST
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ColoredMNIST": "mnist_variants",
     "Digits": "digits",
+    "DigitsInScene": "digits_in_scene",
     "DomainDataModule": "base",
     "DomainNet": "benchmarks",
     "DrivingScenes": "scenes",
@@ -34,6 +36,7 @@ __all__ = [
     "VLCS",
     "ColoredMNIST",
     "Digits",
+    "DigitsInScene",
     "DomainDataModule",
     "DomainNet",
     "DrivingScenes",
