@@ -51,7 +51,9 @@ def test_boxes_enclose_the_digits() -> None:
         image, found = draw_scene("mnist", "train", index, **OPTIONS)
         assert 1 <= len(found) <= 3
         for left, top, right, bottom, label in found.astype(int).tolist():
-            assert 0 <= left < right <= 64 and 0 <= top < bottom <= 64 and 0 <= label < 3
+            assert 0 <= left < right <= 64
+            assert 0 <= top < bottom <= 64
+            assert 0 <= label < 3
             assert 15 <= max(right - left, bottom - top) <= 26
             cut = image[top:bottom, left:right].astype(int)
             assert np.ptp(cut.mean(2)) > 60
@@ -93,7 +95,7 @@ def test_wrong_arguments(arguments: tuple[str, str], options: dict[str, object],
     with pytest.raises(UserError) as caught:
         DigitsInScene(*arguments, **options)  # type: ignore[arg-type]
     assert said in str(caught.value)
-    with pytest.raises(UserError, match='unknown data.augment "crop"'):
+    with pytest.raises(UserError, match=r'unknown data\.augment "crop"'):
         DigitsInScene("mnist", "fog", augment="crop").augmentation()
 
 
@@ -105,5 +107,6 @@ def test_the_path_of_a_cache(tmp_path: Path) -> None:
     digits_in_scene._domain.cache_clear()
     second = DigitsInScene("mnist", "fog", scenes=(2, 1, 1)).load("fog", "test")
     assert torch.equal(first.inputs[0], second.inputs[0])
-    assert first.labels is not None and second.labels is not None
+    assert first.labels is not None
+    assert second.labels is not None
     assert torch.equal(first.labels[0]["boxes"], second.labels[0]["boxes"])
