@@ -52,6 +52,15 @@ class BoxLabels(Sequence[dict[str, Tensor]]):
         """The number of boxes of each sample, (n,)."""
         return np.diff(self.ends, prepend=0)
 
+    def subset(self, indices: NDArray[np.int64]) -> "BoxLabels":
+        """The labels of the samples at ``indices``, in that order."""
+        counts = self.counts[indices]
+        starts = self.ends[indices] - counts
+        ends = np.cumsum(counts)
+        rows = np.repeat(starts - (ends - counts), counts) + np.arange(counts.sum())
+        crowd = None if self.crowd is None else self.crowd[rows]
+        return BoxLabels(self.boxes[rows], self.labels[rows], ends, crowd)
+
     def without_crowd(self) -> "BoxLabels":
         """The same samples without those boxes, as they are trained on."""
         if self.crowd is None:
