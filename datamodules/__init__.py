@@ -6,16 +6,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datamodules.base import DomainDataModule
     from datamodules.benchmarks import PACS, VLCS, DomainNet, OfficeHome, TerraIncognita
+    from datamodules.coco import CocoDomains
     from datamodules.digits import Digits
+    from datamodules.digits_in_scene import DigitsInScene
     from datamodules.folder import ImageFolderDomains
     from datamodules.masks import MaskFolders
     from datamodules.mnist_variants import ColoredMNIST, RotatedMNIST
     from datamodules.scenes import DrivingScenes
     from datamodules.shapes import ShapesOnPhotos
+    from datamodules.voc import VocDomains
 
 _HOMES = {
+    "CocoDomains": "coco",
     "ColoredMNIST": "mnist_variants",
     "Digits": "digits",
+    "DigitsInScene": "digits_in_scene",
     "DomainDataModule": "base",
     "DomainNet": "benchmarks",
     "DrivingScenes": "scenes",
@@ -27,13 +32,16 @@ _HOMES = {
     "ShapesOnPhotos": "shapes",
     "TerraIncognita": "benchmarks",
     "VLCS": "benchmarks",
+    "VocDomains": "voc",
 }
 
 __all__ = [
     "PACS",
     "VLCS",
+    "CocoDomains",
     "ColoredMNIST",
     "Digits",
+    "DigitsInScene",
     "DomainDataModule",
     "DomainNet",
     "DrivingScenes",
@@ -43,6 +51,7 @@ __all__ = [
     "RotatedMNIST",
     "ShapesOnPhotos",
     "TerraIncognita",
+    "VocDomains",
 ]
 
 
