@@ -1,0 +1,1 @@
+"""Methods that exist for boxes alone. Each is of its own setting."""
