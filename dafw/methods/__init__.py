@@ -31,6 +31,7 @@ from dafw.methods.adaptation import (
 )
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses, Method
+from dafw.methods.detection import MeanTeacher, SourceFreeTeacher, WSCoL
 from dafw.methods.generalization import (
     CORAL,
     DRM,
@@ -111,6 +112,7 @@ __all__ = [
     "GeneralizationMethod",
     "GroupDRO",
     "Losses",
+    "MeanTeacher",
     "MemSPM",
     "Method",
     "MinEnt",
@@ -121,8 +123,10 @@ __all__ = [
     "ParetoDA",
     "ParetoMDD",
     "SourceFreeMethod",
+    "SourceFreeTeacher",
     "SourceOnly",
     "TestTimeMethod",
     "UniOT",
     "VREx",
+    "WSCoL",
 ]

@@ -196,7 +196,7 @@ class BoxTeacher(Method, abstract=True):
     def soft_terms(self, target: BoxOutputs, lesson: Lesson) -> Losses:
         """How the student's classes of its regions and its scores of positions differ from the teacher's."""
         detector: Any = self.network
-        proposals = [boxes[: self.regions] for boxes in detector.proposals(target)]
+        proposals = detector.proposals(target, self.regions)
         back = invert(lesson.maps)
         seen = [move_boxes(*parts) for parts in zip(proposals, back, lesson.limits, strict=True)]
         counts = torch.cat([(boxes[:, 2:] - boxes[:, :2] >= 1).all(1) for boxes in seen])

@@ -83,7 +83,7 @@ class SourceFreeTeacher(BoxTeacher, SourceFreeMethod):
     def losses(self, batch: Batch) -> Losses:
         """The losses with the teacher's labels."""
         lesson = self.teach(batch)
-        self._count(lesson)
+        self.count(lesson)
         x, sizes = self.strong_target(batch)
         return self.lesson_terms(self.forward_rows(x, 0, sizes=sizes), lesson)
 
@@ -98,7 +98,7 @@ class SourceFreeTeacher(BoxTeacher, SourceFreeMethod):
 
     # ---- collapse
 
-    def _count(self, lesson: Lesson) -> None:
+    def count(self, lesson: Lesson) -> None:
         """Proposes the counts after this step, over all ranks."""
         boxes = [len(one["boxes"]) for one in lesson.labels]
         numbers = torch.tensor([sum(boxes), len(boxes)], dtype=torch.float64).to(self.device, non_blocking=True)
@@ -122,10 +122,17 @@ class SourceFreeTeacher(BoxTeacher, SourceFreeMethod):
         first, recent = torch.stack([self.first_count, self.recent_count]).tolist()
         if recent >= COLLAPSED * first and first > 0:
             return
-        said = (
-            f"the teacher has collapsed: {recent:.2g} pseudo-labels an image at step {self.steps_done}, and {first:.2g} "
-            f"in the first {self.window_steps} steps; lower model.threshold, then model.weight, then raise model.decay"
-        )
+        if first == 0:
+            said = (
+                f"the teacher found no object above the threshold in the first {self.window_steps} steps, so there is "
+                "nothing to learn: lower model.threshold"
+            )
+        else:
+            said = (
+                f"the teacher has collapsed: {recent:.2g} pseudo-labels an image at step {self.steps_done}, and "
+                f"{first:.2g} in the first {self.window_steps} steps; lower model.threshold, then model.weight, then "
+                "raise model.decay"
+            )
         if self.collapse == "stop":
             raise CollapsedTeacher(said)
         self._warned = True

@@ -13,6 +13,8 @@ from dafw.losses.weak_to_strong import label_regions, update_prototypes, weak_to
 from dafw.methods.base import Losses
 from dafw.methods.detection.box_teacher import Lesson, limits_of, strong_rows
 from dafw.methods.detection.source_free_teacher import SourceFreeTeacher
+from dafw.nn.distributed import sum_over_ranks
+from dafw.nn.modes import evaluation_mode
 from dafw.problems import NetworkBase
 from dafw.problems.outputs import BoxOutputs
 from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -99,9 +101,10 @@ class WSCoL(SourceFreeTeacher):
             lesson: the teacher's of weak views.
             limits: (n, 2), height and width of the strong views.
         """
-        detector, teacher = self.network, self.teacher.module
+        detector: Any = self.network
+        teacher: Any = self.teacher.module
         with torch.no_grad():
-            proposals = [boxes[: self.contrasted] for boxes in teacher.proposals(lesson.outputs)]
+            proposals = teacher.proposals(lesson.outputs, self.contrasted)
             moved = [move_boxes(*parts) for parts in zip(proposals, lesson.maps, limits, strict=True)]
             counts = torch.cat([(boxes[:, 2:] - boxes[:, :2] >= 1).all(1) for boxes in moved])
             found = teacher.regions(lesson.outputs, proposals)
@@ -112,6 +115,27 @@ class WSCoL(SourceFreeTeacher):
         self.propose(prototypes=prototypes)
         labels = label_regions(prototypes, weak, likely, counts, self.margin)
         if self.logs_this_step:
-            self.diagnose("labelled_regions", labels.accepted.float().mean())
-            self.diagnose("regions_of_objects", (labels.accepted & (labels.labels > 0)).float().mean())
+            accepted, objects = labels.accepted, labels.accepted & (labels.labels > 0)
+            numbers = torch.stack([accepted.sum(), objects.sum(), counts.sum()]).double()
+            labelled, of_objects, regions = sum_over_ranks(numbers).unbind()
+            self.diagnose("labelled_regions", labelled / regions)
+            self.diagnose("regions_of_objects", of_objects / regions)
         return weak_to_strong_contrast(strong, weak, labels, self.temperature)
+
+
+def region_width(network: Any) -> int:
+    """The width d of the features of a region, found on a black image.
+
+    Raises:
+        UserError: for a detector whose regions have no score of the background.
+    """
+    with torch.no_grad(), evaluation_mode(network):
+        image = torch.zeros((1, len(network.mean), 64, 64), dtype=torch.uint8, device=network.shift.device)
+        outputs = network(image)
+        found = network.regions(outputs, [outputs.anchors[0].new_tensor([[8.0, 8.0, 40.0, 40.0]])])
+    if not found.exclusive:
+        raise UserError(
+            "WSCoL needs scores of the background for a region, which this detector has not: set "
+            "model.network.arch to fasterrcnn"
+        )
+    return int(found.features.shape[1])
