@@ -141,7 +141,8 @@ class TwoStage(BoxHead):
     ) -> dict[str, Term]:
         """``compute_loss`` of torchvision's ``RegionProposalNetwork``."""
         anchors = [torch.cat(outputs.anchors)] * len(outputs)
-        labels, matched = self.rpn.assign_targets_to_anchors(anchors, targets)
+        with needed_reads():
+            labels, matched = self.rpn.assign_targets_to_anchors(anchors, targets)
         moves = torch.cat(self.rpn.box_coder.encode(matched, anchors))
         sampler = self.rpn.fg_bg_sampler
         seeds = None if outputs.seeds is None else [2 * seed for seed in outputs.seeds]
