@@ -53,7 +53,7 @@ TINY: dict[str, dict[str, Any]] = {
     "SourceFreeTeacher": {"threshold": 0.1, "decay": 0.8, "window": 3, "collapse": "warn"},
     "WSCoL": {
         **{"threshold": 0.1, "decay": 0.8, "window": 3, "collapse": "warn", "width": 4, "contrasted": 6},
-        **{"sure": 0.2, "sure_background": 0.2},
+        **{"sure": 0.2, "sure_background": 0.2, "margin": 0.0},
     },
     "MemSPM": {
         **{"items": 6, "sub_prototypes": 2, "top_k": 3, "head_width": 6, "decoder_widths": [4, 4]},

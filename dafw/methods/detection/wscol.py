@@ -23,8 +23,8 @@ from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, Pos
 class WSCoL(SourceFreeTeacher):
     """A source-free teacher, and a contrast of the student's regions in strong views with the teacher's in weak ones.
 
-    Loss: that of :class:`~dafw.methods.detection.source_free_teacher.SourceFreeTeacher`, on n target images, + contrast
-    * mean_i -1/|P(i)| sum_p log(e^{s_i w_p / T} / sum_a v_a e^{s_i w_a / T}). The R regions are the teacher's likeliest
+    Loss: that of :class:`~dafw.methods.detection.source_free_teacher.SourceFreeTeacher`, on target images (n, C, H, W),
+    + contrast * mean_i -1/|P(i)| sum_p log(e^{s_i w_p / T} / sum_a v_a e^{s_i w_a / T}). The R regions are the teacher's likeliest
     proposals of the step, w (R, width) the teacher's features of them in weak views and s (R, width) the student's in
     strong views, both mapped by one small network and normalised. i are the regions of objects, P(i) those with the
     label of i, and a all of them. v is 1 for a region of an object and 1 - H(q) / log(K + 1) for one of the background,
