@@ -1,17 +1,15 @@
 """The step of a teacher for boxes: it labels weak views of target images, and the student learns from strong ones."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from dafw.data.batch import Batch
-from dafw.data.geometry import bilinear, invert, move_boxes
-from dafw.data.padding import valid_positions
-from dafw.errors import choose
-from dafw.losses.soft_labels import soft_class_loss, soft_score_loss
+from dafw.errors import UserError, choose
 from dafw.methods.base import Losses, Method
+from dafw.methods.detection.lessons import Lesson, limits_of, soft_positions, soft_regions, strong_rows
 from dafw.nn.class_mix import BLOCKS, hide_blocks
 from dafw.nn.distributed import sum_over_ranks
 from dafw.nn.draws import draw_rows, on_device
@@ -25,8 +23,6 @@ Labels = Literal["hard", "soft", "both"]
 Served = Literal["teacher", "student"]
 #: The terms of a detector's loss that pseudo-labels teach whatever ``pseudo_boxes`` is. All others concern places.
 CLASSES = ("class", "objectness")
-#: The score of a position of the student's view that the teacher's view does not show.
-UNSEEN = -20.0
 
 
 @dataclass(frozen=True)
@@ -44,24 +40,6 @@ class Masked(Checked):
     config_key: ClassVar[str] = "model.masked"
     ratio: ClosedUnitInterval = 0.5
     block: PositiveInt = 32
-
-
-class Lesson(NamedTuple):
-    """What a teacher says of the n target images of a step.
-
-    Attributes:
-        labels: pseudo-labels in the frame of the strong views: ``boxes`` (k, 4), ``labels`` (k,) and ``scores`` (k,).
-        weights: (n,), 1 for an image with a pseudo-label, else 0.
-        outputs: of the teacher, in the frame of the weak views.
-        maps: (n, 2, 3), from the weak views to the strong ones.
-        limits: (n, 2), height and width of the weak views.
-    """
-
-    labels: list[dict[str, Tensor]]
-    weights: Tensor
-    outputs: BoxOutputs
-    maps: Tensor
-    limits: Tensor
 
 
 class BoxTeacher(Method, abstract=True):
@@ -85,11 +63,15 @@ class BoxTeacher(Method, abstract=True):
         regions: with soft labels, the likeliest regions of each image that are compared.
         serve: which of the two is evaluated.
         base: see :class:`~dafw.methods.base.Method`. ``ema_decay`` serves an average of the student.
+
+    Raises:
+        UserError: for soft labels of places of a detector without regions of its own.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("detection",)
     views = ("strong",)
     default_norm: ClassVar[NormMode] = "separate"
+    network: Any
     thresholds: Tensor
 
     def __init__(  # type: ignore[no-untyped-def]
@@ -114,6 +96,12 @@ class BoxTeacher(Method, abstract=True):
         self.weight, self.labels, self.pseudo_boxes = weight, labels, pseudo_boxes
         self.class_thresholds, self.masked = class_thresholds or {}, masked
         self.regions, self.serve = regions, serve
+        self.two_stages = "objectness" in self.network.loss_names
+        if labels == "soft" and pseudo_boxes and not self.two_stages:
+            raise UserError(
+                "model.pseudo_boxes with model.labels soft compares the moves of regions, and this detector has no "
+                "regions of its own: leave it out, or set model.network.arch to fasterrcnn"
+            )
         self.register_buffer("thresholds", torch.full((self.num_classes,), threshold), persistent=False)
         self.teacher = Teacher(network, decay, interval=interval)
 
@@ -194,50 +182,15 @@ class BoxTeacher(Method, abstract=True):
         return _folded(terms, [f"pseudo_{name}" for name in found if self.pseudo_boxes or name in CLASSES])
 
     def soft_terms(self, target: BoxOutputs, lesson: Lesson) -> Losses:
-        """How the student's classes of its regions and its scores of positions differ from the teacher's."""
-        detector: Any = self.network
-        proposals = detector.proposals(target, self.regions)
-        back = invert(lesson.maps)
-        seen = [move_boxes(*parts) for parts in zip(proposals, back, lesson.limits, strict=True)]
-        counts = torch.cat([(boxes[:, 2:] - boxes[:, :2] >= 1).all(1) for boxes in seen])
-        student = detector.regions(target, proposals)
-        with torch.no_grad():
-            teacher = self.teacher.module.regions(lesson.outputs, seen)
-        classes = soft_class_loss(student.logits, teacher.logits, counts, student.exclusive)
-        scores = soft_score_loss(*self._positions(target, lesson))
-        terms = {"soft_class": self.weight * classes, "soft_objectness": self.weight * scores}
-        idle = [values.sum() for maps in target.maps.values() for values in maps] + [student.deltas.sum()]
+        """How the student's scores differ from the teacher's, see :mod:`dafw.methods.detection.lessons`."""
+        terms = {"soft_objectness" if self.two_stages else "soft_class": soft_positions(target, lesson)}
+        idle = [values.sum() for maps in target.maps.values() for values in maps]
+        if self.two_stages:
+            found = soft_regions(self.network, self.teacher.module, target, lesson, self.regions)
+            idle.append(found.pop("moves"))
+            terms |= found if self.pseudo_boxes else {"soft_class": found["soft_class"]}
+        terms = {name: self.weight * value for name, value in terms.items()}
         return _folded({**terms, "idle": 0 * torch.stack(idle).sum()}, list(terms))
-
-    def _positions(self, target: BoxOutputs, lesson: Lesson) -> tuple[Tensor, Tensor, Tensor]:
-        """The student's scores of all positions, the teacher's in the student's frame, and which lie in the images."""
-        student, teacher, counts = [], [], []
-        name = "objectness" if "objectness" in target.maps else "classes"
-        for own, theirs in zip(target.maps[name], lesson.outputs.maps[name], strict=True):
-            size = (int(own.shape[2]), int(own.shape[3]))
-            steps = theirs.shape[3] / lesson.outputs.canvas[1], theirs.shape[2] / lesson.outputs.canvas[0]
-            scale = lesson.maps.new_tensor([[1.0, 1.0, step] for step in steps])
-            carried = bilinear(theirs, lesson.maps * scale, size, UNSEEN)
-            inside = torch.ones(len(own), *size, dtype=torch.bool, device=own.device)
-            if target.sizes is not None:
-                inside = valid_positions(target.sizes, target.canvas, size)
-            student.append(own.flatten())
-            teacher.append(carried.flatten())
-            counts.append(inside[:, None].expand_as(own).flatten())
-        return torch.cat(student), torch.cat(teacher), torch.cat(counts)
-
-
-def strong_rows(batch: Batch, rows: slice) -> tuple[Tensor, Tensor | None]:
-    """The strong views of some rows of a batch, and their sizes within their padding."""
-    sizes = batch.view_sizes.get("strong")
-    return batch.views["strong"][rows], None if sizes is None else sizes[rows]
-
-
-def limits_of(x: Tensor, sizes: Tensor | None) -> Tensor:
-    """Height and width of each image (n, 2); of all of ``x`` (n, C, H, W) if no image is padded."""
-    if sizes is not None:
-        return sizes
-    return torch.stack([torch.full((len(x),), side, device=x.device) for side in x.shape[2:]], 1)
 
 
 def _folded(terms: Losses, kept: list[str]) -> Losses:

@@ -13,7 +13,8 @@ from dafw.errors import UserError, choose
 from dafw.losses.maps import domain_loss, mean_over_places
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
-from dafw.methods.detection.box_teacher import BoxTeacher, strong_rows
+from dafw.methods.detection.box_teacher import BoxTeacher
+from dafw.methods.detection.lessons import strong_rows
 from dafw.nn.place_critic import PlaceCritic, places, unit_gradient
 from dafw.nn.reversal import reverse_gradient
 from dafw.problems import NetworkBase

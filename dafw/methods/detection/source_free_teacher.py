@@ -8,7 +8,8 @@ from torch import Tensor
 from dafw.data.batch import Batch
 from dafw.errors import CollapsedTeacher, choose, warn
 from dafw.methods.base import Losses
-from dafw.methods.detection.box_teacher import BoxTeacher, Lesson
+from dafw.methods.detection.box_teacher import BoxTeacher
+from dafw.methods.detection.lessons import Lesson
 from dafw.methods.source_free.base import SourceFreeMethod
 from dafw.nn.distributed import sum_over_ranks
 from dafw.problems import NetworkBase

@@ -11,7 +11,7 @@ from dafw.data.geometry import move_boxes
 from dafw.errors import UserError
 from dafw.losses.weak_to_strong import label_regions, update_prototypes, weak_to_strong_contrast
 from dafw.methods.base import Losses
-from dafw.methods.detection.box_teacher import Lesson, limits_of, strong_rows
+from dafw.methods.detection.lessons import Lesson, limits_of, strong_rows
 from dafw.methods.detection.source_free_teacher import SourceFreeTeacher
 from dafw.nn.distributed import sum_over_ranks
 from dafw.nn.modes import evaluation_mode
@@ -24,13 +24,13 @@ class WSCoL(SourceFreeTeacher):
     """A source-free teacher, and a contrast of the student's regions in strong views with the teacher's in weak ones.
 
     Loss: that of :class:`~dafw.methods.detection.source_free_teacher.SourceFreeTeacher`, on target images (n, C, H, W),
-    + contrast * mean_i -1/|P(i)| sum_p log(e^{s_i w_p / T} / sum_a v_a e^{s_i w_a / T}). The R regions are the teacher's likeliest
-    proposals of the step, w (R, width) the teacher's features of them in weak views and s (R, width) the student's in
-    strong views, both mapped by one small network and normalised. i are the regions of objects, P(i) those with the
-    label of i, and a all of them. v is 1 for a region of an object and 1 - H(q) / log(K + 1) for one of the background,
-    q (K + 1,) being the teacher's probabilities. The label of a region is that of the nearest prototype of a class,
-    if the teacher agrees or the prototype is clearly nearer than the next one. Prototypes are moving averages of sure
-    weak features.
+    + contrast * mean_i -1/|P(i)| sum_p log(e^{s_i w_p / T} / sum_a v_a e^{s_i w_a / T}). The R regions are the
+    teacher's likeliest proposals of the step, w (R, width) the teacher's features of them in weak views and s
+    (R, width) the student's in strong views, both mapped by one small network and normalised. i are the regions of
+    objects, P(i) those with the label of i, and a all of them. v is 1 for a region of an object and 1 - H(q) / log(K +
+    1) for one of the background, q (K + 1,) being the teacher's probabilities. The label of a region is that of the
+    nearest prototype of a class, if the teacher agrees or the prototype is clearly nearer than the next one. Prototypes
+    are moving averages of sure weak features.
 
     **Our reading of an abstract**, since the paper's code could not be had: Weak-to-Strong Contrastive Learning for
     source-free detection, https://arxiv.org/abs/2410.05557. The abstract names the mapping network, the clustering by
