@@ -31,7 +31,14 @@ from dafw.methods.adaptation import (
 )
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses, Method
-from dafw.methods.detection import NSA, DAFasterRCNN, DomainPenalisation
+from dafw.methods.detection import (
+    NSA,
+    DAFasterRCNN,
+    DomainPenalisation,
+    MeanTeacher,
+    SourceFreeTeacher,
+    WSCoL,
+)
 from dafw.methods.generalization import (
     CORAL,
     DRM,
@@ -115,6 +122,7 @@ __all__ = [
     "GeneralizationMethod",
     "GroupDRO",
     "Losses",
+    "MeanTeacher",
     "MemSPM",
     "Method",
     "MinEnt",
@@ -125,8 +133,10 @@ __all__ = [
     "ParetoDA",
     "ParetoMDD",
     "SourceFreeMethod",
+    "SourceFreeTeacher",
     "SourceOnly",
     "TestTimeMethod",
     "UniOT",
     "VREx",
+    "WSCoL",
 ]

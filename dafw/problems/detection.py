@@ -18,6 +18,7 @@ from dafw.files import write_atomically
 from dafw.problems.base import Predicted, Problem, Shown
 from dafw.problems.outputs import BoxOutputs, Regions
 from dafw.problems.pictures import picture
+from dafw.problems.reads import needed_reads
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,16 +116,22 @@ class Detection(Problem):
             losses.append(torch.stack(list(found.values())).sum())
         return torch.stack(losses).sum(), len(losses)
 
-    def pseudo_labels(self, outputs: BoxOutputs, threshold: float = 0.0) -> tuple[list[dict[str, Tensor]], Tensor]:
-        """The detections of each image with a score of at least ``threshold``; the host reads how many there are.
+    def pseudo_labels(
+        self, outputs: BoxOutputs, threshold: float | Tensor = 0.0
+    ) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """The detections of each image with a score above a threshold; the host reads which they are.
+
+        Args:
+            outputs: of n images.
+            threshold: for all classes, or one for each, (K,).
 
         Returns:
             Labels with ``scores`` (k,) beside boxes and classes, and weights (n,): 1 for an image with a box, else 0.
         """
-        labels = []
-        for found in self.network.detections(outputs):
-            kept = found["scores"] >= threshold
-            labels.append({name: values[kept] for name, values in found.items()})
+        found = self.network.detections(outputs)
+        limits = [threshold[one["labels"]] if isinstance(threshold, Tensor) else threshold for one in found]
+        kept = [one["scores"] > limit for one, limit in zip(found, limits, strict=True)]
+        labels = _select(found, kept)
         weights = [float(len(one["boxes"]) > 0) for one in labels]
         return labels, torch.tensor(weights, device=outputs.anchors[0].device)
 
@@ -134,21 +141,14 @@ class Detection(Problem):
         """The boxes around the moved corners of boxes, clipped to the images.
 
         Boxes with a side below one pixel are left out, and their entries of every other tensor with them; the host
-        reads how many remain.
+        reads which they are.
         """
-        carried = []
-        for row, (label, affine) in enumerate(zip(labels, maps, strict=True)):
-            boxes = label["boxes"]
-            limit = torch.tensor(size, device=boxes.device) if sizes is None else sizes[row]
-            around = move_boxes(boxes, affine, limit)
-            kept = (around[:, 2:] - around[:, :2] >= 1).all(1)
-            per_box = {
-                name: value[kept]
-                for name, value in label.items()
-                if name != "boxes" and isinstance(value, Tensor) and len(value) == len(boxes)
-            }
-            carried.append({**label, **per_box, "boxes": around[kept].to(boxes.dtype)})
-        return carried
+        limits = torch.tensor(size, device=maps.device).expand(len(labels), 2) if sizes is None else sizes
+        moved = [
+            {**label, "boxes": move_boxes(label["boxes"], affine, limit).to(label["boxes"].dtype)}
+            for label, affine, limit in zip(labels, maps, limits, strict=True)
+        ]
+        return _select(moved, [(one["boxes"][:, 2:] - one["boxes"][:, :2] >= 1).all(1) for one in moved])
 
     # ---- measuring
 
@@ -242,3 +242,17 @@ class Detection(Problem):
                 if not 0 <= number < num_classes:
                     found.append(f"{name} has a box of class {number}, but there are {num_classes} classes")
         return found
+
+
+def _select(labels: Boxes, kept: list[Tensor]) -> list[dict[str, Any]]:
+    """Labels of the boxes that are kept, (k,) bool for each image; their entries of every other tensor go with them."""
+    with needed_reads():
+        flags = iter(torch.cat(kept).tolist() if kept else [])
+    places = [[place for place in range(len(one)) if next(flags)] for one in kept]
+    flat = torch.tensor([place for one in places for place in one], dtype=torch.int64)
+    indices = flat.to(kept[0].device, non_blocking=True).split([len(one) for one in places]) if kept else ()
+    found = []
+    for label, index, one in zip(labels, indices, kept, strict=True):
+        of_boxes = {name: v for name, v in label.items() if isinstance(v, Tensor) and v.ndim and len(v) == len(one)}
+        found.append({**label, **{name: value[index] for name, value in of_boxes.items()}})
+    return found

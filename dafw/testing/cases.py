@@ -59,6 +59,12 @@ TINY: dict[str, dict[str, Any]] = {
     "FixMatch": {"threshold": 0.5},
     "CMA": {"width": 4, "queue_size": 50, "cells": 2, "warmup_steps": 2, "share": 0.6},
     "SHOT": {"refresh_every": 3},
+    "MeanTeacher": {"threshold": 0.2, "decay": 0.8, "burn_in": 0.25},
+    "SourceFreeTeacher": {"threshold": 0.1, "decay": 0.8, "window": 3, "collapse": "warn"},
+    "WSCoL": {
+        **{"threshold": 0.1, "decay": 0.8, "window": 3, "collapse": "warn", "width": 4, "contrasted": 6},
+        **{"sure": 0.2, "sure_background": 0.2, "margin": 0.0},
+    },
     "MemSPM": {
         **{"items": 6, "sub_prototypes": 2, "top_k": 3, "head_width": 6, "decoder_widths": [4, 4]},
         **{"classes": 2, "per_class": 2, "kmeans_trials": 2, "ramp_steps": 8},

@@ -72,7 +72,7 @@ class DomainPenalisation(GeneralizationMethod):
 
     @torch.no_grad()
     def follow(self, risks: Tensor) -> None:
-        """Adds the sources' mean losses (S,) of a step to the epoch's; the weights change after the epoch's last step."""
+        """Adds the sources' mean losses (S,) of a step to the epoch's. The epoch's last step changes the weights."""
         (mean,) = mean_over_ranks([risks.to(self.totals.dtype)])
         totals = self.totals + mean
         steps = self.interval or int(self.trainer.num_training_batches)
