@@ -265,11 +265,13 @@ class Method(
         """Counts the step; sets learning rates and the random state as functions of that count alone."""
         self.steps_started += 1
         self.layout.domain, self._features = batch.domain, None
+        self.layout.clock = (self.data_seed, self.step)
         self.set_rates(self.progress, self.step)
         self.seed_step()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """See :meth:`commit`."""
+        self.layout.clock = None
         with torch.no_grad():
             self.commit(batch)
 

@@ -110,10 +110,6 @@ class Problem(Recorded):
 
     # ---- learning
 
-    def host_reads(self, rows: int) -> int:
-        """How many values the host must read for :meth:`terms` of so many labelled rows; 0 if it never waits."""
-        return 0
-
     def terms(self, outputs: Any, y: Any) -> dict[str, Tensor]:
         """The terms of the supervised loss by name, scalars whose sum is minimised.
 

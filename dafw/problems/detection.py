@@ -1,8 +1,8 @@
 """Object detection: boxes with classes."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
@@ -15,9 +15,8 @@ from dafw.data.geometry import move_boxes
 from dafw.errors import UserError, choose
 from dafw.problems.base import Predicted, Problem, Shown
 from dafw.problems.box_files import write_boxes
-from dafw.problems.outputs import BoxOutputs
+from dafw.problems.outputs import BoxOutputs, Regions
 from dafw.problems.pictures import picture
-from dafw.problems.ranks import weight_of_rank
 from dafw.ranges import ClosedUnitInterval
 
 if TYPE_CHECKING:
@@ -30,17 +29,20 @@ Precision = Literal["coco", "voc07", "voc"]
 class BoxNetwork(Protocol):
     """What a network must be able to do with its own outputs; see :class:`~dafw.nn.detector.Detector`."""
 
-    def losses_with_counts(self, outputs: BoxOutputs, targets: Boxes) -> dict[str, tuple[Tensor, int]]:
-        """By name the terms of the loss, and the number of regions that each is a mean over."""
+    def losses(self, outputs: BoxOutputs, y: Boxes, *, over_ranks: bool = True) -> dict[str, Tensor]:
+        """By name the terms of the loss."""
 
-    def row_losses(self, outputs: BoxOutputs, targets: Boxes) -> dict[str, Tensor]:
+    def row_losses(self, outputs: BoxOutputs, y: Boxes) -> dict[str, Tensor]:
         """By name the terms of the loss of each image, (N,)."""
+
+    def proposals(self, outputs: BoxOutputs, count: int | None = None) -> list[Tensor]:
+        """Boxes (n, 4) of each image that may hold an object."""
+
+    def regions(self, outputs: BoxOutputs, boxes: Sequence[Tensor]) -> Regions:
+        """Features and class scores of any boxes."""
 
     def detections(self, outputs: BoxOutputs) -> list[dict[str, Tensor]]:
         """``boxes`` (n, 4), ``scores`` (n,) and ``labels`` (n,) of each image."""
-
-    def host_reads(self, rows: int) -> int:
-        """How many values the host reads for the losses of so many images."""
 
 
 class Detection(Problem):
@@ -102,17 +104,9 @@ class Detection(Problem):
 
     # ---- learning
 
-    def host_reads(self, rows: int) -> int:
-        """Those of the detector: drawing regions, and leaving out boxes that overlap, read how many there are."""
-        return self.network.host_reads(rows)
-
     def terms(self, outputs: BoxOutputs, y: Boxes) -> dict[str, Tensor]:
-        """The detector's terms by name, those of torchvision in one process.
-
-        Each is a mean over the regions that were drawn of all images of all ranks. Each rank draws its own.
-        """
-        found = self.network.losses_with_counts(outputs, y)
-        return {name: weight_of_rank(count, loss) * loss for name, (loss, count) in found.items()}
+        """The detector's terms by name; each is a mean over the anchors or regions that count of all ranks."""
+        return self.network.losses(outputs, y)
 
     def row_losses(self, outputs: BoxOutputs, y: Boxes) -> Tensor:
         """The loss of each image (n,); the mean is the loss of the same random state."""
@@ -125,9 +119,9 @@ class Detection(Problem):
         """
         losses = []
         for row in range(len(outputs)):
-            with _fixed_draws(outputs.anchors[0].device):
-                found = self.network.losses_with_counts(outputs[row : row + 1], y[row : row + 1])
-            losses.append(torch.stack([loss for loss, _ in found.values()]).sum())
+            one = replace(outputs[row : row + 1], seeds=[0])
+            found = self.network.losses(one, y[row : row + 1], over_ranks=False)
+            losses.append(torch.stack(list(found.values())).sum())
         return torch.stack(losses).sum(), len(losses)
 
     def pseudo_labels(self, outputs: BoxOutputs, threshold: float = 0.0) -> tuple[list[dict[str, Tensor]], Tensor]:
@@ -274,11 +268,3 @@ class Detection(Problem):
                 if not 0 <= number < num_classes:
                     found.append(f"{name} has a box of class {number}, but there are {num_classes} classes")
         return found
-
-
-@contextmanager
-def _fixed_draws(device: torch.device) -> Iterator[None]:
-    """Within, torch's default generators begin anew; after it, they are as they were."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
-        torch.manual_seed(0)
-        yield

@@ -11,11 +11,19 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from dafw.errors import UserError
-from dafw.nn.detector import LOSSES, Detector
+from dafw.nn.detector import Detector
 from dafw.nn.norm import DomainBatchNorm, convert_norm
 from dafw.problems import BoxOutputs
 from dafw.recording import build, describe
 
+#: Torchvision's names and ours.
+NAMES = {
+    "loss_classifier": "class",
+    "loss_box_reg": "box",
+    "loss_objectness": "objectness",
+    "loss_rpn_box_reg": "proposal_box",
+}
+LOSSES = tuple(NAMES.values())
 SIZES = [(64, 80), (96, 64), (64, 64), (64, 70)]
 Target = dict[str, Tensor]
 
@@ -59,7 +67,7 @@ def torchvisions(network: Detector) -> GeneralizedRCNN:
     Its transform is in evaluation mode, as it would draw a scale for each image otherwise.
     """
     transform = GeneralizedRCNNTransform(64, 1000, [0.0] * 3, [1.0] * 3, size_divisible=16).eval()
-    return GeneralizedRCNN(network.backbone, network.rpn, network.head, transform)
+    return GeneralizedRCNN(network.backbone, network.head.rpn, network.head.roi_heads, transform)  # type: ignore[union-attr]
 
 
 def from_one(targets: list[Target]) -> list[Target]:
@@ -94,8 +102,10 @@ def test_the_four_losses_are_torchvisions_bit_for_bit(training: bool) -> None:
     outputs = network(batch, sizes)
     torch.manual_seed(7)
     found = network.losses(outputs, targets)
-    assert tuple(found) == LOSSES
-    assert {name: value.item() for name, value in found.items()} == {name: v.item() for name, v in expected.items()}
+    assert tuple(found) == network.loss_names == LOSSES
+    assert {name: value.item() for name, value in found.items()} == {
+        NAMES[name]: v.item() for name, v in expected.items()
+    }
     assert all(value > 0 for value in found.values())
     have = gradients(network, sum(found.values()))  # type: ignore[arg-type]
     assert have.keys() == wanted.keys()
@@ -131,7 +141,13 @@ def test_no_label_is_needed_for_the_pass_and_no_image_for_what_follows() -> None
     network.row_losses(outputs, targets)
     network.detections(outputs)
     proposals = network.proposals(outputs)
-    assert network.region_features(outputs, proposals).shape == (sum(map(len, proposals)), 96)
+    found = network.regions(outputs, proposals)
+    count = sum(map(len, proposals))
+    assert found.features.shape == (count, 96)
+    assert found.logits.shape == (count, 4)
+    assert found.deltas.shape == (count, 16)
+    assert found.probabilities.shape == (count, 3)
+    assert [len(boxes) for boxes in proposals] == found.image.bincount().tolist()
     assert outputs.vectors().shape == (4, 32)
     assert len(passes) == 1
     assert sum(parameter.numel() for parameter in network.parameters()) <= 300_000
@@ -148,8 +164,8 @@ def test_the_losses_of_rows_have_the_loss_as_their_mean_and_do_not_change_with_t
     for name in LOSSES:
         assert rows[name].shape == (4,)
         torch.testing.assert_close(rows[name].mean(), losses[name], rtol=1e-5, atol=1e-7)
-    assert rows["loss_box_reg"][3] == rows["loss_rpn_box_reg"][3] == 0, "an image without boxes"
-    assert (rows["loss_classifier"] > 0).all()
+    assert rows["box"][3] == rows["proposal_box"][3] == 0, "an image without boxes"
+    assert (rows["class"] > 0).all()
     torch.manual_seed(4)
     alone = network.losses(outputs[1:2], targets[1:2])
     torch.manual_seed(4)
@@ -165,7 +181,7 @@ def test_random_draws_follow_torchs_generator() -> None:
     values = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        values.append(network.losses(outputs, targets)["loss_objectness"].item())
+        values.append(network.losses(outputs, targets)["objectness"].item())
     assert values[0] == values[1] != values[2]
 
 

@@ -13,7 +13,7 @@ from dafw.data import Domain
 from dafw.errors import UserError
 from dafw.methods import SourceOnly
 from dafw.metrics.boxes import BoxPrecision
-from dafw.nn.detector import LOSSES, Detector
+from dafw.nn.detector import Detector
 from dafw.problems import BoxOutputs, Detection, Predicted, Shown
 from dafw.testing.dense_toys import ToySegmenter, toy_boxes
 
@@ -41,7 +41,7 @@ class Found:
     def detections(self, outputs: Any) -> list[Target]:
         return self.found
 
-    losses_with_counts = row_losses = host_reads = detections
+    losses = row_losses = proposals = regions = detections
 
 
 def measure(found: list[Target], y: list[Target], classes: int = 3) -> dict[str, float]:
@@ -59,8 +59,8 @@ def test_the_terms_are_the_detectors_losses_bit_for_bit() -> None:
     terms = problem.terms(outputs, y)
     torch.manual_seed(3)
     expected = network.losses(outputs, y)
-    assert tuple(terms) == LOSSES
-    assert all(torch.equal(terms[name], expected[name]) for name in LOSSES)
+    assert tuple(terms) == network.loss_names
+    assert all(torch.equal(terms[name], expected[name]) for name in network.loss_names)
     torch.manual_seed(3)
     rows = problem.row_losses(outputs, y)
     assert rows.shape == (4,)
@@ -92,9 +92,7 @@ def test_the_outputs_of_another_network_need_the_problem_that_is_bound_to_it() -
     assert bound.network is one, "the first binding stays"
     with pytest.raises(RuntimeError, match=r"problem\.bind\(network\) first"):
         problem.terms(one(x), y)
-    with pytest.raises(
-        UserError, match=r"ToySegmenter is no detector \(it lacks losses_with_counts\): set model\.network"
-    ):
+    with pytest.raises(UserError, match=r"ToySegmenter is no detector \(it lacks losses\): set model\.network"):
         SourceOnly(ToySegmenter(), num_classes=3, problem=Detection())
     method = SourceOnly(one, num_classes=3, problem=problem, ema_decay=0.9)
     assert method.problem.network is method.network  # type: ignore[attr-defined]
