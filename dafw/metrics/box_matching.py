@@ -142,7 +142,7 @@ def average_precision(recall: Array, precision: Array, form: Literal["voc07", "v
     """
     best = np.maximum.accumulate(np.append(precision, 0.0)[::-1])[::-1]
     if form == "voc07":
-        return float(best[np.searchsorted(recall, np.linspace(0, 1, 11), side="left")].mean())
+        return float(best[np.searchsorted(recall, np.arange(11) / 10)].mean())
     return float((np.diff(recall, prepend=0.0) * best[:-1]).sum())
 
 
