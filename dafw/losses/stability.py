@@ -121,8 +121,8 @@ def texture_classes(
 ) -> Tensor:
     """The positions with a clear texture: 2 where it is strong, 1 where it is weak, 0 elsewhere.
 
-    A position counts if it is the largest of the 7 x 7 around it. It is weak above ``weak`` times the image's mean, both
-    measured from the lowest value. The authors take the lowest value of the whole batch, here it is each image's own,
+    A position counts if it is the largest of the 7 x 7 around it. Its texture is weak above ``weak`` times the image's
+    mean, both measured from the lowest value. The authors take the lowest value of the whole batch, here it is each image's own,
     so that no image depends on others.
 
     Args:
@@ -165,7 +165,7 @@ def map_distance(
 
 
 def standardised(maps: Tensor, inside: Tensor) -> Tensor:
-    """Maps (n, c, h, w) whose channels have mean 0 and variance 1 over the positions ``inside`` (n, h, w) of an image."""
+    """Maps (n, c, h, w) whose channels have mean 0 and variance 1 over an image's positions ``inside`` (n, h, w)."""
     maps, mask = full_precision(maps), inside[:, None]
     count = mask.sum((2, 3), keepdim=True).clamp_min(1)
     mean = maps.masked_fill(~mask, 0).sum((2, 3), keepdim=True) / count

@@ -5,9 +5,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dafw.data.padding import valid_positions
-from dafw.problems.outputs import BoxOutputs
-
 LevelCritics = Literal["each", "shared"]
 
 
@@ -63,14 +60,6 @@ class InstanceCritic(nn.Module):
         """Features (R, d) to scores (R,), high for the source."""
         scores: Tensor = self.layers(regions).squeeze(1)
         return scores
-
-
-def places(outputs: BoxOutputs) -> list[Tensor | None]:
-    """Which positions of each level belong to the images and not to their padding: (N, h_i w_i) bool, or ``None``."""
-    grids = [(level.shape[2], level.shape[3]) for level in outputs.levels.values()]
-    if outputs.sizes is None:
-        return [None] * len(grids)
-    return [valid_positions(outputs.sizes, outputs.canvas, grid).flatten(1) for grid in grids]
 
 
 def _start(module: nn.Module, std: float, last: float) -> None:

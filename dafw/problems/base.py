@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: A figure, or a function that draws one.
 Picture: TypeAlias = "Figure | Callable[[], Figure]"
+BY_CLASS = "_by_class"
+"""How the name of a vector ends that has a mean of the same name beside it."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,13 @@ class Problem(Recorded):
     #: The kind of prediction: classification, segmentation, detection, ...
     kind: ClassVar[str] = ""
     #: The metric that tables print.
-    primary: ClassVar[str] = ""
+    primary: str = ""
     #: The metric that tables print where the target has classes of its own.
     open_primary: ClassVar[str] = ""
     #: Whether label-free validators apply: :meth:`evidence` gives feature vectors and class scores.
     supports_unsupervised_validators: ClassVar[bool] = False
+    #: The names of the label-free validators that make sense for it, see :data:`dafw.selection.VALIDATORS`.
+    validators: ClassVar[tuple[str, ...]] = ("entropy", "im", "snd", "dev")
     #: Whether labels lie in the image's plane, so that views need the affine map of what they moved.
     is_spatial: ClassVar[bool] = False
     #: The value by which a metric says that it is undefined, besides nan.
@@ -217,7 +221,8 @@ class Problem(Recorded):
     def values(self, metrics: MetricCollection, class_names: Sequence[str] = ()) -> dict[str, float]:
         """The values of :meth:`metrics` by name. A vector is spread over the classes, as in ``iou/road``.
 
-        A value that equals :attr:`undefined` is nan.
+        A vector whose name ends with ``_by_class`` loses this ending: ``ap_by_class`` becomes ``ap/car``, beside a mean
+        ``ap``. A value that equals :attr:`undefined` is nan.
 
         Raises:
             UserError: if a metric gives a matrix.
@@ -230,19 +235,25 @@ class Problem(Recorded):
             if numbers.ndim > 1 and numbers.numel() > 1:
                 shape = " x ".join(map(str, numbers.shape))
                 raise UserError(f"the metric {name} gives {shape} numbers: a metric gives one, or one for each class")
-            if numbers.numel() == 1:
+            if numbers.numel() == 1 and not name.endswith(BY_CLASS):
                 found[name] = float(numbers)
             else:
                 names = class_names if len(class_names) == len(numbers) else [str(i) for i in range(len(numbers))]
-                found |= {f"{name}/{each}": float(number) for each, number in zip(names, numbers, strict=True)}
+                stem = name.removesuffix(BY_CLASS)
+                found |= {f"{stem}/{each}": float(number) for each, number in zip(names, numbers, strict=True)}
         return found
 
-    def evidence(self, outputs: Any) -> tuple[Tensor, Tensor]:
-        """Features (n * r, d) and logits (n * r, K) for the label-free validators, r rows for each of n samples."""
+    def evidence(self, outputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """What the label-free validators see of n samples, any number of rows for each.
+
+        Returns:
+            Features (m, d), logits (m, K), and the sample (m,) int64, from 0 to n - 1, that each row is of. The rows of
+            a sample follow each other, and so do the samples.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define evidence(outputs)")
 
     def evidence_labels(self, outputs: Any, y: Any) -> Tensor:
-        """The labels (n * r,) of the rows of :meth:`evidence`."""
+        """The labels (m,) of the rows of :meth:`evidence`; validators that need the source ask for them."""
         raise NotImplementedError(f"{type(self).__name__} must define evidence_labels(outputs, y)")
 
     # ---- showing

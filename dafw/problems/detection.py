@@ -1,11 +1,10 @@
 """Object detection: boxes with classes."""
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
 import torch
 from torch import Tensor
@@ -13,17 +12,19 @@ from torchmetrics import MetricCollection
 
 from dafw.data.domain import Domain
 from dafw.data.geometry import move_boxes
-from dafw.errors import UserError
-from dafw.files import write_atomically
+from dafw.errors import UserError, choose
 from dafw.problems.base import Predicted, Problem, Shown
+from dafw.problems.box_files import write_boxes
 from dafw.problems.outputs import BoxOutputs, Regions
 from dafw.problems.pictures import picture
 from dafw.problems.reads import needed_reads
+from dafw.ranges import ClosedUnitInterval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Boxes = Sequence[Mapping[str, Tensor]]
+Precision = Literal["coco", "voc07", "voc"]
 
 
 class BoxNetwork(Protocol):
@@ -57,16 +58,28 @@ class Detection(Problem):
 
     Outputs of a detector become losses and boxes by its own modules. So this problem works on the outputs of the
     network that it is bound to, see :meth:`~dafw.problems.base.Problem.bind`.
+
+    Args:
+        ap: which average precision at an overlap of 0.5 tables print: ``coco`` with 101 recalls (``ap50``), ``voc07``
+            with 11 recalls (``ap50_voc07``), or ``voc``, the area under the curve (``ap50_voc``). Papers differ.
+        evidence_score: the label-free validators see the detections with a higher score.
+
+    Raises:
+        UserError: if a value is out of range.
     """
 
     kind: ClassVar[str] = "detection"
-    primary: ClassVar[str] = "map"
     is_spatial: ClassVar[bool] = True
-    undefined: ClassVar[float | None] = -1.0
+    supports_unsupervised_validators: ClassVar[bool] = True
+    validators: ClassVar[tuple[str, ...]] = ("entropy", "im", "pseudo_boxes")
     most_shown: ClassVar[int] = 3
     predictions_name: ClassVar[str] = "predictions.json"
 
     _network: BoxNetwork | None = None
+
+    def __init__(self, ap: Precision = "coco", evidence_score: ClosedUnitInterval = 0.5) -> None:
+        self.ap, self.evidence_score = choose("ap", ap, get_args(Precision)), evidence_score
+        self.primary = "ap50" if ap == "coco" else f"ap50_{ap}"
 
     def bind(self, network: Any) -> Self:
         """A copy for the outputs of one detector.
@@ -160,45 +173,62 @@ class Detection(Problem):
         rejects: bool = False,
         has_unknown: bool = False,
     ) -> MetricCollection:
-        """``map``, ``map_50``, ``map_75``, and the ``ap`` of each class, see :class:`~dafw.metrics.boxes.BoxPrecision`.
+        """``ap50``, ``ap``, ``ap75``, those of each class and size, and errors by kind.
+
+        See :class:`~dafw.metrics.boxes.BoxPrecision`.
 
         Raises:
-            UserError: if samples may be unknown.
+            UserError: if samples may be unknown, or without the package faster-coco-eval.
         """
         from dafw.metrics.boxes import box_metrics  # which takes a second to import
 
         if rejects or has_unknown:
             raise UserError("Detection knows no unknown classes: leave out data.label_sets and model.rejection")
-        return box_metrics(num_classes)
+        return box_metrics(num_classes, self.ap)
 
     def score(self, metrics: MetricCollection, outputs: BoxOutputs, y: Boxes, unknown: Tensor | None = None) -> None:
-        """Updates :meth:`metrics` by the detections."""
-        metrics.update(
-            self.network.detections(outputs), [{name: one[name] for name in ("boxes", "labels")} for one in y]
-        )
+        """Updates :meth:`metrics` by the detections. Labels may have ``crowd`` and ``area`` too."""
+        metrics.update(self.network.detections(outputs), y)
+
+    def evidence(self, outputs: BoxOutputs) -> tuple[Tensor, Tensor, Tensor]:
+        """What each detection with a score above ``evidence_score`` says, m of them; the host reads how many.
+
+        Returns:
+            The features (m, d) of their regions; logits (m, K + 1) of a distribution that gives the score to the class
+            and the rest to the background, which comes first; and the images (m,).
+        """
+        found = self.network.detections(outputs)
+        kept = [{name: value[one["scores"] > self.evidence_score] for name, value in one.items()} for one in found]
+        regions = self.network.regions(outputs, [one["boxes"] for one in kept])
+        scores = torch.cat([one["scores"] for one in kept])
+        labels = torch.cat([one["labels"] for one in kept])
+        share = scores.new_zeros(len(scores), regions.probabilities.shape[1] + 1)
+        share[:, 0] = 1 - scores
+        share.scatter_(1, labels[:, None] + 1, scores[:, None])
+        return regions.features, share.clamp_min(torch.finfo(share.dtype).tiny).log(), regions.image
+
+    def evidence_labels(self, outputs: BoxOutputs, y: Boxes) -> Tensor:
+        """None: which label a detection has is a matter of their overlap.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("a validator of boxes cannot read source labels: set its needs_source to false")
 
     # ---- showing
 
     def predictions(self, outputs: BoxOutputs, unknown: Tensor | None = None) -> dict[str, Any]:
-        """``boxes`` (k, 4), ``scores`` (k,) and ``labels`` (k,) of each sample, on the CPU."""
+        """``boxes`` (k, 4), ``scores`` (k,) and ``labels`` (k,) of each sample, on the CPU; and ``size``.
+
+        Boxes are in pixels of the images that the network was given, whose heights and widths ``size`` says.
+        """
         found = self.network.detections(outputs)
-        return {name: [one[name].cpu() for one in found] for name in ("boxes", "scores", "labels")}
+        sizes = [list(outputs.canvas)] * len(found) if outputs.sizes is None else outputs.sizes.tolist()
+        return {**{name: [one[name].cpu() for one in found] for name in ("boxes", "scores", "labels")}, "size": sizes}
 
     def write_predictions(self, found: Sequence[Predicted], class_names: Sequence[str], path: Path) -> None:
-        """Writes one JSON file in COCO's format for results: a list with one entry for each box.
-
-        An entry has ``image_id`` (the sample's name), ``category_id`` (from 0), ``bbox`` (x, y, width, height in
-        pixels) and ``score``; beside COCO's keys ``domain`` and ``category``, the class's name.
-        """
-        entries = []
-        for one in found:
-            columns = [one.columns[name] for name in ("boxes", "scores", "labels")]
-            for sample, *parts in zip(one.ids, *columns, strict=True):
-                for (left, top, right, bottom), score, label in zip(*(part.tolist() for part in parts), strict=True):
-                    box = [round(value, 3) for value in (left, top, right - left, bottom - top)]
-                    entry = {"image_id": sample, "category_id": label, "bbox": box, "score": round(score, 6)}
-                    entries.append({**entry, "domain": one.domain, "category": class_names[label]})
-        write_atomically(path, json.dumps(entries))
+        """Writes JSON files in COCO's format for results, see :func:`~dafw.problems.box_files.write_boxes`."""
+        write_boxes(found, class_names, path)
 
     def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> "dict[str, Figure]":
         """``boxes``: images of each domain with their labels and with their detections of at least half a score."""

@@ -1,5 +1,6 @@
 """DA Faster R-CNN: its step against two phases, its terms by hand, its controls, wrong arguments."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,20 @@ def batch_of(item: Case) -> Batch:
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A method without a trainer logs nothing."""
     monkeypatch.setattr(DAFasterRCNN, "logs_this_step", False)
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("arch", ["fasterrcnn", "fcos", "retinanet"])
+def test_every_detector_has_both_critics(arch: str) -> None:
+    """The image critic judges each level, the instance critic pooled regions."""
+    item = case(DAFasterRCNN, network=Detector(arch, proposals_in_test=20), **SMALL)
+    method: Any = item.make()
+    terms = method.losses(batch_of(item))
+    assert len(method.image_critic.critics) == 2
+    for name in ("image", "instance", "consistency"):
+        found = torch.autograd.grad(terms[name], list(method.network.backbone.parameters()), retain_graph=True)
+        assert all(bool(gradient.isfinite().all()) for gradient in found)
+        assert any(bool((gradient != 0).any()) for gradient in found), name
 
 
 def gradients(losses: Tensor, parameters: list[Any]) -> list[Tensor]:
@@ -157,7 +172,8 @@ def test_without_its_weights_it_is_source_only_and_without_one_it_has_no_such_cr
 def test_the_ramp_and_the_accuracies_are_logged(tmp_path: Path) -> None:
     log = CsvLog(tmp_path / "metrics.csv")
     method, _ = make_case(gamma=10.0, reversal=0.5).train(tmp_path, logger=log)
-    assert method.scale == pytest.approx(0.5 * (2 / (1 + 2.718281828459045 ** (-10 * 7 / 8)) - 1))  # type: ignore[attr-defined]
+    found: Any = method
+    assert found.scale == pytest.approx(0.5 * (2 / (1 + math.exp(-10 * 7 / 8)) - 1))
     logged = {name.rpartition("/")[2]: value for row in log.rows for name, value in row.items()}
     for part in ("image", "instance"):
         shares = [float(logged[f"{part}_accuracy_{domain}"]) for domain in ("source", "target")]

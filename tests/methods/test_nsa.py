@@ -74,6 +74,17 @@ def test_gradients_reach_the_student_alone() -> None:
 
 
 @pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("arch", ["fcos", "retinanet"])
+def test_every_detector_is_compared(arch: str) -> None:
+    network = Detector(arch, proposals_in_test=20, score_threshold=0.0)
+    method: Any = case(NSA, network=network, **TINY["NSA"]).make()
+    terms = method.losses(batch_of(make_case()))
+    for name in ("heavy", "light_pixel", "light_region", "light_output", "instance"):
+        assert bool(terms[name].isfinite()), name
+    assert terms["light_output"] > 0
+
+
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize(
     ("weights", "expected"),
     [

@@ -10,8 +10,9 @@ from dafw.losses.box_critics import consistency, critic_loss
 from dafw.losses.maps import mean_over_places
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
-from dafw.nn.box_critics import ImageCritic, InstanceCritic, LevelCritics, by_group, places
+from dafw.nn.box_critics import ImageCritic, InstanceCritic, LevelCritics, by_group
 from dafw.nn.modes import evaluation_mode
+from dafw.nn.place_critic import places
 from dafw.nn.reversal import reverse_gradient
 from dafw.optim.schedules import dann_ramp
 from dafw.problems import BoxOutputs, NetworkBase
@@ -121,7 +122,8 @@ class DAFasterRCNN(AdaptationMethod):
         losses: Losses = {}
         count, levels = len(source), list(joint.levels.values())
         of_source = torch.arange(len(joint), device=levels[0].device) < count
-        inside = places(joint)
+        inside = [places(level, joint.sizes, joint.canvas) for level in levels]
+        inside = [None if one is None else one.flatten(1) for one in inside]
         if self.image_weight:
             scores = self.image_critic([reverse_gradient(level, self.scale) for level in levels])
             losses["image"] = self.image_weight * self.image_loss(scores, inside, of_source)

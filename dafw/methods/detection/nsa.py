@@ -81,11 +81,11 @@ class NSA(AdaptationMethod):
     output_weight * O) + instance_weight * C, for images (n_s, C, H, W) and (n_t, C, H, W). L is the detector's loss.
     Its boxes are the labels of the source and the teacher's detections of the target, moved by the disturbance; a
     target image without any is left out. P, R and O compare the lightly disturbed images of both domains with the
-    teacher's outputs. P is the squared difference of feature maps that were moved back and standardised, over positions in boxes;
-    positions of strong, weak and no texture are averaged apart, with weights of their own. R is that of region features
-    (R, d), each layer-normalised, and O that of class probabilities and box moves; the regions are the teacher's
-    proposals, moved by the disturbance. C contrasts the student's region features with the teacher's of the same class,
-    of other classes and of the background, see :func:`~dafw.losses.stability.class_contrast`.
+    teacher's outputs. P is the squared difference of feature maps that were moved back and standardised, over positions
+    in boxes; positions of strong, weak and no texture are averaged apart, with weights of their own. R is that of
+    region features (R, d), each layer-normalised, and O that of class probabilities and box moves; the regions are the
+    teacher's proposals, moved by the disturbance. C contrasts the student's region features with the teacher's of the
+    same class, of other classes and of the background, see :func:`~dafw.losses.stability.class_contrast`.
 
     The teacher is a moving average of the student and is what is evaluated, as in the authors' code. The control (all
     three weights 0) has the same passes and the same average, and learns from the heavily disturbed source alone.
