@@ -122,8 +122,8 @@ def texture_classes(
     """The positions with a clear texture: 2 where it is strong, 1 where it is weak, 0 elsewhere.
 
     A position counts if it is the largest of the 7 x 7 around it. Its texture is weak above ``weak`` times the image's
-    mean, both measured from the lowest value. The authors take the lowest value of the whole batch, here it is each image's own,
-    so that no image depends on others.
+    mean, both measured from the lowest value. The authors take the lowest value of the whole batch. Here it is each
+    image's own, so that no image depends on others.
 
     Args:
         z: (n, h, w), see :func:`texture`.
