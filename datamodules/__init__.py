@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datamodules.base import DomainDataModule
     from datamodules.benchmarks import PACS, VLCS, DomainNet, OfficeHome, TerraIncognita
+    from datamodules.box_benchmarks import BoxBenchmarks
     from datamodules.coco import CocoDomains
     from datamodules.digits import Digits
     from datamodules.digits_in_scene import DigitsInScene
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from datamodules.scenes import DrivingScenes
     from datamodules.shapes import ShapesOnPhotos
     from datamodules.voc import VocDomains
+    from datamodules.wheat import GlobalWheat
 
 _HOMES = {
+    "BoxBenchmarks": "box_benchmarks",
     "CocoDomains": "coco",
     "ColoredMNIST": "mnist_variants",
     "Digits": "digits",
@@ -24,6 +27,7 @@ _HOMES = {
     "DomainDataModule": "base",
     "DomainNet": "benchmarks",
     "DrivingScenes": "scenes",
+    "GlobalWheat": "wheat",
     "ImageFolderDomains": "folder",
     "MaskFolders": "masks",
     "OfficeHome": "benchmarks",
@@ -38,6 +42,7 @@ _HOMES = {
 __all__ = [
     "PACS",
     "VLCS",
+    "BoxBenchmarks",
     "CocoDomains",
     "ColoredMNIST",
     "Digits",
@@ -45,6 +50,7 @@ __all__ = [
     "DomainDataModule",
     "DomainNet",
     "DrivingScenes",
+    "GlobalWheat",
     "ImageFolderDomains",
     "MaskFolders",
     "OfficeHome",

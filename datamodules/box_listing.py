@@ -28,13 +28,15 @@ _KINDS = {
     "lies outside": "boxes outside of their image",
 }
 """What is wrong with one box, and what boxes of that kind are called."""
+ANY = "*"
+"""The name of a box that hides objects of any class."""
 
 
 class Box(NamedTuple):
     """A box as its file has it.
 
     Attributes:
-        name: of its class.
+        name: of its class, or :data:`ANY`.
         corners: x1, y1, x2, y2 in pixels, where the corner of the first pixel is (0, 0); nan for what is no number.
         crowd: whether no metric counts it as missed or as wrong.
         place: where it is in its file, as in ``annotation 7``.
@@ -86,7 +88,7 @@ class Listed:
     def of(cls, found: Iterable[Annotated], names: Iterable[str] = (), passed: PassedOver | None = None) -> "Listed":
         """The samples of annotated images, whose classes are named too."""
         annotated = list(found)
-        every = dict.fromkeys([*names, *(box.name for one in annotated for box in one.boxes)])
+        every = dict.fromkeys([*names, *(box.name for one in annotated for box in one.boxes if box.name != ANY)])
         return cls([one.image for one in annotated], [one.part for one in annotated], annotated, tuple(every), passed)
 
     def renamed(self, rename: Mapping[str, str]) -> "Listed":
@@ -159,7 +161,8 @@ def check_boxes(listed: Listed, classes: Sequence[str], sizes: NDArray[np.int64]
             )
         before = len(labels)
         for box in one.boxes:
-            if box.name not in number:
+            codes = range(len(classes)) if box.name == ANY else [number[box.name]] if box.name in number else []
+            if not codes:
                 others[box.name] += 1
                 continue
             kind = _wrong(box.corners, height, width)
@@ -173,9 +176,10 @@ def check_boxes(listed: Listed, classes: Sequence[str], sizes: NDArray[np.int64]
                 bad.add(_KINDS[kind], f"{one.file}, {box.place}")
                 continue
             x1, y1, x2, y2 = box.corners
-            corners.append((max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)))
-            labels.append(number[box.name])
-            crowd.append(box.crowd)
+            for code in codes:
+                corners.append((max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)))
+                labels.append(code)
+                crowd.append(box.crowd)
         counts.append(len(labels) - before)
     flags = np.asarray(crowd, np.bool_)
     boxes = BoxLabels.of_counts(np.asarray(corners), np.asarray(labels), counts, flags)
