@@ -26,10 +26,10 @@ METRICS = {
     "then that over classes.",
     "ap50": "AP50: COCO's average precision at an overlap of 0.5 (ap: coco), the mean over 101 recalls, then over "
     "classes; papers with VOC's differ by a point or two.",
-    "ap50_voc07": "AP50 voc07: average precision at an overlap of 0.5 as PASCAL VOC measured it until 2009 (ap: voc07), "
-    "the mean over 11 recalls, then over classes.",
-    "ap50_voc": "AP50 voc: average precision at an overlap of 0.5 as PASCAL VOC measures it since 2010 (ap: voc), the "
-    "area under the curve, then the mean over classes.",
+    "ap50_voc07": "AP50 voc07: average precision at an overlap of 0.5 of PASCAL VOC until 2009 (ap: voc07), the mean "
+    "over 11 recalls, then over classes.",
+    "ap50_voc": "AP50 voc: average precision at an overlap of 0.5 of PASCAL VOC since 2010 (ap: voc), the area under "
+    "the curve, then the mean over classes.",
     "ap": "AP: COCO's average precision, the mean over 101 recalls and the overlaps 0.5, 0.55, ..., 0.95, then over "
     "classes.",
     "detection_accuracy": "Detection accuracy: right detections over all detections with a score above 0.5 and all "
@@ -79,6 +79,7 @@ def _numbers(store: Store) -> list[str]:
         f"Target test {table.metric.replace('_', ' ')} in %, {over}; {odd}",
         METRICS.get(table.metric, ""),
         *_classes(store),
+        *_empty_images(store),
         *_label_sets(store),
         "Checkpoint: last, the final weights." if table.select == ("last",) else "",
         "A task of several targets has a column for each, then one for their mean." if targets else "",
@@ -128,6 +129,18 @@ def _classes(store: Store) -> list[str]:
         lacking = f"; no test {part} is labelled {', '.join(absent)}" if absent else ""
         sentences.append(f"The mean is over {count} class{'es' * (count != 1)}{where}{lacking}.")
     return sentences
+
+
+def _empty_images(store: Store) -> list[str]:
+    """Says which share of the test images of each target has no labelled box, if some have none."""
+    shares = {
+        target: share
+        for result in store.results.values()
+        for target in result.run.target
+        if (share := result.run.test.get(target, {}).get("images_without_box"))
+    }
+    said = ", ".join(f"{100 * share:.1f} % of those of {target}" for target, share in shares.items())
+    return [f"Test images without a labelled box count too: {said}."] if said else []
 
 
 def _label_sets(store: Store) -> list[str]:

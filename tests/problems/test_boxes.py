@@ -14,6 +14,7 @@ from dafw.data import Domain
 from dafw.errors import UserError
 from dafw.methods import SourceOnly
 from dafw.metrics.box_matching import ERRORS
+from dafw.metrics.boxes import NAMES
 from dafw.nn.detector import Detector
 from dafw.plots import Boxes, side_by_side
 from dafw.plots import kept as kept_example
@@ -111,15 +112,14 @@ def test_perfect_boxes_and_a_class_that_is_nowhere() -> None:
     assert math.isnan(found["ap/x"])
     assert math.isnan(found["ap/y"])
     by_class = {f"{name}/{label}" for name in ("ap", "ap50") for label in "wxy"}
-    sizes = {"ap_small", "ap_medium", "ap_large"}
-    assert set(found) == {"ap50", "ap", "ap75", "recall100", "detection_accuracy", *sizes, *by_class, *ERRORS}
+    assert set(found) == {*NAMES, "detection_accuracy", "images_without_box", *by_class, *ERRORS}
     assert (found["ap_small"], math.isnan(found["ap_large"])) == (pytest.approx(1), True)
 
 
 def test_nothing_at_all_is_undefined_and_no_score_of_minus_one() -> None:
     empty = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64)}
     found = measure([empty], [{"boxes": empty["boxes"], "labels": empty["labels"]}])
-    assert found.pop("detection_accuracy") == 1
+    assert (found.pop("detection_accuracy"), found.pop("images_without_box")) == (1, 1)
     assert all(math.isnan(value) for value in found.values())
     missed = measure([empty], [{"boxes": torch.tensor([[0.0, 0, 5, 5]]), "labels": torch.tensor([1])}])
     assert (missed["ap"], missed["ap/x"], missed["missed"]) == (0, 0, 1)
@@ -149,7 +149,7 @@ def test_the_average_precision_that_tables_print_is_an_option(ap: Any, name: str
     values = bound.values(metrics, ["w"])
     assert (values[name], values[f"{name}/w"]) == pytest.approx((1, 1))
     assert ("ap50_voc" in values) == (ap == "voc")
-    with pytest.raises(UserError, match='unknown ap "voc7": did you mean "voc"'):
+    with pytest.raises(UserError, match='unknown ap "voc7": did you mean "voc07"'):
         Detection(ap="voc7")  # type: ignore[arg-type]
 
 

@@ -125,7 +125,7 @@ def test_boxes(capsys: pytest.CaptureFixture[str]) -> None:
     result = json.loads((folder / "result.json").read_text())
     assert result["metric"] == "ap50"
     by_class = {f"{name}/{label}" for name in ("ap", "ap50") for label in ("zero", "one", "two")}
-    assert set(result["test"]["b"]) == {*NAMES, "detection_accuracy", *ERRORS, *by_class}
+    assert set(result["test"]["b"]) == {*NAMES, "detection_accuracy", "images_without_box", *ERRORS, *by_class}
     validators = result["history"][-1]["validators"]
     assert set(validators) == {"source_ap50", "source_loss", "entropy", "im", "pseudo_boxes"}
     assert validators["pseudo_boxes"] >= 0
