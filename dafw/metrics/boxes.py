@@ -38,7 +38,7 @@ class BoxPrecision(Metric):
     ``recall100`` is the mean recall with 100 detections an image. ``ap_by_class`` and ``ap50_by_class`` are (K,). A
     class without a labelled box has no value, and no mean counts it. ``ap50_voc07`` and ``ap50_voc`` are VOC's forms.
     ``detection_accuracy`` is GWHD's, a mean over images; see :func:`.accuracy`. The names in :data:`.ERRORS` are
-    errors for each labelled box; see :func:`.errors`.
+    errors for each labelled box; see :func:`.errors`. ``images_without_box`` is the share of images without a label.
 
     Boxes that are marked as crowd are regions to ignore. The values are the same in any batches and on any number of
     ranks, bit for bit, also if detections have equal scores: images are put into an order of their own.
@@ -99,7 +99,9 @@ class BoxPrecision(Metric):
             values[f"ap50_{self.form}"], values[f"ap50_{self.form}_by_class"] = mean(by_class), by_class
         both = list(zip(images, matches, strict=True))
         values["detection_accuracy"] = mean(np.array([accuracy(*one) for one in both]))
-        labelled = sum(int((~image.crowd).sum()) for image in images)
+        labelled = np.array([(~image.crowd).sum() for image in images])
+        values["images_without_box"] = mean(np.float64(labelled == 0))
+        labelled = labelled.sum()
         counts = sum((errors(*one) for one in both), np.zeros(len(ERRORS)))
         shares = counts / labelled if labelled else np.full(len(ERRORS), np.nan)
         values |= dict(zip(ERRORS, shares, strict=True))

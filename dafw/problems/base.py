@@ -238,6 +238,7 @@ class Problem(Recorded):
             if numbers.numel() == 1 and not name.endswith(BY_CLASS):
                 found[name] = float(numbers)
             else:
+                numbers = numbers.reshape(-1)
                 names = class_names if len(class_names) == len(numbers) else [str(i) for i in range(len(numbers))]
                 stem = name.removesuffix(BY_CLASS)
                 found |= {f"{stem}/{each}": float(number) for each, number in zip(names, numbers, strict=True)}
@@ -296,6 +297,23 @@ class Problem(Recorded):
             class_names: names of the classes, "unknown" behind them if there is such a class.
         """
         return {}
+
+    def metric_pictures(self, test: Mapping[str, Mapping[str, float]]) -> "Mapping[str, Picture]":
+        """Figures of the metrics of a test by name.
+
+        Args:
+            test: by domain, the values of :meth:`metrics` on its test split.
+        """
+        return {}
+
+    def examples(self, shown: Sequence[Shown], class_names: Sequence[str]) -> dict[str, Any] | None:
+        """Predictions as plain values, which a table draws beside those of other runs; ``None`` if it draws none.
+
+        Args:
+            shown: as in :meth:`pictures`.
+            class_names: as in :meth:`pictures`.
+        """
+        return None
 
     def wrong_samples(self, domain: Domain, num_classes: int) -> list[str]:
         """Sentences that name the samples with a wrong label, such as a class that does not exist."""

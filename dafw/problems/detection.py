@@ -1,7 +1,8 @@
 """Object detection: boxes with classes."""
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
@@ -22,6 +23,8 @@ from dafw.ranges import ClosedUnitInterval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from dafw.plots import Boxes as Drawn
 
 Boxes = Sequence[Mapping[str, Tensor]]
 Precision = Literal["coco", "voc07", "voc"]
@@ -125,7 +128,7 @@ class Detection(Problem):
         losses = []
         for row in range(len(outputs)):
             one = replace(outputs[row : row + 1], seeds=[0])
-            found = self.network.losses(one, y[row : row + 1], over_ranks=False)
+            found = self.network.losses(one, [uncrowded(y[row])], over_ranks=False)
             losses.append(torch.stack(list(found.values())).sum())
         return torch.stack(losses).sum(), len(losses)
 
@@ -197,8 +200,7 @@ class Detection(Problem):
             The features (m, d) of their regions; logits (m, K + 1) of a distribution that gives the score to the class
             and the rest to the background, which comes first; and the images (m,).
         """
-        found = self.network.detections(outputs)
-        kept = [{name: value[one["scores"] > self.evidence_score] for name, value in one.items()} for one in found]
+        kept = self._likely(outputs)
         regions = self.network.regions(outputs, [one["boxes"] for one in kept])
         scores = torch.cat([one["scores"] for one in kept])
         labels = torch.cat([one["labels"] for one in kept])
@@ -208,12 +210,23 @@ class Detection(Problem):
         return regions.features, share.clamp_min(torch.finfo(share.dtype).tiny).log(), regions.image
 
     def evidence_labels(self, outputs: BoxOutputs, y: Boxes) -> Tensor:
-        """None: which label a detection has is a matter of their overlap.
+        """1 + the class of the labelled box that each of these detections overlaps by half or more; else 0."""
+        from torchvision.ops import box_iou
 
-        Raises:
-            UserError: always.
-        """
-        raise UserError("a validator of boxes cannot read source labels: set its needs_source to false")
+        found = []
+        for one, label in zip(self._likely(outputs), y, strict=True):
+            true = uncrowded(label)
+            if len(true["boxes"]):
+                overlap, place = box_iou(one["boxes"], true["boxes"].to(one["boxes"].dtype)).max(1)
+                found.append((1 + true["labels"][place]).where(overlap >= 0.5, 0))
+            else:
+                found.append(torch.zeros_like(one["labels"]))
+        return torch.cat(found)
+
+    def _likely(self, outputs: BoxOutputs) -> list[dict[str, Tensor]]:
+        """The detections of each image with a score above ``evidence_score``."""
+        found = self.network.detections(outputs)
+        return [{name: value[one["scores"] > self.evidence_score] for name, value in one.items()} for one in found]
 
     # ---- showing
 
@@ -231,24 +244,37 @@ class Detection(Problem):
         write_boxes(found, class_names, path)
 
     def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> "dict[str, Figure]":
-        """``boxes``: images of each domain with their labels and with their detections of at least half a score."""
+        """``boxes``: images of each domain with their labels, and with their detections with a score above 0.5."""
         from dafw import plots
 
-        rows = []
-        for one in shown:
-            found = zip(*(one.predictions[name] for name in ("boxes", "scores", "labels")), strict=True)
-            for index, (boxes, scores, labels) in enumerate(found):
-                likely = scores >= 0.5
-                truth = None if one.labels is None else one.labels[index]
-                rows.append(
-                    plots.BoxRow(
-                        one.domain,
-                        picture(one.inputs[index]),
-                        None if truth is None else (truth["boxes"].numpy(), truth["labels"].numpy()),
-                        (boxes[likely].numpy(), labels[likely].numpy()),
-                    )
-                )
+        rows = [
+            plots.BoxRow(one.domain, image, {"label": label, "prediction": found})
+            for one in shown
+            for image, label, found in likely_boxes(one)
+        ]
         return {"boxes": plots.boxes(rows, list(class_names))} if rows else {}
+
+    def metric_pictures(self, test: Mapping[str, Mapping[str, float]]) -> "dict[str, Figure]":
+        """``errors``: how many errors of each kind there are for each labelled box, by domain."""
+        from dafw import plots
+        from dafw.metrics.box_matching import ERRORS, LIKELY
+
+        shares = {
+            domain: {kind: values[kind] for kind in ERRORS}
+            for domain, values in test.items()
+            if all(math.isfinite(values.get(kind, math.nan)) for kind in ERRORS)
+        }
+        return {"errors": plots.box_errors(shares, score=LIKELY)} if shares else {}
+
+    def examples(self, shown: Sequence[Shown], class_names: Sequence[str]) -> dict[str, Any]:
+        """By target, its images with their labels and likely detections; and the names of the classes."""
+        from dafw import plots
+
+        targets: dict[str, list[Any]] = {one.domain: [] for one in shown if one.is_target}
+        for one in shown:
+            if one.is_target:
+                targets[one.domain] += [plots.kept(*parts) for parts in likely_boxes(one)]
+        return {"classes": list(class_names), "targets": targets}
 
     def wrong_samples(self, domain: Domain, num_classes: int) -> list[str]:
         """The samples with a box without area, a box outside the image, or a class that does not exist."""
@@ -286,3 +312,25 @@ def _select(labels: Boxes, kept: list[Tensor]) -> list[dict[str, Any]]:
         of_boxes = {name: v for name, v in label.items() if isinstance(v, Tensor) and v.ndim and len(v) == len(one)}
         found.append({**label, **{name: value[index] for name, value in of_boxes.items()}})
     return found
+
+
+def uncrowded(label: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``boxes`` and ``labels`` of one image without those that are marked as crowd; the host reads how many remain."""
+    parts = {name: label[name] for name in ("boxes", "labels")}
+    return {name: part[~label["crowd"]] for name, part in parts.items()} if "crowd" in label else parts
+
+
+def likely_boxes(shown: Shown) -> "Iterator[tuple[Any, Drawn | None, Drawn]]":
+    """Each image of a batch without its padding, its labels, and its detections with a score above 0.5."""
+    from dafw.metrics.box_matching import LIKELY
+    from dafw.plots import Boxes as Drawn
+
+    columns = (shown.predictions[name] for name in ("size", "boxes", "scores", "labels"))
+    for index, ((height, width), boxes, scores, labels) in enumerate(zip(*columns, strict=True)):
+        kept = scores > LIKELY
+        truth = None
+        if shown.labels is not None:
+            known = uncrowded(shown.labels[index])
+            truth = Drawn(known["boxes"].numpy(), known["labels"].numpy())
+        image = picture(shown.inputs[index][:, :height, :width])
+        yield image, truth, Drawn(boxes[kept].numpy(), labels[kept].numpy(), scores[kept].numpy())

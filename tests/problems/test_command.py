@@ -13,6 +13,8 @@ from commands import CHECKOUT, call, one_run
 from PIL import Image
 
 from dafw.errors import UserError
+from dafw.metrics.box_matching import ERRORS
+from dafw.metrics.boxes import NAMES
 from dafw.problems import Segmentation
 from dafw.testing import Case, cases
 from dafw.testing.dense_toys import ToySegmenter
@@ -121,10 +123,14 @@ def test_boxes(capsys: pytest.CaptureFixture[str]) -> None:
     assert (done.code, done.err) == (0, "")
     folder = one_run(Path("runs"))
     result = json.loads((folder / "result.json").read_text())
-    assert result["metric"] == "map"
-    assert set(result["test"]["b"]) == {"map", "map_50", "map_75", "ap/zero", "ap/one", "ap/two"}
-    assert set(result["history"][-1]["validators"]) == {"source_map", "source_loss"}
-    assert {path.name for path in (folder / "plots").iterdir()} == {"curves.png", "boxes.png"}
+    assert result["metric"] == "ap50"
+    by_class = {f"{name}/{label}" for name in ("ap", "ap50") for label in ("zero", "one", "two")}
+    assert set(result["test"]["b"]) == {*NAMES, "detection_accuracy", "images_without_box", *ERRORS, *by_class}
+    validators = result["history"][-1]["validators"]
+    assert set(validators) == {"source_ap50", "source_loss", "entropy", "im", "pseudo_boxes"}
+    assert validators["pseudo_boxes"] >= 0
+    kept = {path.name for path in (folder / "plots").iterdir()}
+    assert kept == {"curves.png", "boxes.png", "errors.png", "examples.json"}
     predicted = call(capsys, "predict", *BOXES)
     assert (predicted.code, predicted.out.splitlines(), predicted.err) == (
         0,
