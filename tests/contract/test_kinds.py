@@ -20,6 +20,7 @@ from dafw.methods import (
     DAFormer,
     DeepCORAL,
     FineTune,
+    MeanTeacher,
     MinEnt,
     ParetoAdvent,
     SourceOnly,
@@ -34,6 +35,9 @@ LEVELS: dict[str, Any] = {**PADDED, "network": ToySegmenter(auxiliary=True), "le
 CRITIC: dict[str, Any] = {"critic_width": 4, "critic_layers": 2, "weight": 0.1}
 TEACHING = {"threshold": 0.4, "decay": 0.8}
 MASKED = {"class_path": "dafw.methods.segmentation.dacs.Masked", "init_args": {"block": 3}}
+BOXES: dict[str, Any] = {"threshold": 0.2, "decay": 0.8, "burn_in": 0.25}
+HIDDEN = {"class_path": "dafw.methods.detection.box_teacher.Masked", "init_args": {"block": 8}}
+CRITIC_OF_PLACES = {"class_path": "dafw.methods.detection.mean_teacher.ImageCritic", "init_args": {"width": 4}}
 CASES = {
     "source_masks": case(SourceOnly, kind="segmentation"),
     "source_masks_padded": case(SourceOnly, kind="segmentation", data_arguments=SIZES, norm="separate"),
@@ -71,6 +75,19 @@ CASES = {
     "seen_boxes": case(SourceOnly, kind="detection", forward_target=True, norm="separate", ema_decay=0.8),
     "adabn_boxes": case(AdaBN, kind="detection"),
     "dann_boxes": case(DANN, kind="detection"),
+    "aldi_boxes": case(
+        MeanTeacher,
+        **BOXES,
+        labels="soft",
+        pseudo_boxes=True,
+        start="average",
+        masked=HIDDEN,
+        interval=2,
+        serve="student",
+    ),
+    "adaptive_teacher_boxes": case(
+        MeanTeacher, **BOXES, labels="both", source_views="both", critic=CRITIC_OF_PLACES, norm="joint"
+    ),
 }
 ITEMS = [Case(**{**vars(item), "label": name}) for name, item in CASES.items()]
 every_case = pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.name)
