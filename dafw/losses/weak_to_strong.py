@@ -109,7 +109,7 @@ def weak_to_strong_contrast(strong: Tensor, weak: Tensor, found: RegionLabels, t
         A scalar, 0 if no region is labelled as an object. The ranks' mean is the value for the regions of all ranks.
     """
     with torch.no_grad():
-        keys, labels = gather_unequal(full_precision(weak)), gather_unequal(found.labels)
+        keys, labels = gather_unequal(full_precision(weak.detach())), gather_unequal(found.labels)
         accepted, weights = gather_unequal(found.accepted), gather_unequal(found.weights)
         anchors = found.accepted & (found.labels > 0)
         positive = (found.labels[:, None] == labels) & accepted

@@ -16,7 +16,7 @@ from dafw.nn.layout import BatchLayout
 from dafw.nn.pyramids import make_pyramid
 from dafw.problems.model import NetworkBase
 from dafw.problems.outputs import BoxOutputs, Regions
-from dafw.ranges import ClosedUnitInterval, PositiveInt
+from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 
 Arch = Literal["fasterrcnn", "fcos", "retinanet"]
 
@@ -64,6 +64,8 @@ class Detector(NetworkBase):
         score_threshold: detections of lower scores are left out (torchvision's FCOS: 0.2).
         nms_threshold: overlap above which the lower of two detections of a class is left out (torchvision's FCOS: 0.6).
         detections_per_image: the most that remain of an image (torchvision's RetinaNet: 300).
+        region_focal: gamma of the focal loss of the classes of ``fasterrcnn``'s regions (Unbiased Teacher: 1.5); null:
+            the cross-entropy.
         backbone_args: further arguments of timm's constructor or of the class.
         in_channels: channels C of an image.
         base: see :class:`~dafw.problems.NetworkBase`. The backbone is the pyramid.
@@ -93,11 +95,14 @@ class Detector(NetworkBase):
         score_threshold: ClosedUnitInterval = 0.05,
         nms_threshold: ClosedUnitInterval = 0.5,
         detections_per_image: PositiveInt = 100,
+        region_focal: NonNegativeFloat | None = None,
         backbone_args: dict[str, Any] | None = None,
         in_channels: PositiveInt = 3,
         **base,
     ) -> None:
         choose("arch", arch, get_args(Arch))
+        if region_focal is not None and arch != "fasterrcnn":
+            raise UserError(f"{arch} has no regions of its own: leave out model.network.region_focal")
         pyramid = make_pyramid(backbone, arch, in_channels, pyramid_width, weights, dict(backbone_args or {}))
         self._check_anchors(arch, backbone, anchor_sizes, len(pyramid.strides))
         super().__init__(pyramid.module, pyramid.module.out_channels, in_channels=in_channels, **base)
@@ -107,6 +112,7 @@ class Detector(NetworkBase):
         self.options = HeadOptions(
             arch, backbone, weights, head_width, anchor_sizes, anchors_per_image, regions_per_image,
             proposals_in_training, proposals_in_test, score_threshold, nms_threshold, detections_per_image,
+            region_focal,
         )  # fmt: skip
 
     @staticmethod

@@ -34,6 +34,7 @@ class HeadOptions(NamedTuple):
     score_threshold: float
     nms_threshold: float
     detections_per_image: int
+    region_focal: float | None
 
 
 def make_box_head(options: HeadOptions, levels: Pyramid, channels: int, num_classes: int) -> BoxHead:
@@ -94,7 +95,7 @@ def _two_stage(options: HeadOptions, levels: Pyramid, channels: int, num_classes
         options.nms_threshold,
         options.detections_per_image,
     )
-    head = TwoStage(rpn, roi_heads, options.proposals_in_training)
+    head = TwoStage(rpn, roi_heads, options.proposals_in_training, options.region_focal or 0.0)
     prefixes = {"rpn.": "rpn.", "roi_heads.": "roi_heads."}
     load_head(head, options.backbone, options.weights if model is not None else None, prefixes)
     return head

@@ -24,6 +24,7 @@ from dafw.nn.detector_parts import (
     term_rows,
     to_list,
 )
+from dafw.nn.focal import focal_cross_entropy
 from dafw.nn.precision import full_precision
 from dafw.problems.outputs import BoxOutputs, Regions
 from dafw.problems.reads import needed_reads
@@ -38,16 +39,17 @@ class TwoStage(BoxHead):
         rpn: makes proposals.
         roi_heads: pools, classifies and moves them.
         proposals_in_training: proposals of an image that the losses draw from.
+        focal: gamma of the focal loss of the regions' classes; 0 is the cross-entropy.
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("class", "box", "objectness", "proposal_box")
 
-    def __init__(self, rpn: Proposer, roi_heads: RoIHeads, proposals_in_training: int) -> None:
+    def __init__(self, rpn: Proposer, roi_heads: RoIHeads, proposals_in_training: int, focal: float = 0.0) -> None:
         super().__init__()
         self.rpn: Any = rpn
         self.roi_heads: Any = roi_heads
         self.roi_heads.box_head.rows_are_regions = True  # which batch statistics must know
-        self.proposals_in_training = proposals_in_training
+        self.proposals_in_training, self.focal = proposals_in_training, focal
 
     def maps(self, levels: list[Tensor]) -> dict[str, list[Tensor]]:
         """The proposals' scores ``objectness`` and moves ``deltas``."""
@@ -154,13 +156,9 @@ class TwoStage(BoxHead):
             positive = torch.where(truth > 0)[0]
         own = found.deltas.reshape(len(truth), -1, 4)[positive, truth[positive]]
         return {
-            "class": Term(partial(_entropy, found.logits, truth), found.image, len(truth), True),
+            "class": Term(partial(focal_cross_entropy, found.logits, truth, self.focal), found.image, len(truth), True),
             "box": Term(partial(_shift, own, moves[positive]), found.image[positive], len(truth), False),
         }
-
-
-def _entropy(logits: Tensor, truth: Tensor, reduction: str) -> Tensor:
-    return F.cross_entropy(logits, truth, reduction=reduction)
 
 
 def _binary(scores: Tensor, truth: Tensor, reduction: str) -> Tensor:

@@ -135,7 +135,7 @@ class Detection(Problem):
     def pseudo_labels(
         self, outputs: BoxOutputs, threshold: float | Tensor = 0.0
     ) -> tuple[list[dict[str, Tensor]], Tensor]:
-        """The detections of each image with a score above a threshold; the host reads which they are.
+        """The detections of each image with a score of at least a threshold; the host reads which they are.
 
         Args:
             outputs: of n images.
@@ -146,7 +146,7 @@ class Detection(Problem):
         """
         found = self.network.detections(outputs)
         limits = [threshold[one["labels"]] if isinstance(threshold, Tensor) else threshold for one in found]
-        kept = [one["scores"] > limit for one, limit in zip(found, limits, strict=True)]
+        kept = [one["scores"] >= limit for one, limit in zip(found, limits, strict=True)]
         labels = _select(found, kept)
         weights = [float(len(one["boxes"]) > 0) for one in labels]
         return labels, torch.tensor(weights, device=outputs.anchors[0].device)

@@ -135,10 +135,9 @@ def _tensors(outputs: Any) -> list[Tensor]:
 
 def check_reversed_gradients(item: Case, folder: Path) -> None:
     """For each adversarial term: a step of the features along their gradient raises it, one of the critic lowers it."""
-    method, _ = item.train(folder, precision="64-true", epochs=1)
     data = item.make_data()
-    data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
+    method, _ = item.train(folder, data=data, precision="64-true", epochs=1)
+    batch = next(iter(data.train_dataloader()))  # with the views that the method asks for
     method.train()
 
     def value(model: Method, name: str) -> Tensor:

@@ -102,7 +102,7 @@ class BoxTeacher(Method, abstract=True):
                 "model.pseudo_boxes with model.labels soft compares the moves of regions, and this detector has no "
                 "regions of its own: leave it out, or set model.network.arch to fasterrcnn"
             )
-        self.register_buffer("thresholds", torch.full((self.num_classes,), threshold), persistent=False)
+        self.register_buffer("thresholds", _above(torch.full((self.num_classes,), threshold)), persistent=False)
         self.teacher = Teacher(network, decay, interval=interval)
 
     def setup(self, stage: str) -> None:
@@ -115,7 +115,8 @@ class BoxTeacher(Method, abstract=True):
         if stage == "fit" and self.class_thresholds:
             names = self.data.known_names
             for name, threshold in self.class_thresholds.items():
-                self.thresholds[names.index(choose("class in model.class_thresholds", name, names))] = threshold
+                place = names.index(choose("class in model.class_thresholds", name, names))
+                self.thresholds[place] = _above(torch.tensor(threshold))
 
     @property
     def eval_network(self) -> Any:
@@ -191,6 +192,11 @@ class BoxTeacher(Method, abstract=True):
             terms |= found if self.pseudo_boxes else {"soft_class": found["soft_class"]}
         terms = {name: self.weight * value for name, value in terms.items()}
         return _folded({**terms, "idle": 0 * torch.stack(idle).sum()}, list(terms))
+
+
+def _above(thresholds: Tensor) -> Tensor:
+    """The least numbers above thresholds, so that nothing is above 1."""
+    return torch.nextafter(thresholds, torch.full_like(thresholds, 2))
 
 
 def _folded(terms: Losses, kept: list[str]) -> Losses:
