@@ -271,11 +271,6 @@ class BoxFolders(BoxDomains):
                 self.checked(name)
             self._images(name)
 
-    def empty_images(self, name: str, split: Split) -> int | None:
-        """How many images of a split have no box of a class; ``None`` without labels."""
-        labels = self.load(name, split).labels
-        return int((labels.counts == 0).sum()) if isinstance(labels, BoxLabels) else None
-
     def in_short(self) -> list[str]:
         """For each domain how many images and boxes it has, what was left out, and the sizes of its splits."""
         lines = []
