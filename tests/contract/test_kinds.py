@@ -24,8 +24,10 @@ from dafw.methods import (
     ParetoAdvent,
     SourceOnly,
 )
+from dafw.nn.detector import Detector
 from dafw.nn.segmentation import SegmentationNetwork
 from dafw.testing import Case, case, contract
+from dafw.testing.cases import DETECTORS
 from dafw.testing.dense_toys import ToySegmenter
 
 SIZES = {"sizes": True}
@@ -71,6 +73,15 @@ CASES = {
     "seen_boxes": case(SourceOnly, kind="detection", forward_target=True, norm="separate", ema_decay=0.8),
     "adabn_boxes": case(AdaBN, kind="detection"),
     "dann_boxes": case(DANN, kind="detection"),
+    **{
+        f"{name}_{arch}": case(method, kind="detection", network=Detector(**DETECTORS[arch]), **options)
+        for arch in ("fcos", "retinanet")
+        for name, method, options in (
+            ("source", SourceOnly, {"norm": "group"}),
+            ("adabn", AdaBN, {}),
+            ("dann", DANN, {"width": 8, "depth": 1, "norm": "domain_specific", "ema_decay": 0.8}),
+        )
+    },
 }
 ITEMS = [Case(**{**vars(item), "label": name}) for name, item in CASES.items()]
 every_case = pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.name)
