@@ -94,6 +94,19 @@ def read_coco(path: Path, folder: str, part: str = "all") -> tuple[list[Annotate
     return found, [categories[key] for key in sorted(categories, key=lambda one: (str(type(one)), one))]
 
 
+def read_ids(path: Path, folder: str) -> tuple[dict[str, int | str], dict[str, int | str]]:
+    """The ids of a file in COCO's format that :func:`read_coco` has read: by image, and by the name of a class.
+
+    Args:
+        path: the file.
+        folder: see :func:`read_coco`.
+    """
+    given = read_json(path, "the annotation file")
+    names = ((str(one["file_name"]).replace("\\", "/").removeprefix("./"), one["id"]) for one in given["images"])
+    images = {f"{folder}/{name}": number for name, number in names}
+    return images, {one_spelling(str(one["name"])): one["id"] for one in given["categories"]}
+
+
 def _fields(path: Path, where: str, entry: Any, *keys: str) -> list[Any]:
     """Values of an entry.
 

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dafw.data.entries import PassedOver
+from dafw.data.numbers import Numbers
 from dafw.errors import UserError
-from datamodules.box_files import read_coco
+from dafw.names import one_spelling
+from datamodules.box_files import read_coco, read_ids
 from datamodules.box_folders import BoxFolders
 from datamodules.box_listing import Annotated, Listed, domain_folders, image_folder, unlabelled
 from datamodules.mask_listing import files_below
@@ -31,17 +33,31 @@ class CocoDomains(BoxFolders):
     def _annotations(self, name: str) -> str:
         return " or ".join(map(str, self._whole(name)))
 
-    def _list(self, name: str) -> Listed:
-        folder, passed = image_folder(self.root, name, ("images",)), PassedOver()
+    def numbers(self, domain: str) -> Numbers | None:
+        """The ids of the images and categories in the file of a domain; classes have the names of this data."""
+        folder = image_folder(self.root, domain, ("images",))
+        read = [read_ids(path, folder) for path in self._given(domain).values()]
+        images = {image: number for found, _ in read for image, number in found.items()}
+        change = {one_spelling(name): one_spelling(other) for name, other in self.rename.items()}
+        classes = {change.get(name, name): number for _, found in read for name, number in found.items()}
+        return Numbers(images, classes) if read else None
+
+    def _given(self, name: str) -> dict[str, Path]:
+        """The annotation files of a domain by their part of it."""
         files = {part: self.root / f"{name}_{part}.json" for part in ("train", "val", "test")}
         whole = next((path for path in self._whole(name) if path.is_file()), None)
         given = {"all": whole} if whole else {part: path for part, path in files.items() if path.is_file()}
+        if given and "all" not in given and not {"train", "test"} <= given.keys():
+            lacking = files["train" if "train" not in given else "test"]
+            raise UserError(f"{next(iter(given.values()))} is there, and {lacking} is not: give both")
+        return given
+
+    def _list(self, name: str) -> Listed:
+        folder, passed = image_folder(self.root, name, ("images",)), PassedOver()
+        given = self._given(name)
         there = list(files_below(self.root, folder, passed))
         if not given:
             return unlabelled(self.root / folder, there, passed)
-        if "all" not in given and not {"train", "test"} <= given.keys():
-            lacking = files["train" if "train" not in given else "test"]
-            raise UserError(f"{next(iter(given.values()))} is there, and {lacking} is not: give both")
         found, names = list[Annotated](), list[str]()
         for part, path in given.items():
             of_part, classes = read_coco(path, folder, part)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from dafw.data.domain import Domain
+from dafw.data.numbers import Numbers
 from dafw.errors import UserError
 from dafw.files import check_writable
 from dafw.recording import Recorded
@@ -58,12 +59,14 @@ class Predicted:
         columns: by name one value for each sample, see :meth:`Problem.predictions`.
         sizes: height and width of the file that each sample was made of, to which a mask is scaled; ``None`` where a
             mask stays as it is.
+        numbers: by which the domain's annotations call images and classes; ``None`` without such.
     """
 
     domain: str
     ids: Sequence[str]
     columns: Mapping[str, Sequence[Any]]
     sizes: Sequence[tuple[int, int] | None] | None = None
+    numbers: Numbers | None = None
 
 
 class Problem(Recorded):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dafw.data.numbers import Numbers
 from dafw.files import write_atomically
 from dafw.names import file_name
 from dafw.problems.base import Predicted
@@ -14,8 +15,9 @@ def write_boxes(found: Sequence[Predicted], class_names: Sequence[str], path: Pa
     """Writes one JSON file: a list with an entry for each box. Several domains get a file each beside it.
 
     An entry has COCO's keys ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and ``score``, and ``domain``
-    and ``category``, the class's name. The box is in pixels of the image file; ``image_id`` is the sample's name, and
-    ``category_id`` the position of the class from 0. The file of a domain is named by :func:`domain_file`.
+    and ``category``, the class's name. The box is in pixels of the image file. The two ids are those of the domain's
+    own annotations if it has some; else they are the sample's name and the position of the class from 0. The file of a
+    domain is named by :func:`domain_file`.
 
     Args:
         found: the predictions. A column ``size`` holds height and width of each image as the detector saw it.
@@ -42,6 +44,7 @@ def entries_of(one: Predicted, class_names: Sequence[str]) -> list[dict[str, Any
     """The entries of one domain, in the order of its samples."""
     entries = []
     columns = (one.columns[name] for name in ("boxes", "scores", "labels", "size"))
+    images, classes = one.numbers or Numbers({}, {})
     sizes = one.sizes if one.sizes is not None else [None] * len(one.ids)
     for sample, original, boxes, scores, labels, (height, width) in zip(one.ids, sizes, *columns, strict=True):
         down, across = (1.0, 1.0) if original is None else (original[0] / height, original[1] / width)
@@ -50,8 +53,8 @@ def entries_of(one: Predicted, class_names: Sequence[str]) -> list[dict[str, Any
             left, top, right, bottom = box
             entries.append(
                 {
-                    "image_id": sample,
-                    "category_id": label,
+                    "image_id": images.get(sample, sample),
+                    "category_id": classes.get(class_names[label], label),
                     "bbox": [round(value, 3) for value in (left, top, right - left, bottom - top)],
                     "score": round(score, 6),
                     "domain": one.domain,

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from boxed_folders import coco, write_coco
+from boxed_folders import image as boxed_image
 from commands import CHECKOUT, call, one_run
 from PIL import Image
 
@@ -140,6 +142,36 @@ def test_boxes(capsys: pytest.CaptureFixture[str]) -> None:
     entries = json.loads(Path("predictions.json").read_text())
     assert {entry["domain"] for entry in entries} == {"b"}
     assert all(0 <= entry["score"] <= 1 and entry["category"] in ("zero", "one", "two") for entry in entries)
+
+
+def test_boxes_are_predicted_in_pixels_of_the_files(capsys: pytest.CaptureFixture[str]) -> None:
+    """The detector sees images of half the size; two targets, one of them without labels."""
+    write_coco(Path("data"), "day", coco(24))
+    write_coco(Path("data"), "night", coco(12))
+    for i in range(24):
+        boxed_image(Path(f"data/fog/{i}.png"), (40, 30))
+    task = (
+        *("--model", "SourceOnly", "--model.network", "Detector", "--model.problem", "Detection"),
+        *("--model.network.score_threshold", "0"),
+        *("--data", "CocoDomains", "--data.root", "data", "--data.source", "day", "--data.target", "[night, fog]"),
+        *("--data.size", "[16, 16]", "--data.steps_per_epoch", "2", "--data.batch_size", "4"),
+        *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--run.plots", "false"),
+    )
+    assert call(capsys, "fit", *task).code == 0
+    assert call(capsys, "predict", *task).code == 0
+    entries = json.loads(Path("predictions.json").read_text())
+    read = {name: json.loads(Path(f"predictions-{name}.json").read_text()) for name in ("night", "fog")}
+    assert entries == read["night"] + read["fog"]
+    assert {one["category"]: one["category_id"] for one in read["night"]} == {"cat": 5, "dog": 6}, "those of the file"
+    assert {one["image_id"] for one in read["night"]} <= set(range(10, 22))
+    assert all(one["image_id"].startswith("fog/") and one["category_id"] < 2 for one in read["fog"])
+    far = {
+        name: np.array([[x + width, y + height] for x, y, width, height in (one["bbox"] for one in found)]).max(0)
+        for name, found in read.items()
+    }
+    for name, (height, width) in {"night": (40, 32), "fog": (40, 30)}.items():
+        assert (far[name] <= (width, height)).all()
+        assert (far[name] > 16).all(), "the boxes are those of the images that the detector saw"
 
 
 def test_a_method_for_classes_refuses_masks_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
