@@ -25,6 +25,7 @@ from dafw.methods import (
     ParetoAdvent,
     SourceOnly,
 )
+from dafw.nn.detector import Detector
 from dafw.nn.segmentation import SegmentationNetwork
 from dafw.testing import Case, case, contract
 from dafw.testing.dense_toys import ToySegmenter
@@ -85,6 +86,7 @@ CASES = {
         interval=2,
         serve="student",
     ),
+    "teacher_fcos": case(MeanTeacher, **BOXES, labels="both", network=Detector("fcos", proposals_in_test=20)),
     "adaptive_teacher_boxes": case(
         MeanTeacher, **BOXES, labels="both", source_views="both", critic=CRITIC_OF_PLACES, norm="joint"
     ),
