@@ -1,13 +1,14 @@
 """FCOS and RetinaNet after their pyramid: classes and boxes of each anchor."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.fcos import FCOS, FCOSHead
+from torchvision.models.detection.fcos import FCOS, FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -263,13 +264,27 @@ class Retina(DenseHead):
 
 
 def make_fcos(channels: int, num_classes: int, anchors: AnchorGenerator, **options: Any) -> FCOS:
-    """Torchvision's FCOS without a backbone, for labels from 0."""
-    head = Fcos.Head(channels, 1, num_classes)
+    """Torchvision's FCOS without a backbone, for labels from 0. Groups of its normalisation have 8 channels."""
+    head, norm = Fcos.Head(channels, 1, num_classes), partial(nn.GroupNorm, channels // 8)
+    if channels != 256:  # for which torchvision's own 32 groups are such
+        head.classification_head = FCOSClassificationHead(channels, 1, num_classes, norm_layer=norm)
+        head.regression_head = FCOSRegressionHead(channels, 1, norm_layer=norm)
     return FCOS(_NoBackbone(channels), num_classes, anchor_generator=anchors, head=head, **options)
 
 
 def make_retina(
     channels: int, num_classes: int, anchors: AnchorGenerator, head: RetinaNetHead | None = None, **options: Any
 ) -> RetinaNet:
-    """Torchvision's RetinaNet without a backbone, for labels from 0."""
+    """Torchvision's RetinaNet without a backbone, for labels from 0.
+
+    Args:
+        channels: d of the maps.
+        num_classes: K.
+        anchors: of all levels.
+        head: ``None``: with group normalisation, as torchvision's second version has it; groups have 8 channels.
+        options: of the model.
+    """
+    if head is None:
+        norm = partial(nn.GroupNorm, max(channels // 8, 1))
+        head = RetinaNetHead(channels, anchors.num_anchors_per_location()[0], num_classes, norm_layer=norm)
     return RetinaNet(_NoBackbone(channels), num_classes, anchor_generator=anchors, head=head, **options)

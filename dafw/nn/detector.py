@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,9 @@ class Detector(NetworkBase):
     :meth:`forward` sees images alone. :meth:`losses`, :meth:`row_losses`, :meth:`proposals`, :meth:`regions` and
     :meth:`detections` start from its outputs, or from a slice of them, and pass no image again. They give the same in
     training and in evaluation mode. Classes count from 0.
+
+    ``fcos`` and ``retinanet`` have group normalisation in their heads, as torchvision's FCOS and its second RetinaNet
+    have. ``retinanet`` learns boxes by torchvision's L1 loss.
 
     Args:
         arch: see above.
@@ -73,6 +76,8 @@ class Detector(NetworkBase):
     Raises:
         UserError: unknown names, anchors for another number of levels, arguments or weights that do not fit.
     """
+
+    kind: ClassVar[str] = "detection"
 
     def __init__(  # type: ignore[no-untyped-def]
         self,

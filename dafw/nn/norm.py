@@ -31,7 +31,9 @@ from dafw.nn.layout import BatchLayout
 from dafw.nn.precision import full_precision
 
 NormMode = Literal["joint", "separate", "domain_specific", "frozen", "group"]
-NORM_MODES: tuple[str, ...] = get_args(NormMode)
+BatchNormMode = Literal["joint", "separate", "domain_specific", "frozen"]
+NORM_MODES: tuple[str, ...] = get_args(BatchNormMode)
+"""Those of batch normalisation."""
 _BRANCH = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
@@ -94,7 +96,7 @@ class DomainBatchNorm(nn.Module):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        mode: NormMode = "joint",
+        mode: BatchNormMode = "joint",
         layout: BatchLayout | None = None,
     ) -> None:
         super().__init__()
@@ -116,7 +118,7 @@ class DomainBatchNorm(nn.Module):
         self._enter(mode, layout or BatchLayout())
 
     @classmethod
-    def from_batch_norm(cls, layer: _BatchNorm, mode: NormMode, layout: BatchLayout) -> Self:
+    def from_batch_norm(cls, layer: _BatchNorm, mode: BatchNormMode, layout: BatchLayout) -> Self:
         """A layer that holds the parameters and buffers of ``layer`` themselves, so that optimisers stay valid.
 
         Raises:
@@ -132,12 +134,10 @@ class DomainBatchNorm(nn.Module):
         new._enter(mode, layout)
         return new.train(layer.training)
 
-    def _enter(self, mode: NormMode, layout: BatchLayout) -> None:
+    def _enter(self, mode: BatchNormMode, layout: BatchLayout) -> None:
         """Switches to ``mode``. In ``domain_specific`` the source's branch begins as a copy of the present one."""
         if mode not in NORM_MODES:
             raise ValueError(f"norm must be one of {', '.join(NORM_MODES)}, not {mode!r}")
-        if mode == "group":
-            raise ValueError("norm: group needs a network whose batch normalisations were not converted before")
         if mode == "frozen" and self.running_mean is None:
             raise ValueError("norm: frozen needs a layer that tracks running statistics")
         self.mode, self.layout = mode, layout
@@ -357,8 +357,8 @@ def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = Non
             replaced.
         UserError: for a mode that tells domains apart, if there is a layer whose rows are regions.
     """
-    if mode not in NORM_MODES:
-        raise ValueError(f"norm must be one of {', '.join(NORM_MODES)}, not {mode!r}")
+    if mode not in get_args(NormMode):
+        raise ValueError(f"norm must be one of {', '.join(get_args(NormMode))}, not {mode!r}")
     if isinstance(module, _BatchNorm):
         name = type(module).__name__
         raise ValueError(f"a {name} cannot be replaced from within: pass the network that holds it")
@@ -368,6 +368,8 @@ def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = Non
     regions = {one for part in module.modules() if getattr(part, "rows_are_regions", False) for one in part.modules()}
     for place, parent in [one for one in module.named_modules() if one[1] not in skipped]:
         if isinstance(parent, DomainBatchNorm):
+            if mode == "group":
+                raise ValueError("norm: group needs a network whose batch normalisations were not converted before")
             parent._enter(mode, layout)
         elif isinstance(getattr(parent, "layout", None), BatchLayout):
             parent.layout = layout

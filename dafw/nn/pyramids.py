@@ -12,14 +12,12 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from dafw.errors import UserError, choose, sentence
-from dafw.nn.backbones import find_module
+from dafw.nn.backbones import DETECTOR_BACKBONES, find_module
 from dafw.nn.modes import evaluation_mode
 from dafw.nn.segmentation_parts import IMAGENET, of_stages
 from dafw.nn.torchvision_detectors import TORCHVISION, load_pyramid, make_model
 from dafw.nn.weights import load_weights
 
-#: Backbones that are no class of a user and not timm's.
-NAMES = ("tiny", *TORCHVISION)
 #: Whether proposals have a stage of their own decides which stages a pyramid begins with, and what it ends with.
 TWO_STAGE = "fasterrcnn"
 
@@ -145,7 +143,7 @@ def _of_timm(
     import timm
 
     if not timm.is_model(name):
-        choose("backbone", name, [*NAMES, *timm.list_models()])
+        choose("backbone", name, [*DETECTOR_BACKBONES, *timm.list_models()])
     made_with = {"in_chans": in_channels, **arguments}
     try:
         body = timm.create_model(name, pretrained=False, features_only=True, **made_with)

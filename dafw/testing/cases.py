@@ -76,11 +76,19 @@ TINY: dict[str, dict[str, Any]] = {
 }
 #: Arguments of the toy network where the plain one will not do.
 NETWORKS: dict[str, dict[str, Any]] = {name: {"backbone": "dafw.testing.toys.ToySENet"} for name in ("DCAN", "GDCAN")}
-#: The toys of each kind of problem but classes: the problem, and the network's class and arguments. The detector draws
-#: all anchors and proposals that there are, so that no random choice tells two ranks from one.
+#: Arguments of a small detector of each architecture. It draws so few anchors and regions that some are left out.
+DETECTORS: dict[str, dict[str, Any]] = {
+    "fasterrcnn": {
+        **{"proposals_in_training": 20, "proposals_in_test": 20, "head_width": 32},
+        **{"anchors_per_image": 16, "regions_per_image": 12},
+    },
+    "fcos": {"arch": "fcos", "proposals_in_test": 20},
+    "retinanet": {"arch": "retinanet", "proposals_in_test": 20, "anchor_sizes": [[12], [24]]},
+}
+#: The toys of each kind of problem but classes: the problem, and the network's class and arguments.
 KINDS: dict[str, tuple[Problem, type[NetworkBase], dict[str, Any]]] = {
     "segmentation": (Segmentation(), ToySegmenter, {}),
-    "detection": (Detection(), Detector, {"proposals_in_training": 20, "proposals_in_test": 20}),
+    "detection": (Detection(), Detector, DETECTORS["fasterrcnn"]),
 }
 
 

@@ -28,6 +28,7 @@ from dafw.methods import (
 from dafw.nn.detector import Detector
 from dafw.nn.segmentation import SegmentationNetwork
 from dafw.testing import Case, case, contract
+from dafw.testing.cases import DETECTORS
 from dafw.testing.dense_toys import ToySegmenter
 
 SIZES = {"sizes": True}
@@ -86,10 +87,19 @@ CASES = {
         interval=2,
         serve="student",
     ),
-    "teacher_fcos": case(MeanTeacher, **BOXES, labels="both", network=Detector("fcos", proposals_in_test=20)),
+    "teacher_fcos": case(MeanTeacher, **BOXES, labels="both", network=Detector(**DETECTORS["fcos"])),
     "adaptive_teacher_boxes": case(
         MeanTeacher, **BOXES, labels="both", source_views="both", critic=CRITIC_OF_PLACES, norm="joint"
     ),
+    **{
+        f"{name}_{arch}": case(method, kind="detection", network=Detector(**DETECTORS[arch]), **options)
+        for arch in ("fcos", "retinanet")
+        for name, method, options in (
+            ("source", SourceOnly, {"norm": "group"}),
+            ("adabn", AdaBN, {}),
+            ("dann", DANN, {"width": 8, "depth": 1, "norm": "domain_specific", "ema_decay": 0.8}),
+        )
+    },
 }
 ITEMS = [Case(**{**vars(item), "label": name}) for name, item in CASES.items()]
 every_case = pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.name)
