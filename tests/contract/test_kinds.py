@@ -81,15 +81,6 @@ CASES = {
     "seen_boxes": case(SourceOnly, kind="detection", forward_target=True, norm="separate", ema_decay=0.8),
     "adabn_boxes": case(AdaBN, kind="detection"),
     "dann_boxes": case(DANN, kind="detection"),
-    **{
-        f"{name}_{arch}": case(method, kind="detection", network=Detector(**DETECTORS[arch]), **options)
-        for arch in ("fcos", "retinanet")
-        for name, method, options in (
-            ("source", SourceOnly, {"norm": "group"}),
-            ("adabn", AdaBN, {}),
-            ("dann", DANN, {"width": 8, "depth": 1, "norm": "domain_specific", "ema_decay": 0.8}),
-        )
-    },
     "aldi_boxes": case(
         MeanTeacher,
         **BOXES,
@@ -100,6 +91,7 @@ CASES = {
         interval=2,
         serve="student",
     ),
+    "teacher_fcos": case(MeanTeacher, **BOXES, labels="both", network=Detector(**DETECTORS["fcos"])),
     "adaptive_teacher_boxes": case(
         MeanTeacher, **BOXES, labels="both", source_views="both", critic=CRITIC_OF_PLACES, norm="joint"
     ),
@@ -113,6 +105,15 @@ CASES = {
         **{"largest": 1.0, "ema_decay": 0.8, "norm": "group"},
     ),
     "group_dro_boxes": case(GroupDRO, kind="detection", rate=0.5),
+    **{
+        f"{name}_{arch}": case(method, kind="detection", network=Detector(**DETECTORS[arch]), **options)
+        for arch in ("fcos", "retinanet")
+        for name, method, options in (
+            ("source", SourceOnly, {"norm": "group"}),
+            ("adabn", AdaBN, {}),
+            ("dann", DANN, {"width": 8, "depth": 1, "norm": "domain_specific", "ema_decay": 0.8}),
+        )
+    },
 }
 ITEMS = [Case(**{**vars(item), "label": name}) for name, item in CASES.items()]
 every_case = pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.name)
