@@ -1,6 +1,6 @@
 """Losses of NSA: how far a disturbed image's features and predictions are from those of the image itself.
 
-Zhou et al., Network Stability Analysis, ICCV 2023; what the paper leaves open was read in the authors' code.
+Zhou et al., ICCV 2023, https://arxiv.org/abs/2308.08182; what the paper leaves open was read in the authors' code.
 """
 
 import torch

@@ -22,8 +22,8 @@ class DomainPenalisation(GeneralizationMethod):
     beta * L_S), where L_i is the mean loss of source i in that epoch and S the number of sources. No gradient flows
     into w. The losses of all images come from one pass.
 
-    Domain penalisation for wheat heads, https://arxiv.org/abs/2408.01746. There is no public code. The abstract and
-    two summaries of the formulas were read, not the paper itself. After the first epoch the paper's weights add up to
+    Domain penalisation for improved Out-of-Distribution Generalisation, 2024, https://arxiv.org/abs/2408.01746. There
+    is no public code. The abstract and two summaries of the formulas were read, not the paper itself. After the first epoch the paper's weights add up to
     1, not to S (``total: one``). This divides the gradient by S from the second epoch on; with the 18 sources of its
     data the learning rate in effect falls to an eighteenth. Hence the default here, which is ours.
 

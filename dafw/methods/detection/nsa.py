@@ -90,8 +90,9 @@ class NSA(AdaptationMethod):
     The teacher is a moving average of the student and is what is evaluated, as in the authors' code. The control (all
     three weights 0) has the same passes and the same average, and learns from the heavily disturbed source alone.
 
-    Zhou et al., Network Stability Analysis (NSA), ICCV 2023; model, losses and configurations were read in the authors'
-    code (https://github.com/tiankongzhang/NSA), which has no training loop. The paper's weights, 1 for heavy, 0.006 for
+    Zhou et al., Unsupervised Domain Adaptive Detection with Network Stability Analysis, ICCV 2023,
+    https://arxiv.org/abs/2308.08182; model, losses and configurations were read in the authors' code, which has no
+    training loop. The paper's weights, 1 for heavy, 0.006 for
     light and 0.001 for instances, were read in a summary alone; the defaults here are those of the code. These points
     differ from the code. It also contrasts positions of feature maps, and compares the maps of the proposals' scores;
     neither is in. It changes gamma and sharpness too, and adds noise and textures where there is a blur here. It leaves
@@ -215,7 +216,7 @@ class NSA(AdaptationMethod):
         if self.logs_this_step:
             counts = torch.tensor([float(len(one["boxes"])) for one in found])
             self.diagnose("pseudo_boxes", counts.mean())
-            self.diagnose("without_pseudo_boxes", (counts == 0).float().mean())
+            self.diagnose("images_without_pseudo_boxes", (counts == 0).float().mean())
         return Taught(outputs, [*batch.y, *found], has_boxes)
 
     @torch.no_grad()
