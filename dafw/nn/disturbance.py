@@ -51,6 +51,30 @@ class Disturbance(Checked):
     flip: ClosedUnitInterval = 0.0
 
 
+@dataclass(frozen=True)
+class Heavy(Disturbance):
+    """NSA's heavy disturbance, with the numbers of its authors' code; see :class:`Disturbance`."""
+
+    config_key: ClassVar[str] = "model.heavy"
+    hue: ClosedUnitInterval = 0.1
+    blur: ClosedUnitInterval = 0.2
+    zoom: ClosedUnitInterval = 1.0
+    near: PositiveFloat = 2.0
+    far: PositiveFloat = 3.5
+    far_share: ClosedUnitInterval = 0.3
+    flip: ClosedUnitInterval = 0.15
+
+
+@dataclass(frozen=True)
+class Light(Disturbance):
+    """NSA's light disturbance, with the numbers of its authors' code; see :class:`Disturbance`."""
+
+    config_key: ClassVar[str] = "model.light"
+    colours: ClosedUnitInterval = 0.5
+    zoom: ClosedUnitInterval = 0.15
+    shift: ClosedUnitInterval = 0.15
+
+
 class Disturbed(NamedTuple):
     """Disturbed images.
 

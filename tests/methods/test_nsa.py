@@ -13,11 +13,12 @@ from dafw.data.geometry import invert, move_boxes
 from dafw.errors import UserError
 from dafw.losses.stability import class_contrast, map_distance, row_distance, standardised, texture, texture_classes
 from dafw.methods import NSA, SourceOnly
-from dafw.methods.detection.nsa import HEAVY, LIGHT
 from dafw.nn.detector import Detector
 from dafw.nn.disturbance import (
     NUMBERS,
     Disturbance,
+    Heavy,
+    Light,
     disturb,
     moved_labels,
     positions_in_boxes,
@@ -27,8 +28,9 @@ from dafw.nn.disturbance import (
 from dafw.testing import case
 from dafw.testing.cases import BATCH, TINY, Case
 
-NOTHING = {"class_path": "dafw.nn.disturbance.Disturbance", "init_args": {"colours": 0.0, "zoom": 0.0}}
-MIRRORED = {"class_path": "dafw.nn.disturbance.Disturbance", "init_args": {"colours": 0.0, "zoom": 0.0, "flip": 1.0}}
+STILL = {"colours": 0.0, "hue": 0.0, "blur": 0.0, "zoom": 0.0, "shift": 0.0}
+NOTHING = {"class_path": "dafw.nn.disturbance.Light", "init_args": {**STILL, "flip": 0.0}}
+MIRRORED = {"class_path": "dafw.nn.disturbance.Heavy", "init_args": {**STILL, "flip": 1.0}}
 
 
 def make_case(**arguments: Any) -> Case:
@@ -138,7 +140,7 @@ def test_the_teacher_is_served_and_follows_the_student(tmp_path: Path) -> None:
     assert averaged.eval_network is averaged.weight_average.module
 
 
-@pytest.mark.parametrize("how", [HEAVY, LIGHT, Disturbance(flip=0.5, shift=1.0, zoom=0.0, colours=0.0)])
+@pytest.mark.parametrize("how", [Heavy(), Light(), Disturbance(flip=0.5, shift=1.0, zoom=0.0, colours=0.0)])
 @pytest.mark.parametrize("padded", [False, True])
 def test_boxes_follow_the_pixels(how: Disturbance, padded: bool) -> None:
     """A bright square on grey is where its moved box is."""
@@ -166,13 +168,13 @@ def test_boxes_follow_the_pixels(how: Disturbance, padded: bool) -> None:
 def test_disturbances_stay_within_their_ranges() -> None:
     drawn = np.random.default_rng(0).random((500, NUMBERS))
     x = torch.zeros(500, 3, 8, 8, dtype=torch.float64)
-    scales = disturb(x, drawn, HEAVY).maps[:, 1, 1]
+    scales = disturb(x, drawn, Heavy()).maps[:, 1, 1]
     assert 1 / 3.5 <= scales.min() < 0.4
     assert 2.5 < scales.max() <= 3.5
     near = ((scales > 1) & (scales <= 2)).double().mean() + ((scales < 1) & (scales >= 0.5)).double().mean()
     assert near == pytest.approx(0.7, abs=0.07)
-    assert (disturb(x, drawn, HEAVY).maps[:, 0, 0] < 0).double().mean() == pytest.approx(0.15, abs=0.05)
-    maps = disturb(x, drawn, LIGHT).maps
+    assert (disturb(x, drawn, Heavy()).maps[:, 0, 0] < 0).double().mean() == pytest.approx(0.15, abs=0.05)
+    maps = disturb(x, drawn, Light()).maps
     zoomed, shifted = maps[:, 1, 1] != 1, (maps[:, 1, 1] == 1) & (maps[:, 1, 2] != 0)
     assert zoomed.double().mean() == pytest.approx(0.15, abs=0.05)
     assert shifted.double().mean() == pytest.approx(0.15, abs=0.05)
@@ -251,11 +253,15 @@ class WithoutRegions(Detector):
         raise AttributeError("no regions")
 
 
-@pytest.mark.usefixtures("quiet")
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match="NSA compares regions, and WithoutRegions has no regions"):
         NSA(WithoutRegions(), num_classes=3)
-    method: Any = make_case(strides=[4]).make()
-    with pytest.raises(UserError, match=r"model\.strides is \[4\], and the detector has no feature map of these"):
-        method.losses(batch_of(make_case()))
-    assert SourceOnly(WithoutRegions(), num_classes=3, problem=method.problem)
+    with pytest.raises(
+        UserError, match=r"model\.strides is \[4\], and the detector's feature maps have the strides 8, 16"
+    ):
+        make_case(strides=[4]).make()
+    with pytest.raises(UserError, match=r"model\.texture_weights must be three numbers"):
+        make_case(texture_weights=[1.0, 2.0]).make()
+    with pytest.raises(UserError, match=r"model\.heavy\.zoom must be from 0 to 1, not 2"):
+        Heavy(zoom=2.0)
+    assert SourceOnly(WithoutRegions(), num_classes=3, problem=make_case().make().problem)

@@ -11,7 +11,7 @@ from dafw.losses.maps import mean_over_places
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
 from dafw.nn.box_critics import ImageCritic, InstanceCritic, LevelCritics, by_group
-from dafw.nn.modes import evaluation_mode
+from dafw.nn.detector_shapes import detector_shapes
 from dafw.nn.place_critic import places
 from dafw.nn.reversal import reverse_gradient
 from dafw.optim.schedules import dann_ramp
@@ -106,11 +106,12 @@ class DAFasterRCNN(AdaptationMethod):
                 f"model.instance_weight asks for a critic of regions, and {type(network).__name__} has no "
                 f"{lacking[0]}: set model.instance_weight and model.consistency_weight to 0"
             )
-        channels, levels, width = shapes(network, bool(instance_weight))
+        shapes = detector_shapes(network, regions=bool(instance_weight))
         if image_weight:
-            self.image_critic = ImageCritic(channels, image_width, 1 if critic_levels == "shared" else levels)
+            count = 1 if critic_levels == "shared" else len(shapes.strides)
+            self.image_critic = ImageCritic(shapes.channels, image_width, count)
         if instance_weight:
-            self.instance_critic = InstanceCritic(width, instance_width, critic_dropout)
+            self.instance_critic = InstanceCritic(shapes.region_width, instance_width, critic_dropout)
 
     @property
     def scale(self) -> float:
@@ -166,15 +167,3 @@ class DAFasterRCNN(AdaptationMethod):
             share = mean_over_places(right.to(scores.dtype), counts & chosen)
             self.diagnose(f"{name}_accuracy_{domain}", share)
         self.diagnose("reversal", self.scale)
-
-
-@torch.no_grad()
-def shapes(network: Any, with_regions: bool) -> tuple[int, int, int]:
-    """The channels of a detector's levels, their number, and the width of a region's features (0 without regions)."""
-    like: Tensor = network.shift
-    with evaluation_mode(network):
-        outputs = network(like.new_zeros(1, len(like), 64, 64))
-        box = like.new_tensor([[0.0, 0.0, 32.0, 32.0]])
-        width = network.regions(outputs, [box]).features.shape[1] if with_regions else 0
-    levels = list(outputs.levels.values())
-    return levels[0].shape[1], len(levels), width

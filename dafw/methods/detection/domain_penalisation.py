@@ -23,9 +23,10 @@ class DomainPenalisation(GeneralizationMethod):
     into w. The losses of all images come from one pass.
 
     Domain penalisation for improved Out-of-Distribution Generalisation, 2024, https://arxiv.org/abs/2408.01746. There
-    is no public code. The abstract and two summaries of the formulas were read, not the paper itself. After the first epoch the paper's weights add up to
-    1, not to S (``total: one``). This divides the gradient by S from the second epoch on; with the 18 sources of its
-    data the learning rate in effect falls to an eighteenth. Hence the default here, which is ours.
+    is no public code. The abstract and two summaries of the formulas were read, not the paper itself. After the first
+    epoch the paper's weights add up to 1, not to S (``total: one``). This divides the gradient by S from the second
+    epoch on; with the 18 sources of its data the learning rate in effect falls to an eighteenth. Hence the default
+    here, which is ours.
 
     Batches hold as many images of each source, so no source is ever absent from an epoch. On several ranks the weights
     follow the losses of all rows. The control (``beta`` 0) has equal weights and is ERM.

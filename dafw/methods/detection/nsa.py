@@ -22,10 +22,12 @@ from dafw.losses.stability import (
 )
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
+from dafw.nn.detector_shapes import detector_shapes
 from dafw.nn.disturbance import (
     NUMBERS,
     Boxes,
-    Disturbance,
+    Heavy,
+    Light,
     disturb,
     moved_labels,
     moved_regions,
@@ -39,9 +41,6 @@ from dafw.problems import BoxOutputs, NetworkBase
 from dafw.problems.ranks import share_of_all
 from dafw.problems.reads import needed_reads
 from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
-
-HEAVY = Disturbance(colours=0.1, hue=0.1, blur=0.2, zoom=1.0, near=2.0, far=3.5, far_share=0.3, flip=0.15)
-LIGHT = Disturbance(colours=0.5, zoom=0.15, near=1.5, shift=0.15, pixels=8.0)
 
 
 class Rows(NamedTuple):
@@ -110,11 +109,11 @@ class NSA(AdaptationMethod):
         region_weight: weight of region features (code: 0.6).
         output_weight: weight of class probabilities and box moves (code: 0.06).
         background: weight of background regions in R (code: 0.01).
-        texture_weights: of positions without, with weak and with strong texture (code: 0, 0.1, 1).
+        texture_weights: of positions without, with weak and with strong texture (code, and if null: 0, 0.1, 1).
         strides: of the feature maps that are compared (code: 8 and 16).
         border: positions at the border of a feature map that do not count (code: 3).
-        heavy: the heavy disturbance; that of the code if null.
-        light: the light disturbance; that of the code if null.
+        heavy: the heavy disturbance, see :class:`~dafw.nn.disturbance.Heavy`; its defaults if null.
+        light: the light disturbance, see :class:`~dafw.nn.disturbance.Light`; its defaults if null.
         visible: share of a box that must be within the disturbed image (code: 0.6).
         least_side: least side in pixels of a box in a heavily disturbed image (code: 5).
         largest: greatest side of such a box as a share of the image's (code: 0.8).
@@ -128,7 +127,8 @@ class NSA(AdaptationMethod):
             stages), weight decay 1e-4, 14 images.
 
     Raises:
-        UserError: if the detector has no proposals or regions, or no feature map of these strides.
+        UserError: if the detector has no proposals or regions, or no feature map of these strides, or for wrong
+            ``texture_weights``.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("detection",)
@@ -150,11 +150,11 @@ class NSA(AdaptationMethod):
         region_weight: NonNegativeFloat = 0.6,
         output_weight: NonNegativeFloat = 0.06,
         background: NonNegativeFloat = 0.01,
-        texture_weights: tuple[float, float, float] = (0.0, 0.1, 1.0),
+        texture_weights: list[float] | None = None,
         strides: list[int] | None = None,
         border: NonNegativeInt = 3,
-        heavy: Disturbance | None = None,
-        light: Disturbance | None = None,
+        heavy: Heavy | None = None,
+        light: Light | None = None,
         visible: ClosedUnitInterval = 0.6,
         least_side: NonNegativeFloat = 5.0,
         largest: ClosedUnitInterval = 0.8,
@@ -170,9 +170,18 @@ class NSA(AdaptationMethod):
             raise UserError(f"NSA compares regions, and {type(network).__name__} has no {lacking[0]}")
         self.heavy_weight, self.light_weight, self.instance_weight = heavy_weight, light_weight, instance_weight
         self.pixel_weight, self.region_weight, self.output_weight = pixel_weight, region_weight, output_weight
-        self.background, self.texture_weights = background, tuple(texture_weights)
+        self.background = background
+        self.texture_weights = tuple([0.0, 0.1, 1.0] if texture_weights is None else texture_weights)
+        if len(self.texture_weights) != 3 or min(self.texture_weights) < 0 or not any(self.texture_weights):
+            raise UserError("model.texture_weights must be three numbers from 0 on that are not all 0")
         self.strides, self.border = tuple(strides or (8, 16)), border
-        self.heavy, self.light = heavy or HEAVY, light or LIGHT
+        self.heavy, self.light = heavy or Heavy(), light or Light()
+        known = detector_shapes(network).strides
+        if not set(self.strides) & set(known):
+            raise UserError(
+                f"model.strides is {list(self.strides)}, and the detector's feature maps have the strides "
+                f"{', '.join(map(str, known))}: name some of these"
+            )
         self.box_limits = {"visible": visible, "least_side": least_side, "largest": largest}
         self.threshold, self.regions, self.burn_in = threshold, regions, burn_in
         self.teacher = Teacher(network, decay, warmup=True, interval=teacher_interval)
@@ -284,8 +293,6 @@ class NSA(AdaptationMethod):
             counted[:, :, : self.border] = counted[:, :, grid[1] - self.border :] = False
             classes = texture_classes(texture(theirs), valid=own)
             losses.append(map_distance(ours, standardised(theirs, inside), counted, classes, self.texture_weights))
-        if not losses:
-            raise UserError(f"model.strides is {list(self.strides)}, and the detector has no feature map of these")
         return torch.stack(losses).mean()
 
     def _limits(self, batch: Batch) -> Tensor:
