@@ -112,7 +112,7 @@ def _around(path: Path, names: Mapping[int, str]) -> tuple[tuple[int, int], list
 
 
 def _voc(root: Path, domain: str, folder: str, facts: Mapping[str, Any]) -> Listed:
-    found = []
+    found = list[Annotated]()
     for place, sets in facts["places"].items():
         inside = folder if place == "." else f"{folder}/{place}"
         listed = list_voc(root, f"{domain}/{place}", inside, sets)

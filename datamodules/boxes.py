@@ -25,7 +25,8 @@ class BoxDomains(DomainDataModule):
         """
         from dafw.data.box_transforms import box_transform  # imports torchvision
 
-        return box_transform(name, key, flip=self.flips)
+        found: Callable[[Any], Any] = box_transform(name, key, flip=self.flips)
+        return found
 
     def _present(self, name: str) -> set[str] | None:
         return None
