@@ -213,7 +213,6 @@ def test_wheat_has_a_domain_for_each_acquisition(tmp_path: Path, numbered: bool)
     assert (len(test), len(data.load(data.target[0], "train"))) == (4, 4)
     assert test.labels is not None
     assert [label["boxes"].tolist() for label in test.labels][:2] == [[], [[2, 3, 10, 20], [12, 3, 20, 20]]]
-    assert data.empty_images(data.target[0], "test") == 1
     assert GlobalWheat(["Arvalis_1"], ["val", "UQ_5"], root=str(folder)).target[:2] == list(ACQUISITIONS[20:22])
     with pytest.raises(UserError, match='unknown domain "Arvalis_3"'):
         GlobalWheat("Arvalis_3", "test", root=str(folder))

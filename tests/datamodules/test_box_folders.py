@@ -103,8 +103,10 @@ def test_images_without_a_box_stay(tmp_path: Path) -> None:
     write_coco(tmp_path, "a", coco(30, empty=20))
     write_coco(tmp_path, "b", coco(30, empty=25))
     data = CocoDomains("a", "b", root=str(tmp_path), batch_size=4)
-    assert len(whole(data, "a")) == 30
-    assert sum(data.empty_images("b", split) or 0 for split in ("train", "val", "test")) == 25
+    for name, empty in (("a", 20), ("b", 25)):
+        found = whole(data, name)
+        assert [len(found), sum(not len(one["boxes"]) for one in found.values())] == [30, empty]
+    assert ["20 images without a box" in data.in_short()[0], "25 images without" in data.in_short()[1]] == [True, True]
 
 
 def test_classes_are_matched_by_name(tmp_path: Path) -> None:
