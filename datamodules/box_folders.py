@@ -105,6 +105,7 @@ class BoxFolders(BoxDomains):
         self._compare_classes(classes is not None or bool(known))
         self._rows: dict[str, DenseRows] = {}
         self._checked: dict[str, Checked] = {}
+        self._splits: dict[str, NDArray[np.str_]] = {}
 
     # ---- what is there
 
@@ -234,9 +235,11 @@ class BoxFolders(BoxDomains):
         listed = self._listed[name]
         if self.transductive and name in self.target and split != "val":
             return np.arange(len(listed.images))
-        divided = "val" in listed.parts
-        parts = zip(listed.images, listed.parts, strict=True)
-        return np.flatnonzero([self._split_of(path, part, divided) == split for path, part in parts])
+        if name not in self._splits:
+            divided = "val" in listed.parts
+            parts = zip(listed.images, listed.parts, strict=True)
+            self._splits[name] = np.asarray([self._split_of(path, part, divided) for path, part in parts])
+        return np.flatnonzero(self._splits[name] == split)
 
     def _split_of(self, path: str, part: str, divided: bool) -> str:
         if part == "all":

@@ -98,7 +98,7 @@ def _around(path: Path, names: Mapping[int, str]) -> tuple[tuple[int, int], list
     except Exception as error:  # a decoder meets damaged bytes with almost any exception
         raise CorruptImage(f"the mask {path} cannot be decoded ({error})") from error
     boxes = []
-    for code in np.unique(mask).tolist():
+    for code in np.flatnonzero(np.bincount(mask.ravel())).tolist():
         name = names.get(code // 1000 if code >= 1000 else code)
         if name is not None:
             inside = mask == code
@@ -112,7 +112,7 @@ def _around(path: Path, names: Mapping[int, str]) -> tuple[tuple[int, int], list
 
 
 def _voc(root: Path, domain: str, folder: str, facts: Mapping[str, Any]) -> Listed:
-    found = []
+    found = list[Annotated]()
     for place, sets in facts["places"].items():
         inside = folder if place == "." else f"{folder}/{place}"
         listed = list_voc(root, f"{domain}/{place}", inside, sets)

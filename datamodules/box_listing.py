@@ -231,7 +231,7 @@ def read_each(
             image,
             str(root / file),
             None if size is None else (int(size[0]), int(size[1])),
-            [Box(str(word), tuple(corners), bool(crowd), str(place)) for word, corners, crowd, place in boxes],  # type: ignore[arg-type]
+            [Box(str(word), tuple(corners), bool(crowd), str(place)) for word, corners, crowd, place in boxes],
             part,
         )
         for (image, file, part), (size, boxes) in zip(pairs, found, strict=True)

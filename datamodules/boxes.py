@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from dafw.errors import UserError
 from datamodules.base import DomainDataModule
 
 
@@ -11,7 +12,20 @@ class BoxDomains(DomainDataModule):
 
     The words of ``augment`` and the views of methods are ``weak`` and ``strong``, which move boxes with the image and
     keep its size, see :mod:`dafw.data.box_transforms`.
+
+    Args:
+        source: labelled domain or domains.
+        target: domain or domains to adapt to and to test on.
+        base: see :class:`datamodules.base.DomainDataModule`.
+
+    Raises:
+        UserError: if it is asked for label sets.
     """
+
+    def __init__(self, source: str | list[str], target: str | list[str], **base: Any) -> None:
+        super().__init__(source, target, **base)
+        if self.label_sets is not None:
+            raise UserError("data.label_sets needs one class a sample, and boxes have many: leave it out")
 
     def augmentation(self) -> Callable[[Any], Any] | None:
         """The augmentation of training samples."""
@@ -25,7 +39,8 @@ class BoxDomains(DomainDataModule):
         """
         from dafw.data.box_transforms import box_transform  # imports torchvision
 
-        return box_transform(name, key, flip=self.flips)
+        found: Callable[[Any], Any] = box_transform(name, key, flip=self.flips)
+        return found
 
     def _present(self, name: str) -> set[str] | None:
         return None

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -45,20 +44,10 @@ class Style(NamedTuple):
 
     @classmethod
     def of(cls, name: str) -> "Style":
-        """The style that a name of :data:`NAMES` stands for."""
+        """The style that a name stands for."""
         parts = name.split("+")
         digits = parts[0] if parts[0] in DIGITS else PLAIN
         return cls(digits, "geo" in parts, next((air for air in _AIRS if air in parts), ""))
-
-
-def _names() -> tuple[str, ...]:
-    degradations = [[part for part in parts if part] for parts in product(("", "geo"), ("", *_AIRS))]
-    with_digits = ["+".join([digits, *parts]) for digits in DIGITS for parts in degradations]
-    return (*with_digits, *("+".join(parts) for parts in degradations if parts))
-
-
-#: The names of all domains.
-NAMES = _names()
 
 
 @lru_cache(maxsize=8)
@@ -86,7 +75,7 @@ def draw_scene(name: str, split: Split, index: int, *, seed: int, wanted: str, s
     Domains of two names that mean the same show the same scenes.
 
     Args:
-        name: the domain, one of :data:`NAMES`.
+        name: the domain, see :class:`Style`.
         split: whose digits it shows. Training shows the left halves of the photographs, other splits the right ones.
         index: number of the scene in its split.
         seed: number of the collection of scenes.

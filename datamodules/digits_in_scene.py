@@ -14,7 +14,7 @@ from dafw.data.roles import Split
 from dafw.errors import UserError, choose
 from datamodules.boxes import BoxDomains
 from datamodules.digit_images import resize
-from datamodules.digit_scenes import NAMES, Style, draw_scenes
+from datamodules.digit_scenes import Style, draw_scenes
 
 #: By the number of classes the digits that they are.
 CLASSES = {3: "014", 4: "0124", 5: "01234"}
@@ -54,7 +54,31 @@ class DigitsInScene(BoxDomains):
         UserError: for an unknown domain, two names of one domain, or a wrong number.
     """
 
-    domain_names: tuple[str, ...] = NAMES
+    domain_names: tuple[str, ...] = (
+        "mnist",
+        "mnist+fog",
+        "mnist+graded",
+        "mnist+geo",
+        "mnist+geo+fog",
+        "mnist+geo+graded",
+        "optdigits",
+        "optdigits+fog",
+        "optdigits+graded",
+        "optdigits+geo",
+        "optdigits+geo+fog",
+        "optdigits+geo+graded",
+        "fonts",
+        "fonts+fog",
+        "fonts+graded",
+        "fonts+geo",
+        "fonts+geo+fog",
+        "fonts+geo+graded",
+        "fog",
+        "graded",
+        "geo",
+        "geo+fog",
+        "geo+graded",
+    )
     flips: ClassVar[bool] = False
     size_is_side: ClassVar[bool] = True
 

@@ -70,7 +70,8 @@ def overlaps(one: Array, other: Array) -> Array:
     shared = (high - low).clip(0).prod(-1)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (one, other)]
     union = areas[0][:, None] + areas[1][None] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    found: Array = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return found
 
 
 def match(image: Image) -> Match:

@@ -100,7 +100,7 @@ class BoxPrecision(Metric):
         both = list(zip(images, matches, strict=True))
         values["detection_accuracy"] = mean(np.array([accuracy(*one) for one in both]))
         labelled = np.array([(~image.crowd).sum() for image in images])
-        values["images_without_box"] = mean(np.float64(labelled == 0))
+        values["images_without_box"] = mean((labelled == 0).astype(np.float64))
         labelled = labelled.sum()
         counts = sum((errors(*one) for one in both), np.zeros(len(ERRORS)))
         shares = counts / labelled if labelled else np.full(len(ERRORS), np.nan)

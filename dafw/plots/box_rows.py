@@ -90,17 +90,16 @@ def boxes(rows: Sequence[BoxRow], class_names: Sequence[str], *, theme: Theme = 
 def _draw(axis: Axes, image: NDArray[Any], found: Boxes, colours: Sequence[Any]) -> None:
     """Boxes with their scores on their upper left corners, the likeliest on top."""
     order = range(len(found.boxes)) if found.scores is None else np.argsort(found.scores, kind="stable")
-    for place in order:
-        left, top, right, bottom = found.boxes[place] - 0.5  # the first pixel's middle is 0 for matplotlib
-        colour = colours[int(found.labels[place])]
+    for position in order:
+        left, top, right, bottom = found.boxes[position] - 0.5  # the first pixel's middle is 0 for matplotlib
+        colour = colours[int(found.labels[position])]
         for line, ink in ((2.4, "black"), (1.4, colour)):  # a dark edge tells it from an image of its colour
             axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=ink, lw=line))
         if found.scores is not None:
-            paper = {"facecolor": colour, "alpha": 0.85, "linewidth": 0, "pad": 0.6}
-            axis.text(
-                *(left, max(top, 0.05 * image.shape[0]), f"{found.scores[place]:.2f}"),
-                **{"fontsize": 5.5, "color": _ink_on(colour), "va": "bottom", "bbox": paper, "clip_on": True},
-            )
+            paper: dict[str, Any] = {"facecolor": colour, "alpha": 0.85, "linewidth": 0, "pad": 0.6}
+            style: dict[str, Any] = {"fontsize": 5.5, "color": _ink_on(colour), "va": "bottom", "bbox": paper}
+            place = left, max(top, 0.05 * image.shape[0])
+            axis.text(*place, f"{found.scores[position]:.2f}", clip_on=True, **style)
     height, width = image.shape[:2]
     axis.set_xlim(-0.5, width - 0.5)
     axis.set_ylim(height - 0.5, -0.5)

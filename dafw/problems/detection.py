@@ -81,7 +81,9 @@ class Detection(Problem):
     _network: BoxNetwork | None = None
 
     def __init__(self, ap: Precision = "coco", evidence_score: ClosedUnitInterval = 0.5) -> None:
-        self.ap, self.evidence_score = choose("ap", ap, get_args(Precision)), evidence_score
+        choose("ap", ap, get_args(Precision))
+        self.ap: Precision = ap
+        self.evidence_score = evidence_score
         self.primary = "ap50" if ap == "coco" else f"ap50_{ap}"
 
     def bind(self, network: Any) -> Self:

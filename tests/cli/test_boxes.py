@@ -1,6 +1,7 @@
 """The command on images with boxes in files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,14 @@ def test_from_annotations_of_one_camera_and_images_of_another(capsys: pytest.Cap
     assert code == 0, err
     assert "a: 30 images, 58 boxes of 2 classes, 1 images without a box; " in out
     assert "b: 20 images, no labels; " in out
+    shutil.rmtree("cameras/a")  # what is trained needs no source any more
+    Path("cameras/a.json").unlink()
     code, out, err = call(capsys, "predict", "run")
     assert code == 0, err
     assert isinstance(json.loads(Path(out.splitlines()[-1]).read_text()), list)
+    code, out, err = call(capsys, "predict", "run", "--images", "cameras/b", "--output", "found.json")
+    assert code == 0, err
+    assert "20 predictions; skipped files: 0" in out
 
 
 @pytest.mark.parametrize("kind", ["a bad box", "no file"])
@@ -48,3 +54,25 @@ def test_what_is_wrong_is_one_sentence_before_the_first_step(kind: str, capsys: 
     said = refused(capsys, "fit", *DETECTOR, *data, *SHORT)
     assert said.startswith("cameras/a.json")
     assert ("annotation 5: the box" if kind == "a bad box" else "cameras/a/7.png") in said
+
+
+def test_every_label_is_read_by_data_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    data = ("--data", "CocoDomains", "--data.root", "cameras", "--data.source", "a", "--data.target", "b")
+    code, out, err = call(capsys, "data", "labels", *DETECTOR, *data, "--data.size", 12)
+    assert code == 0, (out, err)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--data.label_sets", "digits-open"), "data.label_sets needs one class a sample"),
+        (("--data.source_sampling", "class_balanced"), "data.source_sampling class_balanced needs one class a sample"),
+        (("--data.augment", "crop"), 'unknown data.augment "crop"'),
+        (("--data.on_bad_box", "drop"), "on_bad_box"),
+    ],
+)
+def test_options_of_classification_are_refused(
+    option: tuple[str, str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("--data", "CocoDomains", "--data.root", "cameras", "--data.source", "a", "--data.target", "b")
+    assert said in refused(capsys, "fit", *DETECTOR, *data, *SHORT, *option)

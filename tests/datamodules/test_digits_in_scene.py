@@ -10,7 +10,7 @@ from PIL import Image
 from dafw.errors import UserError
 from dafw.problems import Detection
 from datamodules import DigitsInScene, digit_scenes
-from datamodules.digit_scenes import NAMES, draw_scene, pools
+from datamodules.digit_scenes import DIGITS, draw_scene, pools
 
 OPTIONS = {"seed": 0, "wanted": "014", "size": 64}
 
@@ -59,7 +59,13 @@ def test_boxes_enclose_the_digits() -> None:
             assert np.ptp(cut.mean(2)) > 60
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_domains_are_sets_of_digits_with_degradations() -> None:
+    degradations = ["", "+fog", "+graded", "+geo", "+geo+fog", "+geo+graded"]
+    names = [digits + way for digits in DIGITS for way in degradations]
+    assert DigitsInScene.domain_names == (*names, *(way[1:] for way in degradations if way))
+
+
+@pytest.mark.parametrize("name", DigitsInScene.domain_names)
 def test_every_domain_is_drawn(name: str) -> None:
     data = DigitsInScene("mnist" if name != "mnist" else "fonts", name, scenes=(3, 1, 2), size=48, num_classes=4)
     found = data.load(name, "train")
