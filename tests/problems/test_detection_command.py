@@ -19,7 +19,7 @@ BOXES = (
         (("--model.rejection", "Entropy"), "Detection knows no unknown classes: leave out model.rejection"),
         (
             ("--data.label_sets", "{common: 3, source_private: 2}"),
-            "data.label_sets needs one class a sample, and those of optdigits have labels of many parts",
+            "data.label_sets needs one class a sample, and boxes have many: leave it out",
         ),
         (
             ("--data.source_sampling", "class_balanced"),
