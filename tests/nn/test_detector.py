@@ -284,8 +284,8 @@ def test_a_layout_with_a_clock_gives_each_row_a_seed_of_its_step_and_place() -> 
 @pytest.mark.parametrize(
     ("arch", "count"),
     [
-        # Of each image two kinds of anchors and two of regions are drawn, small boxes and low scores are left out; of one
-        # with boxes each box's best anchor is found. Then the regions of the two levels, and the positive ones.
+        # Of each image two kinds of anchors and two of regions are drawn, small boxes and low scores are left out; in
+        # one with boxes each box's best anchor is found. Then the regions of the two levels, and the positive ones.
         ("fasterrcnn", lambda boxed, empty: 7 * boxed + 6 * empty + 3),
         # Masks of the anchors that count; seven of them again for the gradient.
         ("fcos", lambda boxed, empty: 19),
