@@ -1,6 +1,7 @@
 """The base of datamodules whose boxes come from files."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -103,7 +104,8 @@ class BoxFolders(BoxDomains):
         known = self.made_for.classes if self.made_for is not None else ()
         self.class_names = tuple(known) or self._find_classes(classes)
         self._compare_classes(classes is not None or bool(known))
-        self._rows: dict[str, DenseRows] = {}
+        self._known_sizes: dict[str, NDArray[np.int64]] = {}
+        self._rows: dict[str, tuple[DenseRows, BoxLabels | None]] = {}
         self._checked: dict[str, Checked] = {}
         self._splits: dict[str, NDArray[np.str_]] = {}
 
@@ -186,13 +188,17 @@ class BoxFolders(BoxDomains):
             UserError: for the first image or box that is wrong.
         """
         if name not in self._checked:
-            skip = self.on_bad_box == "skip"
-            self._checked[name] = check_boxes(self._listed[name], self.class_names, self._sizes(name), self.root, skip)
+            listed, skip = self._listed[name], self.on_bad_box == "skip"
+            self._checked[name] = check_boxes(listed, self.class_names, self._sizes(name), self.root, skip)
+            self._listed[name] = replace(listed, annotated=())  # a million boxes take much more memory than arrays
         return self._checked[name]
 
     def _sizes(self, name: str) -> NDArray[np.int64]:
         """Height and width of each image in its file, (n, 2)."""
-        return find_facts(name, ImageFiles(self._listed[name].images, self.root), None, "boxes", self.root).sizes
+        if name not in self._known_sizes:
+            images = ImageFiles(self._listed[name].images, self.root)
+            self._known_sizes[name] = find_facts(name, images, None, "boxes", self.root).sizes
+        return self._known_sizes[name]
 
     # ---- what is served
 
@@ -210,26 +216,24 @@ class BoxFolders(BoxDomains):
             raise UserError(
                 f"none of the {len(listed.images)} images of {name} is in its {split} split: change data.split"
             )
-        images, labels = self._images(name), None
-        if listed.annotated is not None:
-            labels = self._labels(name, images).subset(indices)
-            if split == "train":
-                labels = labels.without_crowd()
-            if split == "train" and name in self.labelled and not len(labels.labels):
-                raise UserError(f"the {len(indices)} images in the {split} split of {name} have no labelled box")
+        images, boxes = self._served_rows(name)
+        labels = None if boxes is None else boxes.subset(indices)
+        if labels is not None and split == "train":
+            labels = labels.without_crowd()
+            if name in self.labelled and not len(labels.labels):
+                raise UserError(f"the {len(indices)} images in the train split of {name} have no labelled box")
         served = Domain(name, images, None, listed.images).subset(indices)
-        return Domain(name, served.inputs, labels, served.ids)
+        return replace(served, labels=labels)
 
-    def _images(self, name: str) -> DenseRows:
+    def _served_rows(self, name: str) -> tuple[DenseRows, BoxLabels | None]:
+        """The images of a domain and their boxes, both scaled."""
         if name not in self._rows:
+            sizes, labelled = self._sizes(name), self._listed[name].annotated is not None
+            found = self.checked(name) if labelled else None  # before the images are decoded
             images = ImageFiles(self._listed[name].images, self.root)
-            self._rows[name] = DenseRows(
-                images, self._sizes(name), self._scale(name), cache=name if self.cache else None
-            )
+            rows = DenseRows(images, sizes, self._scale(name), cache=name if self.cache else None)
+            self._rows[name] = rows, None if found is None else found.scaled(rows.sizes / sizes)
         return self._rows[name]
-
-    def _labels(self, name: str, images: DenseRows) -> BoxLabels:
-        return self.checked(name).scaled(images.sizes / np.maximum(self._sizes(name), 1))
 
     def _indices(self, name: str, split: Split) -> NDArray[np.int64]:
         listed = self._listed[name]
@@ -269,25 +273,24 @@ class BoxFolders(BoxDomains):
 
     def prepare_data(self) -> None:
         """Looks at all images and boxes, and builds the caches, in one process of each machine."""
-        for name, listed in self._listed.items():
-            if listed.annotated is not None:
-                self.checked(name)
-            self._images(name)
+        for name in self._listed:
+            self._served_rows(name)
 
     def in_short(self) -> list[str]:
         """For each domain how many images and boxes it has, what was left out, and the sizes of its splits."""
         lines = []
         for name, listed in self._listed.items():
-            said = [f"{name}: {len(listed.images)} images"]
+            said = [f"{name}: {_count(len(listed.images), 'image')}"]
             if listed.annotated is None:
                 said.append("no labels")
             else:
                 found = self.checked(name)
                 crowd = int(found.boxes.crowd.sum()) if found.boxes.crowd is not None else 0
-                said.append(f"{len(found.boxes.labels) - crowd} boxes of {len(self.class_names)} classes")
-                said += [f"{crowd} crowd or difficult"] if crowd else []
                 empty = int((found.boxes.without_crowd().counts == 0).sum())
-                said += [f"{empty} images without a box"] if empty else []
+                boxes, classes = len(found.boxes.labels) - crowd, len(self.class_names)
+                said.append(f"{_count(boxes, 'box', 'es')} of {_count(classes, 'class', 'es')}")
+                said += [f"{crowd} crowd or difficult"] if crowd else []
+                said += [f"{_count(empty, 'image')} without a box"] if empty else []
                 said += [f"left out: {found.bad}"] if found.bad else []
                 if found.others:
                     names = ", ".join(f"{count} {one}" for one, count in found.others.most_common(8))
@@ -302,3 +305,7 @@ def _guess(name: str, others: Sequence[str]) -> str:
     """The nearest of other names as a question; empty if none is near."""
     said = nearest(name, others)
     return f"{said} " if said else ""
+
+
+def _count(number: int, what: str, ending: str = "s") -> str:
+    return f"{number} {what}{ending * (number != 1)}"

@@ -118,7 +118,7 @@ def _voc(root: Path, domain: str, folder: str, facts: Mapping[str, Any]) -> List
         listed = list_voc(root, f"{domain}/{place}", inside, sets)
         if listed.annotated is None:
             raise UserError(f"{root / inside} has no folder Annotations: get the annotations, too")
-        found += listed.annotated
+        found += [one._replace(size=None) for one in listed.annotated]  # what these files say may be wrong
     return Listed.of(found)
 
 

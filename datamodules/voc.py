@@ -51,7 +51,12 @@ def list_voc(root: Path, name: str, folder: str, sets: Mapping[str, Sequence[str
     notes = f"{folder}/Annotations"
     if not (root / notes).is_dir():
         return unlabelled(root / images, there, passed)
-    by_stem = {Path(image).relative_to(images).with_suffix("").as_posix(): image for image in there}
+    by_stem: dict[str, str] = {}
+    for image in there:
+        stem = Path(image).relative_to(images).with_suffix("").as_posix()
+        if stem in by_stem:
+            raise UserError(f"{root / by_stem[stem]} and {root / image} have one annotation file: remove one")
+        by_stem[stem] = image
     parts = _image_sets(root / folder / "ImageSets" / "Main", sets)
     chosen = dict.fromkeys(by_stem, "all") if parts is None else parts
     pairs = []

@@ -30,7 +30,7 @@ def test_from_annotations_of_one_camera_and_images_of_another(capsys: pytest.Cap
     data = ("--data", "CocoDomains", "--data.root", "cameras", "--data.source", "a", "--data.target", "b")
     code, out, err = call(capsys, "fit", *DETECTOR, *data, "--data.size", 32, *SHORT, "--run.dir", "run")
     assert code == 0, err
-    assert "a: 30 images, 58 boxes of 2 classes, 1 images without a box; " in out
+    assert "a: 30 images, 58 boxes of 2 classes, 1 image without a box; " in out
     assert "b: 20 images, no labels; " in out
     shutil.rmtree("cameras/a")  # what is trained needs no source any more
     Path("cameras/a.json").unlink()

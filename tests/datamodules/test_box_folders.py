@@ -55,7 +55,7 @@ def test_a_labelled_domain_and_bare_images(tmp_path: Path) -> None:
     assert set(map(tuple, batch.sizes[:12].tolist())) == {(24, 32), (40, 30)}
     assert [set(one) for one in batch.y] == [{"boxes", "labels"}] * 12
     assert data.load("b", "test").labels is None
-    assert data.in_short()[0].startswith("a: 30 images, 58 boxes of 2 classes, 1 images without a box; ")
+    assert data.in_short()[0].startswith("a: 30 images, 58 boxes of 2 classes, 1 image without a box; ")
     assert data.in_short()[1].startswith("b: 20 images, no labels; ")
 
 
@@ -96,7 +96,7 @@ def test_crowds_train_nothing_and_are_marked_elsewhere(tmp_path: Path) -> None:
         assert "crowd" not in label
     for key, label in labels(data.load("a", "test")).items():
         assert label["crowd"].tolist() == ([] if key == "a/0.png" else [True, False])
-    assert "29 boxes of 2 classes, 29 crowd or difficult, 1 images without a box" in data.in_short()[0]
+    assert "29 boxes of 2 classes, 29 crowd or difficult, 1 image without a box" in data.in_short()[0]
 
 
 def test_images_without_a_box_stay(tmp_path: Path) -> None:
@@ -316,3 +316,6 @@ def test_files_of_voc_that_have_no_partner(tmp_path: Path) -> None:
     (notes / "040.xml").unlink()
     with pytest.raises(UserError, match=r"b is a source and has no labels: there is no .*b/Annotations"):
         VocDomains("b", "a", root=str(tmp_path))
+    image(folder / "JPEGImages" / "003.png")
+    with pytest.raises(UserError, match=r"003\.jpg and .*003\.png have one annotation file: remove one"):
+        VocDomains("a", "b", root=str(tmp_path))
