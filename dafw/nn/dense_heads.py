@@ -17,8 +17,10 @@ from dafw.nn.distributed import world_size
 from dafw.nn.precision import full_precision
 from dafw.problems.outputs import BoxOutputs, Regions
 from dafw.problems.ranks import share_of_all, weight_of_rank
-from dafw.problems.reads import needed_reads
+from dafw.problems.reads import begin_needed, end_needed, needed_reads
 
+#: Torchvision's names of the terms, and ours.
+TERMS = {"classification": "class", "bbox_regression": "box", "bbox_ctrness": "centre"}
 FCOS_SIZE = 8 * 2**0.5
 """The side of the boxes that a level of FCOS is for, over its stride: those between 8 and 16 strides."""
 
@@ -53,10 +55,6 @@ class DenseHead(BoxHead):
         )
 
     # ---- what FCOS and RetinaNet do in their own ways
-
-    def compute(self, outputs: BoxOutputs, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The losses of ``model.compute_loss``, of images that may be fewer than those of the batch."""
-        raise NotImplementedError
 
     def scores(self, outputs: BoxOutputs) -> Tensor:
         """How likely an object of any class is at each anchor, (N, M)."""
@@ -101,13 +99,25 @@ class DenseHead(BoxHead):
         """What torchvision's head returns of all levels together."""
         return {theirs: torch.cat(self.by_anchor(outputs, ours), 1) for theirs, ours in self.names.items()}
 
+    def compute(self, outputs: BoxOutputs, targets: list[dict[str, Tensor]], *rest: Any) -> dict[str, Tensor]:
+        """What ``model.compute_loss`` returns, under our names, of images that may be fewer than those of the batch."""
+        anchors = [torch.cat(outputs.anchors)] * len(outputs)
+        given = begin_needed(self.head_outputs(outputs))
+        with needed_reads():
+            found = self.model.compute_loss(targets, given, anchors, *rest)
+        count = {name: found.pop(name) for name in ("count",) if name in found}
+        return {**{TERMS[name]: value for name, value in end_needed(found).items()}, **count}
+
     def proposals(self, outputs: BoxOutputs, count: int) -> list[Tensor]:
         """See :meth:`~dafw.nn.detector.Detector.proposals`. They are the boxes of the anchors with the best class."""
         with torch.no_grad():
             deltas = torch.cat(self.by_anchor(outputs, "deltas"), 1)
             anchors = torch.cat(outputs.anchors).expand_as(deltas)
             boxes = clip(self.decode(deltas.flatten(0, 1), anchors.flatten(0, 1)).view_as(deltas), outputs)
-            return self.proposer.propose(outputs, boxes, self.scores(outputs), count)
+            empty = (boxes[..., 2:] - boxes[..., :2] < self.proposer.min_size).any(2)
+            scores = self.scores(outputs).masked_fill(empty, -torch.inf)  # so that they take nobody's place
+            found: list[Tensor] = self.proposer.propose(outputs, boxes, scores, count)
+            return found
 
     def regions(self, outputs: BoxOutputs, boxes: Sequence[Tensor]) -> Regions:
         """See :meth:`~dafw.nn.detector.Detector.regions`.
@@ -173,22 +183,9 @@ class Fcos(DenseHead):
             found = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
             return {**found, "count": (torch.stack(matched_idxs) >= 0).sum()}
 
-    def compute(self, outputs: BoxOutputs, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """``class``, ``box`` and ``centre``, and the number of positive anchors that they are means over."""
-        anchors = [torch.cat(outputs.anchors)] * len(outputs)
-        per_level = [len(one) for one in outputs.anchors]
-        with needed_reads():
-            found = self.model.compute_loss(targets, self.head_outputs(outputs), anchors, per_level)
-        return {
-            "class": found["classification"],
-            "box": found["bbox_regression"],
-            "centre": found["bbox_ctrness"],
-            "count": found["count"],
-        }
-
     def losses(self, outputs: BoxOutputs, targets: Targets, over_ranks: bool) -> dict[str, Tensor]:
         """See :meth:`~dafw.nn.detector.Detector.losses`."""
-        found = self.compute(outputs, self._given(outputs, targets))
+        found = self.compute(outputs, self._given(outputs, targets), [len(one) for one in outputs.anchors])
         count = found.pop("count").to(found["class"].dtype)
         if not over_ranks or world_size() == 1:
             return found
@@ -198,7 +195,8 @@ class Fcos(DenseHead):
     def row_losses(self, outputs: BoxOutputs, targets: Targets, over_ranks: bool) -> dict[str, Tensor]:
         """See :meth:`~dafw.nn.detector.Detector.row_losses`."""
         given = self._given(outputs, targets)
-        each = [self.compute(outputs[row : row + 1], given[row : row + 1]) for row in range(len(given))]
+        per_level = [len(one) for one in outputs.anchors]
+        each = [self.compute(outputs[row : row + 1], given[row : row + 1], per_level) for row in range(len(given))]
         count = torch.stack([one.pop("count") for one in each]).to(each[0]["class"].dtype)
         total = count.sum()
         share = share_of_all(total) if over_ranks else total.clamp_min(1).reciprocal()
@@ -226,13 +224,6 @@ class Retina(DenseHead):
 
     loss_names: ClassVar[tuple[str, ...]] = ("class", "box")
     names: ClassVar[Mapping[str, str]] = {"cls_logits": "classes", "bbox_regression": "deltas"}
-
-    def compute(self, outputs: BoxOutputs, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """``class`` and ``box``, means over the images."""
-        anchors = [torch.cat(outputs.anchors)] * len(outputs)
-        with needed_reads():
-            found = self.model.compute_loss(targets, self.head_outputs(outputs), anchors)
-        return {"class": found["classification"], "box": found["bbox_regression"]}
 
     def losses(self, outputs: BoxOutputs, targets: Targets, over_ranks: bool) -> dict[str, Tensor]:
         """See :meth:`~dafw.nn.detector.Detector.losses`."""

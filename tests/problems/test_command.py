@@ -110,7 +110,7 @@ def test_the_shipped_problem(capsys: pytest.CaptureFixture[str]) -> None:
 
 BOXES = (
     *("--model", "SourceOnly", "--model.network", "Detector", "--model.network.proposals_in_training", "20"),
-    *("--model.problem", "Detection", "--data", "dafw.testing.toys.ToyData", "--data.kind", "detection"),
+    *("--data", "dafw.testing.toys.ToyData", "--data.kind", "detection"),  # the network says what is predicted
     *("--data.source", "a", "--data.target", "b", "--data.batch_size", "8", "--data.steps_per_epoch", "4"),
     *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"),
 )
