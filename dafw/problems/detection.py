@@ -308,7 +308,8 @@ def _select(labels: Boxes, kept: list[Tensor]) -> list[dict[str, Any]]:
         flags = iter(torch.cat(kept).tolist() if kept else [])
     places = [[place for place in range(len(one)) if next(flags)] for one in kept]
     flat = torch.tensor([place for one in places for place in one], dtype=torch.int64)
-    indices = flat.to(kept[0].device, non_blocking=True).split([len(one) for one in places]) if kept else ()
+    counts = [len(one) for one in places]
+    indices = torch.split(flat.to(kept[0].device, non_blocking=True), counts) if kept else ()
     found = []
     for label, index, one in zip(labels, indices, kept, strict=True):
         of_boxes = {name: v for name, v in label.items() if isinstance(v, Tensor) and v.ndim and len(v) == len(one)}

@@ -23,6 +23,7 @@ from torch import Tensor
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.transforms import v2
 
 import dafw.methods
 from dafw.data import Domain
@@ -34,13 +35,20 @@ from dafw.testing.toys import toy_trainer
 from datamodules.base import DomainDataModule
 
 #: What a step of a method may take as a multiple of the supervised step of its source images (``source``), of that of
-#: as many images as it has (``rows``), and of ERM's (``erm``); and its memory of that of as many images (``memory``).
+#: as many images as it has (``rows``), of ERM's (``erm``), and of another method's (by its name); and its memory of
+#: that of as many images (``memory``).
 METHODS: dict[str, dict[str, float]] = {
     "DANN": {},
     "DAFasterRCNN": {"source": 2.1},
     "MeanTeacher": {"source": 2.2, "rows": 1.4, "memory": 1.2},
+    "MeanTeacher with soft labels": {"MeanTeacher": 1.15},
     "NSA": {"source": 4.0},
     "DomainPenalisation": {"erm": 1.05},
+}
+#: By the name of a row its method and its arguments: a teacher teaches from the first step on.
+ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "MeanTeacher": ("MeanTeacher", {"burn_in": 0.0, "threshold": 0.05}),
+    "MeanTeacher with soft labels": ("MeanTeacher", {"burn_in": 0.0, "threshold": 0.05, "labels": "soft"}),
 }
 #: What our supervised step may take as a multiple of torchvision's.
 OVER_TORCHVISION = 1.03
@@ -112,6 +120,10 @@ class Scenes(DomainDataModule):
         images = rng.integers(0, 256, (16, 3, self.size, self.size), dtype=np.uint8)
         return Domain(name, list(torch.from_numpy(images)), [some_boxes(rng, self.size, 3) for _ in images])
 
+    def view(self, name: str) -> Callable[[Any], Any]:
+        """The image itself: what a view costs is the loader's."""
+        return v2.Identity()
+
 
 def some_boxes(rng: np.random.Generator, size: int, count: int) -> dict[str, Tensor]:
     """Boxes of a quarter to a half of the image's side, and classes."""
@@ -122,10 +134,11 @@ def some_boxes(rng: np.random.Generator, size: int, count: int) -> dict[str, Ten
 
 def train(setting: Setting, name: str, rows: int, folder: Path, steps: int, *watches: Any) -> None:
     """Some steps of one method from its first ones on, without validation."""
-    owner = getattr(dafw.methods, name)
+    chosen, arguments = ARGUMENTS.get(name, (name, {}))
+    owner = getattr(dafw.methods, chosen)
     sources = ("day",) if owner.setting.sees_target else ("day", "dusk")
     given = {} if owner.setting.sees_target else {"num_sources": len(sources)}
-    method = owner(setting.network(), num_classes=len(CLASSES), problem=Detection(), **given)
+    method = owner(setting.network(), num_classes=len(CLASSES), problem=Detection(), **given, **arguments)
     data = Scenes(setting.size, sources, batch_size=rows, steps_per_epoch=steps)
     options: dict[str, Any] = {"limit_val_batches": 0, "log_every_n_steps": 1000}
     toy_trainer(folder, epochs=1, callbacks=list(watches), **options).fit(method, datamodule=data)
@@ -199,7 +212,8 @@ def measure(quick: bool = False, settings: Sequence[Setting] = ()) -> list[Measu
 
 def _measure(setting: Setting, folder: Path) -> list[Measure]:
     batch = setting.batch
-    names = [name for name in METHODS if hasattr(dafw.methods, name) and name in (setting.only or METHODS)]
+    there = [name for name in METHODS if hasattr(dafw.methods, ARGUMENTS.get(name, (name, {}))[0])]
+    names = [name for name in there if name in (setting.only or METHODS)]
     runs: dict[str, Callable[[], float]] = {
         "torchvision": partial(torchvisions_steps, setting, batch, setting.steps),
         "source": partial(step_time, setting, "SourceOnly", batch, folder),
@@ -222,7 +236,8 @@ def _measure(setting: Setting, folder: Path) -> list[Measure]:
     measures.append(counted(f"peak of memory over torchvision, {where}", "MB", weighed[batch], live.peak / 1e6))
     for name in names:
         where, limits = f"{name}, {setting.name}", METHODS[name]
-        references = ["erm"] if "erm" in limits else ["source", "rows"]
+        others = [other for other in limits if other == "erm" or other in names]
+        references = others or ["source", "rows"]
         for reference in references:
             limit = {"limit": limits[reference]} if reference in limits else {}
             measures.append(timed(f"step time over {reference}, {where}", "ms", taken[name], taken[reference], **limit))

@@ -77,7 +77,7 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two domains in COCO's format, and the lists of GWHD with two acquisitions of ten images in each."""
     root = tmp_path_factory.mktemp("boxes")
     for domain in ("source", "target"):
-        write_coco(root, domain, coco(12))
+        write_coco(root, domain, coco(40))
     for part, places in (("train", ("Arvalis_1", "Arvalis_2")), ("val", ("UQ_1",)), ("test", ("UQ_7", "UQ_8"))):
         lines = ["image_name,BoxesString,domain"]
         for number in range(10 * len(places)):
@@ -114,7 +114,11 @@ def test_two_steps(
             fit += ["--model.things", "[a]"]
     if config["data"]["class_path"] in ("CocoDomains", "GlobalWheat"):
         fit += ["--data.root", boxes, "--data.size", "32", "--data.batch_size", "2", "--data.num_workers", "0"]
+        if config["data"]["class_path"] == "CocoDomains":
+            fit += ["--data.source", "source", "--data.target", "target"]
         unweighted = ("--model.network.weights", "null", "--model.network.backbone", "tiny")
+        if config["model"]["init_args"].get("burn_in"):
+            fit += ["--model.burn_in", "0.5"]
     if start:  # the experiment of the model that it starts from lies beside it
         first = path.with_name(f"{Path(start).name}.yaml")
         assert call(capsys, "fit", "--config", first, *fit[3:], *unweighted).code == 0

@@ -101,7 +101,7 @@ CASES = {
     "nsa_retinanet": case(
         NSA,
         network=Detector(**DETECTORS["retinanet"]),
-        **{"threshold": 0.0, "regions": 8, "border": 0, "decay": 0.8, "teacher_interval": 2, "burn_in": 2},
+        **{"threshold": 0.0, "regions": 8, "border": 0, "decay": 0.8, "teacher_interval": 2, "burn_in": 0.25},
         **{"largest": 1.0, "ema_decay": 0.8, "norm": "group"},
     ),
     "group_dro_boxes": case(GroupDRO, kind="detection", rate=0.5),

@@ -93,10 +93,11 @@ def test_every_detector_is_compared(arch: str) -> None:
         ({"light_weight": 0.0, "instance_weight": 0.0}, {"heavy"}),
         ({"heavy_weight": 0.0, "instance_weight": 0.0}, {"light_pixel", "light_region", "light_output"}),
         ({"heavy_weight": 0.0, "light_weight": 0.0}, {"instance"}),
-        ({"burn_in": 1}, set()),
+        ({"burn_in": 0.5}, set()),
     ],
 )
-def test_each_part_by_itself(weights: dict[str, Any], expected: set[str]) -> None:
+def test_each_part_by_itself(weights: dict[str, Any], expected: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NSA, "steps_planned", 2)
     method: Any = make_case(**weights).make()
     terms = method.losses(batch_of(make_case()))
     assert set(terms) - set(method.network.loss_names) == expected

@@ -40,7 +40,7 @@ from dafw.nn.teacher import Teacher
 from dafw.problems import BoxOutputs, NetworkBase
 from dafw.problems.ranks import share_of_all
 from dafw.problems.reads import needed_reads
-from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
+from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt, RightOpenUnitInterval
 
 
 class Rows(NamedTuple):
@@ -122,7 +122,7 @@ class NSA(AdaptationMethod):
         decay: of the teacher, which starts with ``min(decay, 1 - 1 / (step + 1))`` (code: 0.99 every 100 steps; later
             0.92 every 100; paper: 0.97 by a summary).
         teacher_interval: steps between two changes of the teacher (code: 100).
-        burn_in: steps in which all three weights are 0.
+        burn_in: the first share of training, in which all three weights are 0.
         base: see :class:`~dafw.methods.base.Method`. Code: SGD with momentum 0.9, rate 1e-4 (3e-4 in the first
             stages), weight decay 1e-4, 14 images.
 
@@ -162,7 +162,7 @@ class NSA(AdaptationMethod):
         regions: PositiveInt = 128,
         decay: ClosedUnitInterval = 0.99,
         teacher_interval: PositiveInt = 1,
-        burn_in: NonNegativeInt = 0,
+        burn_in: RightOpenUnitInterval = 0.0,
         **base,
     ) -> None:
         super().__init__(network, **base)
@@ -187,6 +187,11 @@ class NSA(AdaptationMethod):
         self.teacher = Teacher(network, decay, warmup=True, interval=teacher_interval)
 
     @property
+    def in_burn_in(self) -> bool:
+        """Whether this step learns from the disturbed source alone."""
+        return self.burn_in > 0 and self.step < self.burn_in * self.steps_planned
+
+    @property
     def eval_network(self) -> Any:
         """The teacher; with ``ema_decay``, the average that it makes."""
         return self.teacher.module if self.weight_average is None else self.weight_average.module
@@ -198,7 +203,7 @@ class NSA(AdaptationMethod):
         limits = self._limits(batch)
         labels = moved_labels(batch.y, rows.heavy[:ns], limits[:ns], **self.box_limits)
         terms = dict(self.problem.terms(joint[:ns], labels))
-        if self.step < self.burn_in or not (self.heavy_weight or self.light_weight or self.instance_weight):
+        if self.in_burn_in or not (self.heavy_weight or self.light_weight or self.instance_weight):
             return terms
         taught, last = self.teach(batch), ns + len(batch)
         if self.heavy_weight:
