@@ -45,8 +45,9 @@ METHODS: dict[str, dict[str, float]] = {
     "NSA": {"source": 4.0},
     "DomainPenalisation": {"erm": 1.05},
 }
-#: By the name of a row its method and its arguments: a teacher teaches from the first step on.
+#: By the name of a row its method and its arguments: a teacher teaches from the first step on, and all parts are there.
 ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "NSA": ("NSA", {"threshold": 0.05, "border": 0, "texture_weights": [1.0, 1.0, 1.0], "largest": 1.0}),
     "MeanTeacher": ("MeanTeacher", {"burn_in": 0.0, "threshold": 0.05}),
     "MeanTeacher with soft labels": ("MeanTeacher", {"burn_in": 0.0, "threshold": 0.05, "labels": "soft"}),
 }
