@@ -13,10 +13,18 @@ class UserError(Exception):
     """A mistake that the user can mend. The command line prints the message, one sentence, and exits with 2."""
 
 
-class NonFiniteLoss(Exception):
-    """A term of the loss became NaN or infinite. The message names the term, the step and the samples."""
+class TrainingFailure(Exception):
+    """Training came to a state from which it cannot recover. The message is one sentence; the exit code is 1."""
 
     retryable = False  # another attempt would repeat the same steps and end here again
+
+
+class NonFiniteLoss(TrainingFailure):
+    """A term of the loss became NaN or infinite. The message names the term, the step and the samples."""
+
+
+class CollapsedTeacher(TrainingFailure):
+    """A teacher finds nearly no objects any more. The message says how many it finds, and what to change."""
 
 
 def sentence(error: BaseException) -> str:

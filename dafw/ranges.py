@@ -74,7 +74,7 @@ class Checked:
 
 
 def check_ranges(key: str, given: Mapping[str, Any], ranges: Mapping[str, Range]) -> None:
-    """Checks each number of some arguments, in lists too.
+    """Checks each number of some arguments, in lists and mappings too.
 
     Args:
         key: where the command line has them.
@@ -91,11 +91,11 @@ def check_ranges(key: str, given: Mapping[str, Any], ranges: Mapping[str, Range]
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """The numbers of a value, those of a list one after the other."""
+    """The numbers of a value, those of a list or of a mapping's values one after the other."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
+    elif isinstance(value, list | tuple | Mapping):
+        for item in value.values() if isinstance(value, Mapping) else value:
             yield from _numbers(item)
 
 
@@ -130,7 +130,7 @@ def _range_of(hint: Any) -> Range | None:
     if get_origin(hint) is Annotated:
         inner, *metadata = get_args(hint)
         return next((one for one in metadata if isinstance(one, Range)), None) or _range_of(inner)
-    if get_origin(hint) in (Union, types.UnionType, list, tuple):
+    if get_origin(hint) in (Union, types.UnionType, list, tuple, dict):
         found = [one for one in map(_range_of, get_args(hint)) if one is not None]
         return next((one for one in found if one is not FINITE), found[0] if found else None)
     return None

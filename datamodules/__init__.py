@@ -6,19 +6,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datamodules.base import DomainDataModule
     from datamodules.benchmarks import PACS, VLCS, DomainNet, OfficeHome, TerraIncognita
+    from datamodules.box_benchmarks import BoxBenchmarks
+    from datamodules.coco import CocoDomains
     from datamodules.digits import Digits
+    from datamodules.digits_in_scene import DigitsInScene
     from datamodules.folder import ImageFolderDomains
     from datamodules.masks import MaskFolders
     from datamodules.mnist_variants import ColoredMNIST, RotatedMNIST
     from datamodules.scenes import DrivingScenes
     from datamodules.shapes import ShapesOnPhotos
+    from datamodules.voc import VocDomains
+    from datamodules.wheat import GlobalWheat
 
 _HOMES = {
+    "BoxBenchmarks": "box_benchmarks",
+    "CocoDomains": "coco",
     "ColoredMNIST": "mnist_variants",
     "Digits": "digits",
+    "DigitsInScene": "digits_in_scene",
     "DomainDataModule": "base",
     "DomainNet": "benchmarks",
     "DrivingScenes": "scenes",
+    "GlobalWheat": "wheat",
     "ImageFolderDomains": "folder",
     "MaskFolders": "masks",
     "OfficeHome": "benchmarks",
@@ -27,22 +36,28 @@ _HOMES = {
     "ShapesOnPhotos": "shapes",
     "TerraIncognita": "benchmarks",
     "VLCS": "benchmarks",
+    "VocDomains": "voc",
 }
 
 __all__ = [
     "PACS",
     "VLCS",
+    "BoxBenchmarks",
+    "CocoDomains",
     "ColoredMNIST",
     "Digits",
+    "DigitsInScene",
     "DomainDataModule",
     "DomainNet",
     "DrivingScenes",
+    "GlobalWheat",
     "ImageFolderDomains",
     "MaskFolders",
     "OfficeHome",
     "RotatedMNIST",
     "ShapesOnPhotos",
     "TerraIncognita",
+    "VocDomains",
 ]
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dafw.data.files import Arrays, cached_arrays, digest
 Images = NDArray[np.uint8]
 
 NUM_RENDERED = 5000
+NUM_IN_FONTS = 3000
 _SIDE = 32
 _ZOOM = 2
 _FONTS = {
@@ -62,6 +64,13 @@ def _read_optdigits() -> Arrays:
 def sample_photographs() -> list[Images]:
     """The two photographs that scikit-learn ships (a Chinese temple, a flower): uint8 (427, 640, 3)."""
     return [np.asarray(image) for image in importlib.import_module("sklearn.datasets").load_sample_images().images]
+
+
+@lru_cache(maxsize=1)
+def photograph_halves() -> dict[bool, list[Images]]:
+    """The left halves (``True``) and the right halves (``False``) of :func:`sample_photographs`."""
+    both = [(photograph, photograph.shape[1] // 2) for photograph in sample_photographs()]
+    return {True: [one[:, :middle] for one, middle in both], False: [one[:, middle:] for one, middle in both]}
 
 
 def blend(
@@ -165,6 +174,34 @@ def render(indices: Sequence[int]) -> Arrays:
     return {"images": images, "labels": np.asarray([index % 10 for index in indices], np.int64)}
 
 
+def fonts() -> Arrays:
+    """3,000 digits, 300 per class, white on black, in the fonts that matplotlib ships: ``images`` uint8 (3000, 28, 28).
+
+    Each is drawn in a font at random, a little turned and sheared. All splits share the fonts.
+    """
+    key = {"version": 1, "count": NUM_IN_FONTS, "pillow": PIL.__version__}
+
+    def make() -> Arrays:
+        files = _font_files()
+        drawn = [_in_font(np.random.default_rng([20240701, index]), index % 10, files) for index in range(NUM_IN_FONTS)]
+        return {"images": np.stack(drawn), "labels": np.arange(NUM_IN_FONTS) % 10}
+
+    return cached_arrays("fonts", key, make)
+
+
+def _in_font(rng: np.random.Generator, digit: int, fonts: Sequence[Path]) -> Images:
+    """One digit (28, 28), at most 15 degrees turned."""
+    side = 4 * 28
+    font = ImageFont.truetype(
+        str(fonts[int(rng.integers(len(fonts)))]), int(side * 0.8), layout_engine=ImageFont.Layout.BASIC
+    )
+    text = Image.new("L", (side, side))
+    ImageDraw.Draw(text).text((side / 2, side / 2), str(digit), fill=255, font=font, anchor="mm")
+    turn = affine_about(np.deg2rad(rng.uniform(-15, 15)), rng.uniform(-0.15, 0.15), side / 2)
+    turned = text.transform((side, side), Image.Transform.AFFINE, turn, Image.Resampling.BILINEAR)
+    return np.asarray(turned.resize((28, 28), Image.Resampling.BOX))
+
+
 def _font_files() -> list[Path]:
     folder = Path(importlib.import_module("matplotlib").get_data_path()) / "fonts" / "ttf"
     return [folder / f"{family}{style}.ttf" for family, styles in _FONTS.items() for style in styles]
@@ -189,7 +226,7 @@ def _render(rng: np.random.Generator, digit: int, fonts: Sequence[Path]) -> Imag
             at = (centre[0] + place * gap, centre[1])
             ImageDraw.Draw(text).text(at, str(shown), fill=255, font=font, anchor="mm")
             ImageDraw.Draw(border).text(at, str(shown), fill=255, font=font, anchor="mm", stroke_width=stroke)
-    turn = _turn(np.deg2rad(rng.uniform(-20, 20)), rng.uniform(-0.2, 0.2), side / 2)
+    turn = affine_about(np.deg2rad(rng.uniform(-20, 20)), rng.uniform(-0.2, 0.2), side / 2)
     canvas = _background(rng, back)
     for layer, colour in ((border, edge), (text, front))[0 if stroke else 1 :]:
         mask = layer.transform((side, side), Image.Transform.AFFINE, turn, Image.Resampling.BILINEAR)
@@ -200,7 +237,7 @@ def _render(rng: np.random.Generator, digit: int, fonts: Sequence[Path]) -> Imag
     return np.clip(noisy.round(), 0, 255).astype(np.uint8)
 
 
-def _turn(angle: float, shear: float, centre: float) -> tuple[float, ...]:
+def affine_about(angle: float, shear: float, centre: float) -> tuple[float, ...]:
     """Rotation (radians) and horizontal shear about the centre, as an affine map in Pillow's form."""
     matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) @ [[1, shear], [0, 1]]
     offset = centre - matrix @ np.full(2, centre)

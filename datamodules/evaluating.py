@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from dafw.data.batch import collate
 from dafw.data.domain import Domain, join
 from dafw.data.joint import JointDataset
+from dafw.data.numbers import Numbers
 from dafw.data.roles import Evaluation, Split
 from dafw.data.sampler import ShardSampler
 from dafw.data.setting import DataRequest
@@ -64,6 +65,10 @@ class Evaluating:
         Returns:
             ``None`` if there is no such file, or a sample does not show all of it.
         """
+        return None
+
+    def numbers(self, domain: str) -> Numbers | None:
+        """How the annotation file of a domain calls images and classes, for predicted boxes; ``None`` without one."""
         return None
 
     def evaluations(self, stage: Literal["validate", "test", "predict"]) -> list[Evaluation]:

@@ -1,7 +1,7 @@
 """Layouts of the street scenes: the expected contents (``scenes.yaml``), and how to find them on disk."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -62,13 +62,23 @@ def find_scene_folder(root: Path, domain: str) -> Path | None:
     If several fit, the first that has images of the dataset.
     """
     facts = scenes()["domains"][domain]
-    wanted = [_plain(name) for name in facts["folders"]]
+    return find_folder(root, facts["folders"], [part["images"].partition("/")[0] for part in facts["parts"].values()])
+
+
+def find_folder(root: Path, names: Sequence[str], inside: Sequence[str]) -> Path | None:
+    """The first folder in ``root`` that has one of some names, in any spelling, and holds all of some folders.
+
+    Args:
+        root: where to look.
+        names: compared without case and signs.
+        inside: paths of folders, relative to the folder.
+    """
+    wanted = [_plain(name) for name in names]
     fitting = sorted(
         (folder for folder in subfolders(root) if _plain(folder.name) in wanted),
         key=lambda folder: wanted.index(_plain(folder.name)),
     )
-    first = [part["images"].partition("/")[0] for part in facts["parts"].values()]
-    return next((folder for folder in fitting if all((folder / name).is_dir() for name in first)), None)
+    return next((folder for folder in fitting if all((folder / name).is_dir() for name in inside)), None)
 
 
 def list_scenes(folder: Path, domain: str, fog: str, passed: PassedOver) -> list[Scene]:
@@ -89,11 +99,12 @@ def list_scenes(folder: Path, domain: str, fog: str, passed: PassedOver) -> list
     return [
         Scene(part, image, *_mask(folder, image, ending, given, names), _reference(folder, image, given, names, pairs))
         for part, given in facts["parts"].items()
-        for image in _images(folder, given["images"], ending, passed)
+        for image in images_like(folder, given["images"], ending, passed)
     ]
 
 
-def _images(folder: Path, pattern: str, ending: str, passed: PassedOver) -> Iterator[str]:
+def images_like(folder: Path, pattern: str, ending: str, passed: PassedOver) -> Iterator[str]:
+    """Paths of the images in the folders of a pattern whose names have an ending, relative to ``folder``, sorted."""
     with reading("the folder", folder):
         places = sorted(place for place in folder.glob(pattern) if place.is_dir())
     for place in places:

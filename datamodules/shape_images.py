@@ -1,7 +1,6 @@
 """Scenes of coloured shapes on photographs, and the styles of the domains that show them. Nothing is downloaded."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from dafw.data.files import Arrays, cached_arrays
-from datamodules.digit_images import Images, resize, sample_photographs
+from datamodules.digit_images import Images, photograph_halves, resize
 
 Pixels = NDArray[np.float64]
 
@@ -77,17 +76,9 @@ def _shape(label: int, across: float, down: float, radius: float, turn: float) -
     return np.asarray(drawn)
 
 
-@lru_cache(maxsize=1)
-def _halves() -> dict[bool, list[Images]]:
-    photographs = sample_photographs()
-    middles = [photograph.shape[1] // 2 for photograph in photographs]
-    both = list(zip(photographs, middles, strict=True))
-    return {True: [one[:, :middle] for one, middle in both], False: [one[:, middle:] for one, middle in both]}
-
-
 def _crop(rng: np.random.Generator, left: bool) -> Pixels:
     """A piece of a photograph, one to three times as large and scaled down: (64, 64, 3) in [0, 1]."""
-    pool = _halves()[left]
+    pool = photograph_halves()[left]
     photograph = pool[int(rng.integers(len(pool)))]
     side = int(SIDE * rng.uniform(1, 3))
     top, start = (int(rng.integers(whole - side + 1)) for whole in photograph.shape[:2])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from dafw.commands.boxes import box_names, check_box_files, describe_boxes
 from dafw.commands.scenes import check_scenes, describe_scenes, scene_names
 from dafw.data.entries import PassedOver
 from dafw.data.images import decodes_file, find_corrupt
@@ -41,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", required=True, parser_class=type(parser))
     commands.add_parser("list", help="the benchmarks, how many images belong in each, and how that is known")
     one = commands.add_parser("check", help="compare a folder with what should be there")
-    one.add_argument("name", help="the benchmark or the domain of street scenes, as in PACS or gta5")
+    one.add_argument("name", help="the benchmark or the domain, as in PACS, gta5 or voc2007")
     one.add_argument("--root", required=True, type=Path, help="its folder, as given to data.root")
+    one.add_argument("--boxes", action="store_true", help="the boxes of street scenes which have masks, too")
     one.add_argument("--decode", action="store_true", help="decode every image, too")
     commands.add_parser("labels", help="read every label of a run's data; takes the arguments of dafw fit")
 
@@ -61,8 +63,15 @@ def main(args: argparse.Namespace) -> int:
             print("\n".join(describe(facts)))
         for name in scene_names():
             print("\n".join(describe_scenes(name)))
+        for name in box_names():
+            print("\n".join(describe_boxes(name)))
         return 0
-    choose("benchmark", args.name, (*benchmarks(), *scene_names()))
+    choose("benchmark", args.name, (*benchmarks(), *scene_names(), *box_names()))
+    if args.boxes or args.name not in (*benchmarks(), *scene_names()):
+        choose("benchmark with boxes", args.name, box_names())
+        lines, complete = check_box_files(args.name, user_path(args.root))
+        print("\n".join(map(terminal, lines)))
+        return 0 if complete else 1
     if args.name in scene_names():
         lines, complete = check_scenes(args.name, user_path(args.root))
         print("\n".join(map(terminal, lines)))

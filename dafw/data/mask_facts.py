@@ -1,10 +1,6 @@
 """What is known of images and masks once each has been looked at: their sizes, and what is in the masks."""
 
-import json
-import logging
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dafw.data.class_map import ClassMap
-from dafw.data.files import cache_dir, digest, making
+from dafw.data.looking import look_once
 from dafw.data.readers import Reader
 from dafw.errors import UserError
-from dafw.files import write_atomically
-
-log = logging.getLogger(__name__)
 
 _MOST = 300
 """Numbers or colours of one mask that are counted; a file with more of them is a photograph."""
-_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -78,25 +70,15 @@ def find_facts(name: str, images: Reader, masks: Reader | None, kind: str, root:
     Raises:
         UserError: naming the file, if one does not exist or cannot be read.
     """
-    known = cache_dir() / "masks" / f"{digest([str(root.resolve()), name, kind])[:16]}.json"
-    with making(known):
-        kept = _read(known)
-        known_masks = [masks if masks is not None and masks.names[i] else None for i in range(len(images.names))]
-        marks = [[images.mark(i), None if one is None else one.mark(i)] for i, one in enumerate(known_masks)]
-        keys = [digest(mark) for mark in marks]
-        todo = [index for index, key in enumerate(keys) if key not in kept]
-        if todo:
-            log.info("%s: reading the classes of %d masks", name, len(todo))
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                for start in range(0, len(todo), _CHUNK):
-                    chunk = todo[start : start + _CHUNK]
-                    found = pool.map(lambda index: _look(images, known_masks[index], index), chunk)
-                    kept |= dict(zip((keys[index] for index in chunk), found, strict=True))
-            try:
-                write_atomically(known, json.dumps({key: kept[key] for key in keys}))
-            except OSError as error:
-                log.warning("cannot write %s (%s): the next run reads the masks again", known, error)
-    rows = [kept[key] for key in keys]
+    known_masks = [masks if masks is not None and masks.names[i] else None for i in range(len(images.names))]
+    marks = [[images.mark(i), None if one is None else one.mark(i)] for i, one in enumerate(known_masks)]
+    rows = look_once(
+        "masks",
+        [str(root.resolve()), name, kind],
+        marks,
+        lambda index: _look(images, known_masks[index], index),
+        "images" if masks is None else "masks",
+    )
     sizes = np.asarray([row[0] for row in rows], np.int64).reshape(-1, 2)
     if masks is None:
         return Facts(sizes, None, ())
@@ -117,12 +99,3 @@ def _look(images: Reader, masks: Reader | None, index: int) -> list[Any]:
         codes, counts = np.unique(raw, return_counts=True)
     often = np.argsort(-counts, kind="stable")[:_MOST]
     return [size, list(raw.shape), {str(int(codes[i])): int(counts[i]) for i in often}]
-
-
-def _read(known: Path) -> dict[str, list[Any]]:
-    try:
-        found = json.loads(known.read_bytes()) if known.exists() else {}
-    except (OSError, ValueError):
-        log.warning("%s is damaged: reading all masks again", known)
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -1,4 +1,4 @@
-"""What a method says of each test sample, beside the sample's label."""
+"""What is collected over the batches and ranks of an evaluation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,3 +38,17 @@ class TestColumns:
         order = index.argsort()
         columns = {name: gather_unequal(column)[order] for name, column in self.columns.items()}
         return type(self)(columns, labels[order], index[order])
+
+
+def evidence_of_all_ranks(batches: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """The batches of one domain of all ranks in one, in the domain's order. The list is emptied, as they may be large.
+
+    Args:
+        batches: of this rank, each with features (m, d), logits (m, K) and keys (2, m): the position of the sample that
+            a row is of, and the row's label.
+    """
+    found = [torch.cat(values, -1 if i == 2 else 0) for i, values in enumerate(zip(*batches, strict=True))]
+    batches.clear()
+    features, logits, keys = (gather_unequal(value, -1 if i == 2 else 0) for i, value in enumerate(found))
+    order = keys[0].argsort(stable=True)
+    return features[order], logits[order], keys[:, order]

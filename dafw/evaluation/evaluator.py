@@ -16,7 +16,7 @@ from dafw.data.domain import Domain
 from dafw.data.roles import Evaluation
 from dafw.data.setting import Setting
 from dafw.errors import UserError
-from dafw.evaluation.columns import TestColumns
+from dafw.evaluation.columns import TestColumns, evidence_of_all_ranks
 from dafw.evaluation.mean_loss import MeanLoss
 from dafw.evaluation.open_set import OpenSet
 from dafw.lightning_adapter import log_and_return
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
     from dafw.evaluation.rejection import Rejection
+
+
+SOURCE_ROLES = ("source_train", "source_val")
+"""The roles whose samples the validators of the source see."""
 
 
 class ExtraTestMetrics(NamedTuple):
@@ -107,7 +111,7 @@ class Evaluator:
     def __init__(self, method: Evaluated) -> None:
         self.method = method
         self.open_set = OpenSet(method)
-        self.validators: dict[str, Validator] = {name: make() for name, make in VALIDATORS.items()}
+        self.validators: dict[str, Validator] = {name: VALIDATORS[name]() for name in method.problem.validators}
         self.evaluations: list[Evaluation] = []
         self.metrics: list[dict[str, MetricCollection]] = []
         self.volumes: dict[int, Volumes] = {}
@@ -134,6 +138,11 @@ class Evaluator:
         """Whether label-free validators apply: the problem gives evidence, and training sees the target in epochs."""
         setting = self.method.setting
         return self.problem.supports_unsupervised_validators and setting.sees_target and not setting.streams_target
+
+    @property
+    def reads_source(self) -> bool:
+        """Whether one of the validators needs samples of the source."""
+        return self.uses_validators and any(one.needs_source for one in self.validators.values())
 
     def add_validators(self, further: Iterable[Validator]) -> None:
         """Lets each validation compute further label-free validators.
@@ -208,7 +217,7 @@ class Evaluator:
                 self.problem.score_volumes(metrics, outputs, y, numbers[batch.index])
         if role == "source_val":
             self.source_losses[position].update(*self.problem.summed_loss(outputs, y))
-        if self.uses_validators and role in ("source_train", "source_val", "target_val"):
+        if (role == "target_val" and self.uses_validators) or (role in SOURCE_ROLES and self.reads_source):
             self._collect(position, batch, outputs, y if role == "source_val" else None)
         if role == "target_test" and is_labelled and (columns := self.method.test_columns(batch)):
             found = TestColumns({**columns}, y, batch.index)
@@ -339,18 +348,15 @@ class Evaluator:
         return None if metrics is None else Volumes(metrics.to(device), torch.from_numpy(numbers).to(device))
 
     def _collect(self, position: int, batch: Batch, outputs: Any, y: Any) -> None:
-        features, logits = self.problem.evidence(outputs)
+        features, logits, sample = self.problem.evidence(outputs)
         labels = None if y is None else self.problem.evidence_labels(outputs, y)
-        each = len(features) // len(batch)
-        index = batch.index
-        if each > 1:
-            index = (each * index[:, None] + torch.arange(each, device=index.device)).flatten()
+        index = batch.index[sample]
         keys = torch.stack([index, index if labels is None else labels])
         self.collected[position].append((features, logits, keys))
 
     def _validate_without_labels(self) -> dict[str, float]:
         """Every label-free validator on the validation splits of source and target."""
-        train, source, target = (self._gather(role) for role in ("source_train", "source_val", "target_val"))
+        train, source, target = (self._gather(role) for role in (*SOURCE_ROLES, "target_val"))
         if (ignored := self.problem.ignore_index) is not None:
             labelled = source[2][1] != ignored
             source = source[0][labelled], source[1][labelled], source[2][:, labelled]
@@ -361,6 +367,7 @@ class Evaluator:
             source_labels=source[2][1],
             target_features=target[0],
             target_logits=target[1],
+            target_samples=sum(len(one.domain) for one in self.evaluations if one.role == "target_val"),
         )
         present = {name: one for name, one in self.validators.items() if len(source[0]) or not one.needs_source}
         return {name: float(validator(evidence)) for name, validator in present.items()}
@@ -372,14 +379,8 @@ class Evaluator:
         """
         parts = []
         for position, evaluation in enumerate(self.evaluations):
-            if evaluation.role == role:
-                batches, self.collected[position] = self.collected[position], []  # logits of many classes are large
-                found = [torch.cat(values, -1 if i == 2 else 0) for i, values in enumerate(zip(*batches, strict=True))]
-                del batches
-                found = [gather_unequal(value, -1 if i == 2 else 0) for i, value in enumerate(found)]
-                order = found[2][0].argsort()
-                parts.append((found[0][order], found[1][order], found[2][:, order]))
-                del found
+            if evaluation.role == role and (role not in SOURCE_ROLES or self.reads_source):
+                parts.append(evidence_of_all_ranks(self.collected[position]))
         if not parts:
             return torch.empty(0, 0), torch.empty(0, 0), torch.empty(2, 0, dtype=torch.int64)
         if len(parts) == 1:

@@ -31,6 +31,14 @@ from dafw.methods.adaptation import (
 )
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses, Method
+from dafw.methods.detection import (
+    NSA,
+    DAFasterRCNN,
+    DomainPenalisation,
+    MeanTeacher,
+    SourceFreeTeacher,
+    WSCoL,
+)
 from dafw.methods.generalization import (
     CORAL,
     DRM,
@@ -84,6 +92,7 @@ __all__ = [
     "MCD",
     "MDD",
     "MMD",
+    "NSA",
     "OSBP",
     "OSUDA",
     "PADA",
@@ -99,18 +108,21 @@ __all__ = [
     "AdaptSegNet",
     "AdaptationMethod",
     "Advent",
+    "DAFasterRCNN",
     "DAFormer",
     "DRMRetraining",
     "Dacs",
     "DeepCORAL",
     "DomainBedCDANN",
     "DomainBedDANN",
+    "DomainPenalisation",
     "FineTune",
     "Fish",
     "FixMatch",
     "GeneralizationMethod",
     "GroupDRO",
     "Losses",
+    "MeanTeacher",
     "MemSPM",
     "Method",
     "MinEnt",
@@ -121,8 +133,10 @@ __all__ = [
     "ParetoDA",
     "ParetoMDD",
     "SourceFreeMethod",
+    "SourceFreeTeacher",
     "SourceOnly",
     "TestTimeMethod",
     "UniOT",
     "VREx",
+    "WSCoL",
 ]

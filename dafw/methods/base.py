@@ -42,9 +42,11 @@ class Method(
         network: inputs to outputs, see :class:`~dafw.problems.model.NetworkBase`.
         num_classes: classes to predict. The command line takes it from the datamodule. A method that is made without
             it takes it from the datamodule of its trainer, see :class:`~dafw.methods.waiting.Waiting`.
-        problem: what is predicted; if ``None`` classification, or else the first kind that the method is for.
+        problem: what is predicted; if ``None`` what the network is for, or else classification, or else the first kind
+            that the method is for.
         norm: batch statistics over two domains: ``joint`` (one set), ``separate`` (one per domain, shared running
-            statistics), ``domain_specific`` (own statistics and affine per domain), ``frozen``; the method's
+            statistics), ``domain_specific`` (own statistics and affine per domain), ``frozen``, ``group`` (group
+            normalisation, which has no statistics of other images, in place of batch normalisation); the method's
             ``default_norm`` if ``None``.
         optimizer: any timm optimiser; ``momentum`` is SGD with momentum, ``sgd`` the same with Nesterov's.
         lr: learning rate of new layers; the backbone's is ``lr * network.backbone_lr``.
@@ -112,7 +114,7 @@ class Method(
         super().__init__()
         self.set_optimisation(optimizer, lr, momentum, weight_decay, schedule, sharpness, parts, fused)
         kind = self.kinds[0] if self.kinds and "classification" not in self.kinds else "classification"
-        self.problem = problem or USUAL.get(kind, Classification)()
+        self.problem = problem or USUAL.get(network.kind or kind, Classification)()
         if self.kinds and self.problem.kind not in self.kinds:
             raise UserError(
                 f"{type(self).__name__} is a method for {' and '.join(self.kinds)}, and model.problem is "
@@ -265,11 +267,13 @@ class Method(
         """Counts the step; sets learning rates and the random state as functions of that count alone."""
         self.steps_started += 1
         self.layout.domain, self._features = batch.domain, None
+        self.layout.clock = (self.data_seed, self.step)
         self.set_rates(self.progress, self.step)
         self.seed_step()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """See :meth:`commit`."""
+        self.layout.clock = None
         with torch.no_grad():
             self.commit(batch)
 

@@ -11,6 +11,8 @@ from dafw.problems import Problem
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+    from dafw.evaluation.evaluator import Evaluator
+
     Base = pl.LightningModule
 else:
     Base = object
@@ -35,13 +37,12 @@ class Requests(Base):
     equal_rows: bool = False
     problem: Problem
     transductive_reason: str
+    evaluator: "Evaluator"
 
     if TYPE_CHECKING:
 
         @property
         def steps_done(self) -> int: ...  # noqa: D102
-        @property
-        def supports_unsupervised_validators(self) -> bool: ...  # noqa: D102
 
     @property
     def datamodule(self) -> ServedDomains | None:
@@ -86,7 +87,7 @@ class Requests(Base):
             equal_rows=self.equal_rows,
             balanced=self.balanced,
             mixed_evaluation=bool(self.transductive_reason),
-            evidence=self.supports_unsupervised_validators,
+            evidence=self.evaluator.reads_source,
             steps_done=lambda: self.steps_done,
             asker=type(self).__name__,
         )

@@ -38,6 +38,8 @@ class Restoring(Base):
 
         @property
         def datamodule(self) -> ServedDomains | None: ...  # noqa: D102
+        @property
+        def eval_network(self) -> Any: ...  # noqa: D102
         def record_state(self) -> dict[str, Any]: ...  # noqa: D102
         def load_record_state(self, state: Any) -> None: ...  # noqa: D102
 
@@ -53,8 +55,13 @@ class Restoring(Base):
             "labelled": sorted({*self.trained_on, *(() if data is None else data.labelled)}),
             "classes": [] if data is None else list(data.known_names),
             "samples": {} if data is None else data.samples("fit"),
-            "eval_network": "network." if self.weight_average is None else "weight_average.module.",
+            "eval_network": self._served_prefix(),
         }
+
+    def _served_prefix(self) -> str:
+        """How the names of the weights of the network that is evaluated begin."""
+        served = self.eval_network
+        return next((f"{name}." for name, module in self.named_modules() if module is served), "network.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on where the checkpoint was written.

@@ -94,7 +94,10 @@ class StartingMethod(Method, abstract=True):
 
 
 #: Arguments of a network that change neither its function nor the names of its weights.
-SAME_FUNCTION = {"weights", "backbone_lr", "channels_last", "compile", "bottleneck_init", "head_init"}
+SAME_FUNCTION = {
+    *("weights", "backbone_lr", "channels_last", "compile", "bottleneck_init", "head_init"),
+    *("anchors_per_image", "regions_per_image", "proposals_in_training"),
+}
 
 
 def find_checkpoint(path: str) -> Path:

@@ -15,8 +15,12 @@ from torch import Tensor, nn
 from dafw.errors import UserError, choose, nearest, sentence
 from dafw.nn.digits import DIGIT_NETS
 from dafw.nn.ibn import IBNForm, convert_ibn, split_state, start_norms
+from dafw.nn.torchvision_detectors import TORCHVISION
 from dafw.nn.weights import load_weights, loads_weights
 from dafw.recording import may_name
+
+#: Names of the pyramids that a detector of this project may have, beside those of timm.
+DETECTOR_BACKBONES = ("tiny", *TORCHVISION)
 
 
 class Backbone(NamedTuple):
@@ -93,8 +97,8 @@ def check_known(description: Mapping[str, Any], path: Path) -> None:
     """Checks that a network whose description came in a file can be made without code of anybody else's.
 
     Args:
-        description: the class path and the arguments of a :class:`~dafw.nn.network.Network`, or of a
-            :class:`~dafw.nn.segmentation.SegmentationNetwork`.
+        description: the class path and the arguments of a :class:`~dafw.nn.network.Network`, of a
+            :class:`~dafw.nn.segmentation.SegmentationNetwork` or of a :class:`~dafw.nn.detector.Detector`.
         path: the file.
 
     Raises:
@@ -109,7 +113,7 @@ def check_known(description: Mapping[str, Any], path: Path) -> None:
             f" SegmentationNetwork --model.network.arch {arch} if you trust it"
         )
     name = str(arguments.get("backbone", next(iter(DIGIT_NETS))))
-    if name not in DIGIT_NETS and name.split(".")[0] != "dafw":
+    if name not in DIGIT_NETS and name not in DETECTOR_BACKBONES and name.split(".")[0] != "dafw":
         import timm
 
         if not timm.is_model(name):

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from dafw.data.padding import IGNORE
 
+#: Blocks in each direction that have numbers of their own; larger images repeat them.
+BLOCKS = 32
+
 
 def class_mask(labels: Tensor, scores: Tensor) -> Tensor:
     """The pixels of half of the classes of each image, rounded up; pixels without a label are never among them.
@@ -62,3 +65,21 @@ def block_mask(numbers: Tensor, sizes: Tensor, canvas: tuple[int, int], block: i
         places.append((pixels * count // side.clamp_min(1)) % numbers.shape[1 + axis])
     rows = torch.arange(len(numbers), device=numbers.device)[:, None, None]
     return numbers[rows, places[0][:, :, None], places[1][:, None, :]] > ratio
+
+
+def hide_blocks(x: Tensor, numbers: Tensor, sizes: Tensor | None, block: int, ratio: float, colour: Tensor) -> Tensor:
+    """Images whose hidden blocks have one colour, see :func:`block_mask`: (n, C, H, W) -> (n, C, H, W).
+
+    Args:
+        x: images, uint8 or in [0, 1].
+        numbers: random numbers (n, r, c) in [0, 1), one for each block.
+        sizes: (n, 2) int64, height and width of each image without its padding; ``None``: every image fills ``x``.
+        block: side of a block in pixels.
+        ratio: share of hidden blocks.
+        colour: (C, 1, 1) in [0, 1], of hidden pixels; rounded for uint8 images.
+    """
+    canvas = (int(x.shape[2]), int(x.shape[3]))
+    if sizes is None:
+        sizes = torch.stack([torch.full((len(x),), side, device=x.device) for side in canvas], 1)
+    visible = block_mask(numbers, sizes, canvas, block, ratio)
+    return torch.where(visible[:, None], x, (255 * colour).round().to(x.dtype) if x.dtype == torch.uint8 else colour)

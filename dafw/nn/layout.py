@@ -8,6 +8,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from dafw.data.padding import valid_positions
+from dafw.nn.draws import row_seeds
 
 
 @dataclass
@@ -27,6 +28,7 @@ class BatchLayout:
         sizes: (N, 2) int64, height and width of each image within its padding; None if no image is padded.
         canvas: height and width of the padded images.
         rows: number N of rows of the batch; None if unknown.
+        clock: seed of the run and number of the step; None outside of a step.
     """
 
     num_source: int | None = None
@@ -37,6 +39,7 @@ class BatchLayout:
     sizes: Tensor | None = None
     canvas: tuple[int, int] = (0, 0)
     rows: int | None = None
+    clock: tuple[int, int] | None = None
 
     @contextmanager
     def temporarily(self, **values: Any) -> Iterator[None]:
@@ -61,6 +64,17 @@ class BatchLayout:
         if self.sizes is None:
             return None
         return valid_positions(self.sizes[rows], self.canvas, (height, width))[:, None]
+
+    def seeds(self, count: int) -> list[int] | None:
+        """A seed for each of ``count`` rows, for random choices that concern a row alone; None outside of a step.
+
+        It depends on the seed of the run, the step, the row's domain being a source or not, and the row's place among
+        those. So every pass of a step has the same seeds, and the rows of two ranks have those of one process.
+        """
+        if self.clock is None:
+            return None
+        sources = self.num_source or 0
+        return [*row_seeds(*self.clock, "source", sources), *row_seeds(*self.clock, "target", count - sources)]
 
     def domain_of(self, count: int) -> Tensor | None:
         """The domains of the ``count`` rows of a pass over the whole batch or over its source rows alone.

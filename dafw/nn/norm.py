@@ -1,4 +1,4 @@
-"""Batch normalisation of a batch that holds two domains: the key ``norm: joint | separate | domain_specific | frozen``.
+"""Normalisation of a batch that holds two domains: the key ``norm``.
 
 ===============  ==============================  ==========================================  ===========
 value            a training batch is normalised  running statistics                          affine
@@ -7,11 +7,13 @@ joint            by its own statistics           one pair, of the whole batch   
 separate         each domain by its own          one pair, updated by source, then target    shared
 domain_specific  each domain by its own          one pair per domain                         per domain
 frozen           by the running statistics       never change                                shared
+group            each image by its own           none                                        shared
 ===============  ==============================  ==========================================  ===========
 
 ``separate`` gives what two calls of the network give, one for each domain. ``domain_specific`` is Chang et al., CVPR
-2019, https://arxiv.org/abs/1906.03950. In evaluation all four use running statistics, or the test batch's own if
-``BatchLayout.test_batch`` is set. On several ranks, training statistics are those of the rows of all ranks.
+2019, https://arxiv.org/abs/1906.03950. In evaluation the first four use running statistics, or the test batch's own if
+``BatchLayout.test_batch`` is set. On several ranks, training statistics are those of the rows of all ranks. ``group``
+puts :class:`~dafw.nn.group_norm.GroupNorm` in the place of every batch normalisation, with its scale and shift.
 """
 
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -24,11 +26,14 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from dafw.errors import UserError
 from dafw.nn.distributed import gather_rows, world_size
+from dafw.nn.group_norm import GroupNorm
 from dafw.nn.layout import BatchLayout
 from dafw.nn.precision import full_precision
 
-NormMode = Literal["joint", "separate", "domain_specific", "frozen"]
-NORM_MODES: tuple[str, ...] = get_args(NormMode)
+NormMode = Literal["joint", "separate", "domain_specific", "frozen", "group"]
+BatchNormMode = Literal["joint", "separate", "domain_specific", "frozen"]
+NORM_MODES: tuple[str, ...] = get_args(BatchNormMode)
+"""Those of batch normalisation."""
 _BRANCH = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
@@ -54,7 +59,7 @@ class _Branch(NamedTuple):
 
 
 class DomainBatchNorm(nn.Module):
-    """Batch normalisation over (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W), in one of four modes.
+    """Batch normalisation over (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W), in any mode but ``group``.
 
     State-dict keys are those of ``nn.BatchNorm``. In ``domain_specific`` mode they hold the target's branch, and the
     same names behind ``source_`` hold the source's. A checkpoint without the source's loads into both branches.
@@ -91,7 +96,7 @@ class DomainBatchNorm(nn.Module):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        mode: NormMode = "joint",
+        mode: BatchNormMode = "joint",
         layout: BatchLayout | None = None,
     ) -> None:
         super().__init__()
@@ -103,6 +108,8 @@ class DomainBatchNorm(nn.Module):
         self.drop: nn.Module | None = None  # what timm's fused layers apply to the result
         self.act: nn.Module | None = None
         self.place = ""  # its name within the network
+        #: Whether the rows are regions rather than images; they have no padding.
+        self.of_regions = False
         self.register_parameter("weight", nn.Parameter(torch.ones(num_features)) if affine else None)
         self.register_parameter("bias", nn.Parameter(torch.zeros(num_features)) if affine else None)
         self.register_buffer("running_mean", torch.zeros(num_features) if track_running_stats else None)
@@ -111,20 +118,14 @@ class DomainBatchNorm(nn.Module):
         self._enter(mode, layout or BatchLayout())
 
     @classmethod
-    def from_batch_norm(cls, layer: _BatchNorm, mode: NormMode, layout: BatchLayout) -> Self:
+    def from_batch_norm(cls, layer: _BatchNorm, mode: BatchNormMode, layout: BatchLayout) -> Self:
         """A layer that holds the parameters and buffers of ``layer`` themselves, so that optimisers stay valid.
 
         Raises:
             ValueError: if ``layer`` has another forward pass than the known layers, or has no parameters yet.
         """
-        name = type(layer).__name__
+        _check_known(layer)
         drop, act = getattr(layer, "drop", None), getattr(layer, "act", None)
-        fused = isinstance(drop, nn.Module) and isinstance(act, nn.Module)
-        known = fused or type(layer).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-        if not known or hasattr(layer, "aux_bn"):
-            raise ValueError(f"cannot convert the normalisation layer {name}: it has a forward pass of its own")
-        if isinstance(layer, LazyModuleMixin):
-            raise ValueError(f"cannot convert {name}: run a first batch, which gives it its parameters")
         new = cls(layer.num_features, eps=layer.eps, momentum=layer.momentum, affine=False, track_running_stats=False)
         for key in _BRANCH:
             setattr(new, key, getattr(layer, key))
@@ -133,7 +134,7 @@ class DomainBatchNorm(nn.Module):
         new._enter(mode, layout)
         return new.train(layer.training)
 
-    def _enter(self, mode: NormMode, layout: BatchLayout) -> None:
+    def _enter(self, mode: BatchNormMode, layout: BatchLayout) -> None:
         """Switches to ``mode``. In ``domain_specific`` the source's branch begins as a copy of the present one."""
         if mode not in NORM_MODES:
             raise ValueError(f"norm must be one of {', '.join(NORM_MODES)}, not {mode!r}")
@@ -207,7 +208,7 @@ class DomainBatchNorm(nn.Module):
         if batches is not None:
             batches.add_(1)
         over_ranks = self.training and self.layout.sync and world_size() > 1
-        inside = self.layout.inside(rows, *x.shape[2:]) if x.ndim == 4 else None
+        inside = self.layout.inside(rows, *x.shape[2:]) if x.ndim == 4 and not self.of_regions else None
         if inside is None and self.training and x.numel() // x.shape[1] * (world_size() if over_ranks else 1) <= 1:
             raise OneValue(self.place)
         if self.follows and self.training:
@@ -303,6 +304,30 @@ def _normalise_by_hand(
     return y, mean, var * (total / (total - 1).clamp_min(1))
 
 
+def _check_known(layer: _BatchNorm) -> None:
+    """Refuses a layer that does more than what it is replaced by."""
+    name = type(layer).__name__
+    drop, act = getattr(layer, "drop", None), getattr(layer, "act", None)
+    fused = isinstance(drop, nn.Module) and isinstance(act, nn.Module)
+    known = fused or type(layer).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+    if not known or hasattr(layer, "aux_bn"):
+        raise ValueError(f"cannot convert the normalisation layer {name}: it has a forward pass of its own")
+    if isinstance(layer, LazyModuleMixin):
+        raise ValueError(f"cannot convert {name}: run a first batch, which gives it its parameters")
+
+
+def _replaced(child: nn.Module, mode: NormMode, layout: BatchLayout) -> DomainBatchNorm | GroupNorm | None:
+    """What takes the place of a layer; ``None`` if it stays."""
+    if type(child) is nn.GroupNorm:
+        return GroupNorm.in_place_of(child, layout)
+    if not isinstance(child, _BatchNorm):
+        return None
+    if mode != "group":
+        return DomainBatchNorm.from_batch_norm(child, mode, layout)
+    _check_known(child)
+    return GroupNorm.in_place_of(child, layout)
+
+
 def fix_affine(module: nn.Module) -> None:
     """Keeps scale and shift of every batch normalisation inside ``module`` as they are; running statistics go on."""
     for layer in module.modules():
@@ -315,11 +340,13 @@ def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = Non
     """Puts every batch normalisation inside ``module`` into ``mode``; parameters and buffers remain the same objects.
 
     It replaces ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm``, and timm's layers with a fused activation, which stays.
-    A ``DomainBatchNorm`` changes its mode. Other layers that have a ``BatchLayout`` get the one that is returned.
+    A ``DomainBatchNorm`` changes its mode. ``nn.GroupNorm`` is replaced by one that leaves out padding, in every mode.
+    Other layers that have a ``BatchLayout`` get the one that is returned. The rows within a part that has an attribute
+    ``rows_are_regions`` are no images: there padding means nothing, and domains cannot be told apart.
 
     Args:
         module: a network, changed in place.
-        mode: joint, separate, domain_specific or frozen.
+        mode: joint, separate, domain_specific, frozen or group.
         skip: a part that is left as it is.
 
     Returns:
@@ -328,24 +355,36 @@ def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = Non
     Raises:
         ValueError: for an unknown mode, for a layer that cannot be converted, or if ``module`` itself is a layer to be
             replaced.
+        UserError: for a mode that tells domains apart, if there is a layer whose rows are regions.
     """
-    if mode not in NORM_MODES:
-        raise ValueError(f"norm must be one of {', '.join(NORM_MODES)}, not {mode!r}")
+    if mode not in get_args(NormMode):
+        raise ValueError(f"norm must be one of {', '.join(get_args(NormMode))}, not {mode!r}")
     if isinstance(module, _BatchNorm):
         name = type(module).__name__
         raise ValueError(f"a {name} cannot be replaced from within: pass the network that holds it")
     layout = BatchLayout()
-    converted: dict[nn.Module, DomainBatchNorm] = {}  # a layer may be registered in two places
+    converted: dict[nn.Module, DomainBatchNorm | GroupNorm] = {}  # a layer may be registered in two places
     skipped = set() if skip is None else set(skip.modules())
+    regions = {one for part in module.modules() if getattr(part, "rows_are_regions", False) for one in part.modules()}
     for place, parent in [one for one in module.named_modules() if one[1] not in skipped]:
         if isinstance(parent, DomainBatchNorm):
+            if mode == "group":
+                raise ValueError("norm: group needs a network whose batch normalisations were not converted before")
             parent._enter(mode, layout)
         elif isinstance(getattr(parent, "layout", None), BatchLayout):
             parent.layout = layout
         for name, child in parent._modules.items():
-            if isinstance(child, _BatchNorm):
-                if child not in converted:
-                    converted[child] = DomainBatchNorm.from_batch_norm(child, mode, layout)
-                    converted[child].place = f"{place}.{name}".lstrip(".")
-                parent._modules[name] = converted[child]
+            if child is None or (new := converted.get(child) or _replaced(child, mode, layout)) is None:
+                continue
+            where = f"{place}.{name}".lstrip(".")
+            if parent in regions and isinstance(new, DomainBatchNorm) and mode in ("separate", "domain_specific"):
+                raise UserError(
+                    f"model.norm is {mode}, but the rows of the batch norm {where} are regions, so it cannot tell the"
+                    " domains apart: take joint, frozen or group, or another network"
+                )
+            if child not in converted:
+                converted[child], new.of_regions = new, parent in regions
+                if isinstance(new, DomainBatchNorm):
+                    new.place = where
+            parent._modules[name] = new
     return layout

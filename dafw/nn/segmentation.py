@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,7 @@ class SegmentationNetwork(NetworkBase):
             a package that is not installed.
     """
 
+    kind: ClassVar[str] = "segmentation"
     decoder: nn.Module
 
     def __init__(  # type: ignore[no-untyped-def]

@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dafw.data.colours import YIQ, colour_maps
 from dafw.nn.draws import on_device
 
-#: Luma and two axes of hue, as rows: the NTSC's YIQ.
-_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 #: Pixels on each side that a blur reaches: more than three times the largest sigma.
 _REACH = 4
 
@@ -31,10 +30,7 @@ class StrongViews(NamedTuple):
 
 
 def strong_views(drawn: NDArray[Any], *, strength: float, jitter: float, blur: float) -> StrongViews:
-    """How some images change.
-
-    Brightness, contrast, saturation and hue follow in this order, as one affine map of the colours of a pixel. The hue
-    turns around the grey axis of the YIQ colours.
+    """How some images change; see :func:`~dafw.data.colours.colour_maps`.
 
     Args:
         drawn: random numbers (n, 7) in [0, 1).
@@ -42,21 +38,12 @@ def strong_views(drawn: NDArray[Any], *, strength: float, jitter: float, blur: f
         jitter: probability that the colours of an image change.
         blur: probability that an image is blurred, with a sigma from 0.15 to 1.15 pixels.
     """
-    count = len(drawn)
     changed, factors = drawn[:, 0] < jitter, strength * (2 * drawn[:, 1:5] - 1) * (drawn[:, :1] < jitter)
-    brightness, contrast, saturation = (1 + factors[:, column].clip(-1) for column in range(3))
-    turn = 2 * np.pi * factors[:, 3]
-    rotation = np.zeros((count, 3, 3))
-    rotation[:, 0, 0] = 1
-    rotation[:, 1, 1] = rotation[:, 2, 2] = np.cos(turn)
-    rotation[:, 1, 2], rotation[:, 2, 1] = -np.sin(turn), np.sin(turn)
-    rotation = np.linalg.inv(_YIQ) @ rotation @ _YIQ
-    share = saturation[:, None, None]
-    colours = rotation @ (share * np.eye(3) + (1 - share) * _YIQ[:1]) * (contrast * brightness)[:, None, None]
+    colours, grey = colour_maps(1 + factors[:, :3].clip(-1), factors[:, 3])
     colours[~changed] = np.eye(3)
     sigma = np.where(drawn[:, 5] < blur, 0.15 + drawn[:, 6], 0.01)
     kernel = np.exp(-0.5 * (np.arange(-_REACH, _REACH + 1) / sigma[:, None]) ** 2)
-    return StrongViews(colours, (1 - contrast) * brightness, kernel / kernel.sum(1, keepdims=True))
+    return StrongViews(colours, grey, kernel / kernel.sum(1, keepdims=True))
 
 
 def strong_view(x: Tensor, views: StrongViews, inside: Tensor | None = None) -> Tensor:
@@ -74,7 +61,7 @@ def strong_view(x: Tensor, views: StrongViews, inside: Tensor | None = None) -> 
     colours, share, kernel = torch.split(on_device(packed, x), [9, 1, 2 * _REACH + 1], 1)
     if x.shape[1] == 3:
         red, green, blue = _means(x, inside).unbind(1)
-        mean = _YIQ[0, 0] * red + _YIQ[0, 1] * green + _YIQ[0, 2] * blue
+        mean = YIQ[0, 0] * red + YIQ[0, 1] * green + YIQ[0, 2] * blue
         offset = (share[:, 0] * mean)[:, None, None].expand(-1, 3, 1)
         x = torch.baddbmm(offset, colours.view(-1, 3, 3), x.flatten(2)).view(x.shape).clamp_(0, 1)
     return x if (views.kernel[:, _REACH] == 1).all() else _blurred(x, kernel, inside)

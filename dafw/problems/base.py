@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from dafw.data.domain import Domain
+from dafw.data.numbers import Numbers
 from dafw.errors import UserError
 from dafw.files import check_writable
 from dafw.recording import Recorded
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: A figure, or a function that draws one.
 Picture: TypeAlias = "Figure | Callable[[], Figure]"
+BY_CLASS = "_by_class"
+"""How the name of a vector ends that has a mean of the same name beside it."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,14 @@ class Predicted:
         columns: by name one value for each sample, see :meth:`Problem.predictions`.
         sizes: height and width of the file that each sample was made of, to which a mask is scaled; ``None`` where a
             mask stays as it is.
+        numbers: by which the domain's annotations call images and classes; ``None`` without such.
     """
 
     domain: str
     ids: Sequence[str]
     columns: Mapping[str, Sequence[Any]]
     sizes: Sequence[tuple[int, int] | None] | None = None
+    numbers: Numbers | None = None
 
 
 class Problem(Recorded):
@@ -75,11 +80,13 @@ class Problem(Recorded):
     #: The kind of prediction: classification, segmentation, detection, ...
     kind: ClassVar[str] = ""
     #: The metric that tables print.
-    primary: ClassVar[str] = ""
+    primary: str = ""
     #: The metric that tables print where the target has classes of its own.
     open_primary: ClassVar[str] = ""
     #: Whether label-free validators apply: :meth:`evidence` gives feature vectors and class scores.
     supports_unsupervised_validators: ClassVar[bool] = False
+    #: The names of the label-free validators that make sense for it, see :data:`dafw.selection.VALIDATORS`.
+    validators: ClassVar[tuple[str, ...]] = ("entropy", "im", "snd", "dev")
     #: Whether labels lie in the image's plane, so that views need the affine map of what they moved.
     is_spatial: ClassVar[bool] = False
     #: The value by which a metric says that it is undefined, besides nan.
@@ -105,10 +112,6 @@ class Problem(Recorded):
         return self
 
     # ---- learning
-
-    def host_reads(self, rows: int) -> int:
-        """How many values the host must read for :meth:`terms` of so many labelled rows; 0 if it never waits."""
-        return 0
 
     def terms(self, outputs: Any, y: Any) -> dict[str, Tensor]:
         """The terms of the supervised loss by name, scalars whose sum is minimised.
@@ -221,7 +224,8 @@ class Problem(Recorded):
     def values(self, metrics: MetricCollection, class_names: Sequence[str] = ()) -> dict[str, float]:
         """The values of :meth:`metrics` by name. A vector is spread over the classes, as in ``iou/road``.
 
-        A value that equals :attr:`undefined` is nan.
+        A vector whose name ends with ``_by_class`` loses this ending: ``ap_by_class`` becomes ``ap/car``, beside a mean
+        ``ap``. A value that equals :attr:`undefined` is nan.
 
         Raises:
             UserError: if a metric gives a matrix.
@@ -234,19 +238,26 @@ class Problem(Recorded):
             if numbers.ndim > 1 and numbers.numel() > 1:
                 shape = " x ".join(map(str, numbers.shape))
                 raise UserError(f"the metric {name} gives {shape} numbers: a metric gives one, or one for each class")
-            if numbers.numel() == 1:
+            if numbers.numel() == 1 and not name.endswith(BY_CLASS):
                 found[name] = float(numbers)
             else:
+                numbers = numbers.reshape(-1)
                 names = class_names if len(class_names) == len(numbers) else [str(i) for i in range(len(numbers))]
-                found |= {f"{name}/{each}": float(number) for each, number in zip(names, numbers, strict=True)}
+                stem = name.removesuffix(BY_CLASS)
+                found |= {f"{stem}/{each}": float(number) for each, number in zip(names, numbers, strict=True)}
         return found
 
-    def evidence(self, outputs: Any) -> tuple[Tensor, Tensor]:
-        """Features (n * r, d) and logits (n * r, K) for the label-free validators, r rows for each of n samples."""
+    def evidence(self, outputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """What the label-free validators see of n samples, any number of rows for each.
+
+        Returns:
+            Features (m, d), logits (m, K), and the sample (m,) int64, from 0 to n - 1, that each row is of. The rows of
+            a sample follow each other, and so do the samples.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define evidence(outputs)")
 
     def evidence_labels(self, outputs: Any, y: Any) -> Tensor:
-        """The labels (n * r,) of the rows of :meth:`evidence`."""
+        """The labels (m,) of the rows of :meth:`evidence`; validators that need the source ask for them."""
         raise NotImplementedError(f"{type(self).__name__} must define evidence_labels(outputs, y)")
 
     # ---- showing
@@ -289,6 +300,23 @@ class Problem(Recorded):
             class_names: names of the classes, "unknown" behind them if there is such a class.
         """
         return {}
+
+    def metric_pictures(self, test: Mapping[str, Mapping[str, float]]) -> "Mapping[str, Picture]":
+        """Figures of the metrics of a test by name.
+
+        Args:
+            test: by domain, the values of :meth:`metrics` on its test split.
+        """
+        return {}
+
+    def examples(self, shown: Sequence[Shown], class_names: Sequence[str]) -> dict[str, Any] | None:
+        """Predictions as plain values, which a table draws beside those of other runs; ``None`` if it draws none.
+
+        Args:
+            shown: as in :meth:`pictures`.
+            class_names: as in :meth:`pictures`.
+        """
+        return None
 
     def wrong_samples(self, domain: Domain, num_classes: int) -> list[str]:
         """Sentences that name the samples with a wrong label, such as a class that does not exist."""

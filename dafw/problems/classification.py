@@ -32,7 +32,7 @@ class Classification(Problem):
     """
 
     kind: ClassVar[str] = "classification"
-    primary: ClassVar[str] = "accuracy"
+    primary: str = "accuracy"
     open_primary: ClassVar[str] = "h_score"
     supports_unsupervised_validators: ClassVar[bool] = True
 
@@ -100,9 +100,9 @@ class Classification(Problem):
         preds = outputs.logits if unknown is None else prediction
         update_metrics(metrics, {"preds": preds, "prediction": prediction, "unknown": unknown, "target": y})
 
-    def evidence(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
-        """The features (n, d) and logits (n, K) themselves."""
-        return outputs.features, outputs.logits
+    def evidence(self, outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
+        """The features (n, d) and logits (n, K) themselves, one row for each sample."""
+        return outputs.features, outputs.logits, torch.arange(len(outputs), device=outputs.logits.device)
 
     def evidence_labels(self, outputs: Outputs, y: Tensor) -> Tensor:
         """The labels (n,) themselves."""

@@ -1,11 +1,11 @@
 """Object detection: boxes with classes."""
 
 import copy
-import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
 import torch
 from torch import Tensor
@@ -13,33 +13,44 @@ from torchmetrics import MetricCollection
 
 from dafw.data.domain import Domain
 from dafw.data.geometry import move_boxes
-from dafw.errors import UserError
-from dafw.files import write_atomically
+from dafw.errors import UserError, choose
 from dafw.problems.base import Predicted, Problem, Shown
-from dafw.problems.outputs import BoxOutputs
+from dafw.problems.box_files import write_boxes
+from dafw.problems.outputs import BoxOutputs, Regions
 from dafw.problems.pictures import picture
-from dafw.problems.ranks import weight_of_rank
+from dafw.problems.reads import needed_reads
+from dafw.ranges import ClosedUnitInterval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from dafw.plots import Boxes as Drawn
+
 Boxes = Sequence[Mapping[str, Tensor]]
+Precision = Literal["coco", "voc07", "voc"]
 
 
 class BoxNetwork(Protocol):
     """What a network must be able to do with its own outputs; see :class:`~dafw.nn.detector.Detector`."""
 
-    def losses_with_counts(self, outputs: BoxOutputs, targets: Boxes) -> dict[str, tuple[Tensor, int]]:
-        """By name the terms of the loss, and the number of regions that each is a mean over."""
+    def losses(self, outputs: BoxOutputs, y: Boxes, *, over_ranks: bool = True) -> dict[str, Tensor]:
+        """By name the terms of the loss."""
 
-    def row_losses(self, outputs: BoxOutputs, targets: Boxes) -> dict[str, Tensor]:
+    def row_losses(self, outputs: BoxOutputs, y: Boxes) -> dict[str, Tensor]:
         """By name the terms of the loss of each image, (N,)."""
 
     def detections(self, outputs: BoxOutputs) -> list[dict[str, Tensor]]:
         """``boxes`` (n, 4), ``scores`` (n,) and ``labels`` (n,) of each image."""
 
-    def host_reads(self, rows: int) -> int:
-        """How many values the host reads for the losses of so many images."""
+
+class RegionNetwork(BoxNetwork, Protocol):
+    """What a method asks of a network whose regions it aligns or compares."""
+
+    def proposals(self, outputs: BoxOutputs, count: int | None = None) -> list[Tensor]:
+        """Boxes (n, 4) of each image that may hold an object."""
+
+    def regions(self, outputs: BoxOutputs, boxes: Sequence[Tensor]) -> Regions:
+        """Features and class scores of any boxes."""
 
 
 class Detection(Problem):
@@ -50,16 +61,30 @@ class Detection(Problem):
 
     Outputs of a detector become losses and boxes by its own modules. So this problem works on the outputs of the
     network that it is bound to, see :meth:`~dafw.problems.base.Problem.bind`.
+
+    Args:
+        ap: which average precision at an overlap of 0.5 tables print: ``coco`` with 101 recalls (``ap50``), ``voc07``
+            with 11 recalls (``ap50_voc07``), or ``voc``, the area under the curve (``ap50_voc``). Papers differ.
+        evidence_score: the label-free validators see the detections with a higher score.
+
+    Raises:
+        UserError: if a value is out of range.
     """
 
     kind: ClassVar[str] = "detection"
-    primary: ClassVar[str] = "map"
     is_spatial: ClassVar[bool] = True
-    undefined: ClassVar[float | None] = -1.0
+    supports_unsupervised_validators: ClassVar[bool] = True
+    validators: ClassVar[tuple[str, ...]] = ("entropy", "im", "pseudo_boxes")
     most_shown: ClassVar[int] = 3
     predictions_name: ClassVar[str] = "predictions.json"
 
     _network: BoxNetwork | None = None
+
+    def __init__(self, ap: Precision = "coco", evidence_score: ClosedUnitInterval = 0.5) -> None:
+        choose("ap", ap, get_args(Precision))
+        self.ap: Precision = ap
+        self.evidence_score = evidence_score
+        self.primary = "ap50" if ap == "coco" else f"ap50_{ap}"
 
     def bind(self, network: Any) -> Self:
         """A copy for the outputs of one detector.
@@ -89,17 +114,9 @@ class Detection(Problem):
 
     # ---- learning
 
-    def host_reads(self, rows: int) -> int:
-        """Those of the detector: drawing regions, and leaving out boxes that overlap, read how many there are."""
-        return self.network.host_reads(rows)
-
     def terms(self, outputs: BoxOutputs, y: Boxes) -> dict[str, Tensor]:
-        """The detector's terms by name, those of torchvision in one process.
-
-        Each is a mean over the regions that were drawn of all images of all ranks. Each rank draws its own.
-        """
-        found = self.network.losses_with_counts(outputs, y)
-        return {name: weight_of_rank(count, loss) * loss for name, (loss, count) in found.items()}
+        """The detector's terms by name; each is a mean over the anchors or regions that count of all ranks."""
+        return self.network.losses(outputs, y)
 
     def row_losses(self, outputs: BoxOutputs, y: Boxes) -> Tensor:
         """The loss of each image (n,); the mean is the loss of the same random state."""
@@ -112,21 +129,27 @@ class Detection(Problem):
         """
         losses = []
         for row in range(len(outputs)):
-            with _fixed_draws(outputs.anchors[0].device):
-                found = self.network.losses_with_counts(outputs[row : row + 1], y[row : row + 1])
-            losses.append(torch.stack([loss for loss, _ in found.values()]).sum())
+            one = replace(outputs[row : row + 1], seeds=[0])
+            found = self.network.losses(one, [uncrowded(y[row])], over_ranks=False)
+            losses.append(torch.stack(list(found.values())).sum())
         return torch.stack(losses).sum(), len(losses)
 
-    def pseudo_labels(self, outputs: BoxOutputs, threshold: float = 0.0) -> tuple[list[dict[str, Tensor]], Tensor]:
-        """The detections of each image with a score of at least ``threshold``; the host reads how many there are.
+    def pseudo_labels(
+        self, outputs: BoxOutputs, threshold: float | Tensor = 0.0
+    ) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """The detections of each image with a score of at least a threshold; the host reads which they are.
+
+        Args:
+            outputs: of n images.
+            threshold: for all classes, or one for each, (K,).
 
         Returns:
             Labels with ``scores`` (k,) beside boxes and classes, and weights (n,): 1 for an image with a box, else 0.
         """
-        labels = []
-        for found in self.network.detections(outputs):
-            kept = found["scores"] >= threshold
-            labels.append({name: values[kept] for name, values in found.items()})
+        found = self.network.detections(outputs)
+        limits = [threshold[one["labels"]] if isinstance(threshold, Tensor) else threshold for one in found]
+        kept = [one["scores"] >= limit for one, limit in zip(found, limits, strict=True)]
+        labels = _select(found, kept)
         weights = [float(len(one["boxes"]) > 0) for one in labels]
         return labels, torch.tensor(weights, device=outputs.anchors[0].device)
 
@@ -136,21 +159,14 @@ class Detection(Problem):
         """The boxes around the moved corners of boxes, clipped to the images.
 
         Boxes with a side below one pixel are left out, and their entries of every other tensor with them; the host
-        reads how many remain.
+        reads which they are.
         """
-        carried = []
-        for row, (label, affine) in enumerate(zip(labels, maps, strict=True)):
-            boxes = label["boxes"]
-            limit = torch.tensor(size, device=boxes.device) if sizes is None else sizes[row]
-            around = move_boxes(boxes, affine, limit)
-            kept = (around[:, 2:] - around[:, :2] >= 1).all(1)
-            per_box = {
-                name: value[kept]
-                for name, value in label.items()
-                if name != "boxes" and isinstance(value, Tensor) and len(value) == len(boxes)
-            }
-            carried.append({**label, **per_box, "boxes": around[kept].to(boxes.dtype)})
-        return carried
+        limits = torch.tensor(size, device=maps.device).expand(len(labels), 2) if sizes is None else sizes
+        moved = [
+            {**label, "boxes": move_boxes(label["boxes"], affine, limit).to(label["boxes"].dtype)}
+            for label, affine, limit in zip(labels, maps, limits, strict=True)
+        ]
+        return _select(moved, [(one["boxes"][:, 2:] - one["boxes"][:, :2] >= 1).all(1) for one in moved])
 
     # ---- measuring
 
@@ -162,65 +178,105 @@ class Detection(Problem):
         rejects: bool = False,
         has_unknown: bool = False,
     ) -> MetricCollection:
-        """``map``, ``map_50``, ``map_75``, and the ``ap`` of each class, see :class:`~dafw.metrics.boxes.BoxPrecision`.
+        """``ap50``, ``ap``, ``ap75``, those of each class and size, and errors by kind.
+
+        See :class:`~dafw.metrics.boxes.BoxPrecision`.
 
         Raises:
-            UserError: if samples may be unknown.
+            UserError: if samples may be unknown, or without the package faster-coco-eval.
         """
         from dafw.metrics.boxes import box_metrics  # which takes a second to import
 
         if rejects or has_unknown:
             raise UserError("Detection knows no unknown classes: leave out data.label_sets and model.rejection")
-        return box_metrics(num_classes)
+        return box_metrics(num_classes, self.ap)
 
     def score(self, metrics: MetricCollection, outputs: BoxOutputs, y: Boxes, unknown: Tensor | None = None) -> None:
-        """Updates :meth:`metrics` by the detections."""
-        metrics.update(
-            self.network.detections(outputs), [{name: one[name] for name in ("boxes", "labels")} for one in y]
-        )
+        """Updates :meth:`metrics` by the detections. Labels may have ``crowd`` and ``area`` too."""
+        metrics.update(self.network.detections(outputs), y)
+
+    def evidence(self, outputs: BoxOutputs) -> tuple[Tensor, Tensor, Tensor]:
+        """What each detection with a score above ``evidence_score`` says, m of them; the host reads how many.
+
+        Returns:
+            The features (m, d) of their regions; logits (m, K + 1) of a distribution that gives the score to the class
+            and the rest to the background, which comes first; and the images (m,).
+        """
+        kept = self._likely(outputs)
+        regions = self.network.regions(outputs, [one["boxes"] for one in kept])
+        scores = torch.cat([one["scores"] for one in kept])
+        labels = torch.cat([one["labels"] for one in kept])
+        share = scores.new_zeros(len(scores), regions.probabilities.shape[1] + 1)
+        share[:, 0] = 1 - scores
+        share.scatter_(1, labels[:, None] + 1, scores[:, None])
+        return regions.features, share.clamp_min(torch.finfo(share.dtype).tiny).log(), regions.image
+
+    def evidence_labels(self, outputs: BoxOutputs, y: Boxes) -> Tensor:
+        """1 + the class of the labelled box that each of these detections overlaps by half or more; else 0."""
+        from torchvision.ops import box_iou
+
+        found = []
+        for one, label in zip(self._likely(outputs), y, strict=True):
+            true = uncrowded(label)
+            if len(true["boxes"]):
+                overlap, place = box_iou(one["boxes"], true["boxes"].to(one["boxes"].dtype)).max(1)
+                found.append((1 + true["labels"][place]).where(overlap >= 0.5, 0))
+            else:
+                found.append(torch.zeros_like(one["labels"]))
+        return torch.cat(found)
+
+    def _likely(self, outputs: BoxOutputs) -> list[dict[str, Tensor]]:
+        """The detections of each image with a score above ``evidence_score``."""
+        found = self.network.detections(outputs)
+        return [{name: value[one["scores"] > self.evidence_score] for name, value in one.items()} for one in found]
 
     # ---- showing
 
     def predictions(self, outputs: BoxOutputs, unknown: Tensor | None = None) -> dict[str, Any]:
-        """``boxes`` (k, 4), ``scores`` (k,) and ``labels`` (k,) of each sample, on the CPU."""
+        """``boxes`` (k, 4), ``scores`` (k,) and ``labels`` (k,) of each sample, on the CPU; and ``size``.
+
+        Boxes are in pixels of the images that the network was given, whose heights and widths ``size`` says.
+        """
         found = self.network.detections(outputs)
-        return {name: [one[name].cpu() for one in found] for name in ("boxes", "scores", "labels")}
+        sizes = [list(outputs.canvas)] * len(found) if outputs.sizes is None else outputs.sizes.tolist()
+        return {**{name: [one[name].cpu() for one in found] for name in ("boxes", "scores", "labels")}, "size": sizes}
 
     def write_predictions(self, found: Sequence[Predicted], class_names: Sequence[str], path: Path) -> None:
-        """Writes one JSON file in COCO's format for results: a list with one entry for each box.
-
-        An entry has ``image_id`` (the sample's name), ``category_id`` (from 0), ``bbox`` (x, y, width, height in
-        pixels) and ``score``; beside COCO's keys ``domain`` and ``category``, the class's name.
-        """
-        entries = []
-        for one in found:
-            columns = [one.columns[name] for name in ("boxes", "scores", "labels")]
-            for sample, *parts in zip(one.ids, *columns, strict=True):
-                for (left, top, right, bottom), score, label in zip(*(part.tolist() for part in parts), strict=True):
-                    box = [round(value, 3) for value in (left, top, right - left, bottom - top)]
-                    entry = {"image_id": sample, "category_id": label, "bbox": box, "score": round(score, 6)}
-                    entries.append({**entry, "domain": one.domain, "category": class_names[label]})
-        write_atomically(path, json.dumps(entries))
+        """Writes JSON files in COCO's format for results, see :func:`~dafw.problems.box_files.write_boxes`."""
+        write_boxes(found, class_names, path)
 
     def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> "dict[str, Figure]":
-        """``boxes``: images of each domain with their labels and with their detections of at least half a score."""
+        """``boxes``: images of each domain with their labels, and with their detections with a score above 0.5."""
         from dafw import plots
 
-        rows = []
-        for one in shown:
-            found = zip(*(one.predictions[name] for name in ("boxes", "scores", "labels")), strict=True)
-            for index, (boxes, scores, labels) in enumerate(found):
-                likely = scores >= 0.5
-                truth = None if one.labels is None else one.labels[index]
-                rows.append(
-                    plots.BoxRow(
-                        one.domain,
-                        picture(one.inputs[index]),
-                        None if truth is None else (truth["boxes"].numpy(), truth["labels"].numpy()),
-                        (boxes[likely].numpy(), labels[likely].numpy()),
-                    )
-                )
+        rows = [
+            plots.BoxRow(one.domain, image, {"label": label, "prediction": found})
+            for one in shown
+            for image, label, found in likely_boxes(one)
+        ]
         return {"boxes": plots.boxes(rows, list(class_names))} if rows else {}
+
+    def metric_pictures(self, test: Mapping[str, Mapping[str, float]]) -> "dict[str, Figure]":
+        """``errors``: how many errors of each kind there are for each labelled box, by domain."""
+        from dafw import plots
+        from dafw.metrics.box_matching import ERRORS, LIKELY
+
+        shares = {
+            domain: {kind: values[kind] for kind in ERRORS}
+            for domain, values in test.items()
+            if all(math.isfinite(values.get(kind, math.nan)) for kind in ERRORS)
+        }
+        return {"errors": plots.box_errors(shares, score=LIKELY)} if shares else {}
+
+    def examples(self, shown: Sequence[Shown], class_names: Sequence[str]) -> dict[str, Any]:
+        """By target, its images with their labels and likely detections; and the names of the classes."""
+        from dafw import plots
+
+        targets: dict[str, list[Any]] = {one.domain: [] for one in shown if one.is_target}
+        for one in shown:
+            if one.is_target:
+                targets[one.domain] += [plots.kept(*parts) for parts in likely_boxes(one)]
+        return {"classes": list(class_names), "targets": targets}
 
     def wrong_samples(self, domain: Domain, num_classes: int) -> list[str]:
         """The samples with a box without area, a box outside the image, or a class that does not exist."""
@@ -246,9 +302,38 @@ class Detection(Problem):
         return found
 
 
-@contextmanager
-def _fixed_draws(device: torch.device) -> Iterator[None]:
-    """Within, torch's default generators begin anew; after it, they are as they were."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
-        torch.manual_seed(0)
-        yield
+def _select(labels: Boxes, kept: list[Tensor]) -> list[dict[str, Any]]:
+    """Labels of the boxes that are kept, (k,) bool for each image; their entries of every other tensor go with them."""
+    with needed_reads():
+        flags = iter(torch.cat(kept).tolist() if kept else [])
+    places = [[place for place in range(len(one)) if next(flags)] for one in kept]
+    flat = torch.tensor([place for one in places for place in one], dtype=torch.int64)
+    counts = [len(one) for one in places]
+    indices = torch.split(flat.to(kept[0].device, non_blocking=True), counts) if kept else ()
+    found = []
+    for label, index, one in zip(labels, indices, kept, strict=True):
+        of_boxes = {name: v for name, v in label.items() if isinstance(v, Tensor) and v.ndim and len(v) == len(one)}
+        found.append({**label, **{name: value[index] for name, value in of_boxes.items()}})
+    return found
+
+
+def uncrowded(label: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``boxes`` and ``labels`` of one image without those that are marked as crowd; the host reads how many remain."""
+    parts = {name: label[name] for name in ("boxes", "labels")}
+    return {name: part[~label["crowd"]] for name, part in parts.items()} if "crowd" in label else parts
+
+
+def likely_boxes(shown: Shown) -> "Iterator[tuple[Any, Drawn | None, Drawn]]":
+    """Each image of a batch without its padding, its labels, and its detections with a score above 0.5."""
+    from dafw.metrics.box_matching import LIKELY
+    from dafw.plots import Boxes as Drawn
+
+    columns = (shown.predictions[name] for name in ("size", "boxes", "scores", "labels"))
+    for index, ((height, width), boxes, scores, labels) in enumerate(zip(*columns, strict=True)):
+        kept = scores > LIKELY
+        truth = None
+        if shown.labels is not None:
+            known = uncrowded(shown.labels[index])
+            truth = Drawn(known["boxes"].numpy(), known["labels"].numpy())
+        image = picture(shown.inputs[index][:, :height, :width])
+        yield image, truth, Drawn(boxes[kept].numpy(), labels[kept].numpy(), scores[kept].numpy())

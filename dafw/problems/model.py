@@ -52,6 +52,8 @@ class NetworkBase(Recorded, nn.Module):
     """
 
     config_key: ClassVar[str] = "model.network"
+    #: The kind of problem that the outputs are for, if they are for one alone.
+    kind: ClassVar[str] = ""
     head: nn.Module | None
     num_classes: int | None
     shift: Tensor

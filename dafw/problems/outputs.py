@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dafw.data.padding import valid_positions
-from dafw.problems.rows import SHARED, TensorRows
+from dafw.problems.rows import ROW_LIST, SHARED, TensorRows
 
 
 @runtime_checkable
@@ -90,6 +90,8 @@ class BoxOutputs(TensorRows):
         canvas: height and width of the padded images in pixels; all rows share it.
         sizes: (N, 2) int64 on the device, height and width of each image without its padding; ``None`` if every image
             fills the tensor.
+        seeds: a seed for each image, of the random choice of the anchors and regions that count; ``None``: torch's
+            default generator chooses.
     """
 
     levels: dict[str, Tensor]
@@ -97,6 +99,7 @@ class BoxOutputs(TensorRows):
     anchors: list[Tensor] = field(metadata=SHARED)
     canvas: tuple[int, int] = field(metadata=SHARED)
     sizes: Tensor | None = None
+    seeds: list[int] | None = field(default=None, metadata=ROW_LIST)
 
     @property
     def features(self) -> Tensor:
@@ -106,6 +109,34 @@ class BoxOutputs(TensorRows):
     def vectors(self) -> Tensor:
         """The mean of each image's :attr:`features`, (N, c); padding does not count."""
         return mean_over_image(self.features, self.sizes, self.canvas)
+
+
+@dataclass(frozen=True)
+class Regions(TensorRows):
+    """What a detector says of R boxes, which need not be its own.
+
+    Attributes:
+        features: (R, d).
+        logits: class scores (R, K + 1), the background first, if they exclude each other; (R, K) if each class has a
+            probability of its own.
+        deltas: moves of the box, (R, 4 (K + 1)) with four for each class, or (R, 4).
+        image: (R,) int64, the image of each box, from 0.
+        exclusive: whether the classes exclude each other.
+    """
+
+    features: Tensor
+    logits: Tensor
+    deltas: Tensor
+    image: Tensor
+    exclusive: bool = field(default=True, metadata=SHARED)
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Probabilities (R, K) of the classes, without the background."""
+        return self.logits.softmax(1)[:, 1:] if self.exclusive else self.logits.sigmoid()
 
 
 def mean_over_image(features: Tensor, sizes: Tensor | None, canvas: tuple[int, int]) -> Tensor:

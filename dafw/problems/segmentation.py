@@ -41,7 +41,7 @@ class Segmentation(Problem):
     """
 
     kind: ClassVar[str] = "segmentation"
-    primary: ClassVar[str] = "miou"
+    primary: str = "miou"
     supports_unsupervised_validators: ClassVar[bool] = True
     is_spatial: ClassVar[bool] = True
     ignore_index: ClassVar[int | None] = IGNORE
@@ -145,13 +145,14 @@ class Segmentation(Problem):
         """Updates :meth:`volume_metrics`: logits (n, K, H, W), y (n, h, w), numbers of volumes (n,)."""
         metrics.update(outputs.logits.argmax(1), on_canvas(y, outputs.logits), volume)
 
-    def evidence(self, outputs: MaskOutputs) -> tuple[Tensor, Tensor]:
-        """Features (n g^2, d) and logits (n g^2, K) at g x g places of each image, none of them in its padding."""
+    def evidence(self, outputs: MaskOutputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (n g^2, d) and logits (n g^2, K) at g x g places of each image, none in its padding; the images."""
         height, width = outputs.logits.shape[2:]
         down, across = self._grid(outputs)
         rows, columns = outputs.features.shape[2:]
         logits = _at(outputs.logits, down, across)
-        return _at(outputs.features, down * rows // height, across * columns // width), logits
+        image = torch.arange(len(outputs), device=logits.device).repeat_interleave(self.evidence_grid**2)
+        return _at(outputs.features, down * rows // height, across * columns // width), logits, image
 
     def evidence_labels(self, outputs: MaskOutputs, y: Tensor) -> Tensor:
         """The labels (n g^2,) of the same places, 255 for none."""

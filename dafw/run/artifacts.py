@@ -1,5 +1,6 @@
 """What a finished run leaves: its result, and its pictures."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from matplotlib.figure import Figure
 from dafw import plots
 from dafw.callbacks import averaging
 from dafw.errors import warning_that_names
+from dafw.files import write_atomically
 from dafw.methods import Method
 from dafw.problems import Problem, Shown
 from dafw.problems.base import Picture
 from dafw.run import provenance
 from dafw.run.clock import Clock
+from dafw.run.directory import EXAMPLES
 from dafw.run.identity import changing_callbacks, config_hash
 from dafw.run.result import Result, SettingRecord, Validation
 from dafw.run.sources import sources_of
@@ -153,10 +156,14 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path) -> list[Pa
         if type(method.problem).pictures is Problem.pictures:  # a problem that has none need not predict for them
             return {}
         unknown = ["unknown"] if data.has_unknown or method.evaluator.open_set.rejects else []
-        return method.problem.pictures(shown_samples(method, data), (*data.known_names, *unknown))
+        shown, names = shown_samples(method, data), (*data.known_names, *unknown)
+        if (found := method.problem.examples(shown, names)) is not None:
+            write_atomically(folder / EXAMPLES, json.dumps(found))
+        return method.problem.pictures(shown, names)
 
     drawn: dict[str, Callable[[], Mapping[str, Picture]]] = {"curves": curves}
     drawn[f"pictures of {type(method.problem).__name__}"] = predicted
+    drawn["metrics"] = lambda: method.problem.metric_pictures(method.evaluator.test)
     drawn[f"pictures of {type(method).__name__}"] = lambda: method.eval().pictures(data)
     title = run_title(method, data)
     paths: list[Path] = []

@@ -21,7 +21,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dafw.callbacks import Checkpointing, Stopped, Stopping
 from dafw.checkpoints import check_classes, check_finite, check_method, check_rule, checkpoints, first_fault
-from dafw.errors import NonFiniteLoss, UserError, sentence, warn
+from dafw.errors import TrainingFailure, UserError, sentence, warn
 from dafw.escape import terminal
 from dafw.files import check_writable, naming_files, remove_unfinished, trouble, user_path, write_atomically
 from dafw.lightning_adapter import restoring
@@ -77,7 +77,7 @@ def _main(command: str, arguments: list[str]) -> int:
             return 0
         print(f"dafw: {stopped}", file=sys.stderr)
         return 128 + int(stopped.signum)
-    except NonFiniteLoss as error:
+    except TrainingFailure as error:
         if rank():
             return 0
         return _failed(sentence(error))
@@ -225,9 +225,9 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
             trainer.fit(method, datamodule=data, ckpt_path=newest, weights_only=True)
         if newest is None and not method.steps_done:  # Lightning calls no hook of a training without a step
             checkpointing.save(trainer, method)
-    except NonFiniteLoss as error:
+    except TrainingFailure as error:
         good = next(iter(checkpoints(checkpointing.folder)), None)
-        raise NonFiniteLoss(f"{error}; the last good checkpoint is {good}") from error
+        raise type(error)(f"{error}; the last good checkpoint is {good}") from error
     trainer.test(method, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         result = collect_result(trainer, method, data, config, clock)

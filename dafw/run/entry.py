@@ -27,7 +27,7 @@ def execute(config: dict[str, Any], root: Path) -> Path:
     Raises:
         UserError: for a mistake in the configuration, or for a disk that is full or may not be written.
             ``Busy``, one of its kinds, if another process makes the run.
-        NonFiniteLoss: if a loss became NaN or infinite.
+        TrainingFailure: if a loss became NaN or infinite, or a teacher collapsed.
         Stopped: if a signal ended the run.
     """
     folder = run_directory(config, root)

@@ -9,12 +9,13 @@ from dafw.checkpoints import checkpoints, read_checkpoint
 from dafw.errors import UserError
 from dafw.files import user_path
 from dafw.methods.starting import find_checkpoint
-from dafw.nn.segmentation import SegmentationNetwork  # whose short name resolves then
+from dafw.nn.detector import Detector  # short names resolve then, as of the next one
+from dafw.nn.segmentation import SegmentationNetwork
 from dafw.run.directory import CONFIG, run_directory, run_of
 
 NETWORK = "dafw.nn.network.Network"
 #: Networks that a method takes from the checkpoint that it starts from.
-NETWORKS = (NETWORK, f"{SegmentationNetwork.__module__}.{SegmentationNetwork.__qualname__}")
+NETWORKS = (NETWORK, *(f"{one.__module__}.{one.__qualname__}" for one in (SegmentationNetwork, Detector)))
 
 
 def with_run(command: str, arguments: list[str]) -> list[str]:

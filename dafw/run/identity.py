@@ -19,7 +19,11 @@ INCIDENTAL: dict[str, set[str]] = {
 """Keys that change where or how fast a run is made, and not its numbers."""
 DATA_PATHS = ("root", "manifest")
 """Keys of a datamodule that say where its files lie. A run is the same wherever that is."""
-LATER = {"data": {"evaluate_scaled": False}, "network": {"bottleneck_norm": True}}
+LATER: dict[str, dict[str, Any]] = {
+    "data": {"evaluate_scaled": False},
+    "network": {"bottleneck_norm": True},
+    "problem": {"ap": "coco", "evidence_score": 0.5},
+}
 """Arguments that came when there were runs already, with the values that stand for their absence."""
 ONLOOKERS = {"ProgressBar", "RichProgressBar", "TQDMProgressBar", "ModelSummary", "RichModelSummary"}
 ONLOOKERS |= {"DeviceStatsMonitor", "LearningRateMonitor", "ThroughputMonitor", "ModelCheckpoint"}
@@ -51,7 +55,8 @@ def config_hash(config: dict[str, Any]) -> str:
     for side in {"source", "target"} & set(data):
         data[side] = [str(name) for name in data[side]] if isinstance(data[side], list) else str(data[side])
     data.update({key: Path(path).name for key, path in data_paths(config).items()})
-    for part, absent in ((data, LATER["data"]), (network, LATER["network"])):
+    problem = (arguments.get("problem") or {}).get("init_args") or {}
+    for part, absent in ((data, LATER["data"]), (network, LATER["network"]), (problem, LATER["problem"])):
         for key in [key for key, value in absent.items() if part.get(key, value) == value]:
             part.pop(key, None)
     for key, names in INCIDENTAL.items():

@@ -79,7 +79,7 @@ def gather_predictions(predicted: list[Any], data: DomainDataModule) -> list[Pre
         positions, columns = _in_order([batch for share in shares for batch in share[position]])
         domain = data.predicted(name).domain
         ids = [domain.id(index) for index in positions]
-        found.append(Predicted(name, ids, columns, [data.original_size(one) for one in ids]))
+        found.append(Predicted(name, ids, columns, [data.original_size(one) for one in ids], data.numbers(name)))
     return found
 
 

@@ -4,10 +4,11 @@ from dafw.selection.base import Evidence, Validator, together
 from dafw.selection.dev import DeepEmbeddedValidation
 from dafw.selection.entropy import Entropy
 from dafw.selection.information_maximisation import InformationMaximisation
+from dafw.selection.pseudo_boxes import PseudoBoxes
 from dafw.selection.snd import SoftNeighbourhoodDensity
 
-#: The validators that every run has, by name. The option run.validators adds others. Source accuracy and the oracle are
-#: not among them: they are metrics of the problem.
+#: The validators by name. A run has those that its problem names. The option run.validators adds others. Source
+#: accuracy and the oracle are not among them: they are metrics of the problem.
 VALIDATORS: dict[str, type[Validator]] = {
     validator.name: validator
     for validator in (
@@ -15,6 +16,7 @@ VALIDATORS: dict[str, type[Validator]] = {
         InformationMaximisation,
         SoftNeighbourhoodDensity,
         DeepEmbeddedValidation,
+        PseudoBoxes,
     )
 }
 
@@ -24,6 +26,7 @@ __all__ = [
     "Entropy",
     "Evidence",
     "InformationMaximisation",
+    "PseudoBoxes",
     "SoftNeighbourhoodDensity",
     "Validator",
     "together",

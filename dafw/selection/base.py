@@ -23,6 +23,7 @@ class Evidence:
         source_labels: (m,) integers, of the same held-out samples.
         target_features: (t, d), of target samples.
         target_logits: (t, K), of the same target samples.
+        target_samples: the number of target samples. A problem may have any number of rows for each.
     """
 
     source_train_features: Tensor
@@ -31,6 +32,7 @@ class Evidence:
     source_labels: Tensor
     target_features: Tensor
     target_logits: Tensor
+    target_samples: int = 0
 
 
 def precise(x: Tensor) -> Tensor:

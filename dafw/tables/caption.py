@@ -24,12 +24,27 @@ METRICS = {
     "mdice": "mDice: the Dice coefficient of each class in each image, the mean over images, then that over classes.",
     "mdice_volume": "mDice volume: the Dice coefficient of each class in each volume of slices, the mean over volumes, "
     "then that over classes.",
+    "ap50": "AP50: COCO's average precision at an overlap of 0.5 (ap: coco), the mean over 101 recalls, then over "
+    "classes; papers with VOC's differ by a point or two.",
+    "ap50_voc07": "AP50 voc07: average precision at an overlap of 0.5 of PASCAL VOC until 2009 (ap: voc07), the mean "
+    "over 11 recalls, then over classes.",
+    "ap50_voc": "AP50 voc: average precision at an overlap of 0.5 of PASCAL VOC since 2010 (ap: voc), the area under "
+    "the curve, then the mean over classes.",
+    "ap": "AP: COCO's average precision, the mean over 101 recalls and the overlaps 0.5, 0.55, ..., 0.95, then over "
+    "classes.",
+    "detection_accuracy": "Detection accuracy: right detections over all detections with a score above 0.5 and all "
+    "labelled boxes of an image, the mean over images; its mean over domains is GWHD's average domain accuracy.",
     "fpr95": "fpr95: share of known samples rejected where 95 % of the unknown ones are; lower is better.",
 }
 
 
-#: By metric that is a mean over classes, what the names of the values of the classes begin with.
-BY_CLASS = {"miou": "iou/", "mdice": "dice/", "mdice_volume": "dice_volume/"}
+#: By metric that is a mean over classes, what the names of the values of the classes begin with, and what has a label.
+BY_CLASS = {
+    "miou": ("iou/", "pixel"),
+    "mdice": ("dice/", "pixel"),
+    "mdice_volume": ("dice_volume/", "pixel"),
+    **{name: (f"{name}/", "box") for name in ("ap", "ap50", "ap50_voc07", "ap50_voc")},
+}
 
 
 def caption(store: Store, kinds: Iterable[str], marks: Iterable[str]) -> list[str]:
@@ -64,6 +79,7 @@ def _numbers(store: Store) -> list[str]:
         f"Target test {table.metric.replace('_', ' ')} in %, {over}; {odd}",
         METRICS.get(table.metric, ""),
         *_classes(store),
+        *_empty_images(store),
         *_label_sets(store),
         "Checkpoint: last, the final weights." if table.select == ("last",) else "",
         "A task of several targets has a column for each, then one for their mean." if targets else "",
@@ -98,7 +114,7 @@ def _oracle(store: Store) -> list[str]:
 
 def _classes(store: Store) -> list[str]:
     """Says over how many classes a mean over classes is, and names those that the test data of a target lacks."""
-    first = BY_CLASS.get(store.table.metric)
+    first, part = BY_CLASS.get(store.table.metric, (None, ""))
     targets: dict[tuple[int, tuple[str, ...]], list[str]] = {}
     for result in store.results.values():
         for target in result.run.target:
@@ -110,9 +126,21 @@ def _classes(store: Store) -> list[str]:
     sentences = []
     for (count, absent), names in targets.items():
         where = f" on {', '.join(names)}" if len(targets) > 1 else ""
-        lacking = f"; no test pixel is labelled {', '.join(absent)}" if absent else ""
+        lacking = f"; no test {part} is labelled {', '.join(absent)}" if absent else ""
         sentences.append(f"The mean is over {count} class{'es' * (count != 1)}{where}{lacking}.")
     return sentences
+
+
+def _empty_images(store: Store) -> list[str]:
+    """Says which share of the test images of each target has no labelled box, if some have none."""
+    shares = {
+        target: share
+        for result in store.results.values()
+        for target in result.run.target
+        if (share := result.run.test.get(target, {}).get("images_without_box"))
+    }
+    said = ", ".join(f"{100 * share:.1f} % of those of {target}" for target, share in shares.items())
+    return [f"Test images without a labelled box count too: {said}."] if said else []
 
 
 def _label_sets(store: Store) -> list[str]:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dafw.errors import warning_that_names
 from dafw.files import remove_abandoned, replacing, write_atomically
+from dafw.run.directory import EXAMPLES
 from dafw.tables.html import render_html
 from dafw.tables.render import render_cells, render_csv, render_latex, render_markdown
 from dafw.tables.sheet import Sheet
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 Theme = Literal["light", "dark"]
 Draw = Callable[[Any, str, Theme], "Figure"]
+PLAIN = ("SourceOnly", "ERM")
+"""Methods that train on labelled sources alone."""
+MOST_COLUMNS, MOST_IMAGES = 5, 2
+"""Rows of a table, and images of a target, whose predictions the page shows."""
 PLOTS = Path(__file__).resolve().parents[1] / "plots"
 """The code that draws, on which a picture depends."""
 
@@ -55,6 +61,12 @@ def _pictures(sheet: Sheet, store: Store, folder: Path) -> dict[str, tuple[bytes
     if series := _series(store):
         said = "The target's test metric at each validation, mean and one std over seeds; nothing is selected by it."
         wanted.append((f"Over training: {said}", "training.png", _curves, series))
+    if examples := _examples(store):
+        said = (
+            f"test images of each target at seed {store.table.seeds[0]} with the labels and with what each row found; "
+            "scores above 0.5."
+        )
+        wanted.append((f"On the same images: {said}", "examples.png", _images, examples))
     found = {}
     for caption, name, draw, given in wanted:
         with warning_that_names(f"{name} could not be drawn"):
@@ -72,6 +84,13 @@ def _curves(series: dict[str, Any], metric: str, theme: Theme) -> "Figure":
     from dafw.plots import histories
 
     return histories(series, metric=metric, theme=theme)
+
+
+def _images(examples: dict[str, Any], metric: str, theme: Theme) -> "Figure":
+    from dafw.plots import boxes, side_by_side
+
+    rows = [row for domain, columns in examples["domains"].items() for row in side_by_side(domain, columns)]
+    return boxes(rows, examples["classes"], theme=theme)
 
 
 def _both(path: Path, draw: Draw, given: Any, metric: str) -> tuple[bytes, bytes]:
@@ -124,6 +143,47 @@ def _dots(sheet: Sheet) -> list[tuple[str, str, float, float | None, str]]:
         for task, value in zip(sheet.columns, line.values, strict=True)
         if value is not None and line.kind in ("method", "control", "published") and "->" in task
     ]
+
+
+def _examples(store: Store) -> dict[str, Any]:
+    """``{"classes": names, "domains": {task and target: {row: examples}}}`` of the first seed; empty if there are none.
+
+    The rows are the first one of a method that trains on the source alone, and then the first methods with a control,
+    each behind it, as many as fit on a page.
+    """
+    table = store.table
+    controls = {row.name: row.controlled_by for row in table.rows if row.controlled_by}
+    controls |= {row.control_of: row.name for row in table.rows if row.control_of is not None}
+    plain = [row.name for row in table.rows if _is_plain(store, row.name)]
+    pairs = [name for row in table.rows if row.name in controls for name in (controls[row.name], row.name)]
+    shown = [*plain[:1], *pairs][:MOST_COLUMNS]
+    domains: dict[str, dict[str, list[Any]]] = {}
+    classes: list[str] = []
+    for task in table.tasks:
+        found = {name: _kept(store, name, task) for name in shown}
+        for name, one in found.items():
+            classes = one.get("classes", classes)
+            for target, images in one.get("targets", {}).items():
+                where = task if len(one["targets"]) == 1 else f"{task}: {target}"
+                domains.setdefault(where, {})[name] = images[:MOST_IMAGES]
+    same = {where: columns for where, columns in domains.items() if list(columns) == shown}
+    return {"classes": classes, "domains": same} if same else {}
+
+
+def _is_plain(store: Store, row: str) -> bool:
+    """Whether a row is of a method that adapts nothing, with labels of the source alone."""
+    runs = [result.run for (name, _, _), result in store.results.items() if name == row]
+    return bool(runs) and all(run.method in PLAIN and not run.oracle for run in runs)
+
+
+def _kept(store: Store, row: str, task: str) -> dict[str, Any]:
+    """The examples that the run of the first seed kept; empty if it kept none, or they cannot be read."""
+    path = store.directories[row, task, store.table.seeds[0]] / EXAMPLES
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and store.get(row, task, store.table.seeds[0]) is not None:
+            return found
+    return {}
 
 
 def _series(store: Store) -> dict[str, dict[str, tuple[list[int], list[float], list[float]]]]:

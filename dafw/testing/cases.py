@@ -35,6 +35,16 @@ TINY: dict[str, dict[str, Any]] = {
         **{"things": ["one"], "least_share": 0.5},
         "schedule": {"class_path": "dafw.optim.schedules.WarmUp", "init_args": {"steps": 4}},
     },
+    "DAFasterRCNN": {"image_width": 8, "instance_width": 8, "critic_dropout": 0.0, "regions": 8},
+    "DomainPenalisation": {"beta": 2.0, "interval": 3},
+    "NSA": {
+        "threshold": 0.0,
+        "regions": 8,
+        "border": 0,
+        "texture_weights": [1.0, 1.0, 1.0],
+        "decay": 0.8,
+        "largest": 1.0,
+    },
     "DRMRetraining": {"optimizer": "momentum", "confidence": 0.4},
     "CDAN": {"width": 8, "depth": 1, "critic_norm": True, "entropy": True},
     "DANN": {"width": 8, "depth": 1, "critic_norm": True},
@@ -49,6 +59,12 @@ TINY: dict[str, dict[str, Any]] = {
     "FixMatch": {"threshold": 0.5},
     "CMA": {"width": 4, "queue_size": 50, "cells": 2, "warmup_steps": 2, "share": 0.6},
     "SHOT": {"refresh_every": 3},
+    "MeanTeacher": {"threshold": 0.2, "decay": 0.8, "burn_in": 0.25},
+    "SourceFreeTeacher": {"threshold": 0.1, "decay": 0.8, "window": 3, "collapse": "warn"},
+    "WSCoL": {
+        **{"threshold": 0.1, "decay": 0.8, "window": 3, "collapse": "warn", "width": 4, "contrasted": 6},
+        **{"sure": 0.2, "sure_background": 0.2, "margin": 0.0},
+    },
     "MemSPM": {
         **{"items": 6, "sub_prototypes": 2, "top_k": 3, "head_width": 6, "decoder_widths": [4, 4]},
         **{"classes": 2, "per_class": 2, "kmeans_trials": 2, "ramp_steps": 8},
@@ -70,11 +86,19 @@ TINY: dict[str, dict[str, Any]] = {
 }
 #: Arguments of the toy network where the plain one will not do.
 NETWORKS: dict[str, dict[str, Any]] = {name: {"backbone": "dafw.testing.toys.ToySENet"} for name in ("DCAN", "GDCAN")}
-#: The toys of each kind of problem but classes: the problem, and the network's class and arguments. The detector draws
-#: all anchors and proposals that there are, so that no random choice tells two ranks from one.
+#: Arguments of a small detector of each architecture. It draws so few anchors and regions that some are left out.
+DETECTORS: dict[str, dict[str, Any]] = {
+    "fasterrcnn": {
+        **{"proposals_in_training": 20, "proposals_in_test": 20, "head_width": 32},
+        **{"anchors_per_image": 16, "regions_per_image": 12},
+    },
+    "fcos": {"arch": "fcos", "proposals_in_test": 20},
+    "retinanet": {"arch": "retinanet", "proposals_in_test": 20, "anchor_sizes": [[12], [24]]},
+}
+#: The toys of each kind of problem but classes: the problem, and the network's class and arguments.
 KINDS: dict[str, tuple[Problem, type[NetworkBase], dict[str, Any]]] = {
     "segmentation": (Segmentation(), ToySegmenter, {}),
-    "detection": (Detection(), Detector, {"proposals_in_training": 20, "proposals_in_test": 20}),
+    "detection": (Detection(), Detector, DETECTORS["fasterrcnn"]),
 }
 
 

@@ -54,12 +54,13 @@ class _ForbidTest(pl.Callback):
 
 
 def check_no_stall(item: Case, folder: Path) -> StepWatch:
-    """Each step makes as many host reads and passes through the backbone as method and problem say: none, and one."""
+    """Each step makes as many host reads and passes through the backbone as the method says: none, and one.
+
+    Reads that a detector cannot do without, see :func:`~dafw.problems.reads.needed_reads`, are no reads of the method.
+    """
     watch = StepWatch()
-    method, _ = item.train(folder, callbacks=[watch], limit_val_batches=0)
-    data = item.make_data()
-    declared = item.owner.host_reads + method.problem.host_reads(data.batch_size * data.num_sources)
-    assert len(watch.host_reads) == declared * len(watch.passes), watch.host_reads
+    item.train(folder, callbacks=[watch], limit_val_batches=0)
+    assert len(watch.host_reads) == item.owner.host_reads * len(watch.passes), watch.host_reads
     assert set(watch.passes) == {item.owner.backbone_passes}, watch.passes
     return watch
 
@@ -134,10 +135,9 @@ def _tensors(outputs: Any) -> list[Tensor]:
 
 def check_reversed_gradients(item: Case, folder: Path) -> None:
     """For each adversarial term: a step of the features along their gradient raises it, one of the critic lowers it."""
-    method, _ = item.train(folder, precision="64-true", epochs=1)
     data = item.make_data()
-    data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
+    method, _ = item.train(folder, data=data, precision="64-true", epochs=1)
+    batch = next(iter(data.train_dataloader()))  # with the views that the method asks for
     method.train()
 
     def value(model: Method, name: str) -> Tensor:

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "       dafw tune show FILE [--allow-oracle]"
     )
     parser.allow_abbrev = False
-    parser.add_argument("--objective", required=True, help="source_accuracy, im, entropy, snd, dev; or oracle")
+    parser.add_argument("--objective", required=True, help="source_<metric>, im, entropy, snd, dev; or oracle")
     parser.add_argument(
         "--study", type=user_path, required=True, help="the study's SQLite file; an existing one goes on"
     )

@@ -11,7 +11,7 @@ from statistics import fmean
 from textwrap import shorten
 from typing import Any
 
-from dafw.errors import NonFiniteLoss, UserError, sentence
+from dafw.errors import TrainingFailure, UserError, sentence
 from dafw.escape import terminal
 from dafw.run.directory import run_directory
 from dafw.run.entry import execute
@@ -113,7 +113,7 @@ def make_run(config: dict[str, Any], folder: Path, root: Path) -> Outcome:
     def noting_signals(config: dict[str, Any], root: Path) -> None:
         try:
             execute(config, root)
-        except NonFiniteLoss as error:
+        except TrainingFailure as error:
             raise UserError(str(error)) from error  # the log needs no traceback
         except Stopped as stopped:
             signums.append(stopped.signum)

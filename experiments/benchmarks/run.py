@@ -28,6 +28,7 @@ TITLES = {
     "threads": "Runs side by side",
     "methods": "The methods",
     "masks": "The methods for masks",
+    "boxes": "Detectors and the methods for boxes",
 }
 
 
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 if a limit is missed and ``--check`` was given.
     """
     options = parser().parse_args(argv)
+    import boxes
     import cell
     import forms
     import lightning_parts
@@ -75,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found[name] = {"step": step, "forms": forms}[name].measure(options.quick, options.device)
         else:
             scripts = {"lightning_parts": lightning_parts, "loader": loader, "cell": cell, "methods": methods}
-            found[name] = (scripts | {"threads": threads, "masks": masks})[name].measure(options.quick)
+            found[name] = (scripts | {"threads": threads, "masks": masks, "boxes": boxes})[name].measure(options.quick)
     machine["load_after"] = environment(THREADS)["load"]
     results = {
         "schema_version": 1,

@@ -94,7 +94,7 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(results.read_text())
     assert found["quick"] is True
     assert found["machine"]["versions"]["torch"] == torch.__version__.partition("+")[0]
-    names = {"step", "forms", "lightning_parts", "loader", "cell", "threads", "methods", "masks"}
+    names = {"step", "forms", "lightning_parts", "loader", "cell", "threads", "methods", "masks", "boxes"}
     assert found["benchmarks"].keys() == names
     for measures in found["benchmarks"].values():
         assert measures

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from boxed_folders import coco, image, write_coco
 from commands import CHECKOUT, call, one_run
 from PIL import Image
 
@@ -71,10 +72,27 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two domains in COCO's format, and the lists of GWHD with two acquisitions of ten images in each."""
+    root = tmp_path_factory.mktemp("boxes")
+    for domain in ("source", "target"):
+        write_coco(root, domain, coco(40))
+    for part, places in (("train", ("Arvalis_1", "Arvalis_2")), ("val", ("UQ_1",)), ("test", ("UQ_7", "UQ_8"))):
+        lines = ["image_name,BoxesString,domain"]
+        for number in range(10 * len(places)):
+            image(root / "images" / f"{part}{number}.png")
+            lines.append(f"{part}{number}.png,2 3 10 20;12 3 20 20,{places[number // 10]}")
+        (root / f"competition_{part}.csv").write_text("\n".join(lines))
+    return root
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).with_suffix("").as_posix())
-def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, masks: Path, pacs: Path, path: Path) -> None:
+def test_two_steps(
+    capsys: pytest.CaptureFixture[str], images: Path, masks: Path, boxes: Path, pacs: Path, path: Path
+) -> None:
     config = yaml.safe_load(path.read_text())
     fit = ["fit", "--config", path, "--trainer.max_epochs", "1", "--data.steps_per_epoch", "2", "--run.plots", "false"]
     fit += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
@@ -94,6 +112,13 @@ def test_two_steps(capsys: pytest.CaptureFixture[str], images: Path, masks: Path
             fit += ["--data.crop", "32"]
         if config["model"]["init_args"].get("things"):
             fit += ["--model.things", "[a]"]
+    if config["data"]["class_path"] in ("CocoDomains", "GlobalWheat"):
+        fit += ["--data.root", boxes, "--data.size", "32", "--data.batch_size", "2", "--data.num_workers", "0"]
+        if config["data"]["class_path"] == "CocoDomains":
+            fit += ["--data.source", "source", "--data.target", "target"]
+        unweighted = ("--model.network.weights", "null", "--model.network.backbone", "tiny")
+        if config["model"]["init_args"].get("burn_in"):
+            fit += ["--model.burn_in", "0.5"]
     if start:  # the experiment of the model that it starts from lies beside it
         first = path.with_name(f"{Path(start).name}.yaml")
         assert call(capsys, "fit", "--config", first, *fit[3:], *unweighted).code == 0

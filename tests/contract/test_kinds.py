@@ -10,6 +10,7 @@ from dafw.methods import (
     DAN,
     DANN,
     ERM,
+    NSA,
     OSUDA,
     AdaBN,
     AdaMI,
@@ -17,15 +18,20 @@ from dafw.methods import (
     AdaWAC,
     Advent,
     Dacs,
+    DAFasterRCNN,
     DAFormer,
     DeepCORAL,
     FineTune,
+    GroupDRO,
+    MeanTeacher,
     MinEnt,
     ParetoAdvent,
     SourceOnly,
 )
+from dafw.nn.detector import Detector
 from dafw.nn.segmentation import SegmentationNetwork
 from dafw.testing import Case, case, contract
+from dafw.testing.cases import DETECTORS
 from dafw.testing.dense_toys import ToySegmenter
 
 SIZES = {"sizes": True}
@@ -34,6 +40,10 @@ LEVELS: dict[str, Any] = {**PADDED, "network": ToySegmenter(auxiliary=True), "le
 CRITIC: dict[str, Any] = {"critic_width": 4, "critic_layers": 2, "weight": 0.1}
 TEACHING = {"threshold": 0.4, "decay": 0.8}
 MASKED = {"class_path": "dafw.methods.segmentation.dacs.Masked", "init_args": {"block": 3}}
+BOXES: dict[str, Any] = {"threshold": 0.2, "decay": 0.8, "burn_in": 0.25}
+HIDDEN = {"class_path": "dafw.methods.detection.box_teacher.Masked", "init_args": {"block": 8}}
+CRITIC_OF_PLACES = {"class_path": "dafw.methods.detection.mean_teacher.ImageCritic", "init_args": {"width": 4}}
+CRITICS: dict[str, Any] = {"image_width": 8, "instance_width": 8, "critic_dropout": 0.0, "regions": 8}
 CASES = {
     "source_masks": case(SourceOnly, kind="segmentation"),
     "source_masks_padded": case(SourceOnly, kind="segmentation", data_arguments=SIZES, norm="separate"),
@@ -71,6 +81,39 @@ CASES = {
     "seen_boxes": case(SourceOnly, kind="detection", forward_target=True, norm="separate", ema_decay=0.8),
     "adabn_boxes": case(AdaBN, kind="detection"),
     "dann_boxes": case(DANN, kind="detection"),
+    "aldi_boxes": case(
+        MeanTeacher,
+        **BOXES,
+        labels="soft",
+        pseudo_boxes=True,
+        start="average",
+        masked=HIDDEN,
+        interval=2,
+        serve="student",
+    ),
+    "teacher_fcos": case(MeanTeacher, **BOXES, labels="both", network=Detector(**DETECTORS["fcos"])),
+    "adaptive_teacher_boxes": case(
+        MeanTeacher, **BOXES, labels="both", source_views="both", critic=CRITIC_OF_PLACES, norm="joint"
+    ),
+    "da_fcos": case(
+        DAFasterRCNN, network=Detector(**DETECTORS["fcos"]), critic_levels="shared", gamma=10.0, reversal=0.5, **CRITICS
+    ),
+    "nsa_retinanet": case(
+        NSA,
+        network=Detector(**DETECTORS["retinanet"]),
+        **{"threshold": 0.0, "regions": 8, "border": 0, "decay": 0.8, "teacher_interval": 2, "burn_in": 0.25},
+        **{"largest": 1.0, "ema_decay": 0.8, "norm": "group"},
+    ),
+    "group_dro_boxes": case(GroupDRO, kind="detection", rate=0.5),
+    **{
+        f"{name}_{arch}": case(method, kind="detection", network=Detector(**DETECTORS[arch]), **options)
+        for arch in ("fcos", "retinanet")
+        for name, method, options in (
+            ("source", SourceOnly, {"norm": "group"}),
+            ("adabn", AdaBN, {}),
+            ("dann", DANN, {"width": 8, "depth": 1, "norm": "domain_specific", "ema_decay": 0.8}),
+        )
+    },
 }
 ITEMS = [Case(**{**vars(item), "label": name}) for name, item in CASES.items()]
 every_case = pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.name)

@@ -229,6 +229,7 @@ def test_wrong_arguments() -> None:
 def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
     one, *ranks = one_and_both(Path(__file__).with_name("over_ranks.py"), tmp_path)
     assert all(not value.isnan() for value in one["in turn"].values())
+    assert all(not value.isnan().any() for value in one["boxes, in turn"].values())
     for found in ranks:
         assert found.keys() == one.keys()
         for share, expected in one.items():

@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from boxed_folders import coco, write_coco
+from boxed_folders import image as boxed_image
 from commands import CHECKOUT, call, one_run
 from PIL import Image
 
 from dafw.errors import UserError
+from dafw.metrics.box_matching import ERRORS
+from dafw.metrics.boxes import NAMES
 from dafw.problems import Segmentation
 from dafw.testing import Case, cases
 from dafw.testing.dense_toys import ToySegmenter
@@ -110,7 +114,7 @@ def test_the_shipped_problem(capsys: pytest.CaptureFixture[str]) -> None:
 
 BOXES = (
     *("--model", "SourceOnly", "--model.network", "Detector", "--model.network.proposals_in_training", "20"),
-    *("--model.problem", "Detection", "--data", "dafw.testing.toys.ToyData", "--data.kind", "detection"),
+    *("--data", "dafw.testing.toys.ToyData", "--data.kind", "detection"),  # the network says what is predicted
     *("--data.source", "a", "--data.target", "b", "--data.batch_size", "8", "--data.steps_per_epoch", "4"),
     *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"),
 )
@@ -121,10 +125,14 @@ def test_boxes(capsys: pytest.CaptureFixture[str]) -> None:
     assert (done.code, done.err) == (0, "")
     folder = one_run(Path("runs"))
     result = json.loads((folder / "result.json").read_text())
-    assert result["metric"] == "map"
-    assert set(result["test"]["b"]) == {"map", "map_50", "map_75", "ap/zero", "ap/one", "ap/two"}
-    assert set(result["history"][-1]["validators"]) == {"source_map", "source_loss"}
-    assert {path.name for path in (folder / "plots").iterdir()} == {"curves.png", "boxes.png"}
+    assert result["metric"] == "ap50"
+    by_class = {f"{name}/{label}" for name in ("ap", "ap50") for label in ("zero", "one", "two")}
+    assert set(result["test"]["b"]) == {*NAMES, "detection_accuracy", "images_without_box", *ERRORS, *by_class}
+    validators = result["history"][-1]["validators"]
+    assert set(validators) == {"source_ap50", "source_loss", "entropy", "im", "pseudo_boxes"}
+    assert validators["pseudo_boxes"] >= 0
+    kept = {path.name for path in (folder / "plots").iterdir()}
+    assert kept == {"curves.png", "boxes.png", "errors.png", "examples.json"}
     predicted = call(capsys, "predict", *BOXES)
     assert (predicted.code, predicted.out.splitlines(), predicted.err) == (
         0,
@@ -134,6 +142,36 @@ def test_boxes(capsys: pytest.CaptureFixture[str]) -> None:
     entries = json.loads(Path("predictions.json").read_text())
     assert {entry["domain"] for entry in entries} == {"b"}
     assert all(0 <= entry["score"] <= 1 and entry["category"] in ("zero", "one", "two") for entry in entries)
+
+
+def test_boxes_are_predicted_in_pixels_of_the_files(capsys: pytest.CaptureFixture[str]) -> None:
+    """The detector sees images of half the size; two targets, one of them without labels."""
+    write_coco(Path("data"), "day", coco(24))
+    write_coco(Path("data"), "night", coco(12))
+    for i in range(24):
+        boxed_image(Path(f"data/fog/{i}.png"), (40, 30))
+    task = (
+        *("--model", "SourceOnly", "--model.network", "Detector", "--model.problem", "Detection"),
+        *("--model.network.score_threshold", "0"),
+        *("--data", "CocoDomains", "--data.root", "data", "--data.source", "day", "--data.target", "[night, fog]"),
+        *("--data.size", "[16, 16]", "--data.steps_per_epoch", "2", "--data.batch_size", "4"),
+        *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--run.plots", "false"),
+    )
+    assert call(capsys, "fit", *task).code == 0
+    assert call(capsys, "predict", *task).code == 0
+    entries = json.loads(Path("predictions.json").read_text())
+    read = {name: json.loads(Path(f"predictions-{name}.json").read_text()) for name in ("night", "fog")}
+    assert entries == read["night"] + read["fog"]
+    assert {one["category"]: one["category_id"] for one in read["night"]} == {"cat": 5, "dog": 6}, "those of the file"
+    assert {one["image_id"] for one in read["night"]} <= set(range(10, 22))
+    assert all(one["image_id"].startswith("fog/") and one["category_id"] < 2 for one in read["fog"])
+    far = {
+        name: np.array([[x + width, y + height] for x, y, width, height in (one["bbox"] for one in found)]).max(0)
+        for name, found in read.items()
+    }
+    for name, (height, width) in {"night": (40, 32), "fog": (40, 30)}.items():
+        assert (far[name] <= (width, height)).all()
+        assert (far[name] > 16).all(), "the boxes are those of the images that the detector saw"
 
 
 def test_a_method_for_classes_refuses_masks_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ def test_padding_enters_neither_loss_nor_metric_nor_evidence() -> None:
     for one in (honest, wild):
         metrics = problem.metrics(4)
         problem.score(metrics, one, y)
-        features, logits = problem.evidence(one)
+        features, logits, _ = problem.evidence(one)
         prediction = problem.predictions(one)["prediction"]
         found.append(
             [
@@ -234,8 +234,9 @@ def test_carried_masks_have_no_label_where_no_pixel_came_from() -> None:
 def test_evidence_is_a_fixed_grid_of_each_image() -> None:
     problem, sizes = Segmentation(evidence_grid=2), torch.tensor([[6, 8], [4, 4], [6, 2]])
     found, y = outputs(sizes=sizes), labels()
-    features, logits = problem.evidence(found)
+    features, logits, image = problem.evidence(found)
     assert (tuple(features.shape), tuple(logits.shape)) == ((12, 5), (12, 4))
+    assert image.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     places = [[(1, 2), (1, 6), (4, 2), (4, 6)], [(1, 1), (1, 3), (3, 1), (3, 3)], [(1, 0), (1, 1), (4, 0), (4, 1)]]
     expected = [found.logits[n, :, i, j] for n, row in enumerate(places) for i, j in row]
     assert torch.equal(logits, torch.stack(expected))

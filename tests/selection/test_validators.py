@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import fields, replace
 from inspect import signature
 from typing import Any
@@ -15,6 +16,7 @@ from dafw.selection import (
     Entropy,
     Evidence,
     InformationMaximisation,
+    PseudoBoxes,
     SoftNeighbourhoodDensity,
 )
 from dafw.selection.dev import controlled_mean, density_ratios
@@ -36,6 +38,7 @@ def evidence(train: int = 40, source: int = 30, target: int = 35, shift: float =
         source_labels=torch.randint(CLASSES, (source,), generator=generator),
         target_features=draw(target, 6) + shift,
         target_logits=draw(target, CLASSES) * 2,
+        target_samples=target,
     )
 
 
@@ -132,7 +135,7 @@ def test_every_validator(name: str) -> None:
     validator = VALIDATORS[name]
     assert validator.name == name
     assert isinstance(validator.higher_is_better, bool)
-    assert "http" in validator.reference
+    assert ("http" in validator.reference) == (name != "pseudo_boxes")  # which no paper proposed
     assert list(signature(validator.__call__).parameters) == ["self", "evidence"]
     seen = evidence()
     value = validator()(seen)
@@ -143,7 +146,7 @@ def test_every_validator(name: str) -> None:
 
 def test_no_target_label_can_reach_a_validator() -> None:
     assert not any("target" in field.name and "label" in field.name for field in fields(Evidence))
-    assert sorted(VALIDATORS) == ["dev", "entropy", "im", "snd"]
+    assert sorted(VALIDATORS) == ["dev", "entropy", "im", "pseudo_boxes", "snd"]
 
 
 @pytest.mark.parametrize("name", VALIDATORS)
@@ -157,6 +160,7 @@ def test_order_of_samples_does_not_matter(name: str) -> None:
         source_labels=seen.source_labels[source],
         target_features=seen.target_features[target],
         target_logits=seen.target_logits[target],
+        target_samples=seen.target_samples,
     )
     torch.testing.assert_close(VALIDATORS[name]()(shuffled), VALIDATORS[name]()(seen), rtol=1e-4, atol=1e-6)
 
@@ -164,10 +168,16 @@ def test_order_of_samples_does_not_matter(name: str) -> None:
 @pytest.mark.parametrize("name", VALIDATORS)
 def test_it_neither_changes_nor_differentiates_the_evidence(name: str) -> None:
     seen = evidence()
-    copies = [getattr(seen, field.name).clone() for field in fields(seen)]
+    copies = deepcopy([torch.as_tensor(getattr(seen, field.name)) for field in fields(seen)])
     first = VALIDATORS[name]()(seen)
     assert torch.equal(VALIDATORS[name]()(seen), first)
-    assert all(torch.equal(getattr(seen, f.name), c) for f, c in zip(fields(seen), copies, strict=True))
+    found = [torch.as_tensor(getattr(seen, field.name)) for field in fields(seen)]
+    assert all(torch.equal(one, copy) for one, copy in zip(found, copies, strict=True))
+
+
+def test_pseudo_boxes_are_rows_for_each_image() -> None:
+    assert PseudoBoxes()(replace(evidence(target=35), target_samples=10)).item() == 3.5
+    assert PseudoBoxes()(replace(evidence(target=0), target_samples=10)).item() == 0
 
 
 @pytest.mark.parametrize(("name", "expected"), [("entropy", np.log(4)), ("im", 0.0), ("snd", np.log(34))])

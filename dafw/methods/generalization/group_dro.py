@@ -8,8 +8,7 @@ from torch import Tensor
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.nn.distributed import mean_over_ranks
-from dafw.nn.network import Network
-from dafw.problems import Outputs
+from dafw.problems import NetworkBase, Outputs
 from dafw.ranges import NonNegativeFloat
 
 
@@ -24,21 +23,23 @@ class GroupDRO(GeneralizationMethod):
     https://arxiv.org/abs/1911.08731, algorithm 1, with the sources as groups. The rate is DomainBed's (Gulrajani and
     Lopez-Paz, ICLR 2021, https://arxiv.org/abs/2007.01434, read in its code). On several ranks q follows the losses of
     all rows. DomainBed makes one pass per source. This differs from one pass of all sources if the network normalises
-    by batch statistics.
+    by batch statistics. For boxes (a choice of dafw) L_m is the detector's loss of source m's images, from the outputs
+    of that one pass; the step computes the losses of each image twice, for the supervised term and for L_m.
 
     Args:
-        network: images (N, C, H, W) to features (N, d) and logits (N, K).
+        network: images (N, C, H, W) to features (N, d) and logits (N, K), or a detector.
         num_sources: number S of sources (the command line fills it in from the datamodule).
         rate: step size of the weights' logarithms (DomainBed: 0.01); with 0 the weights stay equal.
         base: see :class:`~dafw.methods.base.Method`.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("classification", "detection")
     control: ClassVar[dict[str, Any]] = {"rate": 0.0}
     search_space: ClassVar[dict[str, Any]] = {"rate": (1e-3, 1e-1)}
     q: Tensor
 
     def __init__(  # type: ignore[no-untyped-def]
-        self, network: Network, *, num_sources: int, rate: NonNegativeFloat = 0.01, **base
+        self, network: NetworkBase, *, num_sources: int, rate: NonNegativeFloat = 0.01, **base
     ) -> None:
         super().__init__(network, **base)
         self.rate = rate

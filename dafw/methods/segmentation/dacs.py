@@ -11,16 +11,13 @@ from dafw.data.padding import valid_positions
 from dafw.losses.pseudo_labels import weighted_masks
 from dafw.methods.adaptation.base import AdaptationMethod
 from dafw.methods.base import Losses
-from dafw.nn.class_mix import block_mask, class_mask, paste
+from dafw.nn.class_mix import BLOCKS, class_mask, hide_blocks, paste
 from dafw.nn.draws import draw_rows, on_device
 from dafw.nn.strong_views import strong_view, strong_views
 from dafw.nn.teacher import Teacher
 from dafw.problems import NetworkBase
 from dafw.problems.segmentation import on_canvas
 from dafw.ranges import Checked, ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
-
-#: Blocks in each direction that have numbers of their own; larger images repeat them.
-_BLOCKS = 32
 
 
 @dataclass(frozen=True)
@@ -198,13 +195,9 @@ class Dacs(AdaptationMethod):
     def _hide(self, x: Tensor, sizes: Tensor | None) -> Tensor:
         """Images whose hidden blocks have the mean colour."""
         assert self.masked is not None
-        canvas = (int(x.shape[2]), int(x.shape[3]))
-        if sizes is None:
-            sizes = torch.stack([torch.full((len(x),), side, device=x.device) for side in canvas], 1)
-        numbers = on_device(self._draw("blocks", len(x), _BLOCKS, _BLOCKS), self.network.shift)
-        visible = block_mask(numbers, sizes, canvas, self.masked.block, self.masked.ratio)
-        mean = -self.network.shift / self.network.scale
-        return torch.where(visible[:, None], x, (255 * mean).round().to(x.dtype) if x.dtype == torch.uint8 else mean)
+        numbers = on_device(self._draw("blocks", len(x), BLOCKS, BLOCKS), self.network.shift)
+        colour = -self.network.shift / self.network.scale
+        return hide_blocks(x, numbers, sizes, self.masked.block, self.masked.ratio, colour)
 
     def _draw(self, name: str, count: int, *shape: int) -> Any:
         return draw_rows(self.data_seed, self.step, name, count, *shape)
