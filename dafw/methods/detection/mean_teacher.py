@@ -134,7 +134,7 @@ class MeanTeacher(BoxTeacher, AdaptationMethod):
     @property
     def first_taught(self) -> int:
         """The number of the first step with a teacher."""
-        return math.ceil(self.burn_in * self.steps_planned)
+        return math.ceil(self.burn_in * self.steps_planned - 1e-6)
 
     def on_train_start(self) -> None:
         """Refuses a burn-in that no step follows."""
