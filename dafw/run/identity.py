@@ -19,7 +19,11 @@ INCIDENTAL: dict[str, set[str]] = {
 """Keys that change where or how fast a run is made, and not its numbers."""
 DATA_PATHS = ("root", "manifest")
 """Keys of a datamodule that say where its files lie. A run is the same wherever that is."""
-LATER = {"data": {"evaluate_scaled": False}, "network": {"bottleneck_norm": True}}
+LATER = {
+    "model": {"target_statistics": False},
+    "data": {"evaluate_scaled": False},
+    "network": {"bottleneck_norm": True},
+}
 """Arguments that came when there were runs already, with the values that stand for their absence."""
 ONLOOKERS = {"ProgressBar", "RichProgressBar", "TQDMProgressBar", "ModelSummary", "RichModelSummary"}
 ONLOOKERS |= {"DeviceStatsMonitor", "LearningRateMonitor", "ThroughputMonitor", "ModelCheckpoint"}
@@ -51,7 +55,7 @@ def config_hash(config: dict[str, Any]) -> str:
     for side in {"source", "target"} & set(data):
         data[side] = [str(name) for name in data[side]] if isinstance(data[side], list) else str(data[side])
     data.update({key: Path(path).name for key, path in data_paths(config).items()})
-    for part, absent in ((data, LATER["data"]), (network, LATER["network"])):
+    for part, absent in ((arguments, LATER["model"]), (data, LATER["data"]), (network, LATER["network"])):
         for key in [key for key, value in absent.items() if part.get(key, value) == value]:
             part.pop(key, None)
     for key, names in INCIDENTAL.items():

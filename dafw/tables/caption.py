@@ -28,6 +28,11 @@ METRICS = {
 }
 
 
+SUFFIX = "_target_statistics"
+TARGET_STATISTICS = (
+    "Target statistics: the same weights, with batch statistics that are estimated on the target's training images "
+    "before the test."
+)
 #: By metric that is a mean over classes, what the names of the values of the classes begin with.
 BY_CLASS = {"miou": "iou/", "mdice": "dice/", "mdice_volume": "dice_volume/"}
 
@@ -61,8 +66,9 @@ def _numbers(store: Store) -> list[str]:
     targets = bool(target_columns(table.tasks))
     lowest = f"the {'target' if targets else 'task'} with the lowest mean"
     return [
-        f"Target test {table.metric.replace('_', ' ')} in %, {over}; {odd}",
-        METRICS.get(table.metric, ""),
+        f"Target test {' and '.join(metric.replace('_', ' ') for metric in table.metrics)} in %, {over}; {odd}",
+        *(METRICS.get(metric, "") for metric in table.metrics),
+        TARGET_STATISTICS if any(metric.endswith(SUFFIX) for metric in table.metrics) else "",
         *_classes(store),
         *_label_sets(store),
         "Checkpoint: last, the final weights." if table.select == ("last",) else "",
@@ -129,9 +135,16 @@ def _label_sets(store: Store) -> list[str]:
 def _starts(store: Store) -> list[str]:
     """Names the rows that start from others, and the criteria that a row cannot have."""
     sentences = []
+    starts: dict[str, list[str]] = {}
     for row in store.table.rows:
         if row.start is not None:
-            sentences.append(f"{row.name} starts from the models of {row.start}, of the same task and seed.")
+            starts.setdefault(row.start, []).append(row.name)
+    for start, rows in starts.items():
+        verb = "starts" if len(rows) == 1 else "start"
+        sentences.append(f"{', '.join(rows)} {verb} from the models of {start}, of the same task and seed.")
+    for row in store.table.rows:
+        if row.further_sources:
+            sentences.append(f"{row.name} trains on {', '.join(row.further_sources)} too, with labels.")
         results = [result for (name, _, _), result in store.results.items() if name == row.name]
         absent = [
             one for one in store.table.select if one != LEFT_OUT and any(result.is_without(one) for result in results)
