@@ -113,13 +113,12 @@ def haze(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return clear * pixels[..., [2, 0, 1]] + (1 - clear) * 0.85
 
 
-SHIFTED = "day_shifted"
 STYLES: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {"day": day, "night": night, "haze": haze}
-STYLES[SHIFTED] = day
 
 
-def shifted(mask: Images, rng: np.random.Generator) -> Images:
-    """A mask that is moved by 3 to 5 pixels in some direction, (64, 64); what comes in from outside is ground."""
+def shifted(mask: Images, seed: int, index: int) -> Images:
+    """The mask of a scene, moved by 3 to 5 pixels in some direction, (64, 64). What comes in from outside is ground."""
+    rng = np.random.default_rng([_MARK, seed, index, len(STYLES)])
     angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(3, 5)
     down, across = round(length * np.sin(angle)), round(length * np.cos(angle))
     padded = np.pad(mask, 5)
@@ -129,12 +128,11 @@ def shifted(mask: Images, rng: np.random.Generator) -> Images:
 def render(style: str, seed: int, index: int, *, left: bool) -> tuple[Images, Images]:
     """A scene in a style: image uint8 (64, 64, 3), mask uint8 (64, 64). The arguments are those of :func:`scene`.
 
-    The same seed and index in two styles show the same scene, pixel by pixel. Masks of ``day_shifted`` are moved.
+    The same seed and index in two styles show the same scene, pixel by pixel.
     """
     shown = scene(seed, index, left=left)
     rng = np.random.default_rng([_MARK, seed, index, list(STYLES).index(style)])
-    image = _bytes(STYLES[style](shown.pixels, rng))
-    return image, shifted(shown.mask, rng) if style == SHIFTED else shown.mask
+    return _bytes(STYLES[style](shown.pixels, rng)), shown.mask
 
 
 def scenes(style: str, seed: int, count: int, *, left: bool) -> Arrays:

@@ -16,10 +16,14 @@ from dafw.data.roles import Split
 from dafw.errors import choose
 from datamodules.base import DomainDataModule
 from datamodules.digit_images import resize
-from datamodules.shape_images import CLASSES, SIDE, STYLES, scenes
+from datamodules.shape_images import CLASSES, SIDE, STYLES, scenes, shifted
 
 #: Number of scenes in each split of a domain.
 COUNTS: dict[Split, int] = {"train": 400, "val": 100, "test": 150}
+
+
+SHIFTED = "day_shifted"
+NAMES = (*STYLES, SHIFTED)
 
 
 class ShapesOnPhotos(DomainDataModule):
@@ -41,7 +45,7 @@ class ShapesOnPhotos(DomainDataModule):
         base: see :class:`datamodules.base.DomainDataModule`.
     """
 
-    domain_names: tuple[str, ...] = ("day", "night", "haze", "day_shifted")
+    domain_names: tuple[str, ...] = NAMES
     class_names: tuple[str, ...] = CLASSES
 
     def __init__(self, source: str | list[str], target: str | list[str], **base: Any) -> None:
@@ -90,12 +94,18 @@ class ShapesOnPhotos(DomainDataModule):
 
 def _scenes(style: str, name: str, split: Split) -> Arrays:
     """The scenes of a domain's split in a style."""
-    seed = 3 * list(STYLES).index(name) + list(COUNTS).index(split)
-    return scenes(style, seed, COUNTS[split], left=split == "train")
+    return scenes(style, _seed(name, split), COUNTS[split], left=split == "train")
+
+
+def _seed(name: str, split: Split) -> int:
+    return 3 * NAMES.index(name) + list(COUNTS).index(split)
 
 
 @lru_cache(maxsize=12)
 def _domain(name: str, split: Split) -> Domain:
-    found = _scenes(name, name, split)
+    found = _scenes("day" if name == SHIFTED else name, name, split)
+    masks = found["masks"]
+    if name == SHIFTED:
+        masks = np.stack([shifted(mask, _seed(name, split), index) for index, mask in enumerate(masks)])
     ids = [f"{name}/{split}/{index}" for index in range(COUNTS[split])]
-    return Domain(name, ArrayImages(found["images"]), list(torch.from_numpy(found["masks"])), ids)
+    return Domain(name, ArrayImages(found["images"]), list(torch.from_numpy(masks)), ids)

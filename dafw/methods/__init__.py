@@ -49,6 +49,7 @@ from dafw.methods.generalization import (
 )
 from dafw.methods.segmentation import (
     CMA,
+    IDM,
     OSUDA,
     AdaEnt,
     AdaMI,
@@ -78,6 +79,7 @@ __all__ = [
     "DRM",
     "ERM",
     "GDCAN",
+    "IDM",
     "IRM",
     "JAN",
     "MCC",

@@ -104,12 +104,13 @@ def _oracle(store: Store) -> list[str]:
 
 def _classes(store: Store) -> list[str]:
     """Says over how many classes a mean over classes is, and names those that the test data of a target lacks."""
-    first = BY_CLASS.get(store.table.metric)
+    first = BY_CLASS.get(store.table.metric.removesuffix(SUFFIX))
     targets: dict[tuple[int, tuple[str, ...]], list[str]] = {}
     for result in store.results.values():
         for target in result.run.target:
             values = result.run.test.get(target, {}).items() if first is not None else ()
-            found = {name.removeprefix(first or ""): value for name, value in values if name.startswith(first or "")}
+            own = ((name, value) for name, value in values if not name.endswith(SUFFIX))
+            found = {name.removeprefix(first or ""): value for name, value in own if name.startswith(first or "")}
             absent = tuple(name for name, value in found.items() if math.isnan(value))
             named = targets.setdefault((len(found) - len(absent), absent), []) if found else []
             named += [] if target in named else [target]

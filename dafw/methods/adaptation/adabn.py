@@ -45,7 +45,7 @@ class AdaBN(SourceOnly):
         return buffer
 
     @contextmanager
-    def target_statistics(self) -> Iterator[None]:
+    def with_targets_norm(self) -> Iterator[None]:
         """Within the block, the batch norms hold the target's statistics."""
         with served_with(batch_norms(self.eval_network), self._statistics()):
             yield
@@ -56,14 +56,14 @@ class AdaBN(SourceOnly):
 
     def forward(self, x: Any) -> Any:
         """Predicts on the target with the target's statistics."""
-        with self.target_statistics():
+        with self.with_targets_norm():
             return super().forward(x)
 
     def evaluate(self, batch: Batch, source: bool) -> Any:
         """Source rows with the source's statistics, target rows with the target's."""
         if source:
             return super().evaluate(batch, source)
-        with self.target_statistics():
+        with self.with_targets_norm():
             return super().evaluate(batch, source)
 
     def prepare_evaluation(self, stage: str) -> None:
