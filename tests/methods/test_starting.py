@@ -9,6 +9,7 @@ from commands import TOY, call
 
 from dafw.errors import UserError
 from dafw.methods import DANN, ERM, AdaBN, DRMRetraining, Method, SourceOnly
+from dafw.run.artifacts import shown_samples
 from dafw.run.entry import inspect
 from dafw.run.identity import config_hash
 from dafw.testing import case
@@ -86,6 +87,31 @@ def test_the_command_takes_the_network_of_the_checkpoint(
     second = call(capsys, "fit", "--model", "AdaBN", "--model.checkpoint", "first", *data, *toy, "--run.dir", "second")
     assert second.code == 0, second.err
     assert "ToyNet" in (tmp_path / "second" / "config.yaml").read_text()
+
+
+def test_pictures_show_the_model_that_a_run_started_from(tmp_path: Path) -> None:
+    item = case(SourceOnly, kind="segmentation")
+    first, trainer = item.train(tmp_path)
+    data = item.make_data()
+    checkpoint = tmp_path / "start" / "step=8.ckpt"
+    trainer.save_checkpoint(checkpoint)
+    assert shown_samples(first, data, tmp_path)[0].earlier is None
+    started = item.make(checkpoint=str(checkpoint))
+    _, trainer = item.train(tmp_path, method=started, data=data)
+    with torch.no_grad():
+        started.network.head["main"].bias += torch.tensor([0.0, 9.0, 0.0])  # type: ignore[index,union-attr]
+    one = shown_samples(started, data, tmp_path)[-1]
+    assert one.earlier is not None
+    assert one.earlier_name == "start model"
+    rows = data.evaluation_loader(data.domain("b", "test"), shard=False)
+    plain = first.problem.predictions(first.eval().evaluate(next(iter(rows)), False))["prediction"]
+    assert torch.equal(one.earlier["prediction"], plain[:: 1 + (len(plain) - 1) // 3][: len(one.earlier["prediction"])])
+    assert not torch.equal(one.earlier["prediction"], one.predictions["prediction"])
+    for step in (3, 8):
+        trainer.save_checkpoint(tmp_path / "checkpoints" / f"step={step}.ckpt")
+    assert shown_samples(first, data, tmp_path)[0].earlier_name == "step 8"
+    checkpoint.unlink()
+    assert shown_samples(started, data, tmp_path)[0].earlier is None
 
 
 # ---- the second number
