@@ -25,7 +25,7 @@ from dafw.data.trained import trained_model
 from dafw.errors import UserError, choose
 from datamodules.evaluating import Evaluating
 from datamodules.label_sets import ClassSets, LabelSets, compare_classes, find_label_sets, warn_of_untrained
-from datamodules.splits import hold_out
+from datamodules.splits import hold_out, only_one
 from datamodules.stream import check_one_pass, stream_sampler
 
 
@@ -244,6 +244,8 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
             if self.sources:
                 self.check_label_sets()
             targets = [self.domain(name, "train").unlabelled() for name in self.training_targets]
+            if self.request.target_image is not None:
+                targets = [only_one(targets, self.request.target_image, self.seed, self.target_batch_size)]
             if self.request.references:
                 targets = [self._with_references(target) for target in targets]
             held_out: list[Domain] = []

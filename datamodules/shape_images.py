@@ -107,6 +107,15 @@ def haze(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 STYLES: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {"day": day, "night": night, "haze": haze}
 
 
+def shifted(mask: Images, seed: int, index: int) -> Images:
+    """The mask of a scene, moved by 3 to 5 pixels in some direction, (64, 64). What comes in from outside is ground."""
+    rng = np.random.default_rng([_MARK, seed, index, len(STYLES)])
+    angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(3, 5)
+    down, across = round(length * np.sin(angle)), round(length * np.cos(angle))
+    padded = np.pad(mask, 5)
+    return padded[5 - down : 5 - down + SIDE, 5 - across : 5 - across + SIDE].copy()
+
+
 def render(style: str, seed: int, index: int, *, left: bool) -> tuple[Images, Images]:
     """A scene in a style: image uint8 (64, 64, 3), mask uint8 (64, 64). The arguments are those of :func:`scene`.
 

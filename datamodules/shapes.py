@@ -16,10 +16,14 @@ from dafw.data.roles import Split
 from dafw.errors import choose
 from datamodules.base import DomainDataModule
 from datamodules.digit_images import resize
-from datamodules.shape_images import CLASSES, SIDE, STYLES, scenes
+from datamodules.shape_images import CLASSES, SIDE, STYLES, scenes, shifted
 
 #: Number of scenes in each split of a domain.
 COUNTS: dict[Split, int] = {"train": 400, "val": 100, "test": 150}
+
+
+SHIFTED = "day_shifted"
+NAMES = (*STYLES, SHIFTED)
 
 
 class ShapesOnPhotos(DomainDataModule):
@@ -32,7 +36,8 @@ class ShapesOnPhotos(DomainDataModule):
     * ``day``: the scenes as they are;
     * ``night``: darker, blue, blurred and noisy;
     * ``haze``: the colours of the classes change places, and a veil lies over all. What was learnt by day misleads
-      here, so no gain is to be expected: a negative control.
+      here, so no gain is to be expected: a negative control;
+    * ``day_shifted``: as ``day``, with masks that are moved by 3 to 5 pixels: noisy labels.
 
     Args:
         source: labelled domain or domains.
@@ -40,7 +45,7 @@ class ShapesOnPhotos(DomainDataModule):
         base: see :class:`datamodules.base.DomainDataModule`.
     """
 
-    domain_names: tuple[str, ...] = ("day", "night", "haze")
+    domain_names: tuple[str, ...] = NAMES
     class_names: tuple[str, ...] = CLASSES
 
     def __init__(self, source: str | list[str], target: str | list[str], **base: Any) -> None:
@@ -66,9 +71,9 @@ class ShapesOnPhotos(DomainDataModule):
         """The scenes of a split by day, pixel by pixel.
 
         Raises:
-            UserError: for an unknown domain or split, or for ``day`` itself.
+            UserError: for an unknown domain or split, or for a domain that shows the day itself.
         """
-        choose("domain with references", name, [one for one in self.domain_names if one != "day"])
+        choose("domain with references", name, ("night", "haze"))
         choose("split", split, COUNTS)
         count = COUNTS[split]
         return References(ArrayImages(_scenes("day", name, split)["images"]), np.arange(count))
@@ -89,12 +94,18 @@ class ShapesOnPhotos(DomainDataModule):
 
 def _scenes(style: str, name: str, split: Split) -> Arrays:
     """The scenes of a domain's split in a style."""
-    seed = 3 * list(STYLES).index(name) + list(COUNTS).index(split)
-    return scenes(style, seed, COUNTS[split], left=split == "train")
+    return scenes(style, _seed(name, split), COUNTS[split], left=split == "train")
 
 
-@lru_cache(maxsize=9)
+def _seed(name: str, split: Split) -> int:
+    return 3 * NAMES.index(name) + list(COUNTS).index(split)
+
+
+@lru_cache(maxsize=12)
 def _domain(name: str, split: Split) -> Domain:
-    found = _scenes(name, name, split)
+    found = _scenes("day" if name == SHIFTED else name, name, split)
+    masks = found["masks"]
+    if name == SHIFTED:
+        masks = np.stack([shifted(mask, _seed(name, split), index) for index, mask in enumerate(masks)])
     ids = [f"{name}/{split}/{index}" for index in range(COUNTS[split])]
-    return Domain(name, ArrayImages(found["images"]), list(torch.from_numpy(found["masks"])), ids)
+    return Domain(name, ArrayImages(found["images"]), list(torch.from_numpy(masks)), ids)

@@ -167,3 +167,26 @@ def hold_out(domain: Domain, share: float) -> tuple[Domain, Domain]:
     count = int(len(domain) * share)
     rest, held = (domain.subset(sorted(part)) for part in (order[count:], order[:count]))
     return rest, replace(held, name=f"{domain.name}/held-out")
+
+
+def only_one(targets: Sequence[Domain], name: str, seed: int, count: int) -> Domain:
+    """One sample of a target, as often as a batch needs it.
+
+    Args:
+        targets: the targets' training samples.
+        name: the sample's; empty: one that the seed draws.
+        seed: of the run.
+        count: number of rows.
+
+    Raises:
+        UserError: for several targets, or if there is no such sample.
+    """
+    if len(targets) != 1:
+        raise UserError(f"one image of one target trains, and there are {len(targets)} targets: give one data.target")
+    (domain,) = targets
+    ids = [domain.id(index) for index in range(len(domain))]
+    if name:
+        index = ids.index(choose(f"training image of {domain.name}", name, ids))
+    else:
+        index = int(np.random.default_rng([seed, len(ids)]).integers(len(ids)))
+    return domain.subset([index] * count)

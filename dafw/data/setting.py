@@ -83,6 +83,8 @@ class DataRequest:
         references: each image of the targets comes with its reference, an image of the same place in another condition,
             as the view ``reference``.
         maps: views start from the augmented input and come with the affine map of what they moved.
+        target_image: the id of the one sample of the target that training reads; empty: one that the seed draws;
+            ``None``: training reads all of them.
         held_out: share of each target's training samples that forms a stream of its own.
         least_rows: samples of all sources together, and of all targets together, that a batch must hold, over all
             ranks.
@@ -101,6 +103,7 @@ class DataRequest:
     views: tuple[str, ...] = ()
     references: bool = False
     maps: bool = False
+    target_image: str | None = None
     held_out: float = 0.0
     least_rows: int = 1
     least_rows_of_domain: int = 1

@@ -106,6 +106,8 @@ class Evaluator:
         test: the metrics of the last test by domain, then by name.
         extra: the method's own numbers of the last test.
         num_target_test: number of samples of the targets in the last test, over all ranks.
+        file_sizes: height and width of the files of some samples of a loader, by their positions in it, to which
+            predictions are scaled; ``None``: they stay as they are.
     """
 
     def __init__(self, method: Evaluated) -> None:
@@ -121,6 +123,7 @@ class Evaluator:
         self.test: dict[str, dict[str, float]] = {}
         self.extra = ExtraTestMetrics({}, {})
         self.num_target_test = 0
+        self.file_sizes: Callable[[int, list[int]], list[tuple[int, int] | None]] | None = None
 
     @property
     def problem(self) -> Problem:
@@ -232,7 +235,8 @@ class Evaluator:
         """
         batch = batch.unlabelled(self.evaluations[position].domain if self.evaluations else None)
         outputs = self.method.evaluate(batch, False)
-        return {"index": batch.index, **self.problem.predictions(outputs, *self.open_set.margins(outputs))}
+        sizes = [None] * len(batch) if self.file_sizes is None else self.file_sizes(position, batch.index.tolist())
+        return {"index": batch.index, **self.problem.predictions_at(outputs, sizes, *self.open_set.margins(outputs))}
 
     def finish_validation(self) -> None:
         """Logs source metrics and validators, and, marked ``oracle/``, the metrics that target labels decide."""

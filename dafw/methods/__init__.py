@@ -57,6 +57,7 @@ from dafw.methods.generalization import (
 )
 from dafw.methods.segmentation import (
     CMA,
+    IDM,
     OSUDA,
     AdaEnt,
     AdaMI,
@@ -86,6 +87,7 @@ __all__ = [
     "DRM",
     "ERM",
     "GDCAN",
+    "IDM",
     "IRM",
     "JAN",
     "MCC",

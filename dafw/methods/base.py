@@ -19,6 +19,7 @@ from dafw.methods.optimisation import Optimisation
 from dafw.methods.requests import Requests
 from dafw.methods.restoring import Restoring
 from dafw.methods.serving import Serving
+from dafw.methods.starting import Starting
 from dafw.methods.step_log import StepRecord
 from dafw.methods.waiting import MayWait
 from dafw.nn.norm import NormMode, convert_norm
@@ -34,7 +35,16 @@ Losses = dict[str, Tensor]
 
 
 class Method(
-    MayWait, Restoring, Requests, Serving, Diagnostics, StepRecord, Optimisation, QuickHookNames, pl.LightningModule
+    MayWait,
+    Starting,
+    Restoring,
+    Requests,
+    Serving,
+    Diagnostics,
+    StepRecord,
+    Optimisation,
+    QuickHookNames,
+    pl.LightningModule,
 ):
     """Base of all methods. A direct subclass is the base of a setting, and says so with ``abstract=True``.
 
@@ -42,6 +52,9 @@ class Method(
         network: inputs to outputs, see :class:`~dafw.problems.model.NetworkBase`.
         num_classes: classes to predict. The command line takes it from the datamodule. A method that is made without
             it takes it from the datamodule of its trainer, see :class:`~dafw.methods.waiting.Waiting`.
+        checkpoint: where the network's weights come from: a checkpoint of a method that leaves the network's layers as
+            they are, or the directory of a run, whose newest checkpoint is taken. ``None``: the network starts as it
+            is given. The command line takes the network of the checkpoint if none is given.
         problem: what is predicted; if ``None`` what the network is for, or else classification, or else the first kind
             that the method is for.
         norm: batch statistics over two domains: ``joint`` (one set), ``separate`` (one per domain, shared running
@@ -56,6 +69,8 @@ class Method(
         ema_decay: decay of an exponential moving average of the network, which is then evaluated.
         sharpness: rule of sharpness-aware minimisation for the optimiser, such as ``SAM``, which makes several passes a
             step, all with the same random numbers; see :mod:`dafw.optim.sharpness`. It moves all that is trained.
+        target_statistics: in tests, score the targets a second time, with batch statistics that are estimated on their
+            training images, as AdaBN does. The names of these metrics end in ``_target_statistics``.
         rejection: rule that holds samples of a target to be of no known class, for a method without a rule of its own;
             see :mod:`dafw.evaluation.rejection`.
         parts: what differs for a part of the model, by the part's name: ``lr`` (a multiple of ``lr``), ``momentum``,
@@ -98,6 +113,7 @@ class Method(
         network: NetworkBase,
         *,
         num_classes: int,
+        checkpoint: str | None = None,
         problem: Problem | None = None,
         norm: NormMode | None = None,
         optimizer: str = "momentum",
@@ -107,6 +123,7 @@ class Method(
         schedule: Schedule | None = None,
         ema_decay: RightOpenUnitInterval | None = None,
         sharpness: Sharpness | None = None,
+        target_statistics: bool = False,
         rejection: Rejection | None = None,
         parts: Parts | None = None,
         fused: bool | None = None,
@@ -130,10 +147,11 @@ class Method(
         self.network = network
         self.problem = self.problem.bind(network)
         self.norm: NormMode = norm or self.default_norm
+        self.start_from(checkpoint, self.norm)
         self.layout = convert_norm(network, self.norm, network.backbone if network.frozen else None)
         self.weight_average = None if ema_decay is None else Teacher(network, ema_decay)
-        #: Domains whose labels trained the weights that this method started from.
-        self.trained_on: tuple[str, ...] = ()
+        if target_statistics:
+            self.serve_target_statistics()
         #: Why a prediction depends on the other samples of the test set; empty if it does not.
         self.transductive_reason = ""
         self.steps_started = 0

@@ -74,6 +74,7 @@ class Restoring(Base):
             self.compare_data(str(getattr(self.trainer.state.fn, "value", "fit")))
         self.steps_started = checkpoint["dafw"]["steps"]
         self.history = list(checkpoint["dafw"]["history"])
+        self.trained_on = tuple(checkpoint["dafw"]["labelled"])
         self.load_record_state(checkpoint["dafw"]["record"])
 
     def comes_from(self, held: dict[str, Any], path: str) -> None:

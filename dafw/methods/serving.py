@@ -1,22 +1,32 @@
 """The evaluation of a method: Lightning's hooks hand each batch to the evaluator, which keeps the labels to itself."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
 from dafw.data.batch import Batch
+from dafw.errors import UserError
 from dafw.evaluation.columns import TestColumns
 from dafw.evaluation.evaluator import Evaluator, ExtraTestMetrics
 from dafw.evaluation.rejection import Rejection
 from dafw.lightning_adapter import has_trainer
+from dafw.methods.target_statistics import Statistics, copied, estimate, served_with
+from dafw.nn.norm import DomainBatchNorm
+from dafw.nn.statistics import batch_norms
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+    from dafw.methods.base import Method
+
     Base = pl.LightningModule
 else:
     Base = object
+
+
+#: What the names of metrics end in that are scored with batch statistics of the target.
+SECOND = "_target_statistics"
 
 
 class Serving(Base):
@@ -24,10 +34,14 @@ class Serving(Base):
 
     evaluator: Evaluator
     rejection: Rejection | None
+    #: Whether tests score the targets a second time, with batch statistics of the target.
+    target_statistics: bool = False
+    _second: tuple[list[DomainBatchNorm], Statistics] | None = None
 
     if TYPE_CHECKING:
 
         def flush(self) -> None: ...  # noqa: D102
+        def check_start(self) -> None: ...  # noqa: D102
         @property
         def eval_network(self) -> Any: ...  # noqa: D102
         def forward_rows(  # noqa: D102
@@ -54,7 +68,29 @@ class Serving(Base):
 
     def evaluate_variants(self, batch: Batch, source: bool) -> Mapping[str, Any]:
         """Outputs by the name of a variant: "" for those that count, other names for what is scored beside them."""
-        return {"": self.evaluate(batch, source)}
+        found = {"": self.evaluate(batch, source)}
+        if self._second is not None and not source:
+            with served_with(*self._second):
+                found[SECOND] = self.evaluate(batch, source)
+        return found
+
+    def serve_target_statistics(self) -> None:
+        """Lets tests score the targets a second time, see ``target_statistics`` of :class:`~dafw.methods.base.Method`.
+
+        Raises:
+            UserError: if the network has no batch normalisation, or the method scores variants of its own.
+        """
+        if type(self).evaluate_variants is not Serving.evaluate_variants:
+            raise UserError(f"{type(self).__name__} scores what it served: leave out model.target_statistics")
+        batch_norms(self.eval_network, "model.target_statistics")
+        self.target_statistics = True
+
+    def _prepare_second(self, stage: str) -> None:
+        self._second = None
+        if stage == "test" and self.target_statistics:
+            layers = batch_norms(self.eval_network)
+            self._second = layers, copied(layers)
+            estimate(cast("Method", self), *self._second)
 
     def unknown_scores(self, outputs: Any) -> Tensor | None:
         """Margins by which samples are held to be of no known class, (N,): the positive ones are rejected.
@@ -94,11 +130,13 @@ class Serving(Base):
         return {}
 
     def start_evaluation(self, stage: str) -> None:
-        """Flushes the record, then prepares method and evaluator for ``validate``, ``test`` or ``predict``."""
+        """Flushes the record, checks the weights, then prepares method and evaluator for a stage."""
         self.flush()
         if stage != "validate":
             self.evaluator.open_set.check_threshold()
+        self.check_start()
         self.prepare_evaluation(stage)
+        self._prepare_second(stage)
         self.evaluator.start(stage)
 
     def on_validation_start(self) -> None:

@@ -1,64 +1,84 @@
-"""What all methods share that start from a trained model: its weights come from a checkpoint."""
+"""Starting from a trained model: the part of every method that takes its weights from a checkpoint."""
 
 import inspect
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from dafw.checkpoints import check_classes, check_method, newest_checkpoint, read_checkpoint
+from dafw.data.served import ServedDomains
+from dafw.data.setting import Setting
 from dafw.errors import UserError
 from dafw.files import user_path
-from dafw.methods.base import Method
+from dafw.nn.norm import NormMode
 from dafw.nn.weights import loads_weights
 from dafw.problems import NetworkBase
 from dafw.recording import describe
 
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
-class StartingMethod(Method, abstract=True):
-    """Adapts a trained network to unlabelled targets. The datamodule serves the targets alone; no source is loaded.
+    Base = pl.LightningModule
+else:
+    Base = object
 
-    The network starts with the weights that the checkpoint's method is evaluated with (its moving average, if it has
-    one). They are then part of this method's own checkpoints, so going on or loading it needs the file no more.
 
-    Args:
-        network: as the checkpoint's (the command line takes that one if none is given).
-        checkpoint: a checkpoint of a method that leaves the network's layers as they are, under a norm other than
-            ``domain_specific``; or the directory of a run, whose newest checkpoint is taken. ``None`` starts from the
-            network's own weights, which needs a pretrained head (``head: pretrained``).
-        base: see :class:`~dafw.methods.base.Method`.
+class Starting(Base):
+    """The part of every method that may start from a trained model.
 
-    Raises:
-        UserError: if no checkpoint is given and the network's head is not pretrained; if the checkpoint's method,
-            network or number of classes is another, or ``norm`` needs two domains; when training or evaluation starts,
-            if there is no such checkpoint, or if it predicts other classes than the data's.
+    The network gets the weights that the checkpoint's method is evaluated with: its moving average, if it has one. They
+    are then part of this method's own checkpoints, so going on or loading it needs the file no more.
     """
 
     #: The method whose checkpoints this one starts from; ``None`` for any.
-    starts_with: ClassVar[type[Method] | None] = None
+    starts_with: ClassVar[type[Any] | None] = None
+    setting: ClassVar[Setting]
+    network: NetworkBase
+    num_classes: int
+    accept_changed_data: bool
+    #: Domains whose labels trained the weights that this method started from.
+    trained_on: tuple[str, ...] = ()
+    #: Why there are no weights to start from; no obstacle to going on from a checkpoint of this method.
+    lacking: UserError | None = None
+    #: What the checkpoint says beside its weights, and its path, until weights come from elsewhere.
+    started_from: tuple[dict[str, Any], Path] | None = None
 
-    def __init__(self, network: NetworkBase, *, checkpoint: str | None = None, **base) -> None:  # type: ignore[no-untyped-def]
-        if checkpoint is None and (self.starts_with is not None or not network.starts_trained):
-            raise UserError("model.checkpoint must be given")
-        super().__init__(network, **base)
-        if self.norm == "domain_specific":
-            name = self.setting.name
-            raise UserError(f"model.norm is domain_specific, but {name} training sees one domain: take joint")
-        self.lacking: UserError | None = None
-        self.started_from: tuple[dict[str, Any], Path] | None = None
-        if checkpoint is not None and loads_weights():
-            try:
-                path = find_checkpoint(checkpoint)
-            except UserError as error:  # no obstacle to going on from a checkpoint of this method
-                self.lacking = error
-            else:
-                if self.starts_with is not None:
-                    check_method(path, self.starts_with)
-                content = fill(network, path, self.num_classes)
-                self.trained_on = tuple(content["labelled"])
-                self.started_from = content, path
-                if self.weight_average is not None:
-                    self.weight_average.copy_from()
+    if TYPE_CHECKING:
+
+        @property
+        def datamodule(self) -> ServedDomains | None: ...  # noqa: D102
+
+    def start_from(self, checkpoint: str | None, norm: NormMode) -> None:
+        """Fills the network, before its batch norms are told of two domains.
+
+        Args:
+            checkpoint: a checkpoint, or the directory of a run, whose newest one is taken; ``None``: the network keeps
+                its own weights.
+            norm: of this method.
+
+        Raises:
+            UserError: if the setting starts from a model and none is given, or ``norm`` needs two domains there; if the
+                checkpoint's method, network or number of classes is another.
+        """
+        if self.setting.starts_from_model:
+            if checkpoint is None and (self.starts_with is not None or not self.network.starts_trained):
+                raise UserError("model.checkpoint must be given")
+            if norm == "domain_specific":
+                name = self.setting.name
+                raise UserError(f"model.norm is domain_specific, but {name} training sees one domain: take joint")
+        if checkpoint is None or not loads_weights():
+            return
+        try:
+            path = find_checkpoint(checkpoint)
+        except UserError as error:
+            self.lacking = error
+            return
+        if self.starts_with is not None:
+            check_method(path, self.starts_with)
+        content = fill(self.network, path, self.num_classes)
+        self.trained_on = tuple(content["labelled"])
+        self.started_from = content, path
 
     def on_fit_start(self) -> None:
         """Refuses weights that nothing filled, or of other classes; a checkpoint to go on from has been read by now."""
@@ -76,16 +96,6 @@ class StartingMethod(Method, abstract=True):
             names = () if self.datamodule is None else self.datamodule.known_names
             if names:
                 check_classes(*self.started_from, names, self.accept_changed_data)
-
-    def prepare_evaluation(self, stage: str) -> None:
-        """See :meth:`check_start`."""
-        super().prepare_evaluation(stage)
-        self.check_start()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As the base; whose labels trained the start is remembered."""
-        super().on_load_checkpoint(checkpoint)
-        self.trained_on = tuple(checkpoint["dafw"]["labelled"])
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Weights from a checkpoint of this method; those that it started from are not needed then."""

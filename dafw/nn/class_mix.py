@@ -57,14 +57,33 @@ def block_mask(numbers: Tensor, sizes: Tensor, canvas: tuple[int, int], block: i
     Returns:
         (n, H, W) bool; what the padding has does not matter.
     """
+    return _spread(numbers, (sizes / block).round().long().clamp_min(1), sizes, canvas) > ratio
+
+
+def grid_mask(numbers: Tensor, sizes: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """The number of the patch that each pixel is in, for images that are cut into as many patches as there are numbers.
+
+    Args:
+        numbers: (n, r, c), one for each patch.
+        sizes: (n, 2) int64, height and width of each image without its padding.
+        canvas: height H and width W of the padded images.
+
+    Returns:
+        (n, H, W); what the padding has does not matter.
+    """
+    counts = torch.tensor(numbers.shape[1:], device=sizes.device).expand(len(numbers), 2)
+    return _spread(numbers, counts, sizes, canvas)
+
+
+def _spread(numbers: Tensor, counts: Tensor, sizes: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """The numbers (n, r, c) of the blocks that pixels are in, (n, H, W), for counts (n, 2) of blocks on each side."""
     places = []
     for axis in (0, 1):
-        side = sizes[:, axis : axis + 1]
-        count = (side / block).round().long().clamp_min(1)
+        side, count = (one[:, axis : axis + 1] for one in (sizes, counts))
         pixels = torch.arange(canvas[axis], device=sizes.device)
         places.append((pixels * count // side.clamp_min(1)) % numbers.shape[1 + axis])
     rows = torch.arange(len(numbers), device=numbers.device)[:, None, None]
-    return numbers[rows, places[0][:, :, None], places[1][:, None, :]] > ratio
+    return numbers[rows, places[0][:, :, None], places[1][:, None, :]]
 
 
 def hide_blocks(x: Tensor, numbers: Tensor, sizes: Tensor | None, block: int, ratio: float, colour: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ def batch_norms(module: nn.Module, needed_by: str = "") -> list[DomainBatchNorm]
 
     Args:
         module: the network.
-        needed_by: the method that cannot do without; empty: there may be none.
+        needed_by: the method or the key that cannot do without; empty: there may be none.
 
     Raises:
         UserError: if there is none and a method needs them. It names the normalisations that there are.

@@ -18,28 +18,36 @@ _NONE = (1.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class MaskRow:
-    """An image with two masks.
+    """An image with its masks.
 
     Attributes:
         domain: name of its domain.
         image: (h, w, 3) in [0, 1].
         label: (h, w) classes; ``None`` without a label.
         prediction: (h, w) classes.
+        earlier: (h, w) classes that an earlier model predicted; ``None`` if there is no such model.
     """
 
     domain: str
     image: NDArray[Any]
     label: NDArray[Any] | None
     prediction: NDArray[Any]
+    earlier: NDArray[Any] | None = None
+
+    @property
+    def masks(self) -> list[NDArray[Any] | None]:
+        """Label, earlier prediction if there is one, and prediction."""
+        return [self.label, *([] if self.earlier is None else [self.earlier]), self.prediction]
 
 
-def masks(rows: Sequence[MaskRow], class_names: Sequence[str], *, ignored: int) -> Figure:
-    """A row for each image: image, label, prediction. The legend names the classes that are seen.
+def masks(rows: Sequence[MaskRow], class_names: Sequence[str], *, ignored: int, earlier: str = "") -> Figure:
+    """A row for each image: image, label, predictions. The legend names the classes that are seen.
 
     Args:
         rows: one or more.
         class_names: names of the classes.
         ignored: value of pixels without a label, which are white.
+        earlier: what the earlier model is called, if the rows have its predictions: all of them, or none.
 
     Raises:
         ValueError: without a row.
@@ -49,11 +57,12 @@ def masks(rows: Sequence[MaskRow], class_names: Sequence[str], *, ignored: int) 
     colours = np.asarray([to_rgb(colour) for colour in shades(len(class_names))])
     tallest = max(row.image.shape[0] / row.image.shape[1] for row in rows)
     cell = min(1.75 * tallest, 2.6) + 0.08
-    figure, axes = new_figure(5.4, cell * len(rows) + 0.7, 3, rows=len(rows))
+    titles = ["image", "label", *([] if rows[0].earlier is None else [escape.plot(earlier)]), "prediction"]
+    figure, axes = new_figure(1.8 * len(titles), cell * len(rows) + 0.7, len(titles), rows=len(rows))
     seen: set[int] = set()
-    for row, cells in zip(rows, zip(*[iter(axes)] * 3, strict=True), strict=True):
-        shown = [row.image, *(_coloured(mask, colours) for mask in (row.label, row.prediction))]
-        for axis, picture, title in zip(cells, shown, ("image", "label", "prediction"), strict=True):
+    for row, cells in zip(rows, zip(*[iter(axes)] * len(titles), strict=True), strict=True):
+        shown = [row.image, *(_coloured(mask, colours) for mask in row.masks)]
+        for axis, picture, title in zip(cells, shown, titles, strict=True):
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(True)
@@ -65,7 +74,7 @@ def masks(rows: Sequence[MaskRow], class_names: Sequence[str], *, ignored: int) 
             if row is rows[0]:
                 axis.set_title(title, fontsize=8)
         cells[0].set_ylabel(escape.plot(row.domain), fontsize=8)
-        seen |= {int(value) for mask in (row.label, row.prediction) if mask is not None for value in np.unique(mask)}
+        seen |= {int(value) for mask in row.masks if mask is not None for value in np.unique(mask)}
     handles = {
         escape.plot(class_names[i]): Patch(color=tuple(colours[i])) for i in sorted(seen) if i < len(class_names)
     }

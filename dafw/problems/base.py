@@ -38,6 +38,8 @@ class Shown:
         labels: their labels; ``None`` if the domain has none.
         predictions: by name one value for each sample, see :meth:`Problem.predictions`.
         unknown: (n,) margins by which the method holds a sample to be of no known class; ``None`` if it rejects none.
+        earlier: the predictions of an earlier model, by name as ``predictions``; ``None`` if there is none to show.
+        earlier_name: what to call that model.
     """
 
     domain: str
@@ -47,6 +49,8 @@ class Shown:
     labels: Any
     predictions: Mapping[str, Any]
     unknown: Tensor | None = None
+    earlier: Mapping[str, Any] | None = None
+    earlier_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class Problem(Recorded):
     ignore_index: ClassVar[int | None] = None
     #: How many samples of each domain :meth:`pictures` gets at most.
     most_shown: ClassVar[int] = 500
+    #: Whether :meth:`pictures` shows the predictions of an earlier model beside the last ones.
+    shows_earlier: ClassVar[bool] = False
     #: Where ``dafw predict`` writes unless it is told.
     predictions_name: ClassVar[str] = "predictions.csv"
 
@@ -270,6 +276,18 @@ class Problem(Recorded):
             unknown: as in :meth:`score`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define predictions(outputs)")
+
+    def predictions_at(
+        self, outputs: Any, sizes: Sequence[tuple[int, int] | None], unknown: Tensor | None = None
+    ) -> dict[str, Any]:
+        """As :meth:`predictions`, where the samples were scaled before they were predicted.
+
+        Args:
+            outputs: of n samples.
+            sizes: height and width of the file that each was made of; ``None`` where it was not scaled.
+            unknown: as in :meth:`score`.
+        """
+        return self.predictions(outputs) if unknown is None else self.predictions(outputs, unknown)
 
     def check_output(self, path: Path) -> None:
         """Says before any prediction that :meth:`write_predictions` could not write to this path.

@@ -46,6 +46,7 @@ class Segmentation(Problem):
     is_spatial: ClassVar[bool] = True
     ignore_index: ClassVar[int | None] = IGNORE
     most_shown: ClassVar[int] = 3
+    shows_earlier: ClassVar[bool] = True
     predictions_name: ClassVar[str] = "predictions"
 
     def __init__(self, auxiliary_weight: NonNegativeFloat = 0.4, evidence_grid: PositiveInt = 4) -> None:
@@ -186,6 +187,22 @@ class Segmentation(Problem):
         cut = [mask[:height, :width] for mask, (height, width) in zip(masks, sizes, strict=True)]
         return {"prediction": cut, "confidence": confidence}
 
+    def predictions_at(
+        self, outputs: MaskOutputs, sizes: Sequence[tuple[int, int] | None], unknown: Tensor | None = None
+    ) -> dict[str, Any]:
+        """As :meth:`predictions`; the scores of a scaled image are scaled back before the class is chosen."""
+        found = self.predictions(outputs)
+        if not any(sizes):
+            return found
+        masks = list(found["prediction"])
+        for index, (mask, size) in enumerate(zip(masks, sizes, strict=True)):
+            if size is not None and size != tuple(mask.shape):
+                height, width = mask.shape
+                scores = outputs.logits[index : index + 1, :, :height, :width].float()
+                scaled = F.interpolate(scores, size, mode="bilinear", align_corners=False)
+                masks[index] = scaled.argmax(1)[0].to(torch.uint8).cpu()
+        return {**found, "prediction": masks}
+
     def check_output(self, path: Path) -> None:
         """Asks for a folder that may be written."""
         check_folder(path)
@@ -202,7 +219,7 @@ class Segmentation(Problem):
         write_masks(masks, class_names, path)
 
     def pictures(self, shown: Sequence[Shown], class_names: Sequence[str]) -> "dict[str, Figure]":
-        """``masks``: images of each domain with their labels and predictions side by side."""
+        """``masks``: images of each domain with their labels and predictions side by side, earlier ones too."""
         from dafw import plots
 
         rows = []
@@ -210,10 +227,11 @@ class Segmentation(Problem):
             for index, mask in enumerate(one.predictions["prediction"]):
                 height, width = mask.shape
                 label = None if one.labels is None else one.labels[index][:height, :width].numpy()
-                rows.append(
-                    plots.MaskRow(one.domain, picture(one.inputs[index][:, :height, :width]), label, mask.numpy())
-                )
-        return {"masks": plots.masks(rows, list(class_names), ignored=IGNORE)} if rows else {}
+                earlier = None if one.earlier is None else one.earlier["prediction"][index].numpy()
+                image = picture(one.inputs[index][:, :height, :width])
+                rows.append(plots.MaskRow(one.domain, image, label, mask.numpy(), earlier))
+        name = next((one.earlier_name for one in shown), "")
+        return {"masks": plots.masks(rows, list(class_names), ignored=IGNORE, earlier=name)} if rows else {}
 
     def wrong_samples(self, domain: Domain, num_classes: int) -> list[str]:
         """The samples with a mask of another size than the image's, or a value that is neither a class nor 255."""

@@ -1,7 +1,9 @@
 """What a finished run leaves: its result, and its pictures."""
 
+import copy
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ from matplotlib.figure import Figure
 
 from dafw import plots
 from dafw.callbacks import averaging
-from dafw.errors import warning_that_names
+from dafw.checkpoints import checkpoints
+from dafw.errors import UserError, warning_that_names
 from dafw.files import write_atomically
 from dafw.methods import Method
-from dafw.problems import Problem, Shown
+from dafw.methods.starting import fill, find_checkpoint
+from dafw.problems import NetworkBase, Problem, Shown
 from dafw.problems.base import Picture
 from dafw.run import provenance
 from dafw.run.clock import Clock
@@ -104,10 +108,17 @@ def undefined_reason(data: DomainDataModule) -> dict[str, str]:
 
 
 @torch.no_grad()
-def shown_samples(method: Method, data: DomainDataModule) -> list[Shown]:
-    """Test samples batch by batch with their outputs, evenly spaced, as many as the problem wants of each domain."""
+def shown_samples(method: Method, data: DomainDataModule, folder: Path | None = None) -> list[Shown]:
+    """Test samples batch by batch with their outputs, evenly spaced, as many as the problem wants of each domain.
+
+    Args:
+        method: the trained method.
+        data: the datamodule with the test splits.
+        folder: the run directory, whose earlier model is shown too if the problem shows one; ``None``: none is.
+    """
     method.eval()
     problem = method.evaluator.problem
+    earlier = earlier_network(method, folder) if problem.shows_earlier and folder is not None else None
     found = []
     for name in (*data.sources, *data.target):
         domain, is_target = data.domain(name, "test"), name in data.target
@@ -117,9 +128,33 @@ def shown_samples(method: Method, data: DomainDataModule) -> list[Shown]:
             margins = method.evaluator.open_set.margins(outputs) if is_target else ()
             predictions = problem.predictions(outputs, *margins)
             labels = batch.y if batch.num_source else None
-            on_cpu = [each.cpu() for each in margins]
-            found.append(Shown(name, is_target, batch.x, outputs.to("cpu"), labels, predictions, *on_cpu))
+            one = Shown(name, is_target, batch.x, outputs.to("cpu"), labels, predictions, *[m.cpu() for m in margins])
+            if earlier is not None:
+                said, network = earlier
+                rows, count = batch.to(method.device), 0 if is_target else len(batch)
+                before = problem.predictions(method.forward_rows(rows.x, count, network, rows.sizes))
+                one = replace(one, earlier=before, earlier_name=said)
+            found.append(one)
     return found
+
+
+def earlier_network(method: Method, folder: Path) -> tuple[str, NetworkBase] | None:
+    """The model that a run's pictures show beside its last one, with what it is called; ``None`` without one.
+
+    It is the model that the run started from. Without such a model it is the oldest checkpoint that the run keeps, if
+    that is not its last.
+    """
+    start = method.hparams.get("checkpoint")
+    kept = checkpoints(folder / "checkpoints")
+    if start is None and len(kept) < 2:
+        return None
+    network = copy.deepcopy(method.eval_network).eval()
+    try:
+        path = kept[-1] if start is None else find_checkpoint(start)
+        content = fill(network, path, method.num_classes)
+    except UserError:  # a model that is gone, or of another form, such as one with statistics of each domain
+        return None
+    return f"step {content['steps']}" if start is None else "start model", network
 
 
 def run_title(method: Method, data: DomainDataModule) -> str:
@@ -156,7 +191,7 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path) -> list[Pa
         if type(method.problem).pictures is Problem.pictures:  # a problem that has none need not predict for them
             return {}
         unknown = ["unknown"] if data.has_unknown or method.evaluator.open_set.rejects else []
-        shown, names = shown_samples(method, data), (*data.known_names, *unknown)
+        shown, names = shown_samples(method, data, folder), (*data.known_names, *unknown)
         if (found := method.problem.examples(shown, names)) is not None:
             write_atomically(folder / EXAMPLES, json.dumps(found))
         return method.problem.pictures(shown, names)

@@ -298,9 +298,6 @@ def _network(parser: LightningArgumentParser, arguments: list[str]) -> str:
     """The network of the checkpoint that a method starts from, as JSON; the default network if there is none."""
     try:
         given = parser.parse_args([argument for argument in arguments if not argument.startswith("--print_config")])
-        setting = getattr(find_class(given["model.class_path"]), "setting", None)
-        if setting is None or not setting.starts_from_model:
-            return NETWORK
         path = find_checkpoint(given["model.init_args.checkpoint"])
         network = read_checkpoint(path)["dafw"]["method"]["init_args"]["network"]
         if network["class_path"] not in NETWORKS:

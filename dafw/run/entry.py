@@ -67,6 +67,7 @@ def inspect(config: dict[str, Any]) -> Inspected:
         UserError: for a mistake in the configuration.
     """
     from dafw.methods import Method
+    from dafw.methods.serving import SECOND
     from dafw.run.checks import check_monitors, directions
     from dafw.run.config import parse
     from dafw.run.threads import kept_threads
@@ -84,6 +85,7 @@ def inspect(config: dict[str, Any]) -> Inspected:
     further = (type(method).extra_test_metrics, type(method).evaluate_variants)
     named = further == (Method.extra_test_metrics, Method.evaluate_variants)
     metrics = method.evaluator.metric_names(tuple(data.known_names), data.has_unknown) if named else ()
+    metrics += tuple(name + SECOND for name in metrics) if method.target_statistics else ()
     return Inspected(tuple(data.domain_names), scores, metrics)
 
 

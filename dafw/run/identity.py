@@ -20,6 +20,7 @@ INCIDENTAL: dict[str, set[str]] = {
 DATA_PATHS = ("root", "manifest")
 """Keys of a datamodule that say where its files lie. A run is the same wherever that is."""
 LATER: dict[str, dict[str, Any]] = {
+    "model": {"target_statistics": False},
     "data": {"evaluate_scaled": False},
     "network": {"bottleneck_norm": True},
     "problem": {"ap": "coco", "evidence_score": 0.5},
@@ -56,7 +57,8 @@ def config_hash(config: dict[str, Any]) -> str:
         data[side] = [str(name) for name in data[side]] if isinstance(data[side], list) else str(data[side])
     data.update({key: Path(path).name for key, path in data_paths(config).items()})
     problem = (arguments.get("problem") or {}).get("init_args") or {}
-    for part, absent in ((data, LATER["data"]), (network, LATER["network"]), (problem, LATER["problem"])):
+    parts_of = {"model": arguments, "data": data, "network": network, "problem": problem}
+    for part, absent in ((parts_of[name], values) for name, values in LATER.items()):
         for key in [key for key, value in absent.items() if part.get(key, value) == value]:
             part.pop(key, None)
     for key, names in INCIDENTAL.items():

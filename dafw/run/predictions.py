@@ -24,6 +24,12 @@ def predict_targets(trainer: pl.Trainer, method: Method, data: DomainDataModule,
         data: the datamodule with the targets.
         output: where to write.
     """
+
+    def sizes(position: int, index: list[int]) -> list[tuple[int, int] | None]:
+        domain = data.predicted(data.target[position]).domain
+        return [data.original_size(domain.id(one)) for one in index]
+
+    method.evaluator.file_sizes = sizes
     predicted = gather_predictions(trainer.predict(method, datamodule=data) or [], data)
     if not trainer.is_global_zero:
         return
@@ -52,6 +58,11 @@ def predict_images(trainer: pl.Trainer, method: Method, data: DomainDataModule, 
     prepare, paths = data.evaluation_transform(), find_images(given)
     mixed = (data.seed, DOMAIN) if method.data_request.mixed_evaluation else None
     loader = ImageBatches(paths, prepare, data.eval_batch_size, mixed)
+
+    def sizes_of(_: int, index: list[int]) -> list[tuple[int, int] | None]:
+        return [data.original_size(str(paths[one].resolve())) for one in index]
+
+    method.evaluator.file_sizes = sizes_of
     batches: list[Any] = trainer.predict(method, dataloaders=loader) or []
     loader.report()
     positions, columns = _in_order(batches)

@@ -38,6 +38,11 @@ METRICS = {
 }
 
 
+SUFFIX = "_target_statistics"
+TARGET_STATISTICS = (
+    "Target statistics: the same weights, with batch statistics that are estimated on the target's training images "
+    "before the test."
+)
 #: By metric that is a mean over classes, what the names of the values of the classes begin with, and what has a label.
 BY_CLASS = {
     "miou": ("iou/", "pixel"),
@@ -76,8 +81,9 @@ def _numbers(store: Store) -> list[str]:
     targets = bool(target_columns(table.tasks))
     lowest = f"the {'target' if targets else 'task'} with the lowest mean"
     return [
-        f"Target test {table.metric.replace('_', ' ')} in %, {over}; {odd}",
-        METRICS.get(table.metric, ""),
+        f"Target test {' and '.join(metric.replace('_', ' ') for metric in table.metrics)} in %, {over}; {odd}",
+        *(METRICS.get(metric, "") for metric in table.metrics),
+        TARGET_STATISTICS if any(metric.endswith(SUFFIX) for metric in table.metrics) else "",
         *_classes(store),
         *_empty_images(store),
         *_label_sets(store),
@@ -114,12 +120,13 @@ def _oracle(store: Store) -> list[str]:
 
 def _classes(store: Store) -> list[str]:
     """Says over how many classes a mean over classes is, and names those that the test data of a target lacks."""
-    first, part = BY_CLASS.get(store.table.metric, (None, ""))
+    first, part = BY_CLASS.get(store.table.metric.removesuffix(SUFFIX), (None, ""))
     targets: dict[tuple[int, tuple[str, ...]], list[str]] = {}
     for result in store.results.values():
         for target in result.run.target:
             values = result.run.test.get(target, {}).items() if first is not None else ()
-            found = {name.removeprefix(first or ""): value for name, value in values if name.startswith(first or "")}
+            own = ((name, value) for name, value in values if not name.endswith(SUFFIX))
+            found = {name.removeprefix(first or ""): value for name, value in own if name.startswith(first or "")}
             absent = tuple(name for name, value in found.items() if math.isnan(value))
             named = targets.setdefault((len(found) - len(absent), absent), []) if found else []
             named += [] if target in named else [target]
@@ -157,9 +164,16 @@ def _label_sets(store: Store) -> list[str]:
 def _starts(store: Store) -> list[str]:
     """Names the rows that start from others, and the criteria that a row cannot have."""
     sentences = []
+    starts: dict[str, list[str]] = {}
     for row in store.table.rows:
         if row.start is not None:
-            sentences.append(f"{row.name} starts from the models of {row.start}, of the same task and seed.")
+            starts.setdefault(row.start, []).append(row.name)
+    for start, rows in starts.items():
+        verb = "starts" if len(rows) == 1 else "start"
+        sentences.append(f"{', '.join(rows)} {verb} from the models of {start}, of the same task and seed.")
+    for row in store.table.rows:
+        if row.further_sources:
+            sentences.append(f"{row.name} trains on {', '.join(row.further_sources)} too, with labels.")
         results = [result for (name, _, _), result in store.results.items() if name == row.name]
         absent = [
             one for one in store.table.select if one != LEFT_OUT and any(result.is_without(one) for result in results)

@@ -5,7 +5,6 @@ from typing import Any
 from dafw.errors import UserError, choose
 from dafw.run.criteria import LEFT_OUT
 from dafw.run.entry import inspect
-from dafw.tables.fields import split_task
 from dafw.tables.grid import Cell
 from dafw.tables.overlay import merge
 from dafw.tables.store import Store
@@ -37,8 +36,9 @@ def check_runs(store: Store) -> None:
                 domains[key] = found.domains
                 known.update(found.scores)
                 if found.metrics:
-                    choose("metric", store.table.metric, found.metrics)
-            for name in (name for side in split_task(cell.task) for name in side):
+                    for metric in store.table.metrics:
+                        choose("metric", metric, found.metrics)
+            for name in (name for side in cell.domains for name in side):
                 choose("domain", name, domains[key])
         except UserError as error:
             raise UserError(f"{cell.row} on {cell.task}: {error}") from error

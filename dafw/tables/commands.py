@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="laid over every cell"
         )
     for one in (run, show):
-        one.add_argument("--metric", help="what to print instead of the table's metric, as in h_score_class_mean")
+        one.add_argument("--metric", help="what to print instead of the table's metrics, as in h_score_class_mean")
         criteria = "last, a validator, leave_one_domain_out, or oracle"
         one.add_argument("--select", nargs="+", default=[], metavar="CRITERION", help=criteria)
         one.add_argument("--allow-oracle", action="store_true", help="allow checkpoints chosen with target labels")
@@ -92,7 +92,9 @@ def main(args: argparse.Namespace) -> int:
     if args.action == "status":
         print(describe(load(table, args.root)))
         return 0
-    table = replace(table.with_selection(args.select, args.allow_oracle), metric=args.metric or table.metric)
+    table = table.with_selection(args.select, args.allow_oracle)
+    if args.metric:
+        table = replace(table, metric=args.metric, further_metrics=())
     if args.action == "show":
         return _show(table, args)
     return _run(table, args)

@@ -25,7 +25,8 @@ class Row:
     """One method of a table: its configuration. A control has an overlay that turns the adaptation off.
 
     A control names its method in ``control_of``. A method names a row that serves as its control in ``controlled_by``.
-    ``start`` names the row whose trained models are the start of this row's runs.
+    ``start`` names the row whose trained models are the start of this row's runs. ``further_sources`` are labelled
+    domains that its runs train on besides those of the task, before them.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Row:
     controlled_by: str | None = None
     control: dict[str, Any] | None = None
     start: str | None = None
+    further_sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class Cell:
         """The cell in words, for example ``DANN mnist->usps seed 0``."""
         return f"{self.row} {self.task} seed {self.seed}"
 
+    @property
+    def domains(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The sources and the targets of its run."""
+        given = self.config["data"]["init_args"]
+        return tuple(given["source"]), tuple(given["target"])
+
     def placed(self, root: Path) -> "Cell":
         """The cell with the path under ``root`` of the run that it starts from. Its run directory stays the same."""
         if self.start is None:
@@ -65,7 +73,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A grid of runs. ``settings`` (from ``--set``) overlay every cell. ``narrowed`` says which part it is."""
+    """A grid of runs.
+
+    ``settings`` (from ``--set``) overlay every cell. ``narrowed`` says which part it is. ``further_metrics`` have
+    blocks of their own, below those of ``metric``.
+    """
 
     name: str
     title: str
@@ -80,6 +92,12 @@ class Table:
     settings: tuple[tuple[str, Any], ...] = ()
     narrowed: str = ""
     notes: tuple[str, ...] = ()
+    further_metrics: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All metrics that it prints."""
+        return (self.metric, *self.further_metrics)
 
     @property
     def folder(self) -> str:
@@ -165,7 +183,8 @@ class Table:
 
     def _config(self, row: Row, task: str, seed: int, settings_of: str | None = None) -> dict[str, Any]:
         sources, targets = split_task(task)
-        ours = {"seed_everything": seed, "data": {"init_args": {"source": list(sources), "target": list(targets)}}}
+        domains = {"source": [*row.further_sources, *sources], "target": list(targets)}
+        ours = {"seed_everything": seed, "data": {"init_args": domains}}
         project = {"run": {"project": self.name}}
         own = dict(self.per_task).get(settings_of or task, {})
         return merge(project, row.config, own, dict(self.settings), row.control or {}, ours)

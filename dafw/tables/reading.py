@@ -5,7 +5,7 @@
     name: digits                          # default: the file's name; the folder of the results
     title: Digits                         # default: the name
     note: Settings are those of the paper.   # a sentence or a list of them, printed in the caption as they are
-    metric: accuracy                      # default: accuracy
+    metric: accuracy                      # default: accuracy; of several, each has a block of its own
     tasks: [mnist->mnistm, "mnist,usps->mnistm"]   # quote a task of several sources; or:
     # tasks: {pairs: [amazon, webcam, dslr]}       # every ordered pair
     # tasks: {leave_one_out: [art, cartoon, photo, sketch]}   # each is the target once, the others are its sources
@@ -27,6 +27,7 @@
       - name: SHOT
         model: {class_path: SHOT}
         from: source only                 # each run starts from that row's run of the same task and seed
+        further_sources: [svhn]           # labelled domains to train on besides the task's, before them
       - {name: train on target, model: {class_path: SourceOnly}, data: {init_args: {oracle: true}}}
 
 ``base`` and the rows take ``model``, ``data``, ``trainer`` and ``run``; a row wins over the base. The seed, the source
@@ -53,6 +54,7 @@ from dafw.tables.fields import (
     read_parts,
     read_seeds,
     read_tasks,
+    split_task,
     strings,
     target_columns,
 )
@@ -68,7 +70,7 @@ NAMES = frozenset({"name", "tasks"})
 """Keys whose value is text: a row may be called ``010``, ``no`` or ``null``."""
 OPTIONAL = frozenset({"title", "from", "published"})
 """Keys whose value is text or null."""
-ROW_KEYS = ("name", "control", "published", "from", *SECTIONS)
+ROW_KEYS = ("name", "control", "published", "from", "further_sources", *SECTIONS)
 FOLDERS = (
     Path(__file__).resolve().parents[2] / "experiments" / "tables",
     Path(__file__).resolve().parents[1] / "experiments" / "tables",
@@ -119,6 +121,7 @@ def load_table(path: Path) -> Table:
             f'the name "{name}" in {path.name} names a folder: use up to 120 letters, digits, ".", "_" and "-"'
         )
     tasks = read_tasks(path.name, given["tasks"])
+    metric, *further_metrics = strings(f"metric in {path.name}", given.get("metric", "accuracy"))
     select = given.get("select", ["last"])
     allow_oracle = given.get("allow_oracle", False)
     if not isinstance(allow_oracle, bool):
@@ -127,12 +130,15 @@ def load_table(path: Path) -> Table:
     return Table(
         name=name,
         title=read_name(f"title in {path.name}", given.get("title", name)),
-        metric=str(given.get("metric", "accuracy")),
+        metric=metric,
+        further_metrics=tuple(further_metrics),
         tasks=tasks,
         seeds=read_seeds(path.name, given["seeds"]),
         select=("last",),
         allow_oracle=allow_oracle,
-        rows=_rows(path.name, given["rows"], read_parts(f"base of {path.name}", given.get("base") or {}, SECTIONS)),
+        rows=_rows(
+            path.name, given["rows"], read_parts(f"base of {path.name}", given.get("base") or {}, SECTIONS), tasks
+        ),
         notes=read_notes(path.name, given["note"]) if given.get("note") is not None else (),
         published=read_published(path.parent / str(published), {*tasks, *target_columns(tasks)}) if published else (),
         per_task=tuple(
@@ -142,7 +148,7 @@ def load_table(path: Path) -> Table:
     ).with_selection(strings(f"select in {path.name}", select), allow_oracle)
 
 
-def _rows(where: str, given: Any, base: dict[str, Any]) -> tuple[Row, ...]:
+def _rows(where: str, given: Any, base: dict[str, Any], tasks: Sequence[str]) -> tuple[Row, ...]:
     if not isinstance(given, list):
         raise UserError(f"rows in {where} is a list of rows, each with a name and a model")
     rows: list[Row] = []
@@ -166,7 +172,8 @@ def _rows(where: str, given: Any, base: dict[str, Any]) -> tuple[Row, ...]:
             raise UserError(f'{spot} sets the checkpoint of its model, which comes from the row in its "from"')
         start = None if start is None else read_name(f"from of {spot}", start)
         published = str(one.get("published") or name)
-        row = Row(name, config, published, controlled_by=shared, start=start)
+        further = _further_sources(spot, one.get("further_sources"), tasks)
+        row = Row(name, config, published, controlled_by=shared, start=start, further_sources=further)
         rows.append(row)
         if control is True:
             off = {"model": {"init_args": control_arguments(config["model"]["class_path"])}}
@@ -185,3 +192,18 @@ def _rows(where: str, given: Any, base: dict[str, Any]) -> tuple[Row, ...]:
         if row.name in starts[row.name]:
             raise UserError(f'the row "{row.name}" of {where} starts from itself, by way of "{row.start}"')
     return tuple(rows)
+
+
+def _further_sources(spot: str, given: Any, tasks: Sequence[str]) -> tuple[str, ...]:
+    """The labelled domains that a row trains on besides each task's.
+
+    Raises:
+        UserError: if one is a domain of a task, whose labels no row may see in another way.
+    """
+    if given is None:
+        return ()
+    names = strings(f"further_sources of {spot}", given)
+    for task in tasks:
+        if both := set(names) & {name for side in split_task(task) for name in side}:
+            raise UserError(f"further_sources of {spot} has {min(both)}, which the task {task} has already")
+    return names

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from dafw import escape
 from dafw.run.criteria import LEFT_OUT
-from dafw.tables.sheet import Line, Sheet, Value, describe_criterion
+from dafw.tables.sheet import Line, Sheet, Value
 from dafw.tables.store import Store
 
 NONE = "\u2013"
@@ -29,9 +29,7 @@ def marks_of(line: Line) -> list[str]:
 
 def blocks(sheet: Sheet) -> list[tuple[str, tuple[str, ...], tuple[Line, ...]]]:
     """Heading, columns and lines of each block: one for each criterion, then one with the criteria side by side."""
-    found = [
-        (f"Checkpoint: {describe_criterion(part.criterion)}", sheet.columns, part.lines) for part in sheet.sections
-    ]
+    found = [(part.heading, sheet.columns, part.lines) for part in sheet.sections]
     if sheet.by_criterion:
         over = "Average over tasks by checkpoint" if "average" in sheet.columns else "By checkpoint"
         found.append((over, sheet.criteria, sheet.by_criterion))
@@ -148,9 +146,9 @@ def _tex_value(value: Value | None) -> str:
 
 
 def render_csv(sheet: Sheet) -> str:
-    """CSV with a line for each number: criterion, row, kind of line, column, mean, std, interval, n, mark, note."""
+    """CSV with a line for each number: criterion, row, kind of line, column, mean, interval and so on."""
     rows: list[list[object]] = [
-        ["criterion", "row", "kind", "column", "mean", "std", "low", "high", "n", "mark", "note"]
+        ["criterion", "row", "kind", "column", "mean", "std", "low", "high", "n", "mark", "note", "metric"]
     ]
     for section in sheet.sections:
         for line in section.lines:
@@ -160,7 +158,7 @@ def render_csv(sheet: Sheet) -> str:
                     n = "" if value.n is None else value.n
                     front = [section.criterion, line.row, line.kind, column]
                     ends = ["", ""] if value.interval is None else [round(end, 4) for end in value.interval]
-                    rows.append([*front, round(value.mean, 4), std, *ends, n, value.mark, value.note])
+                    rows.append([*front, round(value.mean, 4), std, *ends, n, value.mark, value.note, section.metric])
     return escape.csv(rows)
 
 

@@ -5,7 +5,7 @@ numbers, the difference to them, its control, and the difference to its control,
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
@@ -90,10 +90,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """All lines under one selection criterion."""
+    """All lines under one selection criterion, by one metric. Its heading names the metric if there are several."""
 
     criterion: str
     lines: tuple[Line, ...]
+    metric: str
+    heading: str
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ class Sheet:
 
     @property
     def criteria(self) -> tuple[str, ...]:
-        """The selection criteria, one per section."""
-        return tuple(section.criterion for section in self.sections)
+        """The selection criteria, each once."""
+        return tuple(dict.fromkeys(section.criterion for section in self.sections))
 
 
 def make_sheet(store: Store) -> Sheet:
@@ -125,7 +127,12 @@ def make_sheet(store: Store) -> Sheet:
     for criterion in table.select:
         if known and criterion != LEFT_OUT:
             choose("selection criterion", criterion, known)
-    sections = tuple(Section(criterion, tuple(_section(store, criterion))) for criterion in table.select)
+    sections = tuple(
+        _section(store.by_metric(metric), criterion, table.further_metrics)
+        for metric in table.metrics
+        for criterion in table.select
+        if metric == table.metric or store.has(metric, criterion)
+    )
     shown = [line for section in sections for line in section.lines]
     return Sheet(
         name=table.name,
@@ -179,6 +186,9 @@ def _missing(store: Store) -> list[str]:
             for criterion in table.select
             if result is not None and store.scores(*key, criterion) is None and not store.is_without(*key, criterion)
         ]
+        if result is not None:
+            further = {metric: replace(result, metric=metric) for metric in table.further_metrics}
+            lost += [metric for metric, read in further.items() if read.scores("last") is None]
         if result is None or lost:
             reason = f" (no {', '.join(lost)})" if lost else " (broken result)" if key in store.broken else ""
             missing.append(cell.label + reason)
@@ -296,7 +306,14 @@ def _published(store: Store, name: str, row: str, own: tuple[Value | None, ...])
     return lines
 
 
-def _section(store: Store, criterion: str) -> list[Line]:
+def _section(store: Store, criterion: str, further: Sequence[str]) -> Section:
+    metric = store.table.metric
+    said = f"{metric.replace('_', ' ')}; checkpoint" if further else "Checkpoint"
+    heading = f"{said}: {describe_criterion(criterion)}"
+    return Section(criterion, tuple(_section_lines(store, criterion)), metric, heading)
+
+
+def _section_lines(store: Store, criterion: str) -> list[Line]:
     table, oracles, transductive = store.table, store.oracles, store.transductive
     lines: list[Line] = []
     for row in table.rows:

@@ -1,7 +1,7 @@
 """The results of a table's runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from statistics import fmean
@@ -57,6 +57,20 @@ class Store:
             if what:
                 rows.setdefault(frozenset(what), ([], list(dict.fromkeys(what))))[0].append(row.name)
         return "; ".join(f"rows {', '.join(names)} ({_listed(what)})" for names, what in rows.values())
+
+    def has(self, metric: str, criterion: str) -> bool:
+        """Whether a run has a score by another metric under a criterion; true for the final weights without runs."""
+        if criterion == "last":
+            return True
+        by = self.by_metric(metric)
+        return any(by.scores(*key, criterion) for key in self.results)
+
+    def by_metric(self, metric: str) -> "Store":
+        """The same results, read by another metric."""
+        if metric == self.table.metric:
+            return self
+        results = {key: replace(result, metric=metric) for key, result in self.results.items()}
+        return replace(self, table=replace(self.table, metric=metric), results=results)
 
     @property
     def monitoring(self) -> tuple[str, ...]:
@@ -147,7 +161,7 @@ def read_cell(directory: Path, cell: Cell, metric: str) -> CellResult | None:
     if run is None:
         return None
     path = directory / RESULT
-    sources, targets = split_task(cell.task)
+    sources, targets = cell.domains
     if (run.source, run.target, run.seed) != (sources, targets, cell.seed):
         raise BrokenResult(f"{path} is of {run.task} seed {run.seed}, not of {cell.task} seed {cell.seed}")
     result = CellResult(run, directory, metric)

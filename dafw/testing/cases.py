@@ -51,6 +51,7 @@ TINY: dict[str, dict[str, Any]] = {
     "DCAN": {"width": 8, "block_lr": 0.5},
     "DCC": {"classes": 2, "per_class": 2, "kmeans_trials": 2, "ramp_steps": 8},
     "GroupDRO": {"rate": 0.5},
+    "IDM": {"threshold": 0.4, "decay": 0.8, "patches": 2},
     "IRM": {"weight": 10.0, "anneal_steps": 6},
     "GDCAN": {"width": 8, "block_lr": 0.5, "mode": "authors"},
     "DomainBedCDANN": {"width": 8, "depth": 1, "penalty": 0.3},

@@ -75,6 +75,24 @@ def test_the_datamodule() -> None:
         ShapesOnPhotos("day", "dusk")
 
 
+def test_shifted_masks_are_those_of_other_scenes_moved_by_three_to_five_pixels() -> None:
+    data = ShapesOnPhotos(["day_shifted", "day"], "night", batch_size=4)
+    labels = data.load("day_shifted", "train").labels
+    assert labels is not None
+    for index, moved in enumerate(labels):
+        true = scene(9, index, left=True).mask
+        assert not np.array_equal(moved, true)
+        near = range(-5, 6)
+        padded = np.pad(moved, 5)
+        found = [
+            (down, across)
+            for down in near
+            for across in near
+            if np.array_equal(padded[5 + down : 69 + down, 5 + across : 69 + across][6:-6, 6:-6], true[6:-6, 6:-6])
+        ]
+        assert any(2.2 < np.hypot(*one) < 5.8 for one in found)
+
+
 def test_a_method_that_asks_for_references_gets_the_same_scenes_by_day() -> None:
     """The target has no labels beside them."""
     data = ShapesOnPhotos("day", "night", batch_size=4, steps_per_epoch=1)

@@ -61,3 +61,56 @@ def test_adaent_turns_the_divergence_round(tmp_path: Path) -> None:
     other, _ = ITEM.train(tmp_path, method=ITEM.make(**options))
     assert torch.equal(weights(ours), weights(same))
     assert not torch.equal(weights(ours), weights(other))
+
+
+def write_shares(path: Path, ids: list[str], shares: list[list[float]], names: tuple[str, ...]) -> Path:
+    lines = [f"domain,sample,{','.join(f'share_{name}' for name in names)}"]
+    lines += [f"b,{one},{','.join(map(str, values))}" for one, values in zip(ids, shares, strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_each_image_may_have_a_prior_of_its_own(tmp_path: Path) -> None:
+    """The same prior for all trains what one prior trains; others train something else, image by image."""
+
+    def weights(method: Method) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in method.network.parameters()])
+
+    data = ITEM.make_data()
+    data.setup("fit")
+    (target,) = [domain for domain in data.train_domains if domain.name == "b"]
+    ids, names = [target.id(index) for index in range(len(target))], data.class_names
+    shares = [[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]
+    same = write_shares(tmp_path / "same.csv", ids, [shares[0]] * len(ids), names)
+    own = write_shares(tmp_path / "own.csv", [*ids, "more"], [shares[i % 2] for i in range(len(ids) + 1)], names)
+    one, _ = ITEM.train(tmp_path, method=ITEM.make(prior=shares[0]))
+    equal, _ = ITEM.train(tmp_path, method=ITEM.make(image_priors=str(same)))
+    each, _ = ITEM.train(tmp_path, method=ITEM.make(image_priors=str(own)))
+    assert torch.equal(weights(one), weights(equal))
+    assert not torch.equal(weights(one), weights(each))
+    assert isinstance(each, AdaMI)
+    assert each.shares_of_images is not None
+    assert each.shares_of_images[:2].tolist() == shares
+
+
+def test_a_wrong_file_of_priors_is_refused(tmp_path: Path) -> None:
+    from dafw.data.shares import read_shares
+
+    def said(text: str | None) -> str:
+        path = tmp_path / "p.csv"
+        path.unlink(missing_ok=True)
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(UserError) as refused:
+            read_shares("model.image_priors", str(path), ["x", "y"], ["a", "b"])
+        return str(refused.value).replace(str(path), "p.csv")
+
+    head = "sample,share_a,share_b\n"
+    assert said(None).startswith("model.image_priors p.csv cannot be read: ")
+    assert said("sample,share_a\nx,1\n") == (
+        "model.image_priors p.csv has no column share_b: it needs sample, share_a, share_b"
+    )
+    assert said(head) == "model.image_priors p.csv has no column sample: it needs sample, share_a, share_b"
+    assert said(f"{head}x,0.5,0.5\n") == "model.image_priors p.csv has no row for the sample y"
+    assert said(f"{head}x,0.5,much\n") == "model.image_priors p.csv has a share of x that is no number"
+    assert said(f"{head}x,0.5,0.6\n").endswith("shares of x that are negative or do not sum to 1: 1.1")

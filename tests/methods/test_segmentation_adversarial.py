@@ -6,20 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
+from dafw.data import Domain
 from dafw.data.batch import Batch
+from dafw.data.roles import Split
 from dafw.errors import UserError
 from dafw.losses.maps import pixel_information
-from dafw.methods import AdaptSegNet, Advent, Method, MinEnt, ParetoAdvent
+from dafw.methods import AdaptSegNet, Advent, Method, MinEnt, ParetoAdvent, SourceOnly
+from dafw.nn.map_critic import MapCritic
+from dafw.nn.segmentation import SegmentationNetwork
 from dafw.optim.pareto import choose_weights
 from dafw.optim.schedules import Constant
 from dafw.problems import MaskOutputs, Segmentation
 from dafw.testing import case
 from dafw.testing.cases import BATCH, EPOCHS, STEPS_PER_EPOCH, Case, differences
 from dafw.testing.dense_toys import ToySegmenter
+from dafw.testing.toys import toy_trainer
+from datamodules.base import DomainDataModule
 
 CRITIC: dict[str, Any] = {"critic_width": 4, "critic_layers": 2}
 
@@ -234,3 +243,69 @@ def test_the_critics_settings_are_their_own() -> None:
 def test_the_problem_need_not_be_given() -> None:
     for owner in (AdaptSegNet, Advent, MinEnt, ParetoAdvent):
         assert isinstance(owner(ToySegmenter(), num_classes=3).problem, Segmentation)
+
+
+class Large(DomainDataModule):
+    """Random images of 64 pixels with random masks of four classes."""
+
+    domain_names = ("a", "b")
+    class_names = ("ground", "disk", "square", "triangle")
+
+    def load(self, name: str, split: Split) -> Domain:
+        """Eight images."""
+        drawn = torch.Generator().manual_seed(len(split))
+        images = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8, generator=drawn)
+        return Domain(name, list(images), list(torch.randint(0, 4, (8, 64, 64), dtype=torch.uint8, generator=drawn)))
+
+
+class Flops(TorchDispatchMode):
+    """Counts the floating point operations within it, forward and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func.overloadpacket)
+        self.total += 0 if count is None else count(*args, **(kwargs or {}), out_val=found)
+        return found
+
+
+class Counted(pl.Callback):
+    """Counts the operations of a step."""
+
+    def __init__(self) -> None:
+        self.flops = Flops()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.flops.__enter__()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.flops.__exit__(None, None, None)
+
+
+def operations(owner: type[Method], rows: int, folder: Path, **arguments: Any) -> int:
+    torch.manual_seed(0)
+    network = SegmentationNetwork("unet", "tf_efficientnet_lite0")
+    method = owner(network, num_classes=4, problem=Segmentation(), **arguments)
+    counted, data = Counted(), Large("a", "b", batch_size=rows, steps_per_epoch=1)
+    toy_trainer(folder, epochs=1, callbacks=[counted], limit_val_batches=0).fit(method, datamodule=data)
+    return counted.flops.total
+
+
+def test_advent_takes_at_most_1_4_times_the_operations_of_a_supervised_step(tmp_path: Path) -> None:
+    """Of as many rows. Its critic passes each map once, and goes back once for itself and once for the target's maps.
+
+    Fewer are not enough: the two gradients at the score s of a place, sigmoid(s) / 2n and -weight sigmoid(-s) / n, have
+    another ratio at each place, so that neither says what the other would be within the critic.
+    """
+    supervised = operations(SourceOnly, 4, tmp_path)
+    advent = operations(Advent, 2, tmp_path)
+    assert 1.1 < advent / supervised < 1.3
+    critic, x = MapCritic(4), torch.rand(1, 4, 64, 64)
+    with Flops() as counter:
+        critic(x)
+    once = counter.total
+    # of two source and two target maps: forward 4, the critic's gradients 4, back through it 2 + 2, to the maps 2
+    assert (advent - supervised) / once == pytest.approx(14, abs=0.7)

@@ -1,6 +1,7 @@
 """Segmentation: what its loss, metrics and evidence count, and the files that it writes."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,33 @@ def test_wrong_samples_are_named() -> None:
         "3.png has a label that is no mask of height and width",
     ]
     assert Segmentation().wrong_samples(domain.unlabelled(), 3) == []
+
+
+def test_scores_are_scaled_back_before_a_class_is_chosen() -> None:
+    """A class that is second best at two neighbouring pixels may be the best in between."""
+    problem = Segmentation()
+    logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.9, 0.9]])[None, :, None].expand(-1, -1, 2, -1)
+    found = MaskOutputs(torch.zeros(1, 2, 2, 2), logits)
+    plain = problem.predictions(found)
+    assert plain["prediction"][0].tolist() == [[0, 1], [0, 1]]
+    (scaled,) = problem.predictions_at(found, [(4, 8)])["prediction"]
+    assert scaled.tolist() == [[0, 0, 2, 2, 2, 2, 1, 1]] * 4
+    assert problem.predictions_at(found, [(4, 8)])["confidence"].equal(plain["confidence"])
+    (same,) = problem.predictions_at(found, [None])["prediction"]
+    assert same.equal(plain["prediction"][0])
+    padded = MaskOutputs(found.features, logits, sizes=torch.tensor([[2, 1]]))
+    (cut,) = problem.predictions_at(padded, [(4, 2)])["prediction"]
+    assert cut.tolist() == [[0, 0]] * 4
+
+
+def test_pictures_show_an_earlier_model_beside_the_last() -> None:
+    problem, found, y = Segmentation(), outputs(2), labels(2)
+    images = torch.randint(0, 256, (2, 3, 6, 8), dtype=torch.uint8)
+    now, before = problem.predictions(found), problem.predictions(replace(found, logits=-found.logits))
+    shown = [Shown("a", False, images, found, y, now, earlier=before, earlier_name="step 5")]
+    (figure,) = problem.pictures(shown, ["w", "x", "y", "z"]).values()
+    assert [axis.get_title() for axis in figure.axes[:4]] == ["image", "label", "step 5", "prediction"]
+    assert [len(axis.images) for axis in figure.axes] == [1] * 8
 
 
 def test_pictures_show_a_few_samples_with_and_without_labels() -> None:

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.methods.adaptation.source_only import SourceOnly
+from dafw.methods.target_statistics import estimate, served_with
 from dafw.nn.statistics import batch_norms
 from dafw.problems import NetworkBase
 
@@ -45,52 +45,29 @@ class AdaBN(SourceOnly):
         return buffer
 
     @contextmanager
-    def target_statistics(self) -> Iterator[None]:
+    def with_targets_norm(self) -> Iterator[None]:
         """Within the block, the batch norms hold the target's statistics."""
-        layers = batch_norms(self.eval_network)
-        kept = [(layer.running_mean, layer.running_var) for layer in layers]
-        for position, layer in enumerate(layers):
-            layer.running_mean = self._target(position, "running_mean")
-            layer.running_var = self._target(position, "running_var")
-        try:
+        with served_with(batch_norms(self.eval_network), self._statistics()):
             yield
-        finally:
-            for layer, (mean, variance) in zip(layers, kept, strict=True):
-                layer.running_mean, layer.running_var = mean, variance
+
+    def _statistics(self) -> list[tuple[Tensor, Tensor]]:
+        count = len(batch_norms(self.eval_network))
+        return [(self._target(n, "running_mean"), self._target(n, "running_var")) for n in range(count)]
 
     def forward(self, x: Any) -> Any:
         """Predicts on the target with the target's statistics."""
-        with self.target_statistics():
+        with self.with_targets_norm():
             return super().forward(x)
 
     def evaluate(self, batch: Batch, source: bool) -> Any:
         """Source rows with the source's statistics, target rows with the target's."""
         if source:
             return super().evaluate(batch, source)
-        with self.target_statistics():
+        with self.with_targets_norm():
             return super().evaluate(batch, source)
 
     def prepare_evaluation(self, stage: str) -> None:
         """Estimates the target's statistics, except for a prediction, which has no data but its own."""
         super().prepare_evaluation(stage)
         if stage != "predict":
-            self.estimate()
-
-    @torch.no_grad()
-    def estimate(self) -> None:
-        """One pass over the target's training images; every rank makes the whole pass, so all ranks agree."""
-        data: Any = self.data
-        layers = batch_norms(self.eval_network)
-        kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
-        with self.target_statistics(), self.layout.temporarily(sync=False):
-            for layer in layers:
-                layer.momentum = None
-                layer.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=self.device)
-                layer.train()
-            for name in data.target:
-                for batch in data.evaluation_loader(data.domain(name, "train").unlabelled(), shard=False):
-                    rows = batch.to(self.device)
-                    self.forward_rows(rows.x, 0, self.eval_network, rows.sizes)
-        for layer, (momentum, batches) in zip(layers, kept, strict=True):
-            layer.momentum, layer.num_batches_tracked = momentum, batches
-            layer.eval()
+            estimate(self, batch_norms(self.eval_network), self._statistics())

@@ -8,12 +8,14 @@ from dafw.methods.segmentation.cma import CMA
 from dafw.methods.segmentation.dacs import Dacs
 from dafw.methods.segmentation.daformer import DAFormer
 from dafw.methods.segmentation.fine_tune import FineTune
+from dafw.methods.segmentation.idm import IDM
 from dafw.methods.segmentation.minent import MinEnt
 from dafw.methods.segmentation.osuda import OSUDA
 from dafw.methods.segmentation.pareto_advent import ParetoAdvent
 
 __all__ = [
     "CMA",
+    "IDM",
     "OSUDA",
     "AdaEnt",
     "AdaMI",

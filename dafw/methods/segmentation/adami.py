@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dafw.data.batch import Batch
+from dafw.data.shares import read_shares
 from dafw.errors import UserError, choose
 from dafw.losses.pixel_terms import Divergence, Ratio, class_ratios, pixel_entropy, ratio_divergence
 from dafw.methods.base import Losses
@@ -28,8 +29,10 @@ class AdaMI(SourceFreeMethod):
     Bateson et al., Source-Free Domain Adaptation for Image Segmentation, Medical Image Analysis 82 (2022),
     https://arxiv.org/abs/2108.03152. Its experiments know which classes an image holds and have a prior for each image,
     which is weak supervision. Here one prior holds for all images, and no label of the target is used. That is a weaker
-    form: on small generated shapes the prior of each image was worth most of the gain. The prior ``estimated`` is ours:
-    the mean of r_b over the targets' training images, as the source model predicts them.
+    form: on small generated shapes the prior of each image was worth most of the gain. ``image_priors`` gives each
+    image its own. If they were counted in labels of the target, they are weak supervision, and nothing in the result
+    says so: say it beside the numbers. The prior ``estimated`` is ours: the mean of r_b over the targets' training
+    images, as the source model predicts them.
 
     The control trains by the entropy alone. That may end in one class for all pixels, more so at a rate above 1e-4.
 
@@ -37,6 +40,8 @@ class AdaMI(SourceFreeMethod):
         network: images (N, C, H, W) to features (N, d, h, w) and logits (N, K, H, W).
         checkpoint: the source model: a checkpoint, or the directory of a run.
         prior: ``uniform``, ``estimated`` by the source model, or the K known shares, which must sum to 1.
+        image_priors: a CSV file with a prior for each training image of the targets, in the columns ``sample`` and
+            ``share_<class>``, as in ``index.csv`` of ``dafw predict``; it takes the place of ``prior``.
         weight: weight of the entropy (authors' code: 1).
         prior_weight: weight of the divergence from the prior (authors' code: 1).
         class_weights: v, K weights of the classes in the entropy; 1 each if ``None`` (authors' code: 0.1 for the ground
@@ -50,7 +55,8 @@ class AdaMI(SourceFreeMethod):
         base: see :class:`~dafw.methods.base.Method`. The authors' batches hold 24 slices.
 
     Raises:
-        UserError: if the prior does not sum to 1, or prior or class weights are of another number of classes.
+        UserError: if the prior does not sum to 1, or prior or class weights are of another number of classes; when
+            training starts, for what :func:`~dafw.data.shares.read_shares` finds in ``image_priors``.
     """
 
     kinds = ("segmentation",)
@@ -60,6 +66,8 @@ class AdaMI(SourceFreeMethod):
     search_space: ClassVar[dict[str, Any]] = {"prior_weight": (0.1, 10.0), "lr": (1e-6, 1e-3)}
     shares: Tensor
     class_weights: Tensor | None
+    shares_of_images: Tensor | None
+    starts: Tensor | None
 
     def __init__(  # type: ignore[no-untyped-def]
         self,
@@ -67,6 +75,7 @@ class AdaMI(SourceFreeMethod):
         *,
         checkpoint: str | None = None,
         prior: list[ClosedUnitInterval] | str = "estimated",
+        image_priors: str | None = None,
         weight: NonNegativeFloat = 1.0,
         prior_weight: NonNegativeFloat = 1.0,
         class_weights: list[NonNegativeFloat] | None = None,
@@ -79,7 +88,7 @@ class AdaMI(SourceFreeMethod):
     ) -> None:
         super().__init__(network, checkpoint=checkpoint, optimizer=optimizer, lr=lr, weight_decay=weight_decay, **base)
         self.prior = choose("model.prior", prior, ("uniform", "estimated")) if isinstance(prior, str) else "known"
-        self.weight, self.prior_weight = weight, prior_weight
+        self.weight, self.prior_weight, self.image_priors = weight, prior_weight, image_priors
         choose("model.ratio", ratio, get_args(Ratio))
         choose("model.divergence", divergence, get_args(Divergence))
         self.ratio, self.divergence = ratio, divergence
@@ -94,10 +103,23 @@ class AdaMI(SourceFreeMethod):
         self.register_buffer("shares", torch.tensor(shares))
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
+        self.register_buffer("shares_of_images", None, persistent=False)
+        self.register_buffer("starts", None, persistent=False)
+
+    def on_fit_start(self) -> None:
+        """As the base; reads the priors of the images."""
+        super().on_fit_start()
+        if self.image_priors is not None:
+            data: Any = self.data
+            ids = [domain.id(index) for domain in data.train_domains for index in range(len(domain))]
+            found = read_shares("model.image_priors", self.image_priors, ids, data.known_names)
+            sizes = torch.tensor([len(domain) for domain in data.train_domains])
+            self.shares_of_images = found.to(self.shares)
+            self.starts = (sizes.cumsum(0) - sizes).to(self.device)
 
     def on_train_start(self) -> None:
         """Estimates the prior, if the first step follows and it is to be estimated."""
-        if self.prior == "estimated" and self.steps_done == 0:
+        if self.prior == "estimated" and self.steps_done == 0 and self.image_priors is None:
             self.shares.copy_(self.estimated())
 
     def estimated(self) -> Tensor:
@@ -115,7 +137,10 @@ class AdaMI(SourceFreeMethod):
         terms = {"entropy": self.weight * pixel_entropy(target.logits, valid, self.class_weights)}
         if self.prior_weight:
             ratios = class_ratios(target.logits, valid, self.ratio)
-            terms["prior"] = self.prior_weight * ratio_divergence(ratios, self.shares, self.divergence)
+            prior = self.shares
+            if self.shares_of_images is not None and self.starts is not None:
+                prior = self.shares_of_images[self.starts[batch.domain] + batch.index]
+            terms["prior"] = self.prior_weight * ratio_divergence(ratios, prior, self.divergence)
         return terms
 
 

@@ -52,7 +52,8 @@ class FineTune(GeneralizationMethod):
         self.switch, self.second_lr = switch, second_lr
 
     def on_fit_start(self) -> None:
-        """Counts the sources."""
+        """As the base; counts the sources."""
+        super().on_fit_start()
         if len(self.data.labelled) != 2:
             raise UserError(
                 f"FineTune trains on one source, then on another: data.source must be [noisy, clean], not "

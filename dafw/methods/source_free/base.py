@@ -4,16 +4,16 @@ from typing import Any
 
 from dafw.data.batch import Batch
 from dafw.data.setting import Setting
-from dafw.methods.base import Losses
-from dafw.methods.starting import StartingMethod
+from dafw.methods.base import Losses, Method
 
 SOURCE_FREE = Setting("source-free", sees_source=False, starts_from_model=True)
 
 
-class SourceFreeMethod(StartingMethod, abstract=True):
-    """Adapts a trained network to unlabelled targets, which it sees as often as it likes.
+class SourceFreeMethod(Method, abstract=True):
+    """Adapts a trained network to unlabelled targets, which it sees as often as it likes. No source is loaded.
 
-    The arguments are those of :class:`~dafw.methods.starting.StartingMethod`.
+    The arguments are those of :class:`~dafw.methods.base.Method`. Without ``checkpoint`` the network needs a pretrained
+    head (``head: pretrained``).
     """
 
     setting = SOURCE_FREE

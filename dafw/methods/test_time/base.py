@@ -9,8 +9,7 @@ import torch
 from dafw.data.batch import Batch
 from dafw.data.setting import Setting
 from dafw.errors import choose
-from dafw.methods.base import Losses
-from dafw.methods.starting import StartingMethod
+from dafw.methods.base import Losses, Method
 from dafw.methods.test_time.served import ServedPredictions
 from dafw.nn.modes import evaluation_mode
 from dafw.nn.network import Network
@@ -20,7 +19,7 @@ from dafw.ranges import PositiveInt
 TEST_TIME = Setting("test-time", sees_source=False, starts_from_model=True, streams_target=True)
 
 
-class TestTimeMethod(StartingMethod, abstract=True):
+class TestTimeMethod(Method, abstract=True):
     """Starts from a trained model and passes once over the targets' test samples, each batch predicted, then learned.
 
     The stream is what ``fit`` trains on. It has no labels. Each step first predicts its batch in evaluation mode: that
@@ -29,14 +28,14 @@ class TestTimeMethod(StartingMethod, abstract=True):
 
     Args:
         network: as the checkpoint's (the command line takes that one if none is given).
-        checkpoint: see :class:`~dafw.methods.starting.StartingMethod`.
+        checkpoint: see :class:`~dafw.methods.base.Method`; without it the network needs a pretrained head.
         reset: when weights, buffers and the optimiser's state return to the start: ``never``, or with the first batch
             of each target (``domain``).
         reset_every: they return so after each such number of steps, too.
         base: see :class:`~dafw.methods.base.Method`.
 
     Raises:
-        UserError: see :class:`~dafw.methods.starting.StartingMethod`; and for ``reset_every`` below 1.
+        UserError: see :meth:`~dafw.methods.starting.Starting.start_from`; and for ``reset_every`` below 1.
     """
 
     __test__ = False  # its name is no test's
