@@ -62,7 +62,8 @@ class Entries(Sequence[Entry]):
                 yield path
 
         found = Strings.of(paths())
-        return cls(found, *words.columns(3), passed_over)
+        labels, domains, splits = words.columns(3)
+        return cls(found, labels, domains, splits, passed_over)
 
     def __len__(self) -> int:
         return len(self.paths)
