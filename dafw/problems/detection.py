@@ -73,7 +73,7 @@ class Detection(Problem):
 
     kind: ClassVar[str] = "detection"
     is_spatial: ClassVar[bool] = True
-    supports_unsupervised_validators: ClassVar[bool] = True
+    supports_unsupervised_validators: bool = True
     validators: ClassVar[tuple[str, ...]] = ("entropy", "im", "pseudo_boxes")
     most_shown: ClassVar[int] = 3
     predictions_name: ClassVar[str] = "predictions.json"
@@ -99,6 +99,7 @@ class Detection(Problem):
             )
         bound = copy.copy(self)
         bound._network = network
+        bound.supports_unsupervised_validators = hasattr(network, "regions")  # whose features they look at
         return bound
 
     @property
@@ -203,7 +204,8 @@ class Detection(Problem):
             and the rest to the background, which comes first; and the images (m,).
         """
         kept = self._likely(outputs)
-        regions = self.network.regions(outputs, [one["boxes"] for one in kept])
+        network: Any = self.network
+        regions: Regions = network.regions(outputs, [one["boxes"] for one in kept])
         scores = torch.cat([one["scores"] for one in kept])
         labels = torch.cat([one["labels"] for one in kept])
         share = scores.new_zeros(len(scores), regions.probabilities.shape[1] + 1)

@@ -254,7 +254,8 @@ class NSA(AdaptationMethod):
 
     def compare(self, light: BoxOutputs, taught: Taught, maps: Tensor, limits: Tensor) -> Losses:
         """The terms of the lightly disturbed images, whose pixels went where ``maps`` (n_s + n_t, 2, 3) say."""
-        network, teacher = self.network, self.teacher.module
+        network: Any = self.network
+        teacher: Any = self.teacher.module
         with torch.no_grad(), needed_reads():
             boxes: list[Tensor] = teacher.proposals(taught.outputs, self.regions)
             theirs = teacher.regions(taught.outputs, boxes)
@@ -266,8 +267,8 @@ class NSA(AdaptationMethod):
         terms: Losses = {}
         if self.light_weight:
             of_objects, of_ground = visible & (labels > 0), visible & (labels == 0)
-            vectors = [F.layer_norm(one.features, one.features.shape[1:]) for one in (ours, theirs)]
-            region = row_distance(*vectors, of_objects, of_ground, self.background)
+            own, right = (F.layer_norm(one.features, one.features.shape[1:]) for one in (ours, theirs))
+            region = row_distance(own, right, of_objects, of_ground, self.background)
             mirrored = (maps[:, 0, 0] < 0)[theirs.image]
             output = row_distance(_probabilities(ours), _probabilities(theirs), of_objects, of_ground)
             output = output + row_distance(ours.deltas, mirrored_deltas(theirs.deltas, mirrored), of_objects, of_ground)
