@@ -1,12 +1,12 @@
 """Benchmarks with boxes: street scenes, PASCAL VOC, Clipart, Watercolor and Penn-Fudan."""
 
-from typing import Any, Literal
+import re
+from typing import Any
 
 from dafw.errors import UserError, choose
 from datamodules.box_folders import BoxFolders
 from datamodules.box_layouts import WHEAT, common_classes, layouts, list_boxes
 from datamodules.box_listing import Listed
-from datamodules.scene_layouts import FOGS
 
 
 class BoxBenchmarks(BoxFolders):
@@ -19,9 +19,10 @@ class BoxBenchmarks(BoxFolders):
     Inoue et al., CVPR 2018, https://arxiv.org/abs/1803.11365, have Clipart and Watercolor; the others' papers are in
     that list.
 
-    Domains: ``cityscapes``, ``foggy_cityscapes``, ``sim10k``, ``kitti``, ``bdd100k``, ``bdd100k_daytime``, ``voc2007``,
-    ``voc2012``, ``voc`` (both training sets, and the test of 2007), ``clipart``, ``watercolor``, ``penn_fudan``, and
-    its two places ``penn`` and ``fudan``.
+    Domains: ``cityscapes``, ``foggy_cityscapes_0.02`` (the densest fog), ``foggy_cityscapes_all`` (three densities, so
+    that each place comes three times, always in one split), ``sim10k``, ``kitti``, ``bdd100k``, ``bdd100k_daytime``,
+    ``voc2007``, ``voc2012``, ``voc`` (both training sets, and the test of 2007), ``clipart``, ``watercolor``,
+    ``penn_fudan``, and its two places ``penn`` and ``fudan``.
 
     Args:
         source: labelled domain or domains.
@@ -29,7 +30,6 @@ class BoxBenchmarks(BoxFolders):
         root: folder that holds the folders of the datasets.
         classes: names of the classes; ``None``: those that all of these datasets have. Papers on Sim10k and KITTI use
             ``car`` alone.
-        fog: density of the fog of ``foggy_cityscapes``, or ``all`` three, so that each place comes three times.
         options: see :class:`datamodules.box_folders.BoxFolders`.
 
     Raises:
@@ -43,10 +43,8 @@ class BoxBenchmarks(BoxFolders):
         *,
         root: str,
         classes: list[str] | None = None,
-        fog: Literal["0.005", "0.01", "0.02", "all"] = "0.02",
         **options: Any,
     ) -> None:
-        self.fog = choose("data.fog", fog, (*FOGS, "all"))
         named = [name for side in (source, target) for name in ([side] if isinstance(side, str) else side)]
         for name in named:
             choose("domain", name, domains())
@@ -60,8 +58,11 @@ class BoxBenchmarks(BoxFolders):
             raise UserError(f"the folder {self.root} (data.root) does not exist")
         return domains()
 
+    def _key(self, path: str) -> str:
+        return re.sub(r"_beta_[0-9.]+(?=\.\w+$)", "", path)
+
     def _list(self, name: str) -> Listed:
-        return list_boxes(self.root, name, self.fog)
+        return list_boxes(self.root, name)
 
 
 def domains() -> tuple[str, ...]:

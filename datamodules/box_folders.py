@@ -247,11 +247,15 @@ class BoxFolders(BoxDomains):
 
     def _split_of(self, path: str, part: str, divided: bool) -> str:
         if part == "all":
-            return hashed_split(path, self.split, self.split_seed)
+            return hashed_split(self._key(path), self.split, self.split_seed)
         if part != "train" or divided:
             return part
         share = self.split[0] / max(self.split[0] + self.split[1], 1e-12)
-        return "train" if place(path, self.split_seed) < share else "val"
+        return "train" if place(self._key(path), self.split_seed) < share else "val"
+
+    def _key(self, path: str) -> str:
+        """What decides the split of an image: images with one key are in one split."""
+        return path
 
     def evaluation_transform(self) -> Callable[[ImageOrPath], Tensor]:
         """From a file or an image of Pillow to uint8 (3, h, w), scaled as images of the first target are.

@@ -19,7 +19,7 @@ from dafw.errors import UserError
 from dafw.files import reading
 from datamodules.box_files import number, read_json
 from datamodules.box_listing import ANY, Annotated, Box, Listed, read_each
-from datamodules.scene_layouts import FOGS, find_folder, images_like, numbers
+from datamodules.scene_layouts import find_folder, images_like, numbers
 from datamodules.voc import list_voc
 
 _PENN = re.compile(r"Bounding box for object (\d+).*?:\s*\((\S+),\s*(\S+)\)\s*-\s*\((\S+),\s*(\S+)\)")
@@ -41,13 +41,12 @@ def find_boxes(root: Path, domain: str) -> Path | None:
     return find_folder(root, facts["folders"], facts["inside"])
 
 
-def list_boxes(root: Path, domain: str, fog: str) -> Listed:
+def list_boxes(root: Path, domain: str) -> Listed:
     """The samples of a domain, with the names of :data:`layouts` for their classes.
 
     Args:
         root: folder that holds the folders of the datasets.
         domain: its name.
-        fog: density of the fog, one of :data:`~datamodules.scene_layouts.FOGS`, or ``all``.
 
     Raises:
         UserError: if the folder or an annotation is missing, or a file cannot be read.
@@ -60,7 +59,7 @@ def list_boxes(root: Path, domain: str, fog: str) -> Listed:
             f"{domain} --boxes --root {root}"
         )
     inside = folder.relative_to(root).as_posix()
-    found = _READERS[facts["kind"]](root, domain, inside, {**facts, "fogs": FOGS if fog == "all" else (fog,)})
+    found = _READERS[facts["kind"]](root, domain, inside, facts)
     if not found.images:
         raise UserError(f"{folder} holds no images of {domain}: see dafw data check {domain} --boxes --root {root}")
     found = found.renamed(facts.get("rename", {}))
@@ -73,7 +72,7 @@ def list_boxes(root: Path, domain: str, fog: str) -> Listed:
 def _instances(root: Path, domain: str, folder: str, facts: Mapping[str, Any]) -> Listed:
     """Boxes around the instances of Cityscapes' masks."""
     passed, pairs = PassedOver(), list[tuple[str, str, str]]()
-    for fog in facts["fogs"] if "{fog}" in facts["image"] else ("",):
+    for fog in facts.get("fogs", [""]):
         ending = facts["image"].format(fog=fog)
         for part, pattern in facts["parts"].items():
             first = pattern.partition("/")[0]

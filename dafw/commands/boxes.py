@@ -1,15 +1,12 @@
 """``dafw data list`` and ``dafw data check`` for the benchmarks with boxes."""
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from dafw.errors import UserError
 from dafw.files import reading
 from datamodules.box_layouts import WHEAT, find_boxes, layouts, list_boxes
 from datamodules.box_listing import Annotated
-from datamodules.scene_layouts import FOGS
 from datamodules.wheat import read_wheat
 
 
@@ -53,27 +50,21 @@ def check_box_files(name: str, root: Path) -> tuple[list[str], bool]:
             raise UserError(f"the folder {root} (--root) does not exist")
     facts = layouts()[name]
     lines, complete = [f"{name} in {root if facts['kind'] == WHEAT else find_boxes(root, name) or root}"], True
-    for said, found in _samples(name, facts, root):
-        counts = Counter(one.part for one in found)
-        for part, count in facts["counts"].items():
-            own = [one for one in found if one.part == part]
-            complete = complete and counts[part] == count
-            lines.append(_line(f"{part}{said}", own, count))
+    found = _samples(name, root)
+    for part, count in facts["counts"].items():
+        own = [one for one in found if one.part == part]
+        complete = complete and len(own) == count
+        lines.append(_line(part, own, count))
     if complete:
         return [*lines, f"{name} is complete"], True
     how = [f"how that is known, {what}: {said}" for what, said in facts["provenance"].items()]
     return [*lines, f"{name} is not complete", *how, f"where to get it: {facts['get']}"], False
 
 
-def _samples(name: str, facts: dict[str, Any], root: Path) -> Iterator[tuple[str, list[Annotated]]]:
-    """The samples, and what is said behind the name of a part: of each density of fog, if there is fog."""
-    if facts["kind"] == WHEAT:
-        found = read_wheat(root)
-        yield f" ({len(found)} acquisitions in all)", [one for of in found.values() for one in of.annotated or ()]
-        return
-    foggy = "{fog}" in facts.get("image", "")
-    for fog in FOGS if foggy else FOGS[-1:]:
-        yield f", fog {fog}" if foggy else "", list(list_boxes(root, name, fog).annotated or ())
+def _samples(name: str, root: Path) -> list[Annotated]:
+    if layouts()[name]["kind"] != WHEAT:
+        return list(list_boxes(root, name).annotated or ())
+    return [one for listed in read_wheat(root).values() for one in listed.annotated or ()]
 
 
 def _line(part: str, found: list[Annotated], count: int) -> str:

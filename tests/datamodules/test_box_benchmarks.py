@@ -15,7 +15,7 @@ from dafw.problems import Detection
 from datamodules import BoxBenchmarks, GlobalWheat
 from datamodules.box_benchmarks import domains
 from datamodules.box_layouts import layouts
-from datamodules.wheat import ACQUISITIONS
+from datamodules.wheat import ACQUISITIONS, PARTS
 
 PENN = """# Compatible with PASCAL Annotation Version 1.00
 Image filename : "PennFudanPed/PNGImages/x.png"
@@ -105,7 +105,8 @@ def test_what_is_known_is_consistent() -> None:
 #: By domain the number of images of the official parts, its classes, and what is a crowd's in each image.
 FOUND: dict[str, tuple[dict[str, int], tuple[str, ...], list[bool]]] = {
     "cityscapes": ({"train": 10, "test": 10}, ("person", "car"), [True, False, False]),
-    "foggy_cityscapes": ({"train": 10, "test": 10}, ("person", "car"), [True, False, False]),
+    "foggy_cityscapes_0.02": ({"train": 10, "test": 10}, ("person", "car"), [True, False, False]),
+    "foggy_cityscapes_all": ({"train": 30, "test": 30}, ("person", "car"), [True, False, False]),
     "sim10k": ({"all": 30}, ("person", "car"), [False, True]),
     "kitti": ({"all": 30}, ("person", "car"), [False, True, True]),
     "bdd100k": ({"train": 10, "test": 10}, ("person", "car"), [False, False]),
@@ -147,15 +148,17 @@ def test_every_dataset_is_read(root: Path, name: str) -> None:
         assert own[0].tolist() == corners
 
 
-def test_the_level_of_the_fog_is_named(root: Path) -> None:
-    options: dict[str, Any] = {"root": str(root), "transductive": True}
-    foggy = {fog: BoxBenchmarks("cityscapes", "foggy_cityscapes", fog=fog, **options) for fog in ("0.02", "all")}
-    assert foggy["0.02"].class_names == ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
-    names = {fog: data.load("foggy_cityscapes", "test").ids or () for fog, data in foggy.items()}
+def test_the_level_of_the_fog_is_in_the_task(root: Path) -> None:
+    names = {}
+    for level in ("0.02", "all"):
+        data = BoxBenchmarks("cityscapes", f"foggy_cityscapes_{level}", root=str(root), split=(0.5, 0.5, 0.0))
+        assert data.task == f"cityscapes->foggy_cityscapes_{level}"
+        assert data.class_names == ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+        names[level] = data.load(data.target[0], "test").ids or ()
     assert {name.rpartition("beta_")[2] for name in names["0.02"]} == {"0.02.png"}
     assert {name.rpartition("beta_")[2] for name in names["all"]} == {"0.02.png", "0.01.png", "0.005.png"}
-    with pytest.raises(UserError, match=r'unknown data\.fog "0\.03"'):
-        BoxBenchmarks("cityscapes", "foggy_cityscapes", fog="0.03", root=str(root))  # type: ignore[arg-type]
+    training = [{name.partition("_beta")[0] for name in data.load(data.target[0], part).ids or ()} for part in PARTS]
+    assert not training[0] & training[1]  # one place is in one split
 
 
 def test_classes_are_those_in_common(root: Path) -> None:
@@ -248,12 +251,14 @@ def test_the_list_and_the_check(
     assert code == 1
     assert "all: 30 of 7,481 images, 90 boxes (30 crowd or difficult), 0 images without a box; 7,451 images" in out
     assert "kitti is not complete\nhow that is known, layout: seen" in out
-    _, out, _ = call(capsys, "data", "check", "foggy_cityscapes", "--boxes", "--root", root)
-    assert "test, fog 0.01: 10 of 500 images, 30 boxes (10 crowd or difficult)" in out
+    _, out, _ = call(capsys, "data", "check", "foggy_cityscapes_all", "--root", root)
+    assert "test: 30 of 1,500 images, 90 boxes (30 crowd or difficult)" in out
+    _, out, _ = call(capsys, "data", "check", "cityscapes", "--boxes", "--root", root)
+    assert "test: 10 of 500 images, 30 boxes (10 crowd or difficult)" in out
     monkeypatch.setitem(layouts()["voc2007"], "counts", {"train": 14, "test": 6})
     assert call(capsys, "data", "check", "voc2007", "--root", root).out.endswith("voc2007 is complete\n")
     wheat(tmp_path)
     _, out, _ = call(capsys, "data", "check", "gwhd_2021", "--root", tmp_path)
-    assert "train (6 acquisitions in all): 8 of 3,655 images, 12 boxes, 2 images without a box; 3,647 images" in out
+    assert "train: 8 of 3,655 images, 12 boxes, 2 images without a box; 3,647 images" in out
     assert "unknown benchmark with boxes" in refused(capsys, "data", "check", "PACS", "--boxes", "--root", root)
     assert "holds no folder VOCdevkit" in refused(capsys, "data", "check", "voc2007", "--root", tmp_path)
