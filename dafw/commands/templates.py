@@ -188,7 +188,7 @@ KINDS = {
         "segmentation", "Segmentation", "dafw.nn.segmenter.TinySegmenter", "MaskOutputs", "CE(pixels of the source)"
     ),
     "detection": _dense(
-        "detection", "Detection", "dafw.nn.detector.Detector", "BoxOutputs", "the detector's four terms (source)"
+        "detection", "Detection", "dafw.nn.detector.Detector", "BoxOutputs", "the detector's terms (source)"
     ),
 }
 #: The method that is written for each setting.

@@ -175,7 +175,7 @@ class Fcos(DenseHead):
         "bbox_ctrness": "centre",
     }
 
-    class Head(FCOSHead):
+    class Head(FCOSHead):  # type: ignore[misc]
         """Torchvision's head, whose losses come with the number of anchors that they are means over."""
 
         def compute_loss(self, targets: Any, head_outputs: Any, anchors: Any, matched_idxs: Any) -> Any:

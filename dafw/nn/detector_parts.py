@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,8 @@ Targets = Sequence[Mapping[str, Tensor]]
 LOSSES = ("class", "box", "objectness", "proposal_box", "centre")
 
 
-class Term(NamedTuple):
+@dataclass(frozen=True)
+class Term:
     """A loss that is a mean over a number of anchors or regions.
 
     Attributes:
@@ -58,6 +60,7 @@ def term_rows(terms: Mapping[str, Term], rows: int, over_ranks: bool) -> dict[st
     values = {name: value if value.ndim == 1 else value.sum(1) for name, value in values.items()}
     like = next(iter(values.values()))
     alone = not over_ranks or world_size() == 1
+    shares: Sequence[Tensor | float]
     shares = [1 / max(one.count, 1) for one in terms.values()] if alone else _shares(terms, like)
     return {
         name: value.new_zeros(rows).index_add(0, terms[name].image, value) * (rows * share)
@@ -85,7 +88,8 @@ def draw(
     Returns:
         The places of the positive and of the negative ones of each image, in ascending order.
     """
-    positive, negative = [], []
+    positive: list[Tensor] = []
+    negative: list[Tensor] = []
     for row, label in enumerate(labels):
         generator = None if seeds is None else torch.Generator(label.device).manual_seed(seeds[row])
         with needed_reads():
@@ -129,7 +133,7 @@ def anchors_of(generator: AnchorGenerator, levels: Mapping[str, Tensor], canvas:
     return list(anchors.split(counts))
 
 
-class Proposer(RegionProposalNetwork):
+class Proposer(RegionProposalNetwork):  # type: ignore[misc]
     """Torchvision's network for proposals, of which a number can be asked for."""
 
     asked: int | None = None

