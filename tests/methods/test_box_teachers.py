@@ -1,5 +1,6 @@
 """MeanTeacher, SourceFreeTeacher and WSCoL: who teaches what, in which frame, and what happens when nobody does."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,42 @@ def test_what_is_served_is_what_another_method_starts_from(tmp_path: Path) -> No
     assert isinstance(model, MeanTeacher)
     assert differences(model.network.state_dict(), again.network.state_dict())
     assert not differences(model.teacher.module.state_dict(), again.network.state_dict())
+
+
+@pytest.mark.parametrize("method", [MeanTeacher, WSCoL])
+def test_padded_images_of_several_sizes_and_without_boxes_are_finite(method: type[Method], tmp_path: Path) -> None:
+    arguments = {"critic": CRITIC, "source_views": "both"} if method is MeanTeacher else {}
+    model, batch = trained(tmp_path, method, labels="both", pseudo_boxes=True, masked=Masked(0.5, 8), **arguments)
+    count, first = len(batch), batch.num_source
+    sides = torch.tensor([[32, 32], [20, 31], [9, 26], [27, 12]])
+    padded = torch.zeros(count, 3, 44, 36, dtype=torch.uint8)
+    padded[:, :, :32, :32] = batch.views["strong"]
+    half = torch.tensor([[0.5, 0.0, 1.0], [0.0, 0.5, 0.0]]).expand(count, 2, 3)
+    y = [{name: value[:number] for name, value in one.items()} for number, one in enumerate(batch.y)]
+    changed = replace(
+        batch,
+        y=y,
+        sizes=sides.repeat(count, 1)[:count],
+        views={"strong": padded},
+        view_sizes={"strong": sides.flip(0).repeat(count, 1)[:count]},
+        maps={"strong": half},
+    )
+    one = replace(
+        changed,
+        x=batch.x[first:][:1],
+        y=[],
+        num_source=0,
+        sizes=None,
+        views={"strong": padded[:1]},
+        view_sizes={},
+        maps={"strong": half[:1]},
+    )
+    for given in [changed] if method is MeanTeacher else [changed.unlabelled(), one]:
+        model.zero_grad()
+        terms = model.losses(given)
+        sum(terms.values()).backward()
+        assert all(term.isfinite() for term in terms.values()), terms
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
 # ---- collapse

@@ -74,14 +74,16 @@ class MeanTeacher(BoxTeacher, AdaptationMethod):
     there is critic.weight * (BCE of a critic of the source's places + that of the target's) / levels, whose gradient is
     reversed at the feature maps.
 
-    Unbiased Teacher, the default: Liu et al., ICLR 2021, https://arxiv.org/abs/2102.09480. ``critic`` makes it Adaptive
-    Teacher: Li et al., CVPR 2022, https://arxiv.org/abs/2111.13216. ``labels: soft`` with ``masked``, ``pseudo_boxes``
-    and ``start: average`` is ALDI++: Kay et al., TMLR 2025, https://arxiv.org/abs/2403.12029. ``masked`` is MIC: Hoyer
-    et al., CVPR 2023, https://arxiv.org/abs/2212.01322. The authors' codes differ in these points. They train on target
-    images without a pseudo-label as if these held no object; here such an image is skipped. They make one pass for
-    source and one for target images; here both make one, and ``norm: separate`` normalises each domain by its own
-    statistics. Adaptive Teacher's critic sees weak views, in passes of their own; here it sees the rows that the
-    student passes anyway, at all levels of the pyramid. The presets in ``experiments/detection`` list the rest.
+    Unbiased Teacher, the default: Liu et al., ICLR 2021, https://arxiv.org/abs/2102.09480; the focal loss of regions
+    is ``model.network.region_focal``. ``critic`` makes it Adaptive Teacher: Li et al., CVPR 2022,
+    https://arxiv.org/abs/2111.13216. ``labels: soft`` with ``masked``, ``pseudo_boxes`` and ``start: average`` is
+    ALDI++: Kay et al., TMLR 2025, https://arxiv.org/abs/2403.12029. ``masked`` is MIC: Hoyer et al., CVPR 2023,
+    https://arxiv.org/abs/2212.01322. The authors' codes differ in these points. Unbiased and Adaptive Teacher train on
+    target images without a pseudo-label as if these held no object; here, as in MIC, such an image is skipped. They
+    make one pass for source and one for target images; here both make one, and ``norm: separate`` normalises each
+    domain by its own statistics. Adaptive Teacher's critic sees weak views, in passes of their own; here it sees the
+    rows that the student passes anyway, at all levels of the pyramid. The presets in ``experiments/detection`` list the
+    rest.
 
     The control (``weight`` 0) has the same burn-in, views and average, and no loss of pseudo-labels.
 
@@ -134,7 +136,7 @@ class MeanTeacher(BoxTeacher, AdaptationMethod):
     @property
     def first_taught(self) -> int:
         """The number of the first step with a teacher."""
-        return math.ceil(self.burn_in * self.steps_planned)
+        return math.ceil(self.burn_in * self.steps_planned - 1e-6)
 
     def on_train_start(self) -> None:
         """Refuses a burn-in that no step follows."""
