@@ -92,12 +92,12 @@ class NSA(AdaptationMethod):
     Zhou et al., Unsupervised Domain Adaptive Detection with Network Stability Analysis, ICCV 2023,
     https://arxiv.org/abs/2308.08182; model, losses and configurations were read in the authors' code, which has no
     training loop. The paper's weights, 1 for heavy, 0.006 for light and 0.001 for instances, were read in a summary
-    alone; the defaults here are those of the code. These points differ from the code. It also contrasts positions of feature maps, and compares the maps of the proposals' scores;
-    neither is in. It changes gamma and sharpness too, and adds noise and textures where there is a blur here. It leaves
-    out a feature map if the image moved by more than half of its stride; here maps are moved back by parts of a
-    position. Its images without a pseudo-box train as background. It standardises the vectors of an image together. The
-    order of its stages is a matter of its configurations: train on the source first and start from that, or give
-    ``burn_in``.
+    alone; the defaults here are those of the code. These points differ from the code. It also contrasts positions of
+    feature maps, and compares the maps of the proposals' scores; neither is in. It changes gamma and sharpness too, and
+    adds noise and textures where there is a blur here. It leaves out a feature map if the image moved by more than half
+    of its stride; here maps are moved back by parts of a position. Its images without a pseudo-box train as background.
+    It standardises the vectors of an image together. The order of its stages is a matter of its configurations: train
+    on the source first and start from that, or give ``burn_in``.
 
     Args:
         network: a detector; images (N, 3, H, W) to feature maps, proposals and regions.
