@@ -57,7 +57,9 @@ class Detection(Problem):
     """Boxes with classes: the losses of the detector, and COCO's average precision.
 
     The labels of n images are a list of n mappings with ``boxes`` (k, 4), as x1, y1, x2, y2 in pixels, and ``labels``
-    (k,) int64 from 0.
+    (k,) int64 from 0. In evaluation they may also have ``crowd`` (k,) bool, the regions that are no single object,
+    which no metric and no loss counts, and ``area`` (k,) in square pixels, which decides what is a small object. The
+    data leaves crowds out of training.
 
     Outputs of a detector become losses and boxes by its own modules. So this problem works on the outputs of the
     network that it is bound to, see :meth:`~dafw.problems.base.Problem.bind`.
