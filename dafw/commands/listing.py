@@ -51,12 +51,12 @@ def methods() -> dict[str, str]:
     found = {node.name: (node, path) for node, path in classes(root)}
 
     def setting(name: str) -> str:
-        """The folder of the first base of methods among a class and its bases; empty if there is none."""
+        """The folder of the first class with a setting of its own among a class and its bases; empty if none has."""
         if name not in found:
             return ""
         node, path = found[name]
-        if is_abstract(node):
-            return path.parent.name.replace("_", "-") if path.parent != root else ""
+        if any(isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "setting" for part in node.body):
+            return path.parent.name.replace("_", "-")
         return next(filter(None, (setting(getattr(base, "id", "")) for base in node.bases)), "")
 
     return {

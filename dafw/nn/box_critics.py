@@ -29,8 +29,7 @@ class ImageCritic(nn.Module):
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """Feature maps (N, C, h_i, w_i) to scores (N, h_i w_i), high for the source."""
-        shared = len(self.critics) == 1
-        critics = [self.critics[0] if shared else critic for critic in (levels if shared else self.critics)]
+        critics = [*self.critics] * (len(levels) // len(self.critics))
         return [critic(level).flatten(1) for critic, level in zip(critics, levels, strict=True)]
 
 

@@ -88,7 +88,7 @@ class Problem(Recorded):
     #: The metric that tables print where the target has classes of its own.
     open_primary: ClassVar[str] = ""
     #: Whether label-free validators apply: :meth:`evidence` gives feature vectors and class scores.
-    supports_unsupervised_validators: ClassVar[bool] = False
+    supports_unsupervised_validators: bool = False
     #: The names of the label-free validators that make sense for it, see :data:`dafw.selection.VALIDATORS`.
     validators: ClassVar[tuple[str, ...]] = ("entropy", "im", "snd", "dev")
     #: Whether labels lie in the image's plane, so that views need the affine map of what they moved.

@@ -34,7 +34,7 @@ class Classification(Problem):
     kind: ClassVar[str] = "classification"
     primary: str = "accuracy"
     open_primary: ClassVar[str] = "h_score"
-    supports_unsupervised_validators: ClassVar[bool] = True
+    supports_unsupervised_validators: bool = True
 
     def __init__(self, label_smoothing: ClosedUnitInterval = 0.0) -> None:
         self.label_smoothing = label_smoothing

@@ -57,7 +57,9 @@ class Detection(Problem):
     """Boxes with classes: the losses of the detector, and COCO's average precision.
 
     The labels of n images are a list of n mappings with ``boxes`` (k, 4), as x1, y1, x2, y2 in pixels, and ``labels``
-    (k,) int64 from 0.
+    (k,) int64 from 0. In evaluation they may also have ``crowd`` (k,) bool, the regions that are no single object,
+    which no metric and no loss counts, and ``area`` (k,) in square pixels, which decides what is a small object. The
+    data leaves crowds out of training.
 
     Outputs of a detector become losses and boxes by its own modules. So this problem works on the outputs of the
     network that it is bound to, see :meth:`~dafw.problems.base.Problem.bind`.
@@ -73,7 +75,7 @@ class Detection(Problem):
 
     kind: ClassVar[str] = "detection"
     is_spatial: ClassVar[bool] = True
-    supports_unsupervised_validators: ClassVar[bool] = True
+    supports_unsupervised_validators: bool = True
     validators: ClassVar[tuple[str, ...]] = ("entropy", "im", "pseudo_boxes")
     most_shown: ClassVar[int] = 3
     predictions_name: ClassVar[str] = "predictions.json"
@@ -99,6 +101,7 @@ class Detection(Problem):
             )
         bound = copy.copy(self)
         bound._network = network
+        bound.supports_unsupervised_validators = hasattr(network, "regions")  # whose features they look at
         return bound
 
     @property
@@ -203,7 +206,8 @@ class Detection(Problem):
             and the rest to the background, which comes first; and the images (m,).
         """
         kept = self._likely(outputs)
-        regions = self.network.regions(outputs, [one["boxes"] for one in kept])
+        network: Any = self.network
+        regions: Regions = network.regions(outputs, [one["boxes"] for one in kept])
         scores = torch.cat([one["scores"] for one in kept])
         labels = torch.cat([one["labels"] for one in kept])
         share = scores.new_zeros(len(scores), regions.probabilities.shape[1] + 1)

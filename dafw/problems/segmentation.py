@@ -42,7 +42,7 @@ class Segmentation(Problem):
 
     kind: ClassVar[str] = "segmentation"
     primary: str = "miou"
-    supports_unsupervised_validators: ClassVar[bool] = True
+    supports_unsupervised_validators: bool = True
     is_spatial: ClassVar[bool] = True
     ignore_index: ClassVar[int | None] = IGNORE
     most_shown: ClassVar[int] = 3

@@ -74,15 +74,15 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two domains in COCO's format, and the lists of GWHD with two acquisitions of ten images in each."""
+    """Two domains in COCO's format, and the lists of GWHD with acquisitions of forty images each."""
     root = tmp_path_factory.mktemp("boxes")
     for domain in ("source", "target"):
         write_coco(root, domain, coco(40))
     for part, places in (("train", ("Arvalis_1", "Arvalis_2")), ("val", ("UQ_1",)), ("test", ("UQ_7", "UQ_8"))):
         lines = ["image_name,BoxesString,domain"]
-        for number in range(10 * len(places)):
+        for number in range(40 * len(places)):
             image(root / "images" / f"{part}{number}.png")
-            lines.append(f"{part}{number}.png,2 3 10 20;12 3 20 20,{places[number // 10]}")
+            lines.append(f"{part}{number}.png,2 3 10 20;12 3 20 20,{places[number // 40]}")
         (root / f"competition_{part}.csv").write_text("\n".join(lines))
     return root
 

@@ -196,7 +196,9 @@ def test_an_instance_critic_needs_regions() -> None:
     )
     with pytest.raises(UserError, match=said):
         DAFasterRCNN(network, num_classes=3)
-    DAFasterRCNN(WithoutRegions(), num_classes=3, instance_weight=0.0, consistency_weight=0.0)
+    method = DAFasterRCNN(WithoutRegions(), num_classes=3, instance_weight=0.0, consistency_weight=0.0)
+    assert not method.problem.supports_unsupervised_validators, "they look at features of regions"
+    assert make_case().make().problem.supports_unsupervised_validators
 
 
 @pytest.mark.parametrize("name", ["image_weight", "instance_weight"])

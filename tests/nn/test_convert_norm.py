@@ -144,7 +144,7 @@ class Own(nn.BatchNorm1d):
 
 
 def test_what_cannot_be_converted_is_named() -> None:
-    with pytest.raises(ValueError, match="joint, separate, domain_specific, frozen, not 'both'"):
+    with pytest.raises(ValueError, match="joint, separate, domain_specific, frozen, group, not 'both'"):
         convert_norm(nn.Linear(2, 2), "both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Own: it has a forward pass of its own"):
         convert_norm(nn.Sequential(Own(3)), "joint")

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from dafw.data import Domain
 from dafw.errors import UserError
-from dafw.methods import SourceOnly
+from dafw.methods import MCC, SourceOnly
 from dafw.metrics.box_matching import ERRORS
 from dafw.metrics.boxes import NAMES
 from dafw.nn.detector import Detector
+from dafw.nn.segmentation import SegmentationNetwork
 from dafw.plots import Boxes, side_by_side
 from dafw.plots import kept as kept_example
-from dafw.problems import BoxOutputs, Detection, Predicted, Shown
+from dafw.problems import BoxOutputs, Detection, Predicted, Segmentation, Shown
 from dafw.testing.dense_toys import ToySegmenter, toy_boxes
 
 Target = dict[str, Tensor]
@@ -83,6 +84,13 @@ def test_an_evaluated_loss_depends_on_each_image_alone_and_leaves_the_random_sta
     parts = [problem.summed_loss(network(x[i : i + 1]), y[i : i + 1])[0] for i in (2, 0, 3, 1)]
     torch.testing.assert_close(total, torch.stack(parts).sum())
     assert count == 4
+
+
+def test_a_network_for_boxes_or_masks_says_what_is_predicted() -> None:
+    assert isinstance(SourceOnly(detector(), num_classes=3).problem, Detection)
+    assert isinstance(SourceOnly(SegmentationNetwork(), num_classes=3).problem, Segmentation)
+    with pytest.raises(UserError, match=r"MCC is a method for classification, and model\.problem is Detection"):
+        MCC(detector(), num_classes=3)
 
 
 def test_the_outputs_of_another_network_need_the_problem_that_is_bound_to_it() -> None:

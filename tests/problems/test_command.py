@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from boxed_folders import coco, write_coco
 from boxed_folders import image as boxed_image
-from commands import CHECKOUT, call, one_run
+from commands import CHECKOUT, call, one_run, refused
 from PIL import Image
 
 from dafw.errors import UserError
@@ -142,6 +142,14 @@ def test_boxes(capsys: pytest.CaptureFixture[str]) -> None:
     entries = json.loads(Path("predictions.json").read_text())
     assert {entry["domain"] for entry in entries} == {"b"}
     assert all(0 <= entry["score"] <= 1 and entry["category"] in ("zero", "one", "two") for entry in entries)
+
+
+def test_metrics_of_boxes_without_their_package_are_refused_before_training(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dafw.metrics.boxes.find_spec", lambda name: None)
+    said = refused(capsys, "fit", *BOXES)
+    assert said == 'the average precision of boxes needs the package faster-coco-eval: pip install "dafw[detection]"'
 
 
 def test_boxes_are_predicted_in_pixels_of_the_files(capsys: pytest.CaptureFixture[str]) -> None:

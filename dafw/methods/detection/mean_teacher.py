@@ -74,7 +74,7 @@ class MeanTeacher(BoxTeacher, AdaptationMethod):
     there is critic.weight * (BCE of a critic of the source's places + that of the target's) / levels, whose gradient is
     reversed at the feature maps.
 
-    Unbiased Teacher, the default: Liu et al., ICLR 2021, https://arxiv.org/abs/2102.09480; the focal loss of its regions
+    Unbiased Teacher, the default: Liu et al., ICLR 2021, https://arxiv.org/abs/2102.09480; the focal loss of regions
     is ``model.network.region_focal``. ``critic`` makes it Adaptive Teacher: Li et al., CVPR 2022,
     https://arxiv.org/abs/2111.13216. ``labels: soft`` with ``masked``, ``pseudo_boxes`` and ``start: average`` is
     ALDI++: Kay et al., TMLR 2025, https://arxiv.org/abs/2403.12029. ``masked`` is MIC: Hoyer et al., CVPR 2023,

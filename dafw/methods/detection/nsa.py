@@ -91,14 +91,13 @@ class NSA(AdaptationMethod):
 
     Zhou et al., Unsupervised Domain Adaptive Detection with Network Stability Analysis, ICCV 2023,
     https://arxiv.org/abs/2308.08182; model, losses and configurations were read in the authors' code, which has no
-    training loop. The paper's weights, 1 for heavy, 0.006 for
-    light and 0.001 for instances, were read in a summary alone; the defaults here are those of the code. These points
-    differ from the code. It also contrasts positions of feature maps, and compares the maps of the proposals' scores;
-    neither is in. It changes gamma and sharpness too, and adds noise and textures where there is a blur here. It leaves
-    out a feature map if the image moved by more than half of its stride; here maps are moved back by parts of a
-    position. Its images without a pseudo-box train as background. It standardises the vectors of an image together. The
-    order of its stages is a matter of its configurations: train on the source first and start from that, or give
-    ``burn_in``.
+    training loop. The paper's weights, 1 for heavy, 0.006 for light and 0.001 for instances, were read in a summary
+    alone; the defaults here are those of the code. These points differ from the code. It also contrasts positions of
+    feature maps, and compares the maps of the proposals' scores; neither is in. It changes gamma and sharpness too, and
+    adds noise and textures where there is a blur here. It leaves out a feature map if the image moved by more than half
+    of its stride; here maps are moved back by parts of a position. Its images without a pseudo-box train as background.
+    It standardises the vectors of an image together. The order of its stages is a matter of its configurations: train
+    on the source first and start from that, or give ``burn_in``.
 
     Args:
         network: a detector; images (N, 3, H, W) to feature maps, proposals and regions.
@@ -254,7 +253,8 @@ class NSA(AdaptationMethod):
 
     def compare(self, light: BoxOutputs, taught: Taught, maps: Tensor, limits: Tensor) -> Losses:
         """The terms of the lightly disturbed images, whose pixels went where ``maps`` (n_s + n_t, 2, 3) say."""
-        network, teacher = self.network, self.teacher.module
+        network: Any = self.network
+        teacher: Any = self.teacher.module
         with torch.no_grad(), needed_reads():
             boxes: list[Tensor] = teacher.proposals(taught.outputs, self.regions)
             theirs = teacher.regions(taught.outputs, boxes)
@@ -266,8 +266,8 @@ class NSA(AdaptationMethod):
         terms: Losses = {}
         if self.light_weight:
             of_objects, of_ground = visible & (labels > 0), visible & (labels == 0)
-            vectors = [F.layer_norm(one.features, one.features.shape[1:]) for one in (ours, theirs)]
-            region = row_distance(*vectors, of_objects, of_ground, self.background)
+            own, right = (F.layer_norm(one.features, one.features.shape[1:]) for one in (ours, theirs))
+            region = row_distance(own, right, of_objects, of_ground, self.background)
             mirrored = (maps[:, 0, 0] < 0)[theirs.image]
             output = row_distance(_probabilities(ours), _probabilities(theirs), of_objects, of_ground)
             output = output + row_distance(ours.deltas, mirrored_deltas(theirs.deltas, mirrored), of_objects, of_ground)
