@@ -76,3 +76,18 @@ def test_options_of_classification_are_refused(
 ) -> None:
     data = ("--data", "CocoDomains", "--data.root", "cameras", "--data.source", "a", "--data.target", "b")
     assert said in refused(capsys, "fit", *DETECTOR, *data, *SHORT, *option)
+
+
+def test_a_source_free_teacher_that_finds_nothing_ends_with_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    data = ("--data", "CocoDomains", "--data.root", "cameras", "--data.source", "a", "--data.target", "b")
+    data += ("--data.size", 32)
+    code, _, err = call(capsys, "fit", *DETECTOR, *data, *SHORT, "--run.dir", "run")
+    assert code == 0, err
+    Path("cameras/a.json").unlink()
+    teacher = ("--model", "SourceFreeTeacher", "--model.checkpoint", "run", "--model.threshold", 1, "--model.window", 2)
+    short = (*SHORT, "--data.steps_per_epoch", 3, "--trainer.log_every_n_steps", 1, "--data.classes", "[cat, dog]")
+    code, _, err = call(capsys, "fit", *teacher, *data, *short, "--run.dir", "adapted")
+    assert code == 1
+    said = err.splitlines()[-1]
+    assert "the teacher found no object above the threshold in the first 2 steps" in said
+    assert "lower model.threshold; the last good checkpoint is " in said
