@@ -125,7 +125,8 @@ def shown_samples(method: Method, data: DomainDataModule, folder: Path | None = 
             margins = method.evaluator.open_set.margins(outputs) if is_target else ()
             predictions = problem.predictions(outputs, *margins)
             labels = batch.y if batch.num_source else None
-            one = Shown(name, is_target, batch.x, outputs.to("cpu"), labels, predictions, *[m.cpu() for m in margins])
+            unknown = margins[0].cpu() if margins else None
+            one = Shown(name, is_target, batch.x, outputs.to("cpu"), labels, predictions, unknown)
             if earlier is not None:
                 said, network = earlier
                 rows, count = batch.to(method.device), 0 if is_target else len(batch)
