@@ -32,10 +32,10 @@ class WSCoL(SourceFreeTeacher):
     nearest prototype of a class, if the teacher agrees or the prototype is clearly nearer than the next one. Prototypes
     are moving averages of sure weak features.
 
-    **Our reading of an abstract**; neither the paper nor code of its authors was read: Weak-to-Strong Contrastive Learning for
-    source-free detection, https://arxiv.org/abs/2410.05557. The abstract names the mapping network, the clustering by
-    prototypes, the contrast between classes and the background that counts by its uncertainty. Every number and formula
-    here is ours. A number of this method is no reproduction of the paper's.
+    **Our reading of an abstract**; neither the paper nor code of its authors was read: Weak-to-Strong Contrastive
+    Learning for source-free detection, https://arxiv.org/abs/2410.05557. The abstract names the mapping network, the
+    clustering by prototypes, the contrast between classes and the background that counts by its uncertainty. Every
+    number and formula here is ours. A number of this method is no reproduction of the paper's.
 
     The control (``contrast`` 0) is the teacher without the contrast. The source detector is another row.
 
