@@ -16,14 +16,13 @@ from dafw.data.roles import Split
 from dafw.errors import choose
 from datamodules.base import DomainDataModule
 from datamodules.digit_images import resize
-from datamodules.shape_images import CLASSES, SIDE, STYLES, scenes, shifted
+from datamodules.shape_images import CLASSES, SIDE, scenes, shifted
 
 #: Number of scenes in each split of a domain.
 COUNTS: dict[Split, int] = {"train": 400, "val": 100, "test": 150}
 
 
 SHIFTED = "day_shifted"
-NAMES = (*STYLES, SHIFTED)
 
 
 class ShapesOnPhotos(DomainDataModule):
@@ -45,7 +44,7 @@ class ShapesOnPhotos(DomainDataModule):
         base: see :class:`datamodules.base.DomainDataModule`.
     """
 
-    domain_names: tuple[str, ...] = NAMES
+    domain_names: tuple[str, ...] = ("day", "night", "haze", "day_shifted")
     class_names: tuple[str, ...] = CLASSES
 
     def __init__(self, source: str | list[str], target: str | list[str], **base: Any) -> None:
@@ -98,7 +97,7 @@ def _scenes(style: str, name: str, split: Split) -> Arrays:
 
 
 def _seed(name: str, split: Split) -> int:
-    return 3 * NAMES.index(name) + list(COUNTS).index(split)
+    return 3 * ShapesOnPhotos.domain_names.index(name) + list(COUNTS).index(split)
 
 
 @lru_cache(maxsize=12)

@@ -11,7 +11,7 @@ from dafw.data.served import ServedDomains
 from dafw.data.setting import Setting
 from dafw.errors import UserError
 from dafw.files import user_path
-from dafw.nn.norm import NormMode
+from dafw.nn.norm import NormMode, convert_norm
 from dafw.nn.weights import loads_weights
 from dafw.problems import NetworkBase
 from dafw.recording import describe
@@ -61,7 +61,7 @@ class Starting(Base):
             UserError: if the setting starts from a model and none is given, or ``norm`` needs two domains there; if the
                 checkpoint's method, network or number of classes is another.
         """
-        if self.setting.starts_from_model:
+        if hasattr(self, "setting") and self.setting.starts_from_model:  # the base of all methods has none
             if checkpoint is None and (self.starts_with is not None or not self.network.starts_trained):
                 raise UserError("model.checkpoint must be given")
             if norm == "domain_specific":
@@ -76,6 +76,8 @@ class Starting(Base):
             return
         if self.starts_with is not None:
             check_method(path, self.starts_with)
+        if norm == "group":  # its layers have other weights than batch normalisation
+            convert_norm(self.network, norm, self.network.backbone if self.network.frozen else None)
         content = fill(self.network, path, self.num_classes)
         self.trained_on = tuple(content["labelled"])
         self.started_from = content, path
@@ -108,6 +110,8 @@ SAME_FUNCTION = {
     *("weights", "backbone_lr", "channels_last", "compile", "bottleneck_init", "head_init"),
     *("anchors_per_image", "regions_per_image", "proposals_in_training"),
 }
+#: Buffers of batch normalisation, which group normalisation lacks.
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def find_checkpoint(path: str) -> Path:
@@ -152,6 +156,8 @@ def fill(network: NetworkBase, path: Path, num_classes: int) -> dict[str, Any]:
     given = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     own = network.state_dict()
     wrong = sorted(own.keys() ^ given.keys()) or [key for key in own if given[key].shape != own[key].shape]
+    if wrong and all(key.rpartition(".")[2] in STATISTICS for key in own.keys() ^ given.keys()):
+        raise UserError(f"{path} (model.checkpoint) does not fit model.norm: give group to both models, or to neither")
     if wrong:
         raise UserError(f"{path} (model.checkpoint) does not fit model.network: {len(wrong)} weights, as {wrong[0]}")
     network.load_state_dict(given)

@@ -56,7 +56,8 @@ def config_hash(config: dict[str, Any]) -> str:
     for side in {"source", "target"} & set(data):
         data[side] = [str(name) for name in data[side]] if isinstance(data[side], list) else str(data[side])
     data.update({key: Path(path).name for key, path in data_paths(config).items()})
-    problem = (arguments.get("problem") or {}).get("init_args") or {}
+    problem = arguments.get("problem")
+    problem = (problem.get("init_args") or {}) if isinstance(problem, dict) else {}  # else its name or nothing
     parts_of = {"model": arguments, "data": data, "network": network, "problem": problem}
     for part, absent in ((parts_of[name], values) for name, values in LATER.items()):
         for key in [key for key, value in absent.items() if part.get(key, value) == value]:

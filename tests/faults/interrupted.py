@@ -41,7 +41,7 @@ def identical(one: Any, other: Any) -> bool:
         return list(one) == list(other) and all(identical(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(identical, one, other))
-    return bool(one == other)
+    return bool(one == other) or (one != one and other != other)  # nan
 
 
 def at_step(number: int, act: Callable[[], None]) -> Callable[[], None]:

@@ -108,6 +108,7 @@ BOXES = {
     "boxes": [torch.tensor([[1.0, 2, 4, 8]]), torch.zeros(0, 4)],
     "scores": [torch.tensor([0.5]), torch.zeros(0)],
     "labels": [torch.tensor([1]), torch.zeros(0, dtype=torch.int64)],
+    "size": [(12, 16), (12, 16)],
 }
 
 

@@ -202,9 +202,8 @@ def test_every_other_method_refuses_a_dense_problem() -> None:
     assert alone >= {"Advent", "Dacs", "AdaMI", "AdaWAC"}
     for item in cases():
         if item.name not in takes:
-            with pytest.raises(
-                UserError, match=f"{item.name} is a method for classification, and model.problem is Seg"
-            ):
+            kinds = " and ".join(item.owner.kinds)
+            with pytest.raises(UserError, match=f"{item.name} is a method for {kinds}, and model.problem is Seg"):
                 item.owner(ToySegmenter(), num_classes=3, problem=Segmentation(), **signature(item))
 
 
