@@ -47,6 +47,21 @@ def test_a_method_starts_with_the_weights_of_a_checkpoint(owner: type[Method], n
         assert torch.equal(own[name], held[name.replace("source_", "")])
 
 
+def test_group_norm_is_that_of_both_models_or_of_neither(source: Path, tmp_path: Path) -> None:
+    message = r"does not fit model\.norm: give group to both models, or to neither"
+    with pytest.raises(UserError, match=message):
+        DANN(toy_network(), num_classes=3, checkpoint=str(source), norm="group", width=8)
+    grouped = SourceOnly(toy_network(), num_classes=3, norm="group")
+    trainer = toy_trainer(tmp_path, epochs=1)
+    trainer.fit(grouped, datamodule=ToyData("a", "b", **TASK))
+    trainer.save_checkpoint(tmp_path / "grouped.ckpt")
+    own = weights(DANN(toy_network(), num_classes=3, checkpoint=str(tmp_path / "grouped.ckpt"), norm="group", width=8))
+    assert own.keys() == weights(grouped).keys()
+    assert all(torch.equal(value, weights(grouped)[name]) for name, value in own.items())
+    with pytest.raises(UserError, match=message):
+        DANN(toy_network(), num_classes=3, checkpoint=str(tmp_path / "grouped.ckpt"), width=8)
+
+
 def test_it_goes_on_and_loads_without_the_checkpoint_that_it_started_from(source: Path, tmp_path: Path) -> None:
     copy = tmp_path / "source.ckpt"
     copy.write_bytes(source.read_bytes())
