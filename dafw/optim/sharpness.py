@@ -219,6 +219,22 @@ class SharpnessAware(Optimizer):
             raise AttributeError(name)
         return getattr(self.base, name)
 
+    # Lightning looks for these in the class from Python 3.12 on, where __getattr__ is not asked.
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """Those of the wrapped optimiser."""
+        return self.base.param_groups
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """Those of the wrapped optimiser."""
+        return self.base.defaults
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """That of the wrapped optimiser."""
+        return self.base.state
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update.
 
