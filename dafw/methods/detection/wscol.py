@@ -13,8 +13,8 @@ from dafw.losses.weak_to_strong import label_regions, update_prototypes, weak_to
 from dafw.methods.base import Losses
 from dafw.methods.detection.lessons import Lesson, limits_of, strong_rows
 from dafw.methods.detection.source_free_teacher import SourceFreeTeacher
+from dafw.nn.detector_shapes import detector_shapes
 from dafw.nn.distributed import sum_over_ranks
-from dafw.nn.modes import evaluation_mode
 from dafw.problems import NetworkBase
 from dafw.problems.outputs import BoxOutputs
 from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -79,7 +79,13 @@ class WSCoL(SourceFreeTeacher):
         self.contrast, self.temperature, self.contrasted = contrast, temperature, contrasted
         self.prototype_options = {"decay": prototype_decay, "threshold": sure, "background_threshold": sure_background}
         self.margin = margin
-        depth = region_width(network)
+        shapes = detector_shapes(network)
+        if not shapes.has_background:
+            raise UserError(
+                "WSCoL needs scores of the background for a region, which this detector has not: set "
+                "model.network.arch to fasterrcnn"
+            )
+        depth = shapes.region_width
         self.mapping = nn.Sequential(nn.Linear(depth, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
         self.register_buffer("prototypes", torch.zeros(self.num_classes + 1, width))
 
@@ -121,21 +127,3 @@ class WSCoL(SourceFreeTeacher):
             self.diagnose("labelled_regions", labelled / regions)
             self.diagnose("regions_of_objects", of_objects / regions)
         return weak_to_strong_contrast(strong, weak, labels, self.temperature)
-
-
-def region_width(network: Any) -> int:
-    """The width d of the features of a region, found on a black image.
-
-    Raises:
-        UserError: for a detector whose regions have no score of the background.
-    """
-    with torch.no_grad(), evaluation_mode(network):
-        image = torch.zeros((1, len(network.mean), 64, 64), dtype=torch.uint8, device=network.shift.device)
-        outputs = network(image)
-        found = network.regions(outputs, [outputs.anchors[0].new_tensor([[8.0, 8.0, 40.0, 40.0]])])
-    if not found.exclusive:
-        raise UserError(
-            "WSCoL needs scores of the background for a region, which this detector has not: set "
-            "model.network.arch to fasterrcnn"
-        )
-    return int(found.features.shape[1])
