@@ -16,7 +16,7 @@ from dafw.data.images import ImageOrPath, as_item, as_rgb
 from dafw.data.mask_facts import find_facts
 from dafw.data.readers import ImageFiles, image_size
 from dafw.data.roles import Split
-from dafw.data.trained import trained_model
+from dafw.data.trained import known_domains, list_domains
 from dafw.errors import UserError, choose, nearest
 from dafw.files import user_path
 from dafw.names import one_spelling
@@ -85,13 +85,7 @@ class BoxFolders(BoxDomains):
         self.split, self.split_seed = check_shares(split), split_seed
         if any(one is not None and np.min(one) < 1 for one in (size.values() if isinstance(size, dict) else [size])):
             raise UserError("data.size must be at least 1 pixel")
-        model = trained_model()
-        looks = model is None or model.with_targets
-        self.domain_names = self._domains() if looks else ()
-        if model is not None:  # the files of some domains may not be there
-            sides = (source, *(() if looks else (target,)))
-            named = [name for side in sides for name in ([side] if isinstance(side, str) else side)]
-            self.domain_names = tuple(dict.fromkeys((*self.domain_names, *named)))
+        self.domain_names = known_domains(self._domains, source, target)
         super().__init__(
             source, target, augment=augment, batch_size=batch_size, eval_batch_size=eval_batch_size, **base
         )
@@ -100,7 +94,7 @@ class BoxFolders(BoxDomains):
                 choose("domain of data.size", name, (*self.source, *self.target))
         if isinstance(self.augment, str):
             self.view(self.augment, "data.augment")  # which knows the words
-        self._listed = self._list_all() if looks else {}
+        self._listed = self._list_all()
         known = self.made_for.classes if self.made_for is not None else ()
         self.class_names = tuple(known) or self._find_classes(classes)
         self._compare_classes(classes is not None or bool(known))
@@ -124,14 +118,8 @@ class BoxFolders(BoxDomains):
         return "its annotations"
 
     def _list_all(self) -> dict[str, Listed]:
-        """The samples of each domain. A model that knows its classes needs no images of a source."""
-        found = {}
-        for name in (*self.source, *self.target):
-            try:
-                found[name] = self._list(name).renamed(self.rename)
-            except UserError:
-                if name in self.target or self.made_for is None or not self.made_for.classes:
-                    raise
+        """The samples of each domain."""
+        found = list_domains(lambda name: self._list(name).renamed(self.rename), self.source, self.target)
         if self.made_for is None and (bare := [name for name in self.source if found[name].annotated is None]):
             raise UserError(f"{bare[0]} is a source and has no labels: there is no {self._annotations(bare[0])}")
         return found

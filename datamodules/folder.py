@@ -32,7 +32,7 @@ from dafw.data.images import (
 )
 from dafw.data.manifest import check_files, read_manifest, refuse_outside, scan_folder, subfolders
 from dafw.data.roles import Split
-from dafw.data.trained import trained_model
+from dafw.data.trained import known_domains, list_domains, looks_for_files
 from dafw.errors import UserError, choose
 from dafw.escape import terminal
 from dafw.files import reading
@@ -128,8 +128,7 @@ class ImageFolderDomains(DomainDataModule):
         self.holds_out_source = self.protocol != "office"
         self.root = Path(root).expanduser()
         self.manifest = None if manifest is None else Path(manifest).expanduser()
-        model = trained_model()
-        looks = model is None or model.with_targets
+        looks = looks_for_files()
         with reading("the folder", self.root):
             exists = not looks or self.root.is_dir()
         if not exists:
@@ -148,13 +147,9 @@ class ImageFolderDomains(DomainDataModule):
         listed = read_manifest(self.manifest) if self.manifest is not None and looks else None
         if self.protocol != "shares" and listed is not None and listed[0].split:
             raise UserError(f"{self.manifest} gives splits, which data.protocol {self.protocol} would overrule")
-        self.domain_names = self._domains(listed) if looks else ()
-        if model is not None:  # the files of some domains may not be there
-            sides = (source, *(() if looks else (target,)))
-            named = [name for side in sides for name in ([side] if isinstance(side, str) else side)]
-            self.domain_names = tuple(dict.fromkeys((*self.domain_names, *named)))
+        self.domain_names = known_domains(lambda: self._domains(listed), source, target)
         super().__init__(source, target, augment=self._sized(augment), **base)
-        self._entries = self._list_all(listed) if looks else {}
+        self._entries = list_domains(lambda name: self._list(name, listed), self.source, self.target)
         if not allow_outside_root:
             for entries in self._entries.values():
                 refuse_outside(entries, self.root)
@@ -179,17 +174,6 @@ class ImageFolderDomains(DomainDataModule):
         if not names:
             raise UserError(f"the folder {self.root} (data.root) holds no domain folders")
         return tuple(names)
-
-    def _list_all(self, listed: Entries | None) -> dict[str, Entries]:
-        """The images of each domain. A model that knows its classes needs no images of a source."""
-        found = {}
-        for name in (*self.source, *self.target):
-            try:
-                found[name] = self._list(name, listed)
-            except UserError:
-                if name in self.target or self.made_for is None or not self.made_for.classes:
-                    raise
-        return found
 
     def _list(self, name: str, listed: Entries | None) -> Entries:
         if listed is None:

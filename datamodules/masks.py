@@ -16,7 +16,7 @@ from dafw.data.manifest import subfolders
 from dafw.data.mask_facts import Facts, find_facts
 from dafw.data.readers import Volumes, image_size
 from dafw.data.roles import Split
-from dafw.data.trained import trained_model
+from dafw.data.trained import known_domains, list_domains
 from dafw.errors import UserError, choose
 from dafw.files import user_path
 from datamodules.base import DomainDataModule
@@ -108,13 +108,7 @@ class MaskFolders(DomainDataModule):
         for key, given in (("size", list(size.values()) if isinstance(size, dict) else [size]), ("crop", [crop])):
             if any(one is not None and np.min(one) < 1 for one in given):
                 raise UserError(f"data.{key} must be at least 1 pixel")
-        model = trained_model()
-        looks = model is None or model.with_targets
-        self.domain_names = self._domains() if looks else ()
-        if model is not None:  # the files of some domains may not be there
-            sides = (source, *(() if looks else (target,)))
-            named = [name for side in sides for name in ([side] if isinstance(side, str) else side)]
-            self.domain_names = tuple(dict.fromkeys((*self.domain_names, *named)))
+        self.domain_names = known_domains(self._domains, source, target)
         super().__init__(
             source, target, augment=augment, batch_size=batch_size, eval_batch_size=eval_batch_size, **base
         )
@@ -123,7 +117,7 @@ class MaskFolders(DomainDataModule):
                 choose("domain of data.size", name, (*self.source, *self.target))
         self._check_augment()
         self._maps: dict[str, ClassMap] = {}
-        self._listed = self._list_all() if looks else {}
+        self._listed = list_domains(self._list, self.source, self.target)
         known = self.made_for.classes if self.made_for is not None else ()
         if not known and not self._maps:
             raise UserError(f"none of the domains has masks in {self.root}: a source needs the folder masks")
@@ -141,17 +135,6 @@ class MaskFolders(DomainDataModule):
         if not names:
             raise UserError(f"the folder {self.root} (data.root) holds no domain folders")
         return tuple(names)
-
-    def _list_all(self) -> dict[str, Listed]:
-        """The samples of each domain. A model that knows its classes needs no images of a source."""
-        found = {}
-        for name in (*self.source, *self.target):
-            try:
-                found[name] = self._list(name)
-            except UserError:
-                if name in self.target or self.made_for is None or not self.made_for.classes:
-                    raise
-        return found
 
     def _list(self, name: str) -> Listed:
         labelled = (self.root / name / "masks").is_dir() or any((self.root / name).glob("*.npz"))

@@ -4,6 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
+from typing import TypeVar
+
+from dafw.errors import UserError
+
+Found = TypeVar("Found")
 
 
 class TrainedModel:
@@ -41,3 +46,51 @@ def made_for(model: TrainedModel | None) -> Iterator[None]:
 def trained_model() -> TrainedModel | None:
     """The model that datamodules are made for; ``None`` outside of :func:`made_for`."""
     return _model.get()
+
+
+def looks_for_files() -> bool:
+    """Whether a datamodule that is made here looks for files of domains; not if it prepares single inputs alone."""
+    model = trained_model()
+    return model is None or model.with_targets
+
+
+def known_domains(
+    there: Callable[[], Sequence[str]], source: str | Sequence[str], target: str | Sequence[str]
+) -> tuple[str, ...]:
+    """The names of the domains. With a trained model the files of some that are named may not be there.
+
+    Args:
+        there: returns the names of the domains that have files. It is not called if no files are looked for.
+        source: the sources that are named.
+        target: the targets that are named.
+    """
+    names = tuple(there()) if looks_for_files() else ()
+    if trained_model() is None:
+        return names
+    sides = (source, *(() if looks_for_files() else (target,)))
+    named = [name for side in sides for name in ([side] if isinstance(side, str) else side)]
+    return tuple(dict.fromkeys((*names, *named)))
+
+
+def list_domains(one: Callable[[str], Found], source: Sequence[str], target: Sequence[str]) -> dict[str, Found]:
+    """The samples of each domain; none if no files are looked for.
+
+    A source is left out if its files are not there and there is a trained model that knows its classes.
+
+    Args:
+        one: returns the samples of one domain.
+        source: the sources.
+        target: the targets.
+
+    Raises:
+        UserError: of ``one``.
+    """
+    found: dict[str, Found] = {}
+    model = trained_model()
+    for name in (*source, *target) if looks_for_files() else ():
+        try:
+            found[name] = one(name)
+        except UserError:
+            if name in target or model is None or not model.classes:
+                raise
+    return found
