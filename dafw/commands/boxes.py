@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from dafw.errors import UserError
-from dafw.files import reading
+from dafw.commands.complete import check_root, difference, origin, verdict
 from datamodules.box_layouts import WHEAT, find_boxes, layouts, list_boxes
 from datamodules.box_listing import Annotated
 from datamodules.wheat import read_wheat
@@ -26,10 +25,7 @@ def describe_boxes(name: str) -> Iterator[str]:
         f"{name} ({owner}): {sum(facts['counts'].values()):,} images{boxes}, {classes} class{'es' * (classes > 1)} of "
         f"boxes: {sizes}"
     )
-    for what, how in facts["provenance"].items():
-        yield f"  {what}: {how}"
-    for what in ("get", "licence", "paper"):
-        yield f"  {'from' if what == 'get' else what}: {facts[what]}"
+    yield from origin(facts)
 
 
 def check_box_files(name: str, root: Path) -> tuple[list[str], bool]:
@@ -45,9 +41,7 @@ def check_box_files(name: str, root: Path) -> tuple[list[str], bool]:
     Raises:
         UserError: if the folder does not exist or holds nothing of the benchmark, or a file is missing or wrong.
     """
-    with reading("the folder", root):
-        if not root.is_dir():
-            raise UserError(f"the folder {root} (--root) does not exist")
+    check_root(root)
     facts = layouts()[name]
     lines, complete = [f"{name} in {root if facts['kind'] == WHEAT else find_boxes(root, name) or root}"], True
     found = _samples(name, root)
@@ -55,10 +49,7 @@ def check_box_files(name: str, root: Path) -> tuple[list[str], bool]:
         own = [one for one in found if one.part == part]
         complete = complete and len(own) == count
         lines.append(_line(part, own, count))
-    if complete:
-        return [*lines, f"{name} is complete"], True
-    how = [f"how that is known, {what}: {said}" for what, said in facts["provenance"].items()]
-    return [*lines, f"{name} is not complete", *how, f"where to get it: {facts['get']}"], False
+    return verdict(name, lines, facts, complete)
 
 
 def _samples(name: str, root: Path) -> list[Annotated]:
@@ -70,10 +61,8 @@ def _samples(name: str, root: Path) -> list[Annotated]:
 def _line(part: str, found: list[Annotated], count: int) -> str:
     boxes, crowd = sum(len(one.boxes) for one in found), sum(box.crowd for one in found for box in one.boxes)
     empty = sum(not one.boxes for one in found)
-    difference = len(found) - count
-    missing = f"{abs(difference):,} images {'too many' if difference > 0 else 'are missing'}"
     beside = f" ({crowd:,} crowd or difficult)" if crowd else ""
     return (
         f"{part}: {len(found):,} of {count:,} images, {boxes:,} boxes{beside}, {empty:,} images without a box; "
-        f"{missing if difference else 'complete'}"
+        f"{difference(len(found), count)}"
     )

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from dafw.commands.boxes import box_names, check_box_files, describe_boxes
+from dafw.commands.complete import difference
 from dafw.commands.scenes import check_scenes, describe_scenes, scene_names
 from dafw.data.entries import PassedOver
 from dafw.data.images import decodes_file, find_corrupt
@@ -139,8 +140,7 @@ def _compare(facts: Benchmark, name: str, counts: Counter[str]) -> Iterator[str]
     """Says what is wrong with the numbers of images of one domain."""
     expected, images = facts.domains[name], sum(counts.values())
     if images != expected.images:
-        difference = images - expected.images
-        yield f"{abs(difference):,} images {'too many' if difference > 0 else 'are missing'}"
+        yield difference(images, expected.images)
     if lacking := [label for label in facts.classes if label not in counts]:
         yield f"no images of {_some(lacking)}"
     if facts.classes and (strange := sorted(set(counts) - set(facts.classes))):

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from dafw.commands.complete import check_root, difference, origin, verdict
 from dafw.data.entries import PassedOver
 from dafw.errors import UserError
-from dafw.files import reading
 from datamodules.scene_layouts import FOGS, Scene, class_names, find_scene_folder, list_scenes, scenes
 
 
@@ -20,10 +20,7 @@ def describe_scenes(name: str) -> Iterator[str]:
     parts = {part: given["count"] for part, given in facts["parts"].items()}
     sizes = ", ".join(f"{part} {count:,}" for part, count in parts.items())
     yield f"{name} (DrivingScenes): {sum(parts.values()):,} images, {len(class_names(19))} classes: {sizes}"
-    for what, how in facts["provenance"].items():
-        yield f"  {what}: {how}"
-    for what in ("get", "licence", "paper"):
-        yield f"  {'from' if what == 'get' else what}: {facts[what]}"
+    yield from origin(facts)
 
 
 def check_scenes(name: str, root: Path) -> tuple[list[str], bool]:
@@ -39,9 +36,7 @@ def check_scenes(name: str, root: Path) -> tuple[list[str], bool]:
     Raises:
         UserError: if the folder does not exist or holds nothing of the domain, or a mask is missing.
     """
-    with reading("the folder", root):
-        if not root.is_dir():
-            raise UserError(f"the folder {root} (--root) does not exist")
+    check_root(root)
     facts = scenes()["domains"][name]
     folder = find_scene_folder(root, name)
     if folder is None:
@@ -56,17 +51,10 @@ def check_scenes(name: str, root: Path) -> tuple[list[str], bool]:
             lines.append(
                 _line(part if "{fog}" not in facts["names"]["image"] else f"{part}, fog {fog}", own, given["count"])
             )
-    if complete:
-        return [*lines, f"{name} is complete"], True
-    how = [f"how that is known, {what}: {said}" for what, said in facts["provenance"].items()]
-    return [*lines, f"{name} is not complete", *how, f"where to get it: {facts['get']}"], False
+    return verdict(name, lines, facts, complete)
 
 
 def _line(part: str, found: list[Scene], count: int) -> str:
     masks, references = sum(bool(one.mask) for one in found), sum(bool(one.reference) for one in found)
     beside = f", {references:,} references" if references else ""
-    difference = len(found) - count
-    missing = f"{abs(difference):,} images {'too many' if difference > 0 else 'are missing'}"
-    return (
-        f"{part}: {len(found):,} of {count:,} images, {masks:,} masks{beside}; {missing if difference else 'complete'}"
-    )
+    return f"{part}: {len(found):,} of {count:,} images, {masks:,} masks{beside}; {difference(len(found), count)}"
