@@ -43,18 +43,24 @@ def table_bars(dots: Sequence[Dot], *, metric: str = "accuracy", theme: Theme = 
     figure, (axis,) = new_figure(
         max(5.0, min(16.0, 1.6 + len(tasks) * max(0.9, 0.22 * len(methods)))), 3.8, theme=theme
     )
+    groups: dict[tuple[str, str], list[Dot]] = {}
     for dot in dots:
-        colour, marker = style[dot.method]
-        x = tasks.index(dot.task) + (methods.index(dot.method) - (len(methods) - 1) / 2) * step
-        if dot.kind == "published":
+        groups.setdefault((dot.method, dot.kind), []).append(dot)
+    for (method, kind), held in groups.items():
+        colour, marker = style[method]
+        shift = (methods.index(method) - (len(methods) - 1) / 2) * step
+        if kind != "published":
+            shift += step * 0.22 * (-1 if kind == "method" else 1)
+        x, means = [tasks.index(dot.task) + shift for dot in held], [dot.mean for dot in held]
+        if kind == "published":
             half = 0.42 * step
-            axis.hlines(dot.mean, x - half, x + half, color=colour, linewidth=1.8, zorder=4)
+            axis.hlines(means, [at - half for at in x], [at + half for at in x], color=colour, linewidth=1.8, zorder=4)
             continue
-        shift = step * 0.22 * (-1 if dot.kind == "method" else 1)
-        face = colour if dot.kind == "method" else paper
+        face = colour if kind == "method" else paper
+        spread = [np.nan if dot.std is None else dot.std for dot in held]
         axis.errorbar(
-            x + shift, dot.mean, yerr=dot.std, fmt=marker, color=colour, markerfacecolor=face, markersize=6,
-            elinewidth=1.1, capsize=2, zorder=3 if dot.kind == "method" else 2,
+            x, means, yerr=spread, fmt=marker, color=colour, markerfacecolor=face, markersize=6,
+            elinewidth=1.1, capsize=2, zorder=3 if kind == "method" else 2, linestyle="none",
         )  # fmt: skip
     for edge in range(1, len(tasks)):
         axis.axvline(edge - 0.5, color=line, linewidth=0.6)
