@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from dafw.plain_yaml import load_yaml
+from dafw.plain_yaml import bracket_depth, load_yaml
 
 
 def test_plain_values() -> None:
@@ -11,6 +11,12 @@ def test_plain_values() -> None:
     assert load_yaml("day: 2024-01-01") == {"day": "2024-01-01"}
     assert load_yaml("a: &a [1]\nb: [*a, *a]") == {"a": [1], "b": [[1], [1]]}
     assert load_yaml("") is None
+
+
+def test_depth() -> None:
+    assert load_yaml("[" * 101 + "]" * 101)
+    assert bracket_depth("[1, {a: [2]}], [3]") == 3
+    assert bracket_depth("]]") == 0
 
 
 LAUGHS = "a0: &a0 [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
@@ -22,6 +28,7 @@ LAUGHS = "a0: &a0 [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
     ("text", "said"),
     [
         pytest.param("[" * 2000 + "]" * 2000, "nested too deeply", id="deep"),
+        pytest.param("[" * 102 + "]" * 102, "nested too deeply", id="a-little-too-deep"),
         ("a: &a [*a]", "nested too deeply"),
         ("a: &a {b: *a}", "nested too deeply"),
         pytest.param(LAUGHS, "aliases stand for more than", id="laughs"),

@@ -129,6 +129,8 @@ class Method(
         fused: bool | None = None,
     ) -> None:
         super().__init__()
+        if not hasattr(type(self), "setting"):
+            raise NotImplementedError(f"{type(self).__name__} must define setting")
         self.set_optimisation(optimizer, lr, momentum, weight_decay, schedule, sharpness, parts, fused)
         kind = self.kinds[0] if self.kinds and "classification" not in self.kinds else "classification"
         self.problem = problem or USUAL.get(network.kind or kind, Classification)()

@@ -61,7 +61,7 @@ class Starting(Base):
             UserError: if the setting starts from a model and none is given, or ``norm`` needs two domains there; if the
                 checkpoint's method, network or number of classes is another.
         """
-        if hasattr(self, "setting") and self.setting.starts_from_model:  # the base of all methods has none
+        if self.setting.starts_from_model:
             if checkpoint is None and (self.starts_with is not None or not self.network.starts_trained):
                 raise UserError("model.checkpoint must be given")
             if norm == "domain_specific":

@@ -29,7 +29,7 @@ from dafw.files import trouble, user_path
 from dafw.methods.starting import find_checkpoint
 from dafw.nn.backbones import check_known
 from dafw.nn.weights import without_weights
-from dafw.plain_yaml import load_yaml
+from dafw.plain_yaml import TOO_DEEP, load_yaml
 from dafw.ranges import check_ranges
 from dafw.run.arguments import MODE, with_text_names
 from dafw.run.checks import check_trainer_arguments
@@ -335,7 +335,7 @@ def parse(arguments: list[str], command: str = "fit") -> DafwCLI:
     except ArgumentError as error:
         raise _user_error(error) or UserError(explain(str(error), arguments)) from error
     except RecursionError as error:
-        raise UserError("a value on the command line is nested too deeply") from error
+        raise UserError(f"a value on the command line is {TOO_DEEP}") from error
     except ValueError as error:
         found = [str(cause) for cause in causes(error) if isinstance(cause, ValueError)]
         raise _user_error(error) or UserError(broken_file(arguments) or " ".join(found[-1].split())) from error

@@ -21,7 +21,7 @@ from dafw.files import user_path
 from dafw.methods.waiting import NUMBERS
 from dafw.optim.schedules import Schedule
 from dafw.optim.sharpness import Sharpness
-from dafw.plain_yaml import load_yaml
+from dafw.plain_yaml import DEEPEST, TOO_DEEP, bracket_depth, load_yaml
 from dafw.problems import NetworkBase, Problem
 from dafw.selection import Validator
 
@@ -351,11 +351,13 @@ def _wrong_value(key: str, given: str, expected: list[str]) -> str:
 
 
 def check_files(arguments: Sequence[str]) -> None:
-    """Reads the files that ``--config`` names, before the parser does.
+    """Looks at the values, and reads the files that ``--config`` names, before the parser does.
 
     Raises:
         UserError: if one is nested too deeply or holds a value that is not plain, which the parser would not survive.
     """
+    if any(bracket_depth(argument) > DEEPEST for argument in arguments):
+        raise UserError(f"a value on the command line is {TOO_DEEP}")
     for argument, following in pairwise([*arguments, ""]):
         key, equals, value = argument.partition("=")
         if key == "--config" and (said := broken_file([value if equals else following])):

@@ -133,7 +133,10 @@ def test_wrong_arguments(tmp_path: Path, options: dict[str, Any], said: str) -> 
 
 
 def test_what_a_method_must_define(tmp_path: Path) -> None:
-    for base, lacking in ((Method, "losses"), (AdaptationMethod, "adapt")):
+    class Bare(Method):
+        setting = AdaptationMethod.setting
+
+    for base, lacking in ((Method, "setting"), (Bare, "losses"), (AdaptationMethod, "adapt")):
         with pytest.raises(NotImplementedError, match=f"must define {lacking}"):
             train(base(toy_network(), num_classes=3), tmp_path, epochs=1)
 
