@@ -1,6 +1,8 @@
 """A trained run that a command is given: ``dafw predict RUN``. Its checkpoint, and what its classes are."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,22 @@ from dafw.run.directory import CONFIG, run_directory, run_of
 NETWORK = "dafw.nn.network.Network"
 #: Networks that a method takes from the checkpoint that it starts from.
 NETWORKS = (NETWORK, *(f"{one.__module__}.{one.__qualname__}" for one in (SegmentationNetwork, Detector)))
+
+_start_comes_later: ContextVar[bool] = ContextVar("_start_comes_later", default=False)
+
+
+@contextmanager
+def start_comes_later(later: bool = True) -> Iterator[None]:
+    """Inside, the checkpoint that a run starts from need not be there yet; then its classes are not known.
+
+    Args:
+        later: ``False`` changes nothing.
+    """
+    token = _start_comes_later.set(later)
+    try:
+        yield
+    finally:
+        _start_comes_later.reset(token)
 
 
 def with_run(command: str, arguments: list[str]) -> list[str]:
@@ -72,7 +90,8 @@ def trained_classes(config: dict[str, Any]) -> list[str]:
     path = trained_checkpoint(config)
     start = config["model"]["init_args"].get("checkpoint")
     if path is None and start:
-        path = find_checkpoint(start)
+        with suppress(UserError) if _start_comes_later.get() else nullcontext():
+            path = find_checkpoint(start)
     return [] if path is None else list(read_checkpoint(path)["dafw"]["classes"])
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from dafw.errors import UserError, choose
 from dafw.run.criteria import LEFT_OUT
 from dafw.run.entry import inspect
+from dafw.run.given import start_comes_later
 from dafw.tables.grid import Cell
 from dafw.tables.overlay import merge
 from dafw.tables.store import Store
@@ -32,7 +33,8 @@ def check_runs(store: Store) -> None:
         key = cell.row, cell.task if cell.task in own else ""
         try:
             if key not in domains:
-                found = inspect(_with_network_of_start(cell))
+                with start_comes_later(cell.start is not None):
+                    found = inspect(_with_network_of_start(cell))
                 domains[key] = found.domains
                 known.update(found.scores)
                 if found.metrics:
