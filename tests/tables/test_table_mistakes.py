@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from dafw.cli import main
 
@@ -150,5 +151,35 @@ def test_a_row_that_starts_from_another_one_gets_its_network(
     if given:
         shot["model"]["init_args"] = given  # type: ignore[index]
     Path("t.yaml").write_text(yaml.safe_dump(table(rows=[FIRST, shot])))
+    with pytest.raises(Started):
+        main(["table", "run", "t.yaml"])
+
+
+@pytest.mark.parametrize("kind", ["classes", "masks"])
+def test_files_before_the_model_that_a_row_starts_from(tmp_path: Path, pacs: Path, kind: str) -> None:
+    """The classes come from the source's files, since no checkpoint knows them yet."""
+    network, problem = NETWORK, None
+    data: dict[str, Any] = {"class_path": "ImageFolderDomains", "init_args": {"root": str(pacs), "size": 8}}
+    tasks, method = ["photo->sketch"], row("SHOT")
+    if kind == "masks":
+        for name in ("one", "two"):
+            for folder in ("images", "masks"):
+                (tmp_path / name / folder).mkdir(parents=True)
+                for index in range(10):
+                    Image.new("L" if folder == "masks" else "RGB", (16, 16)).save(
+                        tmp_path / name / folder / f"{index}.png"
+                    )
+        data = {"class_path": "MaskFolders", "init_args": {"root": str(tmp_path), "classes": ["none", "cell"]}}
+        network = {"class_path": "dafw.nn.segmentation.SegmentationNetwork", "init_args": {"arch": "tiny_unet"}}
+        problem, tasks, method = "dafw.problems.Segmentation", ["one->two"], row("AdaMI")
+    base = table()["base"]
+    given = {"network": network} | ({"problem": problem} if problem else {})
+    content = table(
+        base=base | {"data": data, "model": {"init_args": given}},
+        tasks=tasks,
+        rows=[FIRST, method | {"from": "early"}],
+        **({"metric": "miou"} if problem else {}),
+    )
+    Path("t.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     with pytest.raises(Started):
         main(["table", "run", "t.yaml"])
