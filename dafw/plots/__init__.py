@@ -7,13 +7,13 @@ from matplotlib.figure import Figure
 
 from dafw import escape
 from dafw.files import replacing
-from dafw.plots.box_examples import kept, side_by_side
 from dafw.plots.box_rows import Boxes, BoxRow, box_errors, boxes
 from dafw.plots.confusion_matrix import confusion
 from dafw.plots.embeddings import embedding
 from dafw.plots.example_images import ExampleRow, Examples, examples
 from dafw.plots.mask_rows import MaskRow, masks
 from dafw.plots.run_curves import curves, read_metrics
+from dafw.plots.same_images import box_rows, kept_boxes, kept_masks, same_images
 from dafw.plots.style import COLOURS, INK
 from dafw.plots.table_figures import Dot, histories, table_bars
 
@@ -26,17 +26,19 @@ __all__ = [
     "Examples",
     "MaskRow",
     "box_errors",
+    "box_rows",
     "boxes",
     "confusion",
     "curves",
     "embedding",
     "examples",
     "histories",
-    "kept",
+    "kept_boxes",
+    "kept_masks",
     "masks",
     "read_metrics",
+    "same_images",
     "save",
-    "side_by_side",
     "table_bars",
     "titled",
 ]

@@ -273,14 +273,14 @@ class Detection(Problem):
         return {"errors": plots.box_errors(shares, score=LIKELY)} if shares else {}
 
     def examples(self, shown: Sequence[Shown], class_names: Sequence[str]) -> dict[str, Any]:
-        """By target, its images with their labels and likely detections; and the names of the classes."""
+        """By target, its images with their labels and likely detections, see :func:`~dafw.plots.same_images`."""
         from dafw import plots
 
         targets: dict[str, list[Any]] = {one.domain: [] for one in shown if one.is_target}
         for one in shown:
             if one.is_target:
-                targets[one.domain] += [plots.kept(*parts) for parts in likely_boxes(one)]
-        return {"classes": list(class_names), "targets": targets}
+                targets[one.domain] += [plots.kept_boxes(*parts) for parts in likely_boxes(one)]
+        return {"kind": "boxes", "classes": list(class_names), "targets": targets}
 
     def wrong_samples(self, domain: Domain, num_classes: int) -> list[str]:
         """The samples with a box without area, a box outside the image, or a class that does not exist."""

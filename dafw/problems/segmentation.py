@@ -1,11 +1,12 @@
 """Semantic segmentation: one class for each pixel."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import MetricCollection
 
@@ -224,14 +225,22 @@ class Segmentation(Problem):
 
         rows = []
         for one in shown:
-            for index, mask in enumerate(one.predictions["prediction"]):
-                height, width = mask.shape
-                label = None if one.labels is None else one.labels[index][:height, :width].numpy()
-                earlier = None if one.earlier is None else one.earlier["prediction"][index].numpy()
-                image = picture(one.inputs[index][:, :height, :width])
-                rows.append(plots.MaskRow(one.domain, image, label, mask.numpy(), earlier))
-        name = next((one.earlier_name for one in shown), "")
-        return {"masks": plots.masks(rows, list(class_names), ignored=IGNORE, earlier=name)} if rows else {}
+            for index, (image, label, found) in enumerate(drawn_masks(one)):
+                sets = {"label": label}
+                if one.earlier is not None:
+                    sets[one.earlier_name] = one.earlier["prediction"][index].numpy()
+                rows.append(plots.MaskRow(one.domain, image, {**sets, "prediction": found}))
+        return {"masks": plots.masks(rows, list(class_names), ignored=IGNORE)} if rows else {}
+
+    def examples(self, shown: Sequence[Shown], class_names: Sequence[str]) -> dict[str, Any]:
+        """By target, its images with their labels and predictions, see :func:`~dafw.plots.same_images`."""
+        from dafw import plots
+
+        targets: dict[str, list[Any]] = {one.domain: [] for one in shown if one.is_target}
+        for one in shown:
+            if one.is_target:
+                targets[one.domain] += [plots.kept_masks(*parts) for parts in drawn_masks(one)]
+        return {"kind": "masks", "ignored": IGNORE, "classes": list(class_names), "targets": targets}
 
     def wrong_samples(self, domain: Domain, num_classes: int) -> list[str]:
         """The samples with a mask of another size than the image's, or a value that is neither a class nor 255."""
@@ -248,6 +257,14 @@ class Segmentation(Problem):
             if wrong := [value for value in values if not 0 <= value < num_classes and value != IGNORE]:
                 found.append(f"{name} has pixels of class {wrong[0]}, but there are {num_classes} classes")
         return found
+
+
+def drawn_masks(shown: Shown) -> "Iterator[tuple[NDArray[Any], NDArray[Any] | None, NDArray[Any]]]":
+    """Each image of a batch without its padding, its label (h, w), and its predicted classes (h, w)."""
+    for index, mask in enumerate(shown.predictions["prediction"]):
+        height, width = mask.shape
+        label = None if shown.labels is None else shown.labels[index][:height, :width].numpy()
+        yield picture(shown.inputs[index][:, :height, :width]), label, mask.numpy()
 
 
 def on_canvas(y: Tensor, logits: Tensor) -> Tensor:

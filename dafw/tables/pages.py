@@ -62,9 +62,9 @@ def _pictures(sheet: Sheet, store: Store, folder: Path) -> dict[str, tuple[bytes
         said = "The target's test metric at each validation, mean and one std over seeds; nothing is selected by it."
         wanted.append((f"Over training: {said}", "training.png", _curves, series))
     if examples := _examples(store):
+        sure = "; scores above 0.5" if examples["kind"] == "boxes" else ""
         said = (
-            f"test images of each target at seed {store.table.seeds[0]} with the labels and with what each row found; "
-            "scores above 0.5."
+            f"test images of each target at seed {store.table.seeds[0]} with the labels and what each row found{sure}."
         )
         wanted.append((f"On the same images: {said}", "examples.png", _images, examples))
     found = {}
@@ -87,10 +87,9 @@ def _curves(series: dict[str, Any], metric: str, theme: Theme) -> "Figure":
 
 
 def _images(examples: dict[str, Any], metric: str, theme: Theme) -> "Figure":
-    from dafw.plots import boxes, side_by_side
+    from dafw.plots import same_images
 
-    rows = [row for domain, columns in examples["domains"].items() for row in side_by_side(domain, columns)]
-    return boxes(rows, examples["classes"], theme=theme)
+    return same_images(examples, theme=theme)
 
 
 def _both(path: Path, draw: Draw, given: Any, metric: str) -> tuple[bytes, bytes]:
@@ -146,7 +145,7 @@ def _dots(sheet: Sheet) -> list[tuple[str, str, float, float | None, str]]:
 
 
 def _examples(store: Store) -> dict[str, Any]:
-    """``{"classes": names, "domains": {task and target: {row: examples}}}`` of the first seed; empty if there are none.
+    """What :func:`dafw.plots.same_images` draws, by task and target, of the first seed; empty if there is nothing.
 
     The rows are the first one of a method that trains on the source alone, and then the first methods with a control,
     each behind it, as many as fit on a page.
@@ -158,16 +157,16 @@ def _examples(store: Store) -> dict[str, Any]:
     pairs = [name for row in table.rows if row.name in controls for name in (controls[row.name], row.name)]
     shown = [*plain[:1], *pairs][:MOST_COLUMNS]
     domains: dict[str, dict[str, list[Any]]] = {}
-    classes: list[str] = []
+    shared: dict[str, Any] = {}
     for task in table.tasks:
         found = {name: _kept(store, name, task) for name in shown}
         for name, one in found.items():
-            classes = one.get("classes", classes)
+            shared |= {key: value for key, value in one.items() if key != "targets"}
             for target, images in one.get("targets", {}).items():
                 where = task if len(one["targets"]) == 1 else f"{task}: {target}"
                 domains.setdefault(where, {})[name] = images[:MOST_IMAGES]
     same = {where: columns for where, columns in domains.items() if list(columns) == shown}
-    return {"classes": classes, "domains": same} if same else {}
+    return {**shared, "domains": same} if same else {}
 
 
 def _is_plain(store: Store, row: str) -> bool:

@@ -17,8 +17,7 @@ from dafw.metrics.box_matching import ERRORS
 from dafw.metrics.boxes import NAMES
 from dafw.nn.detector import Detector
 from dafw.nn.segmentation import SegmentationNetwork
-from dafw.plots import Boxes, side_by_side
-from dafw.plots import kept as kept_example
+from dafw.plots import Boxes, box_rows, kept_boxes
 from dafw.problems import BoxOutputs, Detection, Predicted, Segmentation, Shown
 from dafw.testing.dense_toys import ToySegmenter, toy_boxes
 
@@ -322,16 +321,16 @@ def test_errors_are_drawn_by_kind_and_domain() -> None:
 
 def test_examples_of_targets_can_be_drawn_side_by_side() -> None:
     kept = json.loads(json.dumps(Detection().examples(shown(), ["w", "x", "y"])))
-    assert kept["classes"] == ["w", "x", "y"]
+    assert (kept["kind"], kept["classes"]) == ("boxes", ["w", "x", "y"])
     assert list(kept["targets"]) == ["b"]
     first, second = kept["targets"]["b"]
     assert (first["label"], first["found"], second["found"]) == (None, [[1, 1, 9, 9, 2, 0.9]], [])
-    rows = side_by_side("a->b", {"one": [first, second], "two": [first, {**second, "jpeg": first["jpeg"]}]})
+    rows = box_rows("a->b", {"one": [first, second], "two": [first, {**second, "jpeg": first["jpeg"]}]})
     assert [list(row.sets) for row in rows] == [["label", "one", "two"]] * 2
     assert [row.image.shape for row in rows] == [(32, 32, 3), (20, 32, 3)]
     assert rows[1].sets["two"] is None, "another image"
     assert rows[0].sets["two"].scores.tolist() == [0.9]  # type: ignore[union-attr]
-    large = kept_example(np.zeros((100, 800, 3)), None, Boxes(np.array([[0, 0, 8, 4.0]]), np.zeros(1), np.ones(1)))
+    large = kept_boxes(np.zeros((100, 800, 3)), None, Boxes(np.array([[0, 0, 8, 4.0]]), np.zeros(1), np.ones(1)))
     assert large["found"] == [[0, 0, 4, 2, 0, 1]]
 
 

@@ -1,6 +1,9 @@
 """Segmentation: what its loss, metrics and evidence count, and the files that it writes."""
 
 import csv
+import io
+import json
+from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
 
+from dafw import plots
 from dafw.data import Domain
 from dafw.data.padding import IGNORE
 from dafw.errors import UserError
@@ -348,3 +352,25 @@ def test_pictures_show_a_few_samples_with_and_without_labels() -> None:
     assert pictures == [1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 0, 1]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["w", "x", "y", "z", "no label"]
     assert problem.pictures([], ["w"]) == {}
+
+
+def test_examples_of_targets_are_drawn_for_several_runs() -> None:
+    problem, found, y = Segmentation(), outputs(2), labels(2)
+    images = torch.randint(0, 256, (2, 3, 6, 8), dtype=torch.uint8)
+    predictions = problem.predictions(found)
+    shown = [Shown("a", False, images, found, y, predictions), Shown("b", True, images, found, y, predictions)]
+    kept = json.loads(json.dumps(problem.examples(shown, ["w", "x", "y", "z"])))
+    assert (kept["kind"], kept["classes"], list(kept["targets"])) == ("masks", ["w", "x", "y", "z"], ["b"])
+    first, second = kept["targets"]["b"]
+    runs = {"one": [first, {**second, "label": None}], "two": [first, {**second, "jpeg": first["jpeg"]}]}
+    figure = plots.same_images({**kept, "domains": {"a->b": runs}}, theme="dark")
+    assert [axis.get_title() for axis in figure.axes[:4]] == ["image", "label", "one", "two"]
+    assert [len(axis.images) for axis in figure.axes] == [1, 1, 1, 1, 1, 0, 1, 0], "no label, and another image"
+    shapes = [axis.images[0].get_array().shape for axis in figure.axes[:4]]  # type: ignore[union-attr]
+    assert shapes == [(6, 8, 3)] * 4
+    drawn = figure.axes[2].images[0].get_array()
+    colours = [tuple(drawn[place]) for place in np.ndindex(6, 8)]  # type: ignore[index]
+    classes = predictions["prediction"][0].flatten().tolist()
+    assert len(set(zip(colours, classes, strict=True))) == len(set(classes)), "a colour for each class"
+    large = plots.kept_masks(np.zeros((100, 800, 3)), None, np.tile(np.arange(2), (100, 400)))
+    assert Image.open(io.BytesIO(b64decode(large["found"]))).size == (400, 50)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dafw.plots import Boxes, kept
+from dafw.plots import Boxes, kept_boxes
 from dafw.run.directory import EXAMPLES
 from dafw.tables import pages
 from dafw.tables.grid import Table
@@ -49,9 +49,9 @@ def keep(store: Store, row: str, score: float, image: float = 0.5) -> None:
         folder = store.directories[row, task, 0]
         label = Boxes(np.array([[2.0, 2, 9, 9]]), np.array([1]))
         found = Boxes(label.boxes + 1, label.labels, np.array([score]))
-        examples = [kept(np.full((16, 16, 3), image), label, found)] * 3
+        examples = [kept_boxes(np.full((16, 16, 3), image), label, found)] * 3
         (folder / EXAMPLES).parent.mkdir()
-        content = {"classes": ["car", "bus"], "targets": {task.partition("->")[2]: examples}}
+        content = {"kind": "boxes", "classes": ["car", "bus"], "targets": {task.partition("->")[2]: examples}}
         (folder / EXAMPLES).write_text(json.dumps(content))
 
 
