@@ -147,15 +147,16 @@ def _dots(sheet: Sheet) -> list[tuple[str, str, float, float | None, str]]:
 def _examples(store: Store) -> dict[str, Any]:
     """What :func:`dafw.plots.same_images` draws, by task and target, of the first seed; empty if there is nothing.
 
-    The rows are the first one of a method that trains on the source alone, and then the first methods with a control,
-    each behind it, as many as fit on a page.
+    The rows are the first one of a method that trains on the source alone, one that no other row starts from if there
+    is any, and then the first methods with a control, each behind it, as many as fit on a page.
     """
     table = store.table
     controls = {row.name: row.controlled_by for row in table.rows if row.controlled_by}
     controls |= {row.control_of: row.name for row in table.rows if row.control_of is not None}
-    plain = [row.name for row in table.rows if _is_plain(store, row.name)]
+    starts = {row.start for row in table.rows}
+    plain = sorted((row.name for row in table.rows if _is_plain(store, row.name)), key=starts.__contains__)
     pairs = [name for row in table.rows if row.name in controls for name in (controls[row.name], row.name)]
-    shown = [*plain[:1], *pairs][:MOST_COLUMNS]
+    shown = list(dict.fromkeys([*plain[:1], *pairs]))[:MOST_COLUMNS]
     domains: dict[str, dict[str, list[Any]]] = {}
     shared: dict[str, Any] = {}
     for task in table.tasks:

@@ -81,6 +81,19 @@ def test_a_page_shows_the_same_images_for_source_only_control_and_method(
     assert len(figures) == 2, "nothing changed, so nothing is drawn anew"
 
 
+def test_a_control_that_several_rows_share_is_shown_once(make_table: Make, fill: Fill) -> None:
+    rows = [
+        {"name": "start", "model": {"class_path": "SourceOnly"}},
+        {"name": "control", "from": "start", "model": {"class_path": "SourceOnly"}},
+        *({"name": name, "control": "control", "model": {"class_path": name}} for name in ("DANN", "CDAN")),
+    ]
+    table = make_table(seeds=[0], tasks=["mnist->mnistm"], rows=rows)
+    store = load(table, fill(table, lambda *_: 0.5))
+    for row in ("start", "control", "DANN", "CDAN"):
+        keep(store, row, 0.6)
+    assert list(pages._examples(store)["domains"]["mnist->mnistm"]) == ["control", "DANN", "CDAN"]
+
+
 def test_a_row_without_examples_leaves_the_picture_out(make_table: Make, fill: Fill) -> None:
     table = make_table(seeds=[0], tasks=["mnist->mnistm"])
     store = load(table, fill(table, lambda *_: 0.5))
