@@ -246,6 +246,7 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
             targets = [self.domain(name, "train").unlabelled() for name in self.training_targets]
             if self.request.target_image is not None:
                 targets = [only_one(targets, self.request.target_image, self.seed, self.target_batch_size)]
+                self.one_image = True
             if self.request.references:
                 targets = [self._with_references(target) for target in targets]
             held_out: list[Domain] = []

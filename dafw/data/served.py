@@ -25,6 +25,7 @@ class ServedDomains(Checked):
         flips: whether a mirrored image keeps its class, so that a word for ``augment`` may mirror images.
         size_is_side: whether the argument ``size`` is the side of all images in pixels, which a network may follow.
         train_domains: the domains of a training batch in their order: labelled ones, targets, held-out parts.
+        one_image: whether training reads one image of the target alone.
     """
 
     config_key: ClassVar[str] = "data"
@@ -33,6 +34,7 @@ class ServedDomains(Checked):
     target_batch_size: int
     target: list[str]
     train_domains: list[Domain]
+    one_image: bool = False
     augment: Word | Augment | None
     flips: ClassVar[bool] = True
     size_is_side: ClassVar[bool] = False
@@ -105,8 +107,8 @@ class ServedDomains(Checked):
         if self._summary is None or self._summary[0] is not self.train_domains:
             found: dict[str, Samples] = {}
             for domain in self.train_domains:
-                name = f"{domain.name}/training"
-                found[f"{domain.name}/held-out" if name in found else name] = summarise(domain)
+                one = self.one_image and domain.name not in self.labelled
+                found[f"{domain.name}/{'one image' if one else 'training'}"] = summarise(domain)
             self._summary = self.train_domains, found | self._evaluated("validate") | self._evaluated("test")
         return self._summary[1]
 

@@ -1,6 +1,7 @@
 """What a method asks of the datamodule, and what it may know of it."""
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dafw.data.served import ServedDomains
 from dafw.data.setting import Balanced, DataRequest, Setting
@@ -72,6 +73,15 @@ class Requests(Base):
     def balanced(self) -> Balanced | None:
         """Class-balanced rows that each batch shall hold beside the random ones."""
         return None
+
+    @classmethod
+    def asked_samples(cls, arguments: Mapping[str, Any]) -> DataRequest:
+        """That part of the request which decides what samples train. No network is needed.
+
+        Args:
+            arguments: of the method, by name.
+        """
+        return DataRequest(setting=cls.setting, held_out=cls.held_out)
 
     @property
     def data_request(self) -> DataRequest:

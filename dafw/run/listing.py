@@ -9,7 +9,6 @@ from typing import Any
 from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser
 
-from dafw.data.setting import DataRequest
 from dafw.data.trained import TrainedModel, made_for
 from dafw.errors import UserError, sentence
 from dafw.run.arguments import MODE
@@ -46,7 +45,7 @@ def list_samples(config: Mapping[str, Any], folder: Path) -> dict[str, Samples]:
             data: DomainDataModule = instantiate(parsed)["data"]
         except (ArgumentError, ValueError) as error:
             raise UserError(sentence(error)) from error
-        data.default_request = DataRequest(setting=method.setting, held_out=method.held_out)
+        data.default_request = method.asked_samples(run["model"]["init_args"])
         data.setup("fit")
         return data.samples("fit")
 

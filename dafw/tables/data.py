@@ -75,8 +75,9 @@ class Listings:
     def _name(self, cell: Cell, result: CellResult, seed: int | None) -> str:
         """The name of what decides the samples: the data, the seed, and the part of it that the method sees."""
         setting, parts = result.run.setting, result.run.samples
-        held_out = result.run.method if any(name.endswith("/held-out") for name in parts) else ""
-        seen = [setting.source, setting.target, setting.stream, held_out]
+        own = any("/held-out/" in name or name.endswith("/one image") for name in parts)
+        asked = [result.run.method, cell.config["model"].get("init_args", {}).get("image")] if own else ""
+        seen = [setting.source, setting.target, setting.stream, asked]
         said = json.dumps([cell.config["data"], data_paths(cell.config), seen, seed], sort_keys=True, default=str)
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 

@@ -127,3 +127,26 @@ class Seeded(ToyData):
     finally:
         sys.path.remove(str(Path.cwd()))
         sys.modules.pop("seeded_toys", None)
+
+
+def test_samples_that_a_method_holds_out_and_one_image_are_no_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a method trains on a part of what the others see."""
+    monkeypatch.chdir(tmp_path)
+    data = {"class_path": "dafw.testing.toys.ToyData", "init_args": {"batch_size": 4}}
+    rows = [{"name": one, "model": {"class_path": one}} for one in ("SourceOnly", "ParetoAdvent", "IDM")]
+    rows.append({"name": "another image", "model": {"class_path": "IDM", "init_args": {"image": "b/7"}}})
+    table = {"tasks": ["a->b"], "seeds": [0, 1], "base": {"data": data}, "rows": rows}
+    Path("t.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
+    found = {}
+    for cell in load_table(Path("t.yaml")).cells():
+        found[cell.row] = list_samples(cell.config, Path("nowhere"))
+        folder = run_directory(cell.config, Path("runs"))
+        method = {"method": cell.config["model"]["class_path"]}
+        fake_runs.write_result(folder, cell.config, 0.3, samples=found[cell.row], **method)
+    assert {"b/held-out/training", "b/training"} <= found["ParetoAdvent"].keys()
+    assert "b/one image" in found["IDM"]
+    assert found["IDM"]["b/one image"] != found["another image"]["b/one image"]
+    err(capsys, "run", "t.yaml")
+    assert "made from other data" not in err(capsys, "show", "t.yaml")

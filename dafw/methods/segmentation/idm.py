@@ -1,5 +1,6 @@
 """IDM: one unlabelled image of the target, and labelled images in its style."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -106,6 +107,11 @@ class IDM(AdaptationMethod):
         self.threshold, self.momentum, self.temperature = threshold, momentum, temperature
         self.teacher = Teacher(network, decay, warmup=True)
         self.register_buffer("prototypes", torch.zeros(self.num_classes, network.num_features))
+
+    @classmethod
+    def asked_samples(cls, arguments: Mapping[str, Any]) -> DataRequest:
+        """One image of the target."""
+        return replace(super().asked_samples(arguments), target_image=arguments.get("image") or "")
 
     @property
     def data_request(self) -> DataRequest:
