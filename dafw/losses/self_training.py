@@ -40,7 +40,7 @@ def symmetric_cross_entropy(one: Tensor, other: Tensor) -> Tensor:
 
 
 def soft_likelihood_ratio(logits: Tensor, *, most: float = 0.99, epsilon: float = 1e-5) -> Tensor:
-    """-sum_k p_k log(p_k / (1 - p_k) + epsilon), where p_k is cut at ``most``; a probability that is cut has no gradient.
+    """-sum_k p_k log(p_k / (1 - p_k) + epsilon), with p_k cut at ``most``; one that is cut has no gradient.
 
     Unlike the entropy's, its gradient does not vanish as a prediction becomes sure. Marsden et al., ROID, WACV 2024,
     https://arxiv.org/abs/2306.00650; the constants are those of the authors' code.
