@@ -55,6 +55,8 @@ class UsesSource(Base):
     network: NetworkBase
     layout: BatchLayout
     started_from: tuple[dict[str, Any], Path] | None
+    #: The files that were read or written so far.
+    statistics_files: Sequence[Path] = ()
 
     if TYPE_CHECKING:
 
@@ -126,6 +128,7 @@ class UsesSource(Base):
         samples = self._recorded(split) if domains is None else {one.name: _short(one, split) for one in domains}
         key = known | {"samples": samples}
         path = self.statistics_folder() / f"{kind}-{digest(key)[:16]}.safetensors"
+        self.statistics_files = [*dict.fromkeys((*self.statistics_files, path))]
         found = _read(path)
         if found is None and domains is None:
             raise UserError(
