@@ -71,7 +71,7 @@ from dafw.methods.segmentation import (
     ParetoAdvent,
 )
 from dafw.methods.source_free import SHOT, SourceFreeMethod
-from dafw.methods.test_time import DRMRetraining, TestTimeMethod
+from dafw.methods.test_time import LAME, ROID, T3A, CoTTA, DRMRetraining, TestTimeMethod
 
 __all__ = [
     "ADDA",
@@ -90,6 +90,7 @@ __all__ = [
     "IDM",
     "IRM",
     "JAN",
+    "LAME",
     "MCC",
     "MCD",
     "MDD",
@@ -98,9 +99,11 @@ __all__ = [
     "OSBP",
     "OSUDA",
     "PADA",
+    "ROID",
     "RSC",
     "SDAT",
     "SHOT",
+    "T3A",
     "UAN",
     "UDIM",
     "AdaBN",
@@ -110,6 +113,7 @@ __all__ = [
     "AdaptSegNet",
     "AdaptationMethod",
     "Advent",
+    "CoTTA",
     "DAFasterRCNN",
     "DAFormer",
     "DRMRetraining",

@@ -15,7 +15,8 @@ def batch_statistics(x: Tensor, inside: Tensor | None, over_ranks: bool) -> tupl
 
     Args:
         x: (n, C, ...).
-        inside: (n, 1, h, w) bool, the positions that count; ``None`` if all do.
+        inside: (n, 1, ...) bool, the positions that count; ``None`` if all do. A dimension of 1 stands for all
+            positions along it.
         over_ranks: whether the rows of all ranks count.
 
     Returns:
@@ -27,9 +28,9 @@ def batch_statistics(x: Tensor, inside: Tensor | None, over_ranks: bool) -> tupl
         var, mean = torch.var_mean(wide, dims, correction=0)
         count = mean.new_full((1,), x.numel() // channels)
     else:
-        count = inside.sum().to(wide.dtype).view(1)
-        mean = (wide * inside).sum(dims) / count
-        var = ((wide - mean.view(1, -1, 1, 1)).square() * inside).sum(dims) / count
+        count = inside.expand(-1, -1, *x.shape[2:]).sum().to(wide.dtype).view(1)
+        mean = (wide * inside).sum(dims) / count.clamp_min(1)
+        var = ((wide - mean.view(1, -1, *[1] * (x.ndim - 2))).square() * inside).sum(dims) / count.clamp_min(1)
     if not over_ranks:
         return mean, var, count
     ranks = gather_rows(torch.cat([mean, var, count])[None])

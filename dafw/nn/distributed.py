@@ -174,6 +174,11 @@ def gather_rows(x: Tensor) -> Tensor:
     return rows
 
 
+def own_rows(x: Tensor) -> Tensor:
+    """The rows of this rank in what :func:`gather_rows` has joined: (R * n, ...) -> (n, ...)."""
+    return x if world_size() == 1 else x[dist.get_rank() :: world_size()]
+
+
 def from_first_rank(x: Tensor) -> Tensor:
     """Rank 0's ``x`` on every rank, without a gradient; for random numbers on which all ranks must agree.
 

@@ -116,6 +116,11 @@ class TestTimeViews(Checked):
         return F.grid_sample(x, places, padding_mode=padding, align_corners=False)
 
 
+def unit_images(x: Tensor, like: Tensor) -> Tensor:
+    """Images in [0, 1] in the dtype of ``like``, from uint8 or floating point ones of a batch."""
+    return x.to(like.dtype) / 255 if x.dtype == torch.uint8 else x.to(like.dtype)
+
+
 def _blurred(x: Tensor, sigma: NDArray[Any]) -> Tensor:
     """Images (n, C, H, W), each under a Gaussian of 5 x 5 pixels of its own sigma; at the border they are mirrored."""
     weights = np.exp(-0.5 * (np.arange(-2, 3) / np.maximum(sigma, 1e-3)[:, None]) ** 2)
