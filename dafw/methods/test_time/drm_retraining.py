@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from dafw.nn.distributed import mean_over_ranks, sum_over_ranks, world_size
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.nn.teacher import Teacher
-from dafw.optim.schedules import Constant, Schedule
+from dafw.optim.schedules import Schedule
 from dafw.problems import Outputs
 from dafw.ranges import NonNegativeFloat, PositiveInt
 
@@ -74,8 +74,6 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
     starts_with = DRM
     control: ClassVar[dict[str, Any]] = {"confidence": 2.0}
     search_space: ClassVar[dict[str, Any]] = {"confidence": [0.1, 0.25, 0.75], "steps": [1, 3], "lr": (1e-5, 1e-1)}
-    #: The prediction and the first step share a pass.
-    backbone_passes: ClassVar[int] = 1
     host_reads: ClassVar[int] = 1
 
     def __init__(  # type: ignore[no-untyped-def]
@@ -99,9 +97,13 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
         super().__init__(
             network,
             checkpoint=checkpoint,
+            statistics="running",
+            statistics_momentum=0.1,
+            target_weight=0.1,
+            learns="network",
             reset=reset,
             optimizer=optimizer,
-            schedule=schedule or Constant(),
+            schedule=schedule,
             **base,
         )
         if self.weight_average is not None:
@@ -155,10 +157,6 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
         if stage == "fit" and self.test_statistics == "batch" and self.trainer.world_size > 1:
             raise UserError("model.test_statistics batch takes the statistics of one process: give trainer.devices 1")
 
-    def train(self, mode: bool = True) -> Self:
-        """The model remains in evaluation mode."""
-        return super().train(False)
-
     # ---- what is served
 
     def forward(self, x: Any) -> Outputs:
@@ -176,11 +174,6 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
     def _mix(self, outputs: Outputs, heads: nn.Module) -> Outputs:
         logits = torch.stack([*(head(outputs.features) for head in heads.children()), outputs.logits])
         return replace(outputs, logits=mixture(logits, self.gamma, self.mode))
-
-    def restart(self) -> None:
-        """See the base; the sources' own heads too."""
-        super().restart()
-        self.start_heads.restore()
 
     # ---- what is learned
 
