@@ -12,12 +12,13 @@ import torch
 
 from dafw.methods import TestTimeMethod
 from dafw.methods.source_statistics import UsesSource
+from dafw.nn.network import Network
 
 
 class TowardsMean(UsesSource, TestTimeMethod):
     """Features come closer to the source's mean feature."""
 
-    def __init__(self, network, *, samples: int = 20, **base):
+    def __init__(self, network: Network, *, samples: int = 20, **base):
         super().__init__(network, **base)
         self.samples = samples
         self.register_buffer("mean", torch.zeros(8))

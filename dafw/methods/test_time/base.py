@@ -217,7 +217,8 @@ class TestTimeMethod(Method, abstract=True):
 
     def keep(self, batch: Batch, outputs: Any) -> None:
         """Keeps the outputs that the batch is served."""
-        self.served.keep(batch.domain, batch.index, outputs.logits)
+        assert batch.place is not None
+        self.served.keep(batch.place[batch.num_again :], outputs.logits[batch.num_again :], self.step)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """No gradient where nothing learns, or no row counts: the optimiser then leaves weights and state alone."""
@@ -242,7 +243,7 @@ class TestTimeMethod(Method, abstract=True):
     def on_fit_start(self) -> None:
         """Makes room for what will be served."""
         super().on_fit_start()
-        self.served.open(self.data.train_domains)
+        self.served.open(self.data.train_domains, self.data.stream_plan)
         self._starts = frozenset(self.data.stream_starts)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
