@@ -71,7 +71,7 @@ from dafw.methods.segmentation import (
     ParetoAdvent,
 )
 from dafw.methods.source_free import SHOT, SourceFreeMethod
-from dafw.methods.test_time import LAME, ROID, T3A, CoTTA, DRMRetraining, TestTimeMethod
+from dafw.methods.test_time import LAME, ROID, T3A, CoTTA, DRMRetraining, RoTTA, TestTimeMethod
 
 __all__ = [
     "ADDA",
@@ -138,6 +138,7 @@ __all__ = [
     "ParetoCDAN",
     "ParetoDA",
     "ParetoMDD",
+    "RoTTA",
     "SourceFreeMethod",
     "SourceFreeTeacher",
     "SourceOnly",

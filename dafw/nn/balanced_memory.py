@@ -181,6 +181,12 @@ class BalancedMemory(VariableLengthBuffers):
         self.arrived = self.arrived + count
         return lessons, self._on_device(stored, labels).bool()
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        held = state_dict.get(f"{prefix}images")
+        if held is not None:  # uint8 or floating point, as the batches are
+            self.images = self.images.to(held.dtype)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     @staticmethod
     def _on_device(values: list[Any], like: Tensor) -> Tensor:
         return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)

@@ -81,6 +81,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ParetoDA": {"width": 8, "depth": 1, "critic_norm": True, "class_width": 4},
     "ParetoMDD": {"ramp_steps": 4, "class_width": 4},
     "ROID": {"lr": 0.01},
+    "RoTTA": {"capacity": 6, "update_every": 5, "decay": 0.8, "lr": 0.01},
     "UAN": {"width": 8, "depth": 1, "dropout": 0.0},
     "UDIM": {"warmup": 0.0, "sharpness": {"class_path": "dafw.optim.sharpness.SAM", "init_args": {"rho": 0.05}}},
     "SDAT": {"width": 8, "depth": 1, "critic_norm": True},

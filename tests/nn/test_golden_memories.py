@@ -114,14 +114,16 @@ def test_rottas_memory_of_images_in_batches_of_any_size(batch: int) -> None:
         np.testing.assert_allclose(lesson.ages * capacity, a["age"][row][expected >= 0], **EXACT)
 
 
-def test_a_memory_goes_on_from_a_checkpoint() -> None:
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64])
+def test_a_memory_goes_on_from_a_checkpoint(dtype: torch.dtype) -> None:
     a = tensors("rotta/memory.npz")
-    images = torch.arange(len(a["label"]), dtype=torch.float64).view(-1, 1)
+    images = torch.arange(len(a["label"])).to(dtype).view(-1, 1)
     one, other = (BalancedMemory(int(a["capacity"]), int(a["classes"])).double() for _ in range(2))
     rows = [(images[part], a["label"][part].long(), a["entropy"][part], 3) for part in (slice(0, 20), slice(20, None))]
     one.add(*rows[0])
     other.load_state_dict(one.state_dict())
     found, again = (memory.add(*rows[1]) for memory in (one, other))
+    assert other.images.dtype == one.images.dtype == dtype
     assert [lesson.images.tolist() for lesson in found[0]] == [lesson.images.tolist() for lesson in again[0]]
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 

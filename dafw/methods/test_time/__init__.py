@@ -5,6 +5,7 @@ from dafw.methods.test_time.cotta import CoTTA
 from dafw.methods.test_time.drm_retraining import DRMRetraining
 from dafw.methods.test_time.lame import LAME
 from dafw.methods.test_time.roid import ROID
+from dafw.methods.test_time.rotta import RoTTA
 from dafw.methods.test_time.t3a import T3A
 
-__all__ = ["LAME", "ROID", "T3A", "CoTTA", "DRMRetraining", "TestTimeMethod"]
+__all__ = ["LAME", "ROID", "T3A", "CoTTA", "DRMRetraining", "RoTTA", "TestTimeMethod"]
