@@ -160,10 +160,10 @@ def test_it_is_what_a_loop_by_hand_does(retrain: str, mode: str, tmp_path: Path)
 
 def stream_of(data: ToyData, name: str) -> Any:
     """The draws of one target's stream."""
-    from datamodules.stream import stream_sampler
+    from dafw.data.stream_plan import StreamSampler, plan_of
 
-    sampler = stream_sampler([data.domain(name, "test")], 4, data.seed, lambda: 0, (0, 1))
-    return [draw for batch in sampler for draw in batch]
+    plan = plan_of(data.stream, [name], [data.domain(name, "test")], seed=data.seed, batch_size=4)
+    return [draw for batch in StreamSampler(plan) for draw in batch]
 
 
 # ---- what a step does

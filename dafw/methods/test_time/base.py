@@ -197,9 +197,6 @@ class TestTimeMethod(Method, abstract=True):
         """Serves the batch, and gives the terms of :meth:`adapt`."""
         first, own_pass = not self.repeated_pass, not self.serves_learning_pass or self.eval_network is not self.network
         served = None
-        if first:
-            self._moves = self.learns != "nothing"
-            self.rows_used = torch.full_like(batch.index, self._moves, dtype=torch.bool)
         if first and own_pass:
             with torch.no_grad(), self.layout.untracked():
                 served = self.serve(self.present_outputs(batch), batch)
@@ -217,7 +214,10 @@ class TestTimeMethod(Method, abstract=True):
 
     def keep(self, batch: Batch, outputs: Any) -> None:
         """Keeps the outputs that the batch is served."""
-        self.served.keep(batch.domain, batch.index, outputs.logits)
+        assert batch.place is not None
+        new, place = slice(batch.num_again, None), batch.place[batch.num_again :]
+        self.served.keep(place, outputs.logits[new], self.step)
+        self.served.use(place, self.rows_used[new])
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """No gradient where nothing learns, or no row counts: the optimiser then leaves weights and state alone."""
@@ -242,7 +242,7 @@ class TestTimeMethod(Method, abstract=True):
     def on_fit_start(self) -> None:
         """Makes room for what will be served."""
         super().on_fit_start()
-        self.served.open(self.data.train_domains)
+        self.served.open(self.data.train_domains, self.data.stream_plan)
         self._starts = frozenset(self.data.stream_starts)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -251,6 +251,8 @@ class TestTimeMethod(Method, abstract=True):
             self.beginning.take(self, self.not_restarted)
         super().on_train_batch_start(batch, batch_idx)
         self.layout.stream = self.stream_statistics
+        self._moves = self.learns != "nothing"
+        self.rows_used = torch.full_like(batch.index, self._moves, dtype=torch.bool)
         regular = self.reset_every is not None and self.step % self.reset_every == 0
         if self.step and (regular or (self.reset == "domain" and self.step in self._starts)):
             self.restart()
