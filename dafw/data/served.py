@@ -1,11 +1,12 @@
 """What a method may know of the data that it trains on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal, cast
 
 from dafw.data.augment import Augment, Word, made_augment
+from dafw.data.batch import Batch
 from dafw.data.domain import Domain
-from dafw.data.roles import Evaluation
+from dafw.data.roles import Evaluation, Split
 from dafw.data.samples import summarise
 from dafw.data.stream_plan import StreamPlan
 from dafw.data.target_stream import TargetStream
@@ -97,6 +98,31 @@ class ServedDomains(Checked):
     @property
     def tested_targets(self) -> list[str]:
         """Names of the targets that have labels to test with."""
+        raise NotImplementedError
+
+    def source_domains(self, split: Split) -> list[Domain]:
+        """The labelled samples of a split of all sources, whether the method's setting sees them or not.
+
+        Statistics of the source are computed from them.
+
+        Raises:
+            UserError: if the files of a source are not there, or if it has no labels.
+        """
+        raise NotImplementedError
+
+    def shuffled_once(
+        self, domains: Sequence[Domain], count: int | None, batch_size: int, seed: int
+    ) -> Iterable[Batch]:
+        """Samples of some domains, each once, mixed in a random order, without augmentation.
+
+        Every rank gets all of them.
+
+        Args:
+            domains: the domains.
+            count: how many samples; all if ``None``, or if there are fewer.
+            batch_size: samples a batch.
+            seed: alone decides the order.
+        """
         raise NotImplementedError
 
     def evaluations(self, stage: Stage) -> Sequence[Evaluation]:

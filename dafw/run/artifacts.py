@@ -80,6 +80,7 @@ def collect_result(
         machine=provenance.machine(),
         holds_out_source=data.holds_out_source,
         fast_forms=method.fast_forms,
+        source_use=method.source_use,
     )
 
 

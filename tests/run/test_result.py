@@ -62,8 +62,10 @@ RUN = Result(
     samples={"b/test": [21, "0123"]},
     holds_out_source=False,
     fast_forms={"channels_last": True, "fused": False},
+    source_use="statistics",
 )
 LATER: dict[str, Any] = {"sources": {}, "repositories": {}, "samples": {}, "holds_out_source": True, "fast_forms": {}}
+LATER["source_use"] = ""
 """Fields that results made before they were added lack, with what they are then."""
 
 
