@@ -90,6 +90,47 @@ def test_gradual_brings_the_severities_of_a_target(start: str, tmp_path: Path) -
         Fog("a", "frog_5", stream="gradual")
 
 
+class Cautious(Follower):
+    """Returns to the start before each step whose number its rule names."""
+
+    own_reset = "before its third and its fifth step"
+
+    def restart_due(self) -> bool:
+        return self.step in (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("method", "stream", "reset", "restarts", "policy"),
+    [
+        (Follower, "continual", "never", 0, "never"),
+        (Follower, "continual", "shift", 1, "at each shift"),
+        (Follower, "reset_each_shift", "never", 1, "at each shift"),
+        (Follower, "reset_each_shift", 2, 3, "at each shift, and every 2 steps"),
+        (Follower, "mixed", 2, 2, "every 2 steps"),
+        (Cautious, "continual", "own", 2, "before its third and its fifth step"),
+        (Cautious, "continual", "never", 0, "never"),
+    ],
+)
+def test_the_reset_policy_is_one_argument(
+    method: type[Follower], stream: str, reset: Any, restarts: int, policy: str, start: str, tmp_path: Path
+) -> None:
+    made = method(toy_network(), num_classes=3, checkpoint=start, reset=reset)
+    data = ToyData("a", ["b", "c"], batch_size=8, stream=stream)
+    toy_trainer(tmp_path, epochs=1).fit(made, datamodule=data)
+    assert int(made.restarts) == restarts
+    assert made.reset_policy == policy
+    assert made.knows_shifts == ("shift" in policy)
+
+
+def test_resets_that_cannot_be(start: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Follower has no rule of its own: give another model\.reset than own"):
+        Follower(toy_network(), num_classes=3, checkpoint=start, reset="own")
+    with pytest.raises(UserError, match="reset must be at least 1, not 0"):
+        Follower(toy_network(), num_classes=3, checkpoint=start, reset=0)
+    with pytest.raises(UserError, match="a mixed stream has no shifts to return to the start at"):
+        run(tmp_path, start, ToyData("a", ["b", "c"], batch_size=8, stream="mixed"), reset="shift")
+
+
 def test_part_of_a_domain_is_scored_and_predicted(start: str, tmp_path: Path) -> None:
     segments = [Segment("fog", 3, 5), Segment("snow", 3), Segment("fog", 3, 3)]
     data = Fog("a", "fog_3", batch_size=8, stream=TargetStream(segments=segments))
