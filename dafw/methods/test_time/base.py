@@ -202,9 +202,6 @@ class TestTimeMethod(Method, abstract=True):
         """Serves the batch, and gives the terms of :meth:`adapt`."""
         first, own_pass = not self.repeated_pass, not self.serves_learning_pass or self.eval_network is not self.network
         served = None
-        if first:
-            self._moves = self.learns != "nothing"
-            self.rows_used = torch.full_like(batch.index, self._moves, dtype=torch.bool)
         if first and own_pass:
             with torch.no_grad(), self.layout.untracked():
                 served = self.serve(self.present_outputs(batch), batch)
@@ -266,6 +263,8 @@ class TestTimeMethod(Method, abstract=True):
             self.beginning.take(self, self.not_restarted)
         super().on_train_batch_start(batch, batch_idx)
         self.layout.stream = self.stream_statistics
+        self._moves = self.learns != "nothing"
+        self.rows_used = torch.full_like(batch.index, self._moves, dtype=torch.bool)
         if self.step and self._is_restart_due():
             self.restart()
 
