@@ -26,6 +26,8 @@ from dafw.ranges import ClosedUnitInterval, PositiveInt
 TEST_TIME = Setting("test-time", sees_source=False, starts_from_model=True, streams_target=True)
 StatisticsRule = Literal["running", "batch", "average", "mixed"]
 Learns = Literal["norm", "network", "head", "nothing"]
+Reset = Literal["never", "shift", "own"] | PositiveInt
+"""When a method returns to the start: a word, or a number of steps."""
 
 
 class TestTimeMethod(Method, abstract=True):
@@ -50,9 +52,9 @@ class TestTimeMethod(Method, abstract=True):
             (``norm``), the whole ``network``, its label ``head``, or ``nothing``, with which the stream is served by
             the start model under the same statistics. The method's ``default_learns`` if ``None``.
         schedule: see :class:`~dafw.methods.base.Method`; constant if ``None``.
-        reset: when all that the method has learned returns to the start: ``never``, or with the first batch of each
-            target (``domain``).
-        reset_every: it returns so after each such number of steps, too.
+        reset: when all that the method has learned returns to the start: ``never``, at each ``shift`` of the stream,
+            by the method's ``own`` rule, or after each such number of steps. A stream with ``reset_each_shift`` returns
+            there at its shifts, too.
         base: see :class:`~dafw.methods.base.Method`.
 
     Attributes:
@@ -61,8 +63,9 @@ class TestTimeMethod(Method, abstract=True):
         moves: whether the step moves anything.
 
     Raises:
-        UserError: see :meth:`~dafw.methods.starting.Starting.start_from`; for ``reset_every`` below 1; for ``norm`` if
-            the network has no normalisation that learns. When training starts, for precision ``16-mixed``.
+        UserError: see :meth:`~dafw.methods.starting.Starting.start_from`; for ``norm`` if the network has no
+            normalisation that learns; for ``reset: own`` if the method has no rule. When training starts, for precision
+            ``16-mixed``, and for ``reset: shift`` on a mixed stream.
     """
 
     __test__ = False  # its name is no test's
@@ -77,6 +80,8 @@ class TestTimeMethod(Method, abstract=True):
     serves_learning_pass: ClassVar[bool] = True
     #: Why the first batch is not served what the start model gives under the same statistics; empty if it is.
     first_served_reason: ClassVar[str] = ""
+    #: The method's own rule of when to return to the start, in words; empty without one. See :meth:`restart_due`.
+    own_reset: ClassVar[str] = ""
     #: How the names of those parts of the state begin that no restart changes.
     not_restarted: ClassVar[tuple[str, ...]] = ("network.", "start.", "served.", "beginning.", "restarts")
     restarts: Tensor
@@ -91,8 +96,7 @@ class TestTimeMethod(Method, abstract=True):
         target_weight: ClosedUnitInterval = 0.1,
         learns: Learns | None = None,
         schedule: Schedule | None = None,
-        reset: Literal["never", "domain"] = "never",
-        reset_every: PositiveInt | None = None,
+        reset: Reset = "never",
         **base,
     ) -> None:
         super().__init__(network, checkpoint=checkpoint, schedule=schedule or Constant(), **base)
@@ -101,8 +105,9 @@ class TestTimeMethod(Method, abstract=True):
         self.statistics_momentum, self.target_weight = statistics_momentum, target_weight
         self.learns: Learns = learns or self.default_learns
         choose("learns", self.learns, get_args(Learns))
-        self.reset = choose("reset", reset, ("never", "domain"))
-        self.reset_every = reset_every
+        self.reset: str | int = reset if isinstance(reset, int) else choose("reset", reset, ("never", "shift", "own"))
+        if reset == "own" and not self.own_reset:
+            raise UserError(f"{type(self).__name__} has no rule of its own: give another model.reset than own")
         self.choose_parameters()
         self.start = Teacher(network, 1.0)
         self.beginning = Beginning()
@@ -216,9 +221,8 @@ class TestTimeMethod(Method, abstract=True):
     def keep(self, batch: Batch, outputs: Any) -> None:
         """Keeps the outputs that the batch is served."""
         assert batch.place is not None
-        new, place = slice(batch.num_again, None), batch.place[batch.num_again :]
-        self.served.keep(place, outputs.logits[new], self.step)
-        self.served.use(place, self.rows_used[new])
+        new = slice(batch.num_again, None)
+        self.served.keep(batch.place[new], outputs.logits[new], self.step, self.rows_used[new])
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """No gradient where nothing learns, or no row counts: the optimiser then leaves weights and state alone."""
@@ -241,8 +245,16 @@ class TestTimeMethod(Method, abstract=True):
             raise UserError(f"{type(self).__name__} may leave out steps: use trainer.precision bf16-mixed or 32-true")
 
     def on_fit_start(self) -> None:
-        """Makes room for what will be served."""
+        """Makes room for what will be served.
+
+        Raises:
+            UserError: for a return to the start at the shifts of a mixed stream.
+        """
         super().on_fit_start()
+        if self.reset == "shift" and not self.data.stream.has_shifts:
+            raise UserError(
+                "a mixed stream has no shifts to return to the start at: give model.reset never or a number"
+            )
         self.served.open(self.data.train_domains, self.data.stream_plan)
         self._starts = frozenset(self.data.stream_starts)
 
@@ -254,14 +266,41 @@ class TestTimeMethod(Method, abstract=True):
         self.layout.stream = self.stream_statistics
         self.moves = self.learns != "nothing"
         self.rows_used = torch.full_like(batch.index, self.moves, dtype=torch.bool)
-        regular = self.reset_every is not None and self.step % self.reset_every == 0
-        if self.step and (regular or (self.reset == "domain" and self.step in self._starts)):
+        if self._is_restart_due() and self.step:
             self.restart()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """As the base; evaluations normalise by running statistics."""
         self.layout.stream = None
         super().on_train_batch_end(outputs, batch, batch_idx)
+
+    @property
+    def knows_shifts(self) -> bool:
+        """Whether the method returns to the start at the shifts of the stream, which a deployed model does not know."""
+        return self.reset == "shift" or self.data.stream.reset_each_shift
+
+    @property
+    def reset_policy(self) -> str:
+        """When the method returns to the start, in words."""
+        words = {"never": "never", "shift": "never", "own": self.own_reset}
+        said = f"every {self.reset} steps" if isinstance(self.reset, int) else words[self.reset]
+        if self.knows_shifts:
+            said = "at each shift" if said == "never" else f"at each shift, and {said}"
+        return said
+
+    def _is_restart_due(self) -> bool:
+        if self.knows_shifts and self.step in self._starts:
+            return True
+        if isinstance(self.reset, int):
+            return self.step % self.reset == 0
+        return self.reset == "own" and self.restart_due()
+
+    def restart_due(self) -> bool:
+        """Whether the method's own rule returns to the start before this step. All ranks must give the same answer.
+
+        It is asked where ``reset`` is ``own``. A read of the host is one of the method's ``host_reads``.
+        """
+        return False
 
     @torch.no_grad()
     def restart(self) -> None:

@@ -14,7 +14,7 @@ from dafw.losses.entropy import entropy
 from dafw.methods.base import Losses
 from dafw.methods.optimisation import trained_parameters
 from dafw.methods.source_statistics import UsesSource
-from dafw.methods.test_time.base import Learns, StatisticsRule, TestTimeMethod
+from dafw.methods.test_time.base import Learns, Reset, StatisticsRule, TestTimeMethod
 from dafw.nn.distributed import sum_over_ranks, world_size
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
@@ -162,18 +162,18 @@ class RDumb(ETA):
     """ETA that starts anew after every 1000 steps: the honest control of a long stream.
 
     Loss: that of :class:`ETA`, logits (n, K). Weights, statistics, the optimiser's state and the mean prediction return
-    to the start every ``reset_every`` steps.
+    to the start after every ``reset`` steps.
 
     Press et al., RDumb: A simple approach that questions our progress in continual test-time adaptation, NeurIPS 2023,
     https://arxiv.org/abs/2306.05401. The number of steps is recalled; it was chosen on ImageNet-C with batches of 64.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
-        reset_every: steps between two starts (paper: 1000).
+        reset: when it starts anew (paper: after 1000 steps).
         base: see :class:`ETA`.
     """
 
-    search_space: ClassVar[dict[str, Any]] = {**ETA.search_space, "reset_every": [125, 500, 1000, 2000]}
+    search_space: ClassVar[dict[str, Any]] = {**ETA.search_space, "reset": [125, 500, 1000, 2000]}
 
-    def __init__(self, network: Network, *, reset_every: PositiveInt | None = 1000, **base) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(network, reset_every=reset_every, **base)
+    def __init__(self, network: Network, *, reset: Reset = 1000, **base) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(network, reset=reset, **base)

@@ -12,7 +12,7 @@ from dafw.errors import UserError
 from dafw.losses.entropy import entropy
 from dafw.methods.manual import ManualOptimization
 from dafw.methods.optimisation import trained_parameters
-from dafw.methods.test_time.base import Learns, StatisticsRule, TestTimeMethod
+from dafw.methods.test_time.base import Learns, Reset, StatisticsRule, TestTimeMethod
 from dafw.methods.test_time.parts import LAST_PARTS, hold_parts
 from dafw.nn.distributed import average_over_ranks, mean_weights
 from dafw.nn.network import Network
@@ -28,7 +28,7 @@ class SAR(ManualOptimization, TestTimeMethod):
     H < E = ``margin`` ln K. Its gradient g moves the parameters by ``rho`` g / ||g||. The second pass there counts
     those of these rows whose H is below E still. Its gradient makes the step, from the weights before the move. If it
     counts no row of any rank, there is no step. A moving mean of the second loss, 0.9 of itself and 0.1 of the new one,
-    begins with the first; once it is below ``recover_below`` all returns to the start. Means are over the rows of all
+    begins with the first; once it is below ``recover_below`` all returns to the start before the next step. Means are over the rows of all
     ranks. Served are the logits of the first pass. Each step reads on the host whether a row counts and whether to
     recover.
 
@@ -43,6 +43,7 @@ class SAR(ManualOptimization, TestTimeMethod):
         recover_below: the moving mean at which all returns to the start (paper, for 1000 classes: 0.2); 0 for never.
         skip: names of parts of the backbone that keep scale and shift (authors' code: the last stage of a ResNet, the
             last three blocks and the last normalisation of a ViT-B, by the names that timm gives them).
+        reset: see the base; ``own`` is the rule above.
         optimizer: see :class:`~dafw.methods.base.Method` (paper: SGD with momentum 0.9).
         lr: learning rate (paper: 0.00025 for ResNet-50 with batches of 64, 0.001 for ViT-B).
         base: see :class:`~dafw.methods.test_time.base.TestTimeMethod`.
@@ -56,6 +57,7 @@ class SAR(ManualOptimization, TestTimeMethod):
     default_learns: ClassVar[Learns] = "norm"
     backbone_passes: ClassVar[int] = 2
     host_reads: ClassVar[int] = 2
+    own_reset: ClassVar[str] = "when the moving mean of its loss is too low"
     moving_loss: Tensor
 
     def __init__(  # type: ignore[no-untyped-def]
@@ -66,11 +68,12 @@ class SAR(ManualOptimization, TestTimeMethod):
         rho: NonNegativeFloat = 0.05,
         recover_below: NonNegativeFloat = 0.2,
         skip: Sequence[str] = LAST_PARTS,
+        reset: Reset = "own",
         optimizer: str = "momentum",
         lr: float = 2.5e-4,
         **base,
     ) -> None:
-        super().__init__(network, optimizer=optimizer, lr=lr, **base)
+        super().__init__(network, reset=reset, optimizer=optimizer, lr=lr, **base)
         if self.weight_average is not None:
             raise UserError("SAR serves the weights that learn: leave out model.ema_decay")
         self.margin, self.rho, self.recover_below = margin * math.log(self.num_classes), rho, recover_below
@@ -99,7 +102,7 @@ class SAR(ManualOptimization, TestTimeMethod):
         self.follow(loss.detach())
 
     def follow(self, loss: Tensor) -> None:
-        """Takes a loss into the moving mean, if rows counted, and returns to the start if that is too low."""
+        """Takes a loss into the moving mean, if rows counted."""
         loss = loss.clone()
         average_over_ranks(loss)
         if self.moves:
@@ -107,5 +110,7 @@ class SAR(ManualOptimization, TestTimeMethod):
             self.moving_loss.copy_(
                 torch.where(begun, torch.lerp(self.moving_loss, loss.to(self.moving_loss), 0.1), loss)
             )
-        if (self.moving_loss >= 0) & (self.moving_loss < self.recover_below):
-            self.restart()
+
+    def restart_due(self) -> bool:
+        """See the class."""
+        return bool((self.moving_loss >= 0) & (self.moving_loss < self.recover_below))

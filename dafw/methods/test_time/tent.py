@@ -18,7 +18,7 @@ class Tent(TestTimeMethod):
 
     Wang et al., Tent: Fully Test-time Adaptation by Entropy Minimization, ICLR 2021, https://arxiv.org/abs/2006.10726.
     The paper takes Adam with a rate of 0.001 on CIFAR-C (batches of 200), and SGD with 0.00025 and momentum 0.9 on
-    ImageNet-C (batches of 64). It starts anew on each corruption, which is ``reset: domain`` here. In the authors' code
+    ImageNet-C (batches of 64). It starts anew on each corruption, which is ``reset: shift`` here. In the authors' code
     the network is in training mode, so that dropout is active; here it is not.
 
     Args:
