@@ -47,6 +47,8 @@ def config_hash(config: dict[str, Any]) -> str:
     arguments = (kept.get("model") or {}).get("init_args") or {}
     if isinstance(arguments.get("checkpoint"), str):
         arguments["checkpoint"] = within_run(arguments["checkpoint"])
+    if arguments.get("reset") == "shift":  # it was called so first, and what was made then keeps its hash
+        arguments["reset"] = "domain"
     network = (arguments.get("network") or {}).get("init_args") or {}
     if isinstance(network.get("weights"), str):
         network["weights"] = os.path.normpath(user_path(network["weights"]))

@@ -288,7 +288,7 @@ def test_where_it_cannot_retrain(
         ({"labels": "mix"}, "labels"),
         ({"ema_decay": 0.9}, "ema_decay"),
         ({"reset": "sometimes"}, "reset"),
-        ({"reset_every": 0}, "reset_every"),
+        ({"reset": 0}, "reset"),
         ({"gamma": 2.0}, r"model\.gamma is 2\.0, but 1\.0 in the model of .*trained\.ckpt \(model\.checkpoint\)"),
         ({"mode": "authors"}, r"model\.mode is authors, but paper in the model of"),
         ({"num_sources": 3}, "has heads of 2 sources, but the data names 3"),

@@ -13,7 +13,7 @@ from dafw.data.target_stream import Segment, TargetStream
 from dafw.errors import UserError
 from dafw.losses.entropy import entropy
 from dafw.methods import Losses, SourceOnly, TestTimeMethod
-from dafw.testing import Case, case, contract
+from dafw.testing import case
 from dafw.testing.toys import ToyData, toy_domain, toy_network, toy_trainer
 
 
@@ -35,10 +35,6 @@ class Fog(ToyData):
         return toy_domain(name, 21, split)
 
 
-WORDS = ["mixed", "correlated"]
-CASES = [Case(**{**vars(case(Follower, data_arguments={"stream": word})), "label": word}) for word in WORDS]
-
-
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint of a source model."""
@@ -52,12 +48,6 @@ def run(folder: Path, start: str, data: ToyData, **arguments: Any) -> Follower:
     method = Follower(toy_network(), **{"num_classes": 3, "lr": 0.5, "checkpoint": start, **arguments})
     toy_trainer(folder, epochs=1).fit(method, datamodule=data)
     return method
-
-
-def test_resume_and_ranks(tmp_path: Path) -> None:
-    assert contract.check_resume(CASES, tmp_path / "resume") == {item.name: {} for item in CASES}
-    found = contract.check_ranks(CASES, tmp_path / "ranks")
-    assert max(found.values()) <= 1e-9, found
 
 
 def test_every_visit_is_scored(start: str, tmp_path: Path) -> None:
@@ -88,6 +78,47 @@ def test_gradual_brings_the_severities_of_a_target(start: str, tmp_path: Path) -
     assert {name.split("/")[1] for name in found} == set(data.target)
     with pytest.raises(UserError, match='unknown domain "frog_1": did you mean "fog_1"'):
         Fog("a", "frog_5", stream="gradual")
+
+
+class Cautious(Follower):
+    """Returns to the start before each step whose number its rule names."""
+
+    own_reset = "before its third and its fifth step"
+
+    def restart_due(self) -> bool:
+        return self.step in (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("method", "stream", "reset", "restarts", "policy"),
+    [
+        (Follower, "continual", "never", 0, "never"),
+        (Follower, "continual", "shift", 1, "at each shift"),
+        (Follower, "reset_each_shift", "never", 1, "at each shift"),
+        (Follower, "reset_each_shift", 2, 3, "at each shift, and every 2 steps"),
+        (Follower, "mixed", 2, 2, "every 2 steps"),
+        (Cautious, "continual", "own", 2, "before its third and its fifth step"),
+        (Cautious, "continual", "never", 0, "never"),
+    ],
+)
+def test_the_reset_policy_is_one_argument(
+    method: type[Follower], stream: str, reset: Any, restarts: int, policy: str, start: str, tmp_path: Path
+) -> None:
+    made = method(toy_network(), num_classes=3, checkpoint=start, reset=reset)
+    data = ToyData("a", ["b", "c"], batch_size=8, stream=stream)
+    toy_trainer(tmp_path, epochs=1).fit(made, datamodule=data)
+    assert int(made.restarts) == restarts
+    assert made.reset_policy == policy
+    assert made.knows_shifts == ("shift" in policy)
+
+
+def test_resets_that_cannot_be(start: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Follower has no rule of its own: give another model\.reset than own"):
+        Follower(toy_network(), num_classes=3, checkpoint=start, reset="own")
+    with pytest.raises(UserError, match="reset must be at least 1, not 0"):
+        Follower(toy_network(), num_classes=3, checkpoint=start, reset=0)
+    with pytest.raises(UserError, match="a mixed stream has no shifts to return to the start at"):
+        run(tmp_path, start, ToyData("a", ["b", "c"], batch_size=8, stream="mixed"), reset="shift")
 
 
 def test_part_of_a_domain_is_scored_and_predicted(start: str, tmp_path: Path) -> None:

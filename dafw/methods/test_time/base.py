@@ -15,7 +15,7 @@ from dafw.methods.base import Losses, Method
 from dafw.methods.optimisation import trained_parameters
 from dafw.methods.test_time.beginning import Beginning
 from dafw.methods.test_time.served import ServedPredictions
-from dafw.nn.distributed import sum_over_ranks, world_size
+from dafw.nn.distributed import mean_weights
 from dafw.nn.layout import StreamStatistics
 from dafw.nn.network import Network
 from dafw.nn.norm import norm_parameters
@@ -26,6 +26,8 @@ from dafw.ranges import ClosedUnitInterval, PositiveInt
 TEST_TIME = Setting("test-time", sees_source=False, starts_from_model=True, streams_target=True)
 StatisticsRule = Literal["running", "batch", "average", "mixed"]
 Learns = Literal["norm", "network", "head", "nothing"]
+Reset = Literal["never", "shift", "own"] | PositiveInt
+"""When a method returns to the start: a word, or a number of steps."""
 
 
 class TestTimeMethod(Method, abstract=True):
@@ -50,18 +52,20 @@ class TestTimeMethod(Method, abstract=True):
             (``norm``), the whole ``network``, its label ``head``, or ``nothing``, with which the stream is served by
             the start model under the same statistics. The method's ``default_learns`` if ``None``.
         schedule: see :class:`~dafw.methods.base.Method`; constant if ``None``.
-        reset: when all that the method has learned returns to the start: ``never``, or with the first batch of each
-            target (``domain``).
-        reset_every: it returns so after each such number of steps, too.
+        reset: when all that the method has learned returns to the start: ``never``, at each ``shift`` of the stream,
+            by the method's ``own`` rule, or after each such number of steps. A stream with ``reset_each_shift`` returns
+            there at its shifts, too.
         base: see :class:`~dafw.methods.base.Method`.
 
     Attributes:
         restarts: how often the method returned to the start, a scalar int64.
-        rows_used: (n,) bool, which rows of the batch counted in its step, see :meth:`used`.
+        rows_used: (n,) bool, which rows of the batch count in its step, see :meth:`used`.
+        moves: whether the step moves anything.
 
     Raises:
-        UserError: see :meth:`~dafw.methods.starting.Starting.start_from`; for ``reset_every`` below 1; for ``norm`` if
-            the network has no normalisation that learns. When training starts, for precision ``16-mixed``.
+        UserError: see :meth:`~dafw.methods.starting.Starting.start_from`; for ``norm`` if the network has no
+            normalisation that learns; for ``reset: own`` if the method has no rule. When training starts, for precision
+            ``16-mixed``, and for ``reset: shift`` on a mixed stream.
     """
 
     __test__ = False  # its name is no test's
@@ -76,6 +80,8 @@ class TestTimeMethod(Method, abstract=True):
     serves_learning_pass: ClassVar[bool] = True
     #: Why the first batch is not served what the start model gives under the same statistics; empty if it is.
     first_served_reason: ClassVar[str] = ""
+    #: The method's own rule of when to return to the start, in words; empty without one. See :meth:`restart_due`.
+    own_reset: ClassVar[str] = ""
     #: How the names of those parts of the state begin that no restart changes.
     not_restarted: ClassVar[tuple[str, ...]] = ("network.", "start.", "served.", "beginning.", "restarts")
     restarts: Tensor
@@ -90,18 +96,18 @@ class TestTimeMethod(Method, abstract=True):
         target_weight: ClosedUnitInterval = 0.1,
         learns: Learns | None = None,
         schedule: Schedule | None = None,
-        reset: Literal["never", "domain"] = "never",
-        reset_every: PositiveInt | None = None,
+        reset: Reset = "never",
         **base,
     ) -> None:
         super().__init__(network, checkpoint=checkpoint, schedule=schedule or Constant(), **base)
-        self.statistics: StatisticsRule = choose(
-            "statistics", statistics or self.default_statistics, get_args(StatisticsRule)
-        )
+        self.statistics: StatisticsRule = statistics or self.default_statistics
+        choose("statistics", self.statistics, get_args(StatisticsRule))
         self.statistics_momentum, self.target_weight = statistics_momentum, target_weight
-        self.learns: Learns = choose("learns", learns or self.default_learns, get_args(Learns))
-        self.reset = choose("reset", reset, ("never", "domain"))
-        self.reset_every = reset_every
+        self.learns: Learns = learns or self.default_learns
+        choose("learns", self.learns, get_args(Learns))
+        self.reset: str | int = reset if isinstance(reset, int) else choose("reset", reset, ("never", "shift", "own"))
+        if reset == "own" and not self.own_reset:
+            raise UserError(f"{type(self).__name__} has no rule of its own: give another model.reset than own")
         self.choose_parameters()
         self.start = Teacher(network, 1.0)
         self.beginning = Beginning()
@@ -109,7 +115,7 @@ class TestTimeMethod(Method, abstract=True):
         self.register_buffer("restarts", torch.zeros((), dtype=torch.int64))
         self.transductive_reason = "after each batch of the test split the model is adapted to it"
         self.rows_used = torch.zeros(0, dtype=torch.bool)
-        self._moves = True
+        self.moves = True
         self._starts: frozenset[int] = frozenset()
         self.eval()
 
@@ -185,11 +191,11 @@ class TestTimeMethod(Method, abstract=True):
             (n,), a weight for each row: 0 for those that do not count. The sum of a loss over the rows, times these,
             is its mean over the rows that count, of all ranks.
         """
-        dtype = torch.promote_types(self.network.shift.dtype, torch.float32)
-        count = float(sum_over_ranks(rows.sum().to(dtype)))
+        weights, count = mean_weights(rows, torch.promote_types(self.network.shift.dtype, torch.float32))
+        moves = bool(count > 0)
         if not self.repeated_pass:
-            self.rows_used, self._moves = rows.detach(), count > 0
-        return rows.to(dtype) * (world_size() / max(count, 1.0))
+            self.rows_used, self.moves = rows.detach(), moves
+        return weights
 
     # ---- the stream
 
@@ -197,9 +203,6 @@ class TestTimeMethod(Method, abstract=True):
         """Serves the batch, and gives the terms of :meth:`adapt`."""
         first, own_pass = not self.repeated_pass, not self.serves_learning_pass or self.eval_network is not self.network
         served = None
-        if first:
-            self._moves = self.learns != "nothing"
-            self.rows_used = torch.full_like(batch.index, self._moves, dtype=torch.bool)
         if first and own_pass:
             with torch.no_grad(), self.layout.untracked():
                 served = self.serve(self.present_outputs(batch), batch)
@@ -218,16 +221,17 @@ class TestTimeMethod(Method, abstract=True):
     def keep(self, batch: Batch, outputs: Any) -> None:
         """Keeps the outputs that the batch is served."""
         assert batch.place is not None
-        self.served.keep(batch.place[batch.num_again :], outputs.logits[batch.num_again :], self.step)
+        new = slice(batch.num_again, None)
+        self.served.keep(batch.place[new], outputs.logits[new], self.step, self.rows_used[new])
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """No gradient where nothing learns, or no row counts: the optimiser then leaves weights and state alone."""
-        if self._moves:
+        if self.moves:
             super().backward(loss, *args, **kwargs)
 
     def step_teachers(self) -> None:
         """Teachers follow where the model moved."""
-        if self._moves:
+        if self.moves:
             super().step_teachers()
 
     def train(self, mode: bool = True) -> Self:
@@ -241,8 +245,16 @@ class TestTimeMethod(Method, abstract=True):
             raise UserError(f"{type(self).__name__} may leave out steps: use trainer.precision bf16-mixed or 32-true")
 
     def on_fit_start(self) -> None:
-        """Makes room for what will be served."""
+        """Makes room for what will be served.
+
+        Raises:
+            UserError: for a return to the start at the shifts of a mixed stream.
+        """
         super().on_fit_start()
+        if self.reset == "shift" and not self.data.stream.has_shifts:
+            raise UserError(
+                "a mixed stream has no shifts to return to the start at: give model.reset never or a number"
+            )
         self.served.open(self.data.train_domains, self.data.stream_plan)
         self._starts = frozenset(self.data.stream_starts)
 
@@ -252,14 +264,43 @@ class TestTimeMethod(Method, abstract=True):
             self.beginning.take(self, self.not_restarted)
         super().on_train_batch_start(batch, batch_idx)
         self.layout.stream = self.stream_statistics
-        regular = self.reset_every is not None and self.step % self.reset_every == 0
-        if self.step and (regular or (self.reset == "domain" and self.step in self._starts)):
+        self.moves = self.learns != "nothing"
+        self.rows_used = torch.full_like(batch.index, self.moves, dtype=torch.bool)
+        if self._is_restart_due() and self.step:
             self.restart()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """As the base; evaluations normalise by running statistics."""
         self.layout.stream = None
         super().on_train_batch_end(outputs, batch, batch_idx)
+
+    @property
+    def knows_shifts(self) -> bool:
+        """Whether the method returns to the start at the shifts of the stream, which a deployed model does not know."""
+        return self.reset == "shift" or self.data.stream.reset_each_shift
+
+    @property
+    def reset_policy(self) -> str:
+        """When the method returns to the start, in words."""
+        words = {"never": "never", "shift": "never", "own": self.own_reset}
+        said = f"every {self.reset} steps" if isinstance(self.reset, int) else words[self.reset]
+        if self.knows_shifts:
+            said = "at each shift" if said == "never" else f"at each shift, and {said}"
+        return said
+
+    def _is_restart_due(self) -> bool:
+        if self.knows_shifts and self.step in self._starts:
+            return True
+        if isinstance(self.reset, int):
+            return self.step % self.reset == 0
+        return self.reset == "own" and self.restart_due()
+
+    def restart_due(self) -> bool:
+        """Whether the method's own rule returns to the start before this step. All ranks must give the same answer.
+
+        It is asked where ``reset`` is ``own``. A read of the host is one of the method's ``host_reads``.
+        """
+        return False
 
     @torch.no_grad()
     def restart(self) -> None:

@@ -20,7 +20,7 @@ from dafw.methods.generalization.base import normalise_by_test_batch
 from dafw.methods.generalization.drm import DRM, Gamma, mixture
 from dafw.methods.manual import ManualOptimization
 from dafw.methods.optimisation import trained_parameters
-from dafw.methods.test_time.base import TestTimeMethod
+from dafw.methods.test_time.base import Reset, TestTimeMethod
 from dafw.nn.distributed import mean_over_ranks, sum_over_ranks, world_size
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
@@ -89,7 +89,7 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
         confidence: NonNegativeFloat = 0.75,
         steps: PositiveInt = 1,
         test_statistics: Literal["running", "batch"] = "running",
-        reset: Literal["never", "domain"] = "domain",
+        reset: Reset = "shift",
         optimizer: str = "adam",
         schedule: Schedule | None = None,
         **base,
@@ -188,6 +188,7 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
         """Serves a batch, and learns from it."""
         served, losses = [], []
+        self.rows_used = torch.zeros_like(batch.index, dtype=torch.bool)
         for step in range(self.steps):
             torch.clear_autocast_cache()  # of weights that have changed, or were cast where no gradient was asked for
             if not step or self.retrain == "network":
@@ -196,6 +197,7 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
             logits = torch.stack([head(outputs.features) for head in (*self.heads, self.network.label_head())])
             served.append(mixture(logits.detach(), self.gamma, self.mode))
             losses.append(self.learn(logits, served[-1]))
+            self.rows_used = self.rows_used | self.sure_rows
         self.keep(batch, replace(outputs, logits=served[-1 if self.mode == "authors" else 0]))
         later = {f"pseudo_{step}": loss for step, loss in enumerate(losses) if step}
         self.record_step(batch, {"pseudo": losses[0]}, later)
@@ -238,6 +240,7 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
                 teacher = teacher.exp()
             teachers = [teacher] * len(logits)
         chosen = [confident_labels(teacher, self.confidence) for teacher in teachers]
+        self.sure_rows = torch.stack([sure for _, sure in chosen]).any(0)
         counts: list[float] = sum_over_ranks(torch.stack([sure.sum() for _, sure in chosen]).to(log_p)).tolist()
         return [
             torch.where(sure, F.cross_entropy(full_precision(head), classes, reduction="none"), 0.0).sum()

@@ -77,14 +77,14 @@ class ServedPredictions(VariableLengthBuffers):
         self._rows = None
 
     @torch.no_grad()
-    def keep(self, place: Tensor, logits: Tensor, step: int, used: bool = True) -> None:
+    def keep(self, place: Tensor, logits: Tensor, step: int, used: Tensor) -> None:
         """Keeps what a batch was served. All ranks call it together, each with its share of the batch.
 
         Args:
             place: (n,) int64, positions of the rows in the stream.
             logits: (n, K).
             step: number of the training step.
-            used: whether the rows count in its update, until :meth:`use` says more.
+            used: (n,) bool, which rows count in its update.
         """
         if self.logits.shape[1] != logits.shape[1]:
             self.logits = self.logits.new_zeros(len(self.keys), logits.shape[1])
@@ -92,17 +92,7 @@ class ServedPredictions(VariableLengthBuffers):
         self.logits.index_copy_(0, rows, gather_rows(logits).to(self.logits))
         self.done.index_fill_(0, rows, True)
         self.step.index_fill_(0, rows, step)
-        self.used.index_fill_(0, rows, used)
-
-    @torch.no_grad()
-    def use(self, place: Tensor, mask: Tensor) -> None:
-        """Notes which rows counted in the update of their step. All ranks call it together.
-
-        Args:
-            place: (n,) int64, positions of the rows in the stream.
-            mask: (n,) bool.
-        """
-        self.used.index_copy_(0, gather_rows(place), gather_rows(mask))
+        self.used.index_copy_(0, rows, gather_rows(used))
 
     def of(self, domain: Domain, index: Tensor) -> Tensor:
         """What some samples were served, (n, K). A sample that was served more than once has its latest row.
