@@ -104,7 +104,7 @@ class CoTTA(TestTimeMethod):
     def step_teachers(self) -> None:
         """The teacher follows, then weights of the student are restored."""
         super().step_teachers()
-        if self.restore_rate and self._moves:
+        if self.restore_rate and self.moves:
             pairs = zip(self.network.parameters(), self.start.module.parameters(), strict=True)
             moved = [(own.data, start) for own, start in pairs if own.requires_grad]
             restore_at_random(moved, self.restore_rate, self.data_seed, self.step)

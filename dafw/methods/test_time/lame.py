@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.errors import choose
-from dafw.methods.test_time.correcting import CorrectingMethod
+from dafw.methods.test_time.base import TestTimeMethod
 from dafw.nn.distributed import gather_rows, own_rows
 from dafw.nn.network import Network
 from dafw.nn.propagation import Affinity, affinities, propagate
@@ -14,7 +14,7 @@ from dafw.problems import Outputs
 from dafw.ranges import NonNegativeInt, PositiveInt
 
 
-class LAME(CorrectingMethod):
+class LAME(TestTimeMethod):
     """Corrects the start model's predictions of a batch by those of rows with similar features. Nothing learns.
 
     Loss: none. Served is q, after rounds of q <- softmax(log p + W q) from the predictions q = p: features (n, d),
@@ -37,6 +37,7 @@ class LAME(CorrectingMethod):
         base: see :class:`~dafw.methods.test_time.base.TestTimeMethod`.
     """
 
+    default_learns = "nothing"
     control: ClassVar[dict[str, Any]] = {"rounds": 0}
     search_space: ClassVar[dict[str, Any]] = {"affinity": ["rbf", "knn", "linear"], "neighbours": [1, 3, 5, 10]}
     first_served_reason = "the first batch's predictions are corrected, too"
@@ -51,7 +52,7 @@ class LAME(CorrectingMethod):
         rounds: NonNegativeInt = 100,
         **base,
     ) -> None:
-        super().__init__(network, **base)
+        super().__init__(network, learns="nothing", **base)
         self.affinity: Affinity = choose("affinity", affinity, get_args(Affinity))
         self.neighbours, self.symmetric, self.rounds = neighbours, symmetric, rounds
 

@@ -110,7 +110,7 @@ class ROID(TestTimeMethod):
     def step_teachers(self) -> None:
         """As the base, then the weights are drawn back to the start."""
         super().step_teachers()
-        if self._moves:
+        if self.moves:
             for own, start in zip(self.network.parameters(), self.start.module.parameters(), strict=True):
                 if own.requires_grad:
                     own.lerp_(start.to(own), 1 - self.momentum_start)

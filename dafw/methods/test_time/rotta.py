@@ -59,6 +59,8 @@ class RoTTA(ManualOptimization, TestTimeMethod):
 
     default_statistics = "average"
     default_learns = "norm"
+    #: An update is due after a number of rows, so a batch may have none, one, or more.
+    backbone_passes: ClassVar[int | None] = None
     host_reads: ClassVar[int] = 1
     search_space: ClassVar[dict[str, Any]] = {"lr": (1e-5, 1e-2), "capacity": [16, 64, 256], "decay": [0.99, 0.999]}
 
@@ -110,13 +112,11 @@ class RoTTA(ManualOptimization, TestTimeMethod):
         """Serves the batch, offers its rows to the memory, and makes the updates that are due."""
         with torch.no_grad():
             outputs = self.present_outputs(batch)
-        self._moves, self.rows_used = False, torch.zeros_like(batch.index, dtype=torch.bool)
+        self.rows_used = torch.zeros_like(batch.index, dtype=torch.bool)
+        lessons = [] if self.learns == "nothing" else self.remember(batch, outputs.logits)
+        self.moves, losses = bool(lessons), [outputs.logits.new_zeros(())]
         self.keep(batch, outputs)
-        losses = [outputs.logits.new_zeros(())]
-        if self.learns != "nothing":
-            lessons = self.remember(batch, outputs.logits)
-            self._moves = bool(lessons)
-            losses = [self.learn(lesson, number) for number, lesson in enumerate(lessons)] or losses
+        losses = [self.learn(lesson, number) for number, lesson in enumerate(lessons)] or losses
         self.record_step(batch, {"consistency": torch.stack(losses).mean()})
 
     def remember(self, batch: Batch, logits: Tensor) -> list[Lesson]:

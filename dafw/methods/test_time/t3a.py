@@ -7,7 +7,7 @@ from torch import Tensor
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.losses.entropy import entropy
-from dafw.methods.test_time.correcting import CorrectingMethod
+from dafw.methods.test_time.base import TestTimeMethod
 from dafw.nn.distributed import gather_rows
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
@@ -16,7 +16,7 @@ from dafw.problems import Outputs
 from dafw.ranges import NonNegativeInt
 
 
-class T3A(CorrectingMethod):
+class T3A(TestTimeMethod):
     """Replaces the label head by centroids of the features that it predicted surest. Nothing learns by gradients.
 
     Loss: none. Each class has a set of supports. It starts with the label head's row of weights, by the class that the
@@ -39,6 +39,7 @@ class T3A(CorrectingMethod):
         UserError: if the label head is no linear layer.
     """
 
+    default_learns = "nothing"
     control: ClassVar[dict[str, Any]] = {"per_class": 0}
     search_space: ClassVar[dict[str, Any]] = {"per_class": [1, 5, 20, 50, 100, None]}
     first_served_reason = "the first batch joins the supports before it is served"
@@ -51,7 +52,7 @@ class T3A(CorrectingMethod):
         drop_worst: bool = False,
         **base,
     ) -> None:
-        super().__init__(network, **base)
+        super().__init__(network, learns="nothing", **base)
         self.per_class = per_class
         self.supports = Supports(self.num_classes, per_class, drop_worst=drop_worst)
         rows = getattr(network.label_head(), "weight", None)
@@ -64,6 +65,7 @@ class T3A(CorrectingMethod):
         """See the base; the products with the centroids (n, K)."""
         if self.per_class == 0:
             return outputs.logits
-        features, logits = full_precision(outputs.features), gather_rows(outputs.logits)
-        self.supports.add(gather_rows(features), logits.argmax(1), entropy(logits))
+        features, new = full_precision(outputs.features), slice(batch.num_again, None)
+        logits = gather_rows(outputs.logits[new])
+        self.supports.add(gather_rows(features[new]), logits.argmax(1), entropy(logits))
         return features.to(self.supports.features) @ self.supports.centroids().T
