@@ -85,6 +85,7 @@ from dafw.methods.test_time import (
     Frozen,
     RDumb,
     RoTTA,
+    SHOTOnline,
     Tent,
     TestTimeMethod,
 )
@@ -162,6 +163,7 @@ __all__ = [
     "ParetoMDD",
     "RDumb",
     "RoTTA",
+    "SHOTOnline",
     "SourceFreeMethod",
     "SourceFreeTeacher",
     "SourceOnly",

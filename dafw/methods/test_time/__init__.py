@@ -11,6 +11,7 @@ from dafw.methods.test_time.lame import LAME
 from dafw.methods.test_time.roid import ROID
 from dafw.methods.test_time.rotta import RoTTA
 from dafw.methods.test_time.sar import SAR
+from dafw.methods.test_time.shot_online import SHOTOnline
 from dafw.methods.test_time.t3a import T3A
 from dafw.methods.test_time.tent import Tent
 
@@ -28,6 +29,7 @@ __all__ = [
     "Frozen",
     "RDumb",
     "RoTTA",
+    "SHOTOnline",
     "Tent",
     "TestTimeMethod",
 ]
