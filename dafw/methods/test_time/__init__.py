@@ -8,6 +8,7 @@ from dafw.methods.test_time.drm_retraining import DRMRetraining
 from dafw.methods.test_time.eata import EATA, ETA, RDumb
 from dafw.methods.test_time.frozen import Frozen
 from dafw.methods.test_time.lame import LAME
+from dafw.methods.test_time.rmt import RMT
 from dafw.methods.test_time.roid import ROID
 from dafw.methods.test_time.rotta import RoTTA
 from dafw.methods.test_time.sar import SAR
@@ -19,6 +20,7 @@ __all__ = [
     "EATA",
     "ETA",
     "LAME",
+    "RMT",
     "ROID",
     "SAR",
     "T3A",
