@@ -1,5 +1,6 @@
 """Methods that see a trained model and the test stream, which they learn from while they predict it."""
 
+from dafw.methods.test_time.adanpc import AdaNPC
 from dafw.methods.test_time.base import TestTimeMethod
 from dafw.methods.test_time.batch_norm_adapt import BatchNormAdapt
 from dafw.methods.test_time.cotta import CoTTA
@@ -24,6 +25,7 @@ __all__ = [
     "ROID",
     "SAR",
     "T3A",
+    "AdaNPC",
     "BatchNormAdapt",
     "CoTTA",
     "DRMRetraining",
