@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -28,9 +29,9 @@ class SAR(ManualOptimization, TestTimeMethod):
     H < E = ``margin`` ln K. Its gradient g moves the parameters by ``rho`` g / ||g||. The second pass there counts
     those of these rows whose H is below E still. Its gradient makes the step, from the weights before the move. If it
     counts no row of any rank, there is no step. A moving mean of the second loss, 0.9 of itself and 0.1 of the new one,
-    begins with the first; once it is below ``recover_below`` all returns to the start before the next step. Means are over the rows of all
-    ranks. Served are the logits of the first pass. Each step reads on the host whether a row counts and whether to
-    recover.
+    begins with the first; once it is below ``recover_below``, all returns to the start before the next step. Means are
+    over the rows of all ranks. Served are the logits of the first pass. Each step reads on the host whether a row
+    counts and whether to recover.
 
     Niu et al., Towards Stable Test-Time Adaptation in Dynamic Wild World, ICLR 2023, https://arxiv.org/abs/2302.12400.
     Three faults of the authors' code are not here: their recovery keeps the optimiser's momentum; it puts the old
@@ -87,7 +88,7 @@ class SAR(ManualOptimization, TestTimeMethod):
             return
         parameters = trained_parameters(self.network)
         outputs: Outputs = self.forward_rows(batch.x, 0, sizes=batch.sizes)
-        first = entropy(outputs.logits)
+        served, first = self.serve(outputs, batch).detach(), entropy(outputs.logits)
         sure = first.detach() < self.margin
         shares, _ = mean_weights(sure, first.dtype)
         uphill = ascent(self.gradients((shares * first).sum(), parameters), self.rho)
@@ -95,7 +96,7 @@ class SAR(ManualOptimization, TestTimeMethod):
             second = entropy(self.forward_rows(batch.x, 0, self.network, batch.sizes).logits)
             loss = (self.used(sure & (second.detach() < self.margin)) * second).sum()
             gradients = self.gradients(loss, parameters)
-        self.keep(batch, outputs)
+        self.keep(batch, replace(outputs, logits=served))
         if self.moves:
             self.apply_gradients((parameters, gradients))
         self.record_step(batch, {"entropy": loss})
@@ -103,13 +104,11 @@ class SAR(ManualOptimization, TestTimeMethod):
 
     def follow(self, loss: Tensor) -> None:
         """Takes a loss into the moving mean, if rows counted."""
-        loss = loss.clone()
+        loss = loss.to(self.moving_loss, copy=True)
         average_over_ranks(loss)
         if self.moves:
-            begun = self.moving_loss >= 0
-            self.moving_loss.copy_(
-                torch.where(begun, torch.lerp(self.moving_loss, loss.to(self.moving_loss), 0.1), loss)
-            )
+            later = torch.lerp(self.moving_loss, loss, 0.1)
+            self.moving_loss.copy_(torch.where(self.moving_loss >= 0, later, loss))
 
     def restart_due(self) -> bool:
         """See the class."""
