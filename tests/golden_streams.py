@@ -58,6 +58,23 @@ class GoldenNetwork(Network):
         self.double().load_state_dict({**self.state_dict(), **state})
 
 
+class GoldenHead(Network):
+    """Features that come in directly, and the label head of the vectors; it counts as trained.
+
+    Args:
+        weight: (K, d) of the head.
+        bias: (K,).
+    """
+
+    starts_trained = True
+
+    def __init__(self, weight: Any, bias: Any) -> None:
+        super().__init__("networks.Identity", backbone_args={"width": weight.shape[1]})
+        self.set_classes(len(bias))
+        state = {"weight": torch.as_tensor(weight), "bias": torch.as_tensor(bias)}
+        self.double().label_head().load_state_dict(state)
+
+
 PARTS = (("w", "weight"), ("b", "bias"))
 STATISTICS = ("mean", "var")
 

@@ -59,6 +59,7 @@ class RoTTA(ManualOptimization, TestTimeMethod):
 
     default_statistics = "average"
     default_learns = "norm"
+    first_served_reason = "the teacher serves by running statistics; those of the stream hold in updates alone"
     #: An update is due after a number of rows, so a batch may have none, one, or more.
     backbone_passes: ClassVar[int | None] = None
     host_reads: ClassVar[int] = 1
