@@ -1,7 +1,7 @@
 """Methods that see a trained model and the test stream, which they learn from while they predict it."""
 
 from dafw.methods.test_time.adanpc import AdaNPC
-from dafw.methods.test_time.base import TestTimeMethod
+from dafw.methods.test_time.base import Learns, StatisticsRule, TestTimeMethod
 from dafw.methods.test_time.batch_norm_adapt import BatchNormAdapt
 from dafw.methods.test_time.cotta import CoTTA
 from dafw.methods.test_time.deyo import DeYO
@@ -31,9 +31,11 @@ __all__ = [
     "DRMRetraining",
     "DeYO",
     "Frozen",
+    "Learns",
     "RDumb",
     "RoTTA",
     "SHOTOnline",
+    "StatisticsRule",
     "Tent",
     "TestTimeMethod",
 ]
