@@ -70,8 +70,8 @@ class Slots:
         """
         filled = self.in_order()
         counts = [0] * self.classes
-        for slot in filled:
-            counts[self.labels[slot]] += 1
+        for one in filled:
+            counts[self.labels[one]] += 1
         slot, left = self._empty_slot(), -1
         if counts[label] >= self.capacity / self.classes or slot is None:
             full = [label] if counts[label] >= self.capacity / self.classes else _largest(counts)

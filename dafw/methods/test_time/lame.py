@@ -53,7 +53,8 @@ class LAME(TestTimeMethod):
         **base,
     ) -> None:
         super().__init__(network, learns="nothing", **base)
-        self.affinity: Affinity = choose("affinity", affinity, get_args(Affinity))
+        choose("affinity", affinity, get_args(Affinity))
+        self.affinity: Affinity = affinity
         self.neighbours, self.symmetric, self.rounds = neighbours, symmetric, rounds
 
     def serve(self, outputs: Outputs, batch: Batch) -> Tensor:

@@ -141,7 +141,8 @@ class RMT(UsesSource, TestTimeMethod):
     def serve(self, outputs: Outputs, batch: Batch) -> Tensor:
         """See the base; the mean of student and teacher."""
         self._labels = self.forward_rows(batch.x, 0, self.teacher.module, batch.sizes).logits
-        return (outputs.logits + self._labels) / 2
+        served: Tensor = (outputs.logits + self._labels) / 2
+        return served
 
     def adapt(self, outputs: Outputs, batch: Batch) -> Losses:
         """Self-training, the contrast, and the loss of replayed samples."""
@@ -170,11 +171,12 @@ class RMT(UsesSource, TestTimeMethod):
 
     def forward(self, x: Any) -> Outputs:
         """What the method gives now: images (N, C, H, W) -> outputs, their logits the mean of student and teacher."""
-        outputs = super().forward(x)
-        return replace(outputs, logits=(outputs.logits + self.forward_rows(x, None, self.teacher.module).logits) / 2)
+        outputs: Outputs = super().forward(x)
+        other = self.forward_rows(x, None, self.teacher.module)
+        return replace(outputs, logits=(outputs.logits + other.logits) / 2)
 
     def present_outputs(self, batch: Batch) -> Outputs:
         """See the base; with the mean of student and teacher."""
-        outputs = super().present_outputs(batch)
-        other = self.forward_rows(batch.x, 0, self.teacher.module, batch.sizes).logits
-        return replace(outputs, logits=(outputs.logits + other) / 2)
+        outputs: Outputs = super().present_outputs(batch)
+        other = self.forward_rows(batch.x, 0, self.teacher.module, batch.sizes)
+        return replace(outputs, logits=(outputs.logits + other.logits) / 2)
