@@ -35,7 +35,7 @@ def votes(
         temperature: T.
         radius: least cosine of a voter; then all memories within it vote, if every row has one there. It is for
             training: whether it applies depends on the whole batch.
-        present: (m,) bool, which memories count; ``None``: all.
+        present: (m,) bool, which memories count; ``None``: all. Without any, all shares are equal.
 
     Returns:
         (n, K).
@@ -44,12 +44,15 @@ def votes(
     with torch.autocast(features.device.type, enabled=False):
         cosines = units @ memory.to(units).T
     if present is not None:
-        cosines = cosines.masked_fill(~present, -torch.inf)
-    nearest = cosines.topk(min(neighbours, len(memory)), dim=1).values[:, -1:]
+        cosines = cosines.masked_fill(~present, -2.0)  # below every cosine
+    nearest = cosines.detach().topk(min(neighbours, len(memory)), dim=1).values[:, -1:]
     counted = cosines >= nearest
     if radius is not None:
         counted = torch.where((cosines.amax(1) > radius).all(), cosines >= radius, counted)
-    weights = (cosines / temperature).masked_fill(~counted, -torch.inf).softmax(1)
+    if present is not None:
+        counted = counted & present
+    weights = ((cosines - cosines.detach().amax(1, keepdim=True)) / temperature).exp() * counted
+    weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
     members = (labels[:, None] == torch.arange(num_classes, device=labels.device)).to(units)
     with torch.autocast(features.device.type, enabled=False):
         return (weights @ members + 1e-5).clamp_max(1.0)

@@ -61,6 +61,7 @@ TINY: dict[str, dict[str, Any]] = {
     "GroupDRO": {"rate": 0.5},
     "IDM": {"threshold": 0.4, "decay": 0.8, "patches": 2},
     "IRM": {"weight": 10.0, "anneal_steps": 6},
+    "KNN": {"queue_size": 30, "neighbours": 5, "head_weight": 0.5, "optimizer": "momentum"},
     "GDCAN": {"width": 8, "block_lr": 0.5, "mode": "authors"},
     "DomainBedCDANN": {"width": 8, "depth": 1, "penalty": 0.3},
     "DomainBedDANN": {"width": 8, "depth": 1, "penalty": 0.3, "critic_lr": 2.0},
