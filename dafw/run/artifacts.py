@@ -172,16 +172,16 @@ def run_title(method: Method, data: DomainDataModule) -> str:
     return f"{type(method).__name__}, {data.task}, seed {data.seed}, step {method.steps_done:,}{tested}"
 
 
-def _stream_picture(result: Result) -> dict[str, Figure]:
+def _stream_picture(result: Result | None) -> dict[str, Figure]:
     """The error along the stream, if there is one with labels."""
-    found = result.stream
+    found = None if result is None else result.stream
     if found is None or not found.domains:
         return {}
     segments = [(str(one["domain"]), int(one["position"])) for one in found.segments]
     return {"stream": plots.stream_errors(found.bins, segments, found.samples)}
 
 
-def write_plots(method: Method, data: DomainDataModule, folder: Path, result: Result) -> list[Path]:
+def write_plots(method: Method, data: DomainDataModule, folder: Path, result: Result | None = None) -> list[Path]:
     """Draws a finished run into ``plots/``: curves, the problem's pictures and the method's own.
 
     A picture that fails is left out, with a warning that names it.
@@ -190,7 +190,7 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path, result: Re
         method: the trained method.
         data: the datamodule with the test splits.
         folder: the run directory, with ``metrics.csv``.
-        result: the result of the run.
+        result: the result of the run, whose stream is drawn; ``None``: no stream is.
 
     Returns:
         The PNG files.
