@@ -38,6 +38,8 @@ class Evaluating:
         @property
         def training_targets(self) -> list[str]: ...  # noqa: D102
         def domain(self, name: str, split: Split) -> Domain: ...  # noqa: D102
+        def tested(self, name: str) -> Domain: ...  # noqa: D102
+        def streamed(self, name: str) -> Domain: ...  # noqa: D102
         def _rank(self) -> tuple[int, int]: ...
         def _loader(self, data: JointDataset, sampler: Any, collate: Any, **options: Any) -> DataLoader[Any]: ...
 
@@ -82,8 +84,10 @@ class Evaluating:
         if stage == "predict":
             return [self.predicted(name) for name in self.target]
         if stage == "test":
+            streams = self.request.setting.streams_target
             return [Evaluation("source_test", self.domain(name, "test")) for name in self.sources] + [
-                Evaluation("target_test", self.domain(name, "test")) for name in self.target
+                Evaluation("target_test", self.streamed(name) if streams else self.domain(name, "test"))
+                for name in self.target
             ]
         if self.request.setting.streams_target:
             return []
@@ -116,7 +120,7 @@ class Evaluating:
         Raises:
             UserError: for all samples of a target whose test split was served as a stream.
         """
-        test, setting = self.domain(name, "test"), self.request.setting
+        test, setting = self.tested(name), self.request.setting
         if self.predict_split == "all" and setting.streams_target:
             raise UserError(
                 f"a {setting.name} run predicts what its stream has served, which is the test split: give --split test"

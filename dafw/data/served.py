@@ -8,6 +8,8 @@ from dafw.data.batch import Batch
 from dafw.data.domain import Domain
 from dafw.data.roles import Evaluation, Split
 from dafw.data.samples import summarise
+from dafw.data.stream_plan import StreamPlan
+from dafw.data.target_stream import TargetStream
 from dafw.ranges import Checked
 from dafw.samples import Samples
 
@@ -22,6 +24,7 @@ class ServedDomains(Checked):
         steps_per_epoch: training steps between two validations.
         target_batch_size: samples a step from each target, over all ranks.
         target: names of the targets.
+        stream: the stream of a test-time method.
         augment: the augmentation as a word or a function; ``None`` without one.
         flips: whether a mirrored image keeps its class, so that a word for ``augment`` may mirror images.
         size_is_side: whether the argument ``size`` is the side of all images in pixels, which a network may follow.
@@ -34,6 +37,7 @@ class ServedDomains(Checked):
     target_batch_size: int
     target: list[str]
     train_domains: list[Domain]
+    stream: TargetStream
     augment: Word | Augment | None
     flips: ClassVar[bool] = True
     size_is_side: ClassVar[bool] = False
@@ -63,7 +67,12 @@ class ServedDomains(Checked):
 
     @property
     def stream_starts(self) -> list[int]:
-        """The numbers of those training batches with which a target begins; empty unless the targets are streamed."""
+        """The numbers of those training batches with which a segment of the stream begins; empty without a stream."""
+        raise NotImplementedError
+
+    @property
+    def stream_plan(self) -> StreamPlan:
+        """The order of the stream."""
         raise NotImplementedError
 
     @property

@@ -122,7 +122,7 @@ def shown_samples(method: Method, data: DomainDataModule, folder: Path | None = 
     earlier = earlier_network(method, folder) if problem.shows_earlier and folder is not None else None
     found = []
     for name in (*data.sources, *data.target):
-        domain, is_target = data.domain(name, "test"), name in data.target
+        domain, is_target = data.tested(name), name in data.target
         part = domain.subset(range(0, len(domain), max(1, -(-len(domain) // problem.most_shown))))
         for batch in data.evaluation_loader(part, shard=False):
             outputs = method.evaluate(batch.unlabelled(part).to(method.device), not is_target)
