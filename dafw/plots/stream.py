@@ -64,7 +64,7 @@ def stream_errors(
     axis.set_ylabel("error in %", fontsize=8)
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    legend(axis, loc="lower right")
+    legend(axis, loc="best")
     if title:
         figure.suptitle(title, fontsize=9, x=0.01, ha="left", color=ink)
     return figure

@@ -18,7 +18,7 @@ from dafw.methods import Method, TestTimeMethod
 from dafw.run.stream_result import Setting, StreamResult
 from datamodules.base import DomainDataModule
 
-BINS = 40
+BINS = 60
 """Equal parts of a stream, of which each has an error."""
 WINDOW = 100
 """Samples of a window; at least those of a batch."""
