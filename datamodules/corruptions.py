@@ -83,6 +83,7 @@ class Corruptions(DomainDataModule):
         self.clean = sources[0] if clean is None else clean
         given = {key: value for key, value in (("root", root), ("size", size)) if value is not None}
         self.base = _made(base, sources, self.clean, {**(base_args or {}), **given})
+        self.made_of = (self.base,)
         self.severities: Scale | None = severities
         if severities is not None:
             choose("severities", severities, ("cifar", "imagenet"))

@@ -92,7 +92,7 @@ def code_of(
     """By module, a digest of the code of a method with all its parts, its problem, its data and the callbacks."""
     named = {str(one["class_path"]).rpartition(".")[2] for one in changing_callbacks(config)}
     changing = [callback for callback in callbacks if type(callback).__name__ in named]
-    return sources_of(type(part) for part in (*method.modules(), method.problem, data, *changing))
+    return sources_of(type(part) for part in (*method.modules(), method.problem, data, *data.made_of, *changing))
 
 
 def undefined_reason(data: DomainDataModule) -> dict[str, str]:
