@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from datamodules.benchmarks import PACS, VLCS, DomainNet, OfficeHome, TerraIncognita
     from datamodules.box_benchmarks import BoxBenchmarks
     from datamodules.coco import CocoDomains
+    from datamodules.corruptions import Corruptions
     from datamodules.digits import Digits
     from datamodules.digits_in_scene import DigitsInScene
     from datamodules.folder import ImageFolderDomains
@@ -22,6 +23,7 @@ _HOMES = {
     "BoxBenchmarks": "box_benchmarks",
     "CocoDomains": "coco",
     "ColoredMNIST": "mnist_variants",
+    "Corruptions": "corruptions",
     "Digits": "digits",
     "DigitsInScene": "digits_in_scene",
     "DomainDataModule": "base",
@@ -45,6 +47,7 @@ __all__ = [
     "BoxBenchmarks",
     "CocoDomains",
     "ColoredMNIST",
+    "Corruptions",
     "Digits",
     "DigitsInScene",
     "DomainDataModule",
