@@ -45,9 +45,9 @@ ENTROPY = '''"""{name}: predictions become more certain while they are served.""
 from typing import Any, ClassVar
 
 from dafw.data.batch import Batch
-from dafw.losses.entropy import entropy
+from dafw.losses.entropy import mean_entropy
 from dafw.methods import Losses, TestTimeMethod
-from dafw.methods.test_time.base import Learns, StatisticsRule
+from dafw.methods.test_time import Learns, StatisticsRule
 from dafw.nn.network import Network
 from dafw.problems import Outputs
 
@@ -55,36 +55,32 @@ from dafw.problems import Outputs
 class {name}(TestTimeMethod):
     """A trained model that lowers the entropy of its predictions on each batch of the test stream.
 
-    Loss: weight * mean H(softmax(logits)), logits (n, K), over the rows of the batch that count, of all ranks.
+    Loss: weight * mean H(softmax(logits)), logits (n, K), over the n samples of the batch that was just served.
 
-    This is the objective of Wang et al., Tent, ICLR 2021, https://arxiv.org/abs/2006.10726, equation 1, on the rows
-    whose greatest probability is at least ``confidence``. Replace it by your own term, and this text by what it is.
+    This is the objective of Wang et al., Tent, ICLR 2021, https://arxiv.org/abs/2006.10726, equation 1, on all weights.
+    Replace it by your own term, and this text by what it is.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K).
         weight: weight of the entropy.
-        confidence: least probability of a row that counts.
-        base: see :class:`dafw.methods.TestTimeMethod`, such as ``reset``. What switches the adaptation off, the control
-            that tables print beside the method, is ``learns: nothing``.
+        base: see :class:`dafw.methods.TestTimeMethod`.
     """
 
-    #: By what batch normalisation normalises: ``running``, ``batch``, ``average`` or ``mixed``.
-    default_statistics: ClassVar[StatisticsRule] = "batch"
-    #: What learns: ``norm`` (scales and shifts of normalisations), ``network``, ``head`` or ``nothing``.
-    default_learns: ClassVar[Learns] = "norm"
+    #: What learns: ``norm`` for scale and shift of the normalisations, ``network``, ``head`` or ``nothing``. With
+    #: ``nothing`` the adaptation is switched off: that is the control that tables print beside the method.
+    default_learns: ClassVar[Learns] = "network"
+    #: By what batch normalisation normalises a batch: ``running``, ``batch``, ``average`` or ``mixed``.
+    default_statistics: ClassVar[StatisticsRule] = "running"
     #: Hyper-parameters worth searching: (low, high), or a list of choices.
-    search_space: ClassVar[dict[str, Any]] = {{"weight": (0.1, 10.0), "lr": (1e-5, 1e-2)}}
-    #: Reads of the host in a step: :meth:`used` asks whether any row counts.
-    host_reads: ClassVar[int] = 1
+    search_space: ClassVar[dict[str, Any]] = {{"weight": (0.1, 10.0), "lr": (1e-4, 1e-2)}}
 
-    def __init__(self, network: Network, *, weight: float = 1.0, confidence: float = 0.4, **base: Any) -> None:
+    def __init__(self, network: Network, *, weight: float = 1.0, **base: Any) -> None:
         super().__init__(network, **base)
-        self.weight, self.confidence = weight, confidence
+        self.weight = weight
 
     def adapt(self, outputs: Outputs, batch: Batch) -> Losses:
-        """The mean entropy of the rows that count: (n, K) -> scalar. The batch has no labels."""
-        sure = outputs.logits.detach().softmax(1).amax(1) >= self.confidence
-        return {{"entropy": self.weight * (self.used(sure) * entropy(outputs.logits)).sum()}}
+        """The mean entropy of the batch: (n, K) -> scalar. The batch has no labels."""
+        return {{"entropy": self.weight * mean_entropy(outputs.logits)}}
 '''
 
 TEST = '''"""{name} keeps the contract of every method."""
@@ -142,6 +138,22 @@ def test_documented() -> None:
 def test_switched_off_it_is_source_only(tmp_path: Path) -> None:
     contract.check_control(CASE, tmp_path)
 '''
+
+STREAM_TEST = """
+
+def test_what_is_served_comes_before_what_is_learned(tmp_path: Path) -> None:
+    contract.check_first_served(CASE, tmp_path)
+    contract.check_served_before_step(CASE, tmp_path)
+
+
+def test_steps_that_move_nothing_and_a_return_to_the_start(tmp_path: Path) -> None:
+    contract.check_no_row_counts(CASE, tmp_path)
+    contract.check_restart(CASE, tmp_path)
+
+
+def test_batches_of_one(tmp_path: Path) -> None:
+    contract.check_batch_of_one(CASE, tmp_path)
+"""
 
 
 class Kind(NamedTuple):
