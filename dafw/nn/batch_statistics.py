@@ -15,11 +15,11 @@ def batch_statistics(x: Tensor, inside: Tensor | None, over_ranks: bool) -> tupl
 
     Args:
         x: (n, C, ...).
-        inside: (n, 1, h, w) bool, the positions that count; ``None`` if all do.
+        inside: (n, 1, ...) bool, the positions that count; ``None`` if all do.
         over_ranks: whether the rows of all ranks count.
 
     Returns:
-        m (C,), v (C,), and the number N of values per channel, (1,).
+        m (C,), v (C,), and the number N of values per channel, (1,). All are 0 if no position counts.
     """
     channels = x.shape[1]
     wide, dims = full_precision(x), [0, *range(2, x.ndim)]
@@ -28,14 +28,15 @@ def batch_statistics(x: Tensor, inside: Tensor | None, over_ranks: bool) -> tupl
         count = mean.new_full((1,), x.numel() // channels)
     else:
         count = inside.sum().to(wide.dtype).view(1)
-        mean = (wide * inside).sum(dims) / count
-        var = ((wide - mean.view(1, -1, 1, 1)).square() * inside).sum(dims) / count
+        values = count.clamp_min(1)
+        mean = (wide * inside).sum(dims) / values
+        var = ((wide - mean.view(1, -1, *[1] * (x.ndim - 2))).square() * inside).sum(dims) / values
     if not over_ranks:
         return mean, var, count
     ranks = gather_rows(torch.cat([mean, var, count])[None])
     means, variances, sizes = torch.split(ranks, [channels, channels, 1], dim=1)
     total = sizes.sum()
-    shares = sizes / total
+    shares = sizes / total.clamp_min(1)
     mean = (shares * means).sum(0)
     var = (shares * (variances + (means - mean).square())).sum(0)
     return mean, var, total.view(1)

@@ -174,6 +174,23 @@ def gather_rows(x: Tensor) -> Tensor:
     return rows
 
 
+def mean_weights(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weights by which a sum over this rank's rows becomes a mean over the rows that count, of all ranks.
+
+    A loss is summed with these weights on each rank. The mean of the ranks' sums is the mean over the rows that count.
+
+    Args:
+        rows: (n,) bool, which rows of this rank count.
+        dtype: of the weights.
+
+    Returns:
+        Weights (n,), 0 for rows that do not count; and the number of rows that count, of all ranks, a scalar.
+    """
+    counted = rows.to(dtype)
+    count = sum_over_ranks(counted.sum())
+    return counted * (world_size() / count.clamp_min(1)), count
+
+
 def from_first_rank(x: Tensor) -> Tensor:
     """Rank 0's ``x`` on every rank, without a gradient; for random numbers on which all ranks must agree.
 

@@ -53,6 +53,7 @@ class BatchLayout:
         track: whether training statistics enter the running ones.
         stream: by what batch normalisation normalises, in training mode and in evaluation mode alike, unless its mode
             is frozen; None: its mode says. With ``track`` false, ``average`` leaves the running statistics as they are.
+        counted: (N,) bool, the rows whose values make the statistics of a batch of a stream; None: all rows.
         domain: (N,) int64, the domain of each row of the training batch; None if unknown.
         test_batch: whether evaluation normalises a batch by its own statistics (mean and biased variance; on several
             ranks those of this rank's rows). They do not enter the running statistics. One value per channel has no
@@ -67,6 +68,7 @@ class BatchLayout:
     sync: bool = True
     track: bool = True
     stream: StreamStatistics | None = None
+    counted: Tensor | None = None
     test_batch: bool = False
     domain: Tensor | None = None
     sizes: Tensor | None = None

@@ -235,6 +235,9 @@ class DomainBatchNorm(nn.Module):
         weight, bias, mean, var, _ = branch
         over_ranks = self.layout.sync and world_size() > 1
         inside = self.layout.inside(rows, *x.shape[2:]) if x.ndim == 4 and not self.of_regions else None
+        if self.layout.counted is not None:
+            counted = self.layout.counted.view(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])
+            inside = counted if inside is None else counted & inside
         several = inside is not None or x.numel() // x.shape[1] * (world_size() if over_ranks else 1) > 1
         if by.rule == "batch" and mean is not None and not several:
             return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)

@@ -48,6 +48,10 @@ def test_a_run_gives_the_numbers_with_and_without(capsys: pytest.CaptureFixture[
     without = {kind: result["test"]["b"][f"{kind}_without_adaptation"] for kind in kinds}
     assert trained["test"]["b"] == pytest.approx(without, rel=1e-6)
     assert result["test"]["b"]["accuracy"] != without["accuracy"]
+    assert result["stream"]["domains"]["b"]["error"] == pytest.approx(1 - result["test"]["b"]["accuracy"])
+    assert result["stream"]["domains"]["b"]["start_error"] == pytest.approx(1 - without["accuracy"])
+    assert result["stream"]["protocol"]["reset"] == "at each shift"
+    assert (trained["stream"], result["stream"]["used"]) == (None, {"samples": 1.0, "steps": 1.0})
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
 
     onwards = ("--config", folder / "config.yaml", "--run.dir", folder)

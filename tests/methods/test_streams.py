@@ -13,7 +13,7 @@ from dafw.data.target_stream import Segment, TargetStream
 from dafw.errors import UserError
 from dafw.losses.entropy import entropy
 from dafw.methods import Losses, SourceOnly, TestTimeMethod
-from dafw.testing import Case, case, contract
+from dafw.testing import case
 from dafw.testing.toys import ToyData, toy_domain, toy_network, toy_trainer
 
 
@@ -35,10 +35,6 @@ class Fog(ToyData):
         return toy_domain(name, 21, split)
 
 
-WORDS = ["mixed", "correlated"]
-CASES = [Case(**{**vars(case(Follower, data_arguments={"stream": word})), "label": word}) for word in WORDS]
-
-
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint of a source model."""
@@ -52,12 +48,6 @@ def run(folder: Path, start: str, data: ToyData, **arguments: Any) -> Follower:
     method = Follower(toy_network(), **{"num_classes": 3, "lr": 0.5, "checkpoint": start, **arguments})
     toy_trainer(folder, epochs=1).fit(method, datamodule=data)
     return method
-
-
-def test_resume_and_ranks(tmp_path: Path) -> None:
-    assert contract.check_resume(CASES, tmp_path / "resume") == {item.name: {} for item in CASES}
-    found = contract.check_ranks(CASES, tmp_path / "ranks")
-    assert max(found.values()) <= 1e-9, found
 
 
 def test_every_visit_is_scored(start: str, tmp_path: Path) -> None:

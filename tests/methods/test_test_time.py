@@ -54,6 +54,9 @@ CASES = [
         }
     ),
 ]
+STREAMS = [
+    Case(**{**vars(case(Surer, data_arguments={"stream": word})), "label": word}) for word in ("mixed", "correlated")
+]
 every_case = pytest.mark.parametrize("item", CASES, ids=lambda item: item.name)
 
 
@@ -266,8 +269,9 @@ def test_control_and_stalls(tmp_path: Path) -> None:
 
 
 def test_resume_and_ranks(tmp_path: Path) -> None:
-    assert contract.check_resume(CASES, tmp_path / "resume") == {item.name: {} for item in CASES}
-    found = contract.check_ranks(CASES, tmp_path / "ranks")
+    items = [*CASES, *STREAMS]
+    assert contract.check_resume(items, tmp_path / "resume") == {item.name: {} for item in items}
+    found = contract.check_ranks(items, tmp_path / "ranks")
     assert max(found.values()) <= 1e-9, found
 
 

@@ -15,7 +15,7 @@ from dafw.methods.base import Losses, Method
 from dafw.methods.optimisation import trained_parameters
 from dafw.methods.test_time.beginning import Beginning
 from dafw.methods.test_time.served import ServedPredictions
-from dafw.nn.distributed import sum_over_ranks, world_size
+from dafw.nn.distributed import mean_weights
 from dafw.nn.layout import StreamStatistics
 from dafw.nn.network import Network
 from dafw.nn.norm import norm_parameters
@@ -59,7 +59,8 @@ class TestTimeMethod(Method, abstract=True):
 
     Attributes:
         restarts: how often the method returned to the start, a scalar int64.
-        rows_used: (n,) bool, which rows of the batch counted in its step, see :meth:`used`.
+        rows_used: (n,) bool, which rows of the batch count in its step, see :meth:`used`.
+        moves: whether the step moves anything.
 
     Raises:
         UserError: see :meth:`~dafw.methods.starting.Starting.start_from`; for ``norm`` if the network has no
@@ -99,11 +100,11 @@ class TestTimeMethod(Method, abstract=True):
         **base,
     ) -> None:
         super().__init__(network, checkpoint=checkpoint, schedule=schedule or Constant(), **base)
-        self.statistics: StatisticsRule = choose(
-            "statistics", statistics or self.default_statistics, get_args(StatisticsRule)
-        )
+        self.statistics: StatisticsRule = statistics or self.default_statistics
+        choose("statistics", self.statistics, get_args(StatisticsRule))
         self.statistics_momentum, self.target_weight = statistics_momentum, target_weight
-        self.learns: Learns = choose("learns", learns or self.default_learns, get_args(Learns))
+        self.learns: Learns = learns or self.default_learns
+        choose("learns", self.learns, get_args(Learns))
         self.reset: str | int = reset if isinstance(reset, int) else choose("reset", reset, ("never", "shift", "own"))
         if reset == "own" and not self.own_reset:
             raise UserError(f"{type(self).__name__} has no rule of its own: give another model.reset than own")
@@ -114,7 +115,7 @@ class TestTimeMethod(Method, abstract=True):
         self.register_buffer("restarts", torch.zeros((), dtype=torch.int64))
         self.transductive_reason = "after each batch of the test split the model is adapted to it"
         self.rows_used = torch.zeros(0, dtype=torch.bool)
-        self._moves = True
+        self.moves = True
         self._starts: frozenset[int] = frozenset()
         self.eval()
 
@@ -170,6 +171,12 @@ class TestTimeMethod(Method, abstract=True):
         weight = self.statistics_momentum if self.statistics == "average" else self.target_weight
         return StreamStatistics(self.statistics, weight)
 
+    @property
+    def statistics_in_words(self) -> str:
+        """By what batch normalisation normalises, with its weight."""
+        weights = {"average": self.statistics_momentum, "mixed": self.target_weight}
+        return f"{self.statistics} {weights[self.statistics]:g}" if self.statistics in weights else self.statistics
+
     def present_outputs(self, batch: Batch) -> Any:
         """Outputs of the model as it is now."""
         return self.forward_rows(batch.x, 0, self.eval_network, batch.sizes)
@@ -190,11 +197,11 @@ class TestTimeMethod(Method, abstract=True):
             (n,), a weight for each row: 0 for those that do not count. The sum of a loss over the rows, times these,
             is its mean over the rows that count, of all ranks.
         """
-        dtype = torch.promote_types(self.network.shift.dtype, torch.float32)
-        count = float(sum_over_ranks(rows.sum().to(dtype)))
+        weights, count = mean_weights(rows, torch.promote_types(self.network.shift.dtype, torch.float32))
+        moves = bool(count > 0)
         if not self.repeated_pass:
-            self.rows_used, self._moves = rows.detach(), count > 0
-        return rows.to(dtype) * (world_size() / max(count, 1.0))
+            self.rows_used, self.moves = rows.detach(), moves
+        return weights
 
     # ---- the stream
 
@@ -202,9 +209,6 @@ class TestTimeMethod(Method, abstract=True):
         """Serves the batch, and gives the terms of :meth:`adapt`."""
         first, own_pass = not self.repeated_pass, not self.serves_learning_pass or self.eval_network is not self.network
         served = None
-        if first:
-            self._moves = self.learns != "nothing"
-            self.rows_used = torch.full_like(batch.index, self._moves, dtype=torch.bool)
         if first and own_pass:
             with torch.no_grad(), self.layout.untracked():
                 served = self.serve(self.present_outputs(batch), batch)
@@ -228,12 +232,12 @@ class TestTimeMethod(Method, abstract=True):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """No gradient where nothing learns, or no row counts: the optimiser then leaves weights and state alone."""
-        if self._moves:
+        if self.moves:
             super().backward(loss, *args, **kwargs)
 
     def step_teachers(self) -> None:
         """Teachers follow where the model moved."""
-        if self._moves:
+        if self.moves:
             super().step_teachers()
 
     def train(self, mode: bool = True) -> Self:
@@ -266,7 +270,9 @@ class TestTimeMethod(Method, abstract=True):
             self.beginning.take(self, self.not_restarted)
         super().on_train_batch_start(batch, batch_idx)
         self.layout.stream = self.stream_statistics
-        if self.step and self._is_restart_due():
+        self.moves = self.learns != "nothing"
+        self.rows_used = torch.full_like(batch.index, self.moves, dtype=torch.bool)
+        if self._is_restart_due() and self.step:
             self.restart()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -327,4 +333,12 @@ class TestTimeMethod(Method, abstract=True):
 
     def evaluate_variants(self, batch: Batch, source: bool) -> Mapping[str, Any]:
         """What was served, and what the start model gives."""
-        return {"": self.evaluate(batch, source), "_without_adaptation": self.start_outputs(batch)}
+        start = self.start_outputs(batch)
+        if batch.origin is not None:
+            self.served.note_start(self.served.positions(batch.origin, batch.index), start.logits)
+        return {"": self.evaluate(batch, source), "_without_adaptation": start}
+
+    def on_test_epoch_end(self) -> None:
+        """As the base; every rank then knows all that the start model predicted."""
+        self.served.share_start()
+        super().on_test_epoch_end()
