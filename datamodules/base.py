@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -42,10 +42,8 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
 
     A test-time method trains on a stream: the targets' test splits without labels and without ``augment``, each sample
     once, in batches of ``target_batch_size``, in the order of ``stream``. An epoch is the length of the stream.
-
     A method may hold out a share of each target's training samples: they form a stream of their own, with as many
     samples a step as the rest. A method may ask for class-balanced rows: they lie behind the random rows of each side.
-
     A subclass sets ``domain_names`` and ``class_names``, all classes of its data, and writes :meth:`load`. The samples
     that are served are those of :meth:`domain`: the classes of a side's label sets, numbered as a model predicts them.
 
@@ -81,6 +79,8 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
     class_names: tuple[str, ...] = ()
     #: What is asked for while there is no method.
     default_request: DataRequest = DataRequest()
+    #: Whether a target must be named. A datamodule that is the base of another one may serve its sources alone.
+    needs_target: ClassVar[bool] = True
     #: Whether no sample that validates or tests a source is one that trains.
     holds_out_source: bool = True
 
@@ -130,7 +130,7 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
                 raise UserError(f"data.{key} must be at least {lowest}, not {given}")
         for key in ("source", "target"):
             names = getattr(self, key)
-            if not names or len(set(names)) < len(names):
+            if (not names and (key == "source" or self.needs_target)) or len(set(names)) < len(names):
                 raise UserError(f"data.{key} must name at least one domain, and each once, not {names}")
         if set(self.source) & set(self.target):
             raise UserError(f'"{sorted(set(self.source) & set(self.target))[0]}" is both a source and a target')

@@ -1,11 +1,15 @@
 """The part of every datamodule that serves a stream: the targets' test samples in the order in which they come."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch.utils.data import DataLoader
 
+from dafw.data.batch import Batch, collate
 from dafw.data.domain import Domain
+from dafw.data.joint import JointDataset
 from dafw.data.roles import Split
 from dafw.data.setting import DataRequest
 from dafw.data.stream_plan import StreamPlan, StreamSampler, plan_of
@@ -66,6 +70,7 @@ class Streaming:
         def request(self) -> DataRequest: ...  # noqa: D102
         def domain(self, name: str, split: Split) -> Domain: ...  # noqa: D102
         def _rank(self) -> tuple[int, int]: ...
+        def _loader(self, data: JointDataset, sampler: Any, collate: Any, **options: Any) -> DataLoader[Any]: ...
 
     def _set_stream(self, given: TargetStream | str) -> None:
         """Takes the stream, and adds the domains that it visits to the targets.
@@ -120,6 +125,13 @@ class Streaming:
         rank, world_size = self._rank()
         check_shares(self.stream_plan, world_size)
         return StreamSampler(self.stream_plan, steps_done=self.request.steps_done, rank=rank, world_size=world_size)
+
+    def replay(self) -> Iterable[Batch]:
+        """The part of the stream's batches that this rank has, from the first one on, without a method's views."""
+        domains = [self.domain(name, "test").unlabelled() for name in self.target]
+        rank, world_size = self._rank()
+        sampler = StreamSampler(self.stream_plan, rank=rank, world_size=world_size)
+        return self._loader(JointDataset(domains), sampler, collate)
 
     def streamed(self, name: str) -> Domain:
         """The samples of a target that the stream serves, each as often as it comes, with their labels.

@@ -141,18 +141,18 @@ def test_switched_off_it_is_source_only(tmp_path: Path) -> None:
 
 STREAM_TEST = """
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        contract.check_first_served,
-        contract.check_served_before_step,
-        contract.check_no_row_counts,
-        contract.check_restart,
-        contract.check_batch_of_one,
-    ],
-)
-def test_the_contract_of_streams(check: Any, tmp_path: Path) -> None:
-    check(CASE, tmp_path)
+def test_what_is_served_comes_before_what_is_learned(tmp_path: Path) -> None:
+    contract.check_first_served(CASE, tmp_path)
+    contract.check_served_before_step(CASE, tmp_path)
+
+
+def test_steps_that_move_nothing_and_a_return_to_the_start(tmp_path: Path) -> None:
+    contract.check_no_row_counts(CASE, tmp_path)
+    contract.check_restart(CASE, tmp_path)
+
+
+def test_batches_of_one(tmp_path: Path) -> None:
+    contract.check_batch_of_one(CASE, tmp_path)
 """
 
 

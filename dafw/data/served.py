@@ -28,6 +28,7 @@ class ServedDomains(Checked):
         augment: the augmentation as a word or a function; ``None`` without one.
         flips: whether a mirrored image keeps its class, so that a word for ``augment`` may mirror images.
         size_is_side: whether the argument ``size`` is the side of all images in pixels, which a network may follow.
+        made_of: further objects whose code decides what the samples are, such as another datamodule.
         train_domains: the domains of a training batch in their order: labelled ones, targets, held-out parts.
     """
 
@@ -39,6 +40,7 @@ class ServedDomains(Checked):
     train_domains: list[Domain]
     stream: TargetStream
     augment: Word | Augment | None
+    made_of: Sequence[object] = ()
     flips: ClassVar[bool] = True
     size_is_side: ClassVar[bool] = False
 

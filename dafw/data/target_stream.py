@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Self
 
 from dafw.errors import UserError, choose
@@ -100,18 +100,18 @@ class TargetStream(Checked):
         return self.order != "mixed"
 
     @property
-    def words(self) -> dict[str, Any]:
-        """What a result records of the stream: the fields that are not as the plainest stream has them, and the order.
-
-        Segments are written ``domain`` or ``domain:count``.
-        """
-        plain = type(self)()
-        found = {one.name: getattr(self, one.name) for one in fields(self)}
-        found = {name: value for name, value in found.items() if name == "order" or value != getattr(plain, name)}
+    def described(self) -> str:
+        """The stream in words, the same for streams that are alike. Segments are ``domain`` or ``domain:count``."""
+        said = [self.order]
         if self.segments:
             named = ((one.name, one.count) for one in self.segments)
-            found["segments"] = [name if count is None else f"{name}:{count}" for name, count in named]
-        return found
+            said = ["segments " + " ".join(name if count is None else f"{name}:{count}" for name, count in named)]
+            said += ["mixed"] if self.order == "mixed" else []
+        said += [] if self.correlated is None else [f"correlated {self.correlated:g}"]
+        said += [f"{self.rounds} rounds"] if self.rounds > 1 else []
+        said += [f"window {self.window}"] if self.window > 1 else []
+        said += ["reset each shift"] if self.reset_each_shift else []
+        return ", ".join(said)
 
     def visits(self, targets: Sequence[str]) -> list[Visit]:
         """The segments of one round.

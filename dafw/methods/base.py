@@ -49,7 +49,8 @@ class Method(
     """Base of all methods. A direct subclass is the base of a setting, and says so with ``abstract=True``.
 
     Args:
-        network: inputs to outputs, see :class:`~dafw.problems.model.NetworkBase`.
+        network: inputs to outputs, see :class:`~dafw.problems.model.NetworkBase`. If it arrives in evaluation mode, it
+            is put into training mode; ``norm`` and ``network.frozen`` say what stays as it is.
         num_classes: classes to predict. The command line takes it from the datamodule. A method that is made without
             it takes it from the datamodule of its trainer, see :class:`~dafw.methods.waiting.Waiting`.
         checkpoint: where the network's weights come from: a checkpoint of a method that leaves the network's layers as
@@ -144,7 +145,7 @@ class Method(
             raise UserError(f"{type(self.problem).__name__} knows no unknown classes: leave out model.rejection")
         self.build_network(network, num_classes)
         network.set_classes(num_classes)
-        self.network = network
+        self.network = network if network.training else network.train()  # one that has been evaluated learns as others
         self.problem = self.problem.bind(network)
         self.norm: NormMode = norm or self.default_norm
         self.start_from(checkpoint, self.norm)

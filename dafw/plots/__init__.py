@@ -14,6 +14,7 @@ from dafw.plots.embeddings import embedding
 from dafw.plots.example_images import ExampleRow, Examples, examples
 from dafw.plots.mask_rows import MaskRow, masks
 from dafw.plots.run_curves import curves, read_metrics
+from dafw.plots.stream import stream_errors
 from dafw.plots.style import COLOURS, INK
 from dafw.plots.table_figures import Dot, histories, table_bars
 
@@ -37,6 +38,7 @@ __all__ = [
     "read_metrics",
     "save",
     "side_by_side",
+    "stream_errors",
     "table_bars",
     "titled",
 ]

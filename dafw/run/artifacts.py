@@ -27,6 +27,7 @@ from dafw.run.directory import EXAMPLES
 from dafw.run.identity import changing_callbacks, config_hash
 from dafw.run.result import Result, SettingRecord, Validation
 from dafw.run.sources import sources_of
+from dafw.run.stream_record import stream_result
 from datamodules.base import DomainDataModule
 
 
@@ -81,6 +82,7 @@ def collect_result(
         holds_out_source=data.holds_out_source,
         fast_forms=method.fast_forms,
         source_use=method.source_use,
+        stream=stream_result(method, data, clock.seconds["train"], trainer.world_size),
     )
 
 
@@ -90,7 +92,7 @@ def code_of(
     """By module, a digest of the code of a method with all its parts, its problem, its data and the callbacks."""
     named = {str(one["class_path"]).rpartition(".")[2] for one in changing_callbacks(config)}
     changing = [callback for callback in callbacks if type(callback).__name__ in named]
-    return sources_of(type(part) for part in (*method.modules(), method.problem, data, *changing))
+    return sources_of(type(part) for part in (*method.modules(), method.problem, data, *data.made_of, *changing))
 
 
 def undefined_reason(data: DomainDataModule) -> dict[str, str]:
@@ -170,7 +172,16 @@ def run_title(method: Method, data: DomainDataModule) -> str:
     return f"{type(method).__name__}, {data.task}, seed {data.seed}, step {method.steps_done:,}{tested}"
 
 
-def write_plots(method: Method, data: DomainDataModule, folder: Path) -> list[Path]:
+def _stream_picture(result: Result | None) -> dict[str, Figure]:
+    """The error along the stream, if there is one with labels."""
+    found = None if result is None else result.stream
+    if found is None or not found.domains:
+        return {}
+    segments = [(str(one["domain"]), int(one["position"])) for one in found.segments]
+    return {"stream": plots.stream_errors(found.bins, segments, found.samples)}
+
+
+def write_plots(method: Method, data: DomainDataModule, folder: Path, result: Result | None = None) -> list[Path]:
     """Draws a finished run into ``plots/``: curves, the problem's pictures and the method's own.
 
     A picture that fails is left out, with a warning that names it.
@@ -179,6 +190,7 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path) -> list[Pa
         method: the trained method.
         data: the datamodule with the test splits.
         folder: the run directory, with ``metrics.csv``.
+        result: the result of the run, whose stream is drawn; ``None``: no stream is.
 
     Returns:
         The PNG files.
@@ -200,6 +212,7 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path) -> list[Pa
 
     drawn: dict[str, Callable[[], Mapping[str, Picture]]] = {"curves": curves}
     drawn[f"pictures of {type(method.problem).__name__}"] = predicted
+    drawn["stream"] = lambda: _stream_picture(result)
     drawn["metrics"] = lambda: method.problem.metric_pictures(method.evaluator.test)
     drawn[f"pictures of {type(method).__name__}"] = lambda: method.eval().pictures(data)
     title = run_title(method, data)

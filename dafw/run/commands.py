@@ -234,7 +234,7 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
         result = provenance.with_origin(result, checkpointing.sources, data.samples("fit"))
         log.sync()
         write_result(result, folder / RESULT)
-        pictures = write_plots(method, data, folder) if options.plots else []
+        pictures = write_plots(method, data, folder, result) if options.plots else []
         if tracker is not None:
             track_result(tracker, folder, result, pictures)
         _print_targets(result)

@@ -9,6 +9,7 @@ from typing import Any
 
 from dafw.errors import UserError
 from dafw.files import trouble, write_atomically
+from dafw.run.stream_result import StreamResult
 from dafw.samples import Samples
 
 SCHEMA_VERSION = 2
@@ -112,6 +113,7 @@ class Result:
             optimiser was fused (``fused``). Both change rounding. It is empty if nobody knows.
         source_use: what of the source the training used: ``samples``, ``statistics`` of them or ``nothing``. It is
             empty if nobody knows.
+        stream: what happened on the stream of a test-time method; ``None`` without a stream.
     """
 
     method: str
@@ -148,6 +150,7 @@ class Result:
     holds_out_source: bool = True
     fast_forms: Mapping[str, bool] = field(default_factory=dict)
     source_use: str = ""
+    stream: StreamResult | None = None
 
     @property
     def untested(self) -> tuple[str, ...]:
@@ -249,6 +252,7 @@ def _parse(given: Any) -> Result:
         holds_out_source=bool(given.get("holds_out_source", True)),
         fast_forms={name: bool(used) for name, used in given.get("fast_forms", {}).items()},
         source_use=str(given.get("source_use", "")),
+        stream=StreamResult.parse(given["stream"]) if given.get("stream") else None,
     )
 
 

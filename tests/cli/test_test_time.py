@@ -48,6 +48,10 @@ def test_a_run_gives_the_numbers_with_and_without(capsys: pytest.CaptureFixture[
     without = {kind: result["test"]["b"][f"{kind}_without_adaptation"] for kind in kinds}
     assert trained["test"]["b"] == pytest.approx(without, rel=1e-6)
     assert result["test"]["b"]["accuracy"] != without["accuracy"]
+    assert result["stream"]["domains"]["b"]["error"] == pytest.approx(1 - result["test"]["b"]["accuracy"])
+    assert result["stream"]["domains"]["b"]["start_error"] == pytest.approx(1 - without["accuracy"])
+    assert result["stream"]["protocol"]["reset"] == "at each shift"
+    assert (trained["stream"], result["stream"]["used"]) == (None, {"samples": 1.0, "steps": 1.0})
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
 
     onwards = ("--config", folder / "config.yaml", "--run.dir", folder)
@@ -85,12 +89,46 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         "a test-time run has no validation: dafw test scores what its stream has served"
     )
     assert refused(capsys, "tune", "--study", "s.db", "--objective", "entropy", *fit[1:]) == (
-        "a test-time run has no validation, which the objective of a search would read"
+        "a test-time run has no validation, which the objective of a search would read: take --objective held_out, "
+        "which scores what is served on other domains"
     )
     assert refused(capsys, "fit", *RETRAINING) == "model.checkpoint must be given"
     assert refused(capsys, "fit", "--model", "TestTimeMethod", *DATA, "--model.checkpoint", start) == (
         "model must be given"
     )
+
+
+def train_source(capsys: pytest.CaptureFixture[str]) -> Path:
+    """The directory of a run of the source alone."""
+    done = call(capsys, "fit", "--model", "SourceOnly", *QUICK, "--run.root", "first")
+    assert (done.code, done.err) == (0, "")
+    return one_run(Path("first"))
+
+
+def test_settings_are_chosen_on_domains_that_are_no_targets(capfd: pytest.CaptureFixture[str]) -> None:
+    start = train_source(capfd)
+    data = ("--data", "dafw.testing.toys.ToyData", "--data.source", "a", "--data.target", "b", "--data.batch_size", "8")
+    search = ("--study", "s.db", "--trials", "1", "--space", "lr=0.001,0.002")
+    tune = ("tune", "--model", "Tent", *data, *PLAIN, "--model.checkpoint", start, *search)
+    held_out = (*tune, "--objective", "held_out", "--held-out", "c")
+    assert refused(capfd, *tune, "--objective", "held_out", "--held-out", "b").startswith(
+        "b is a target, and to choose"
+    )
+    assert "held-out corruptions: name some with --held-out" in refused(capfd, *tune, "--objective", "held_out")
+    assert 'unknown domain of --held-out "d"' in refused(capfd, *tune, "--objective", "held_out", "--held-out", "d")
+    assert refused(capfd, *tune, "--objective", "oracle", "--held-out", "c") == "--held-out is for --objective held_out"
+    assert "is decided by target labels: take held_out" in refused(capfd, *tune, "--objective", "oracle")
+    done = call(capfd, *held_out)
+    assert done.code == 0, done.err
+    result = json.loads((one_run(Path("runs")) / "result.json").read_text())
+    assert result["target"] == ["c"]
+    assert f"{result['test']['c']['accuracy']:.4g}" in done.out
+    assert "no target label was used to train a trial or to choose one" in done.out
+    assert "the labels of c chose, which are no targets" in done.out
+    assert "target" not in Path("s.best.yaml").read_text().replace("target label", "").replace("target_weight", "")
+    oracle = call(capfd, *tune, "--study", "o.db", "--objective", "oracle", "--allow-oracle")
+    assert oracle.code == 0, oracle.err
+    assert "Tent [ORACLE]" in oracle.out
 
 
 TABLE = """

@@ -171,6 +171,12 @@ class TestTimeMethod(Method, abstract=True):
         weight = self.statistics_momentum if self.statistics == "average" else self.target_weight
         return StreamStatistics(self.statistics, weight)
 
+    @property
+    def statistics_in_words(self) -> str:
+        """By what batch normalisation normalises, with its weight."""
+        weights = {"average": self.statistics_momentum, "mixed": self.target_weight}
+        return f"{self.statistics} {weights[self.statistics]:g}" if self.statistics in weights else self.statistics
+
     def present_outputs(self, batch: Batch) -> Any:
         """Outputs of the model as it is now."""
         return self.forward_rows(batch.x, 0, self.eval_network, batch.sizes)
@@ -327,4 +333,12 @@ class TestTimeMethod(Method, abstract=True):
 
     def evaluate_variants(self, batch: Batch, source: bool) -> Mapping[str, Any]:
         """What was served, and what the start model gives."""
-        return {"": self.evaluate(batch, source), "_without_adaptation": self.start_outputs(batch)}
+        start = self.start_outputs(batch)
+        if batch.origin is not None:
+            self.served.note_start(self.served.positions(batch.origin, batch.index), start.logits)
+        return {"": self.evaluate(batch, source), "_without_adaptation": start}
+
+    def on_test_epoch_end(self) -> None:
+        """As the base; every rank then knows all that the start model predicted."""
+        self.served.share_start()
+        super().on_test_epoch_end()

@@ -11,7 +11,7 @@ from dafw.data.domain import Domain
 from dafw.data.stream_plan import StreamPlan
 from dafw.errors import UserError
 from dafw.nn.buffers import VariableLengthBuffers
-from dafw.nn.distributed import gather_rows
+from dafw.nn.distributed import gather_rows, sum_over_ranks
 
 
 class ServedPredictions(VariableLengthBuffers):
@@ -26,6 +26,7 @@ class ServedPredictions(VariableLengthBuffers):
         logits: (N, K), what it was served; zeros before.
         step: (N,) int64, the training step that served it, from 0 on; -1 before.
         used: (N,) bool, whether the row counted in the update of that step.
+        start_classes: (N,) int64, the class that the start model predicts, -1 before a test asked it. It is no buffer.
     """
 
     variable_buffers = ("keys", "done", "logits", "step", "used")
@@ -42,6 +43,7 @@ class ServedPredictions(VariableLengthBuffers):
         self.register_buffer("logits", torch.empty(0, 0))
         self.register_buffer("step", torch.empty(0, dtype=torch.int64))
         self.register_buffer("used", torch.empty(0, dtype=torch.bool))
+        self.start_classes = torch.empty(0, dtype=torch.int64)
         self._rows: dict[int, int] | None = None
 
     @property
@@ -60,10 +62,7 @@ class ServedPredictions(VariableLengthBuffers):
             UserError: if two samples have the same name, or if the checkpoint's stream has other samples or another
                 order.
         """
-        keys = [
-            sample_key(domains[domain], index, visit)
-            for domain, index, visit in zip(*(part.tolist() for part in plan.rows), strict=True)
-        ]
+        keys = stream_keys(domains, plan)
         if len(set(keys)) < len(keys):
             names = ", ".join(domain.name for domain in domains)
             raise UserError(f"two test samples of {names} have the same name, and a stream serves each by its name")
@@ -75,6 +74,10 @@ class ServedPredictions(VariableLengthBuffers):
         elif not torch.equal(self.keys, found):
             raise UserError("the checkpoint to go on from served a stream of other samples than the data has now")
         self._rows = None
+
+    def is_of(self, domains: Sequence[Domain], plan: StreamPlan) -> bool:
+        """Whether all of this stream, in this order, was served."""
+        return bool(self.done.all()) and self.keys.tolist() == stream_keys(domains, plan)
 
     @torch.no_grad()
     def keep(self, place: Tensor, logits: Tensor, step: int, used: Tensor) -> None:
@@ -93,6 +96,24 @@ class ServedPredictions(VariableLengthBuffers):
         self.done.index_fill_(0, rows, True)
         self.step.index_fill_(0, rows, step)
         self.used.index_copy_(0, rows, gather_rows(used))
+
+    @torch.no_grad()
+    def note_start(self, positions: Tensor, logits: Tensor) -> None:
+        """Notes what the start model predicts.
+
+        Args:
+            positions: (n,) int64, positions in the stream.
+            logits: (n, K).
+        """
+        if len(self.start_classes) != len(self.keys):
+            self.start_classes = torch.full_like(self.keys, -1)
+        self.start_classes[positions] = logits.argmax(1)
+
+    def share_start(self) -> None:
+        """Gives every rank what the others noted of the start model. All ranks call it together."""
+        if len(self.start_classes) != len(self.keys):
+            self.start_classes = torch.full_like(self.keys, -1)
+        self.start_classes = sum_over_ranks(self.start_classes + 1) - 1
 
     def of(self, domain: Domain, index: Tensor) -> Tensor:
         """What some samples were served, (n, K). A sample that was served more than once has its latest row.
@@ -135,6 +156,12 @@ class ServedPredictions(VariableLengthBuffers):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         self._rows = None
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def stream_keys(domains: Sequence[Domain], plan: StreamPlan) -> list[int]:
+    """The key of the sample at each position of a stream."""
+    rows = zip(*(part.tolist() for part in plan.rows), strict=True)
+    return [sample_key(domains[domain], index, visit) for domain, index, visit in rows]
 
 
 def sample_key(domain: Domain, index: int, visit: int = 0) -> int:
