@@ -39,7 +39,8 @@ class CoTTA(TestTimeMethod):
         threshold: least mean confidence of the start model for which no views are made (the authors' code: 0.92 for
             CIFAR-10, 0.72 for CIFAR-100, 0.1 for ImageNet).
         views: number of views (paper: 32).
-        augment: how views differ from their images.
+        augment: how views differ from their images; ``None`` for the defaults of
+            :class:`~dafw.nn.test_time_views.TestTimeViews`.
         decay: share of itself that the teacher keeps in a step (paper: 0.999). Its buffers stay.
         restore: probability that a weight is restored (paper: 0.01; the authors' code: 0.001 for ImageNet).
         symmetric: see the loss (the benchmark of Döbler et al. does so for ImageNet).
@@ -62,7 +63,7 @@ class CoTTA(TestTimeMethod):
         *,
         threshold: ClosedUnitInterval = 0.92,
         views: PositiveInt = 32,
-        augment: TestTimeViews = TestTimeViews(),  # noqa: B008
+        augment: TestTimeViews | None = None,
         decay: ClosedUnitInterval = 0.999,
         restore: ClosedUnitInterval = 0.01,
         symmetric: bool = False,
@@ -73,7 +74,7 @@ class CoTTA(TestTimeMethod):
         super().__init__(network, optimizer=optimizer, lr=lr, **base)
         if self.weight_average is not None:
             raise UserError("CoTTA has a teacher of its own: leave out model.ema_decay")
-        self.threshold, self.num_views, self.augment = threshold, views, augment
+        self.threshold, self.num_views, self.augment = threshold, views, augment or TestTimeViews()
         self.restore_rate, self.symmetric = restore, symmetric
         self.teacher = Teacher(network, decay, buffers="own")
 

@@ -54,7 +54,8 @@ class RMT(UsesSource, TestTimeMethod):
         decay: share of itself that the teacher keeps in a step (paper: 0.999). Its buffers stay.
         prototype_samples: use so many samples of the source for the prototypes; ``None`` for all (the authors' code:
             the first 100,000).
-        augment: how a view differs from its image.
+        augment: how a view differs from its image; ``None`` for the defaults of
+            :class:`~dafw.nn.test_time_views.TestTimeViews`.
         optimizer: see the base (the authors' code: Adam).
         lr: see the base.
         base: see :class:`~dafw.methods.test_time.base.TestTimeMethod`. ``statistics`` is ``batch``.
@@ -84,7 +85,7 @@ class RMT(UsesSource, TestTimeMethod):
         projection: int = 128,
         decay: ClosedUnitInterval = 0.999,
         prototype_samples: PositiveInt | None = None,
-        augment: TestTimeViews = TestTimeViews(),  # noqa: B008
+        augment: TestTimeViews | None = None,
         optimizer: str = "adam",
         lr: PositiveFloat = 1e-3,
         **base,
@@ -93,7 +94,8 @@ class RMT(UsesSource, TestTimeMethod):
         if self.weight_average is not None:
             raise UserError("RMT has a teacher of its own: leave out model.ema_decay")
         self.weight, self.contrast_weight, self.source_weight = weight, contrast_weight, source_weight
-        self.temperature, self.prototype_samples, self.augment = temperature, prototype_samples, augment
+        self.temperature, self.prototype_samples = temperature, prototype_samples
+        self.augment = augment or TestTimeViews()
         width = network.num_features
         self.projector = mlp(width, [projection], projection) if projection else torch.nn.Identity()
         self.teacher = Teacher(network, decay, buffers="own")

@@ -45,7 +45,9 @@ class ROID(TestTimeMethod):
         weighting: whether rows are weighted; if not, each has the weight 1.
         consistency: whether the second term is there.
         prior_correction: whether the prior corrects what is served.
-        augment: how the view differs from its image (the authors' code: no blur and no noise).
+        augment: how the view differs from its image; ``None`` for the defaults of
+            :class:`~dafw.nn.test_time_views.TestTimeViews` without blur and noise, and with mirrored borders, as in
+            the authors' code.
         optimizer: see the base (the authors' code: Adam).
         lr: see the base.
         base: see :class:`~dafw.methods.test_time.base.TestTimeMethod`. ``statistics`` is ``batch``.
@@ -71,14 +73,15 @@ class ROID(TestTimeMethod):
         weighting: bool = True,
         consistency: bool = True,
         prior_correction: bool = True,
-        augment: TestTimeViews = TestTimeViews(blur=0.0, noise=0.0, border="reflect"),  # noqa: B008
+        augment: TestTimeViews | None = None,
         optimizer: str = "adam",
         lr: PositiveFloat = 1e-3,
         **base,
     ) -> None:
         super().__init__(network, optimizer=optimizer, lr=lr, **base)
         self.temperature, self.momentum_probabilities = temperature, momentum_probabilities
-        self.momentum_start, self.augment = momentum_start, augment
+        self.momentum_start = momentum_start
+        self.augment = augment or TestTimeViews(blur=0.0, noise=0.0, border="reflect")
         self.weighting, self.consistency, self.prior_correction = weighting, consistency, prior_correction
         self.register_buffer("recent", torch.full((self.num_classes,), 1 / self.num_classes))
 

@@ -46,7 +46,8 @@ class RoTTA(ManualOptimization, TestTimeMethod):
         decay: share of itself that the teacher keeps at an update (paper: 0.999).
         time_weight: weight of a stored image's age when it is decided which one leaves (paper: 1).
         entropy_weight: weight of its entropy (paper: 1).
-        augment: how a view differs from its image.
+        augment: how a view differs from its image; ``None`` for the defaults of
+            :class:`~dafw.nn.test_time_views.TestTimeViews`.
         statistics_momentum: weight of a batch in the statistics (paper: 0.05).
         optimizer: see the base (paper: Adam).
         lr: see the base.
@@ -74,7 +75,7 @@ class RoTTA(ManualOptimization, TestTimeMethod):
         decay: ClosedUnitInterval = 0.999,
         time_weight: NonNegativeFloat = 1.0,
         entropy_weight: NonNegativeFloat = 1.0,
-        augment: TestTimeViews = TestTimeViews(),  # noqa: B008
+        augment: TestTimeViews | None = None,
         statistics_momentum: ClosedUnitInterval = 0.05,
         optimizer: str = "adam",
         lr: PositiveFloat = 1e-3,
@@ -86,7 +87,7 @@ class RoTTA(ManualOptimization, TestTimeMethod):
         if self.num_classes < 2:
             raise UserError("RoTTA balances classes and needs two of them: the data has one")
         self.updates_per_batch = 0
-        self.update_every, self.augment = update_every or capacity, augment
+        self.update_every, self.augment = update_every or capacity, augment or TestTimeViews()
         self.teacher = Teacher(network, decay, buffers="own")
         weights = {"time_weight": time_weight, "entropy_weight": entropy_weight}
         self.memory = BalancedMemory(capacity, self.num_classes, **weights)
