@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dafw.data.batch import Batch
 from dafw.methods import TestTimeMethod
@@ -44,8 +44,7 @@ def check_served_before_step(item: Case, folder: Path) -> None:
     plain, longer = _follow(item, folder), _follow(item, folder, _LongerStep(1))
     before = plain.served.step <= 1
     assert torch.equal(plain.served.logits[before], longer.served.logits[before]), "a batch is served after its step"
-    moved = differences(dict(plain.network.named_parameters()), dict(plain.start.module.named_parameters()))
-    if moved:
+    if differences(_weights(plain.network), _weights(plain.start.module)):
         assert not torch.equal(plain.served.logits[~before], longer.served.logits[~before])
 
 
@@ -67,8 +66,10 @@ def check_no_row_counts(item: Case, folder: Path) -> None:
     watch = _Nobody(2)
     method = _follow(item, folder, watch, method=item.make(reset="never"))
     if watch.asked:
-        assert not differences(watch.weights, dict(method.named_parameters()))
-        assert equal(watch.state, method.trainer.optimizers[0].state_dict()["state"])
+        moved = differences(watch.weights, _weights(method))
+        assert not moved, f"without a row that counts, a step moved {', '.join(moved)}"
+        state = method.trainer.optimizers[0].state_dict()["state"]
+        assert equal(watch.state, state), "without a row that counts, a step changed the optimiser's state"
 
 
 class _Nobody(pl.Callback):
@@ -80,7 +81,7 @@ class _Nobody(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         """Replaces what a method asks."""
         if batch_idx == self.step:
-            self.weights = {name: value.detach().clone() for name, value in pl_module.named_parameters()}
+            self.weights = {name: value.clone() for name, value in _weights(pl_module).items()}
             self.state = copy.deepcopy(trainer.optimizers[0].state_dict()["state"])
             used = pl_module.used
 
@@ -97,8 +98,9 @@ def check_restart(item: Case, folder: Path) -> None:
     method = _follow(item, folder, beginning)
     method.restart()
     now = {name: value for name, value in method.state_dict().items() if name in beginning.state}
-    assert not differences(beginning.state, now)
-    assert not method.trainer.optimizers[0].state
+    other = differences(beginning.state, now)
+    assert not other, f"a return to the start leaves {', '.join(other)}"
+    assert not method.trainer.optimizers[0].state, "a return to the start leaves the optimiser's state"
     assert bool(method.served.done.all())
 
 
@@ -119,6 +121,11 @@ def check_batch_of_one(item: Case, folder: Path) -> None:
     assert bool(method.served.done.all())
     for name, value in method.state_dict().items():
         assert bool(value.isfinite().all()), f"{name} is not finite"
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters by name, without their gradients."""
+    return {name: parameter.detach() for name, parameter in module.named_parameters()}
 
 
 def _follow(item: Case, folder: Path, *callbacks: pl.Callback, **options: Any) -> TestTimeMethod:

@@ -1,6 +1,6 @@
 """Methods that see a trained model and the test stream, which they learn from while they predict it."""
 
-from dafw.methods.test_time.base import TestTimeMethod
+from dafw.methods.test_time.base import Learns, StatisticsRule, TestTimeMethod
 from dafw.methods.test_time.batch_norm_adapt import BatchNormAdapt
 from dafw.methods.test_time.deyo import DeYO
 from dafw.methods.test_time.drm_retraining import DRMRetraining
@@ -9,4 +9,17 @@ from dafw.methods.test_time.frozen import Frozen
 from dafw.methods.test_time.sar import SAR
 from dafw.methods.test_time.tent import Tent
 
-__all__ = ["EATA", "ETA", "SAR", "BatchNormAdapt", "DRMRetraining", "DeYO", "Frozen", "RDumb", "Tent", "TestTimeMethod"]
+__all__ = [
+    "EATA",
+    "ETA",
+    "SAR",
+    "BatchNormAdapt",
+    "DRMRetraining",
+    "DeYO",
+    "Frozen",
+    "Learns",
+    "RDumb",
+    "StatisticsRule",
+    "Tent",
+    "TestTimeMethod",
+]
