@@ -178,3 +178,25 @@ def test_an_infinite_gamma_can_be_given_and_kept(capsys: pytest.CaptureFixture[s
     folder = one_run(Path("runs"))
     assert "gamma: .inf" in (folder / "config.yaml").read_text()
     assert call(capsys, "fit", "--config", folder / "config.yaml").out == f"done already: {folder / 'result.json'}\n"
+
+
+def test_a_method_on_normalisations_and_its_control(capsys: pytest.CaptureFixture[str]) -> None:
+    first = ("--model", "SourceOnly", *QUICK, "--data.steps_per_epoch", "60", "--model.norm", "joint")
+    done = call(capsys, "fit", *first, "--run.root", "first")
+    assert (done.code, done.err) == (0, "")
+    start = one_run(Path("first"))
+    stream = ("--data", "dafw.testing.toys.ToyData", "--data.source", "a", "--data.target", "b", *PLAIN)
+    eata = ("fit", "--model", "EATA", "--model.checkpoint", start, *stream, "--data.batch_size", "7")
+    options = ("--model.margin", "1", "--model.redundancy", "1", "--model.lr", "0.1", "--model.statistics", "mixed")
+    done = call(capsys, *eata, *options, "--model.fisher_samples", "10", "--run.root", "own")
+    assert (done.code, done.err) == (0, "")
+    done = call(capsys, *eata, *options, "--model.learns", "nothing", "--run.root", "control")
+    assert (done.code, done.err) == (0, "")
+    own, control = (json.loads((one_run(Path(root)) / "result.json").read_text()) for root in ("own", "control"))
+    assert own["stream"]["used"]["samples"] > 0
+    assert control["stream"]["used"] == {"samples": 0.0, "steps": 0.0}
+    assert [one["source_use"] for one in (own, control)] == ["statistics", "nothing"]
+    assert list(start.glob("statistics/fisher-*.safetensors"))
+    assert refused(capsys, *eata, "--model.learns", "norms") == (
+        'model.learns: unknown value "norms": did you mean "norm"? (choices: head, network, norm, nothing)'
+    )

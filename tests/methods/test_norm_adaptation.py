@@ -272,3 +272,9 @@ def test_fisher_information_is_the_mean_square_of_batch_gradients(tmp_path: Path
     assert len(expected) == 3
     assert_allclose(method.fisher, torch.stack(expected).mean(0), **EXACT)
     assert float(method.fisher.sum()) > 0
+
+
+def test_a_control_of_eata_uses_nothing_of_the_source() -> None:
+    net = "dafw.testing.toys.ToyNet"
+    made = [EATA(Trained(net), num_classes=3, **one) for one in ({}, {"weight": 0.0}, {"learns": "nothing"})]
+    assert [method.source_use for method in made] == ["statistics", "nothing", "nothing"]

@@ -123,10 +123,15 @@ class EATA(UsesSource, ETA):
         self.learnt = [name for name, one in self.network.named_parameters() if one.requires_grad]
         self.register_buffer("fisher", torch.zeros(sum(one.numel() for one in trained_parameters(self.network))))
 
+    @property
+    def source_use(self) -> str:
+        """See the base; nothing if the second term has no part in the training."""
+        return super().source_use if self.learns != "nothing" and self.weight else "nothing"
+
     def take_from_source(self) -> None:
         """Fills F."""
         by = self.stream_statistics
-        if self.learns != "nothing" and self.weight:
+        if self.source_use != "nothing":
             found = self.source_statistics(
                 "fisher",
                 self.fisher_information,
@@ -150,10 +155,8 @@ class EATA(UsesSource, ETA):
 
     def adapt(self, outputs: Outputs, batch: Batch) -> Losses:
         """See the class."""
-        start = dict(self.start.module.named_parameters())
-        moved = [
-            (own - start[name]).flatten() for name, own in self.network.named_parameters() if name in set(self.learnt)
-        ]
+        own, start = (dict(model.named_parameters()) for model in (self.network, self.start.module))
+        moved = [(own[name] - start[name]).flatten() for name in self.learnt]
         distance = (self.fisher * torch.cat(moved).square()).sum()
         return {**super().adapt(outputs, batch), "distance": self.weight * distance}
 
