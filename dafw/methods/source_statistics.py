@@ -122,7 +122,7 @@ class UsesSource(Base):
             ValueError: if ``compute`` changes the network.
         """
         weights = digest_of(self.network)
-        known = {"kind": kind, "split": split, "count": count, "batch_size": batch_size, "seed": seed}
+        known: dict[str, Any] = {"kind": kind, "split": split, "count": count, "batch_size": batch_size, "seed": seed}
         known |= {"settings": dict(settings or {}), "weights": weights, "code": _code(compute), "form": FORM}
         domains, lacking = self._source(split)
         samples = self._recorded(split) if domains is None else {one.name: _short(one, split) for one in domains}

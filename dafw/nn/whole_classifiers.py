@@ -19,7 +19,7 @@ def last_layer(module: nn.Module, pass_images: Pass) -> str | None:
     """
     outputs: dict[str, Tensor] = {}
     hooks = [
-        part.register_forward_hook(lambda _, __, output, name=name: outputs.update({name: output}))  # type: ignore[misc]
+        part.register_forward_hook(lambda _, __, output, name=name: outputs.update({name: output}))
         for name, part in module.named_modules()
         if isinstance(part, nn.Linear)
     ]

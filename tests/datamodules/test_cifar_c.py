@@ -99,3 +99,11 @@ def test_arguments_that_are_wrong(root: Path) -> None:
             CIFAR10C(**{"target": "fog_2", "root": str(root), **options})
     with pytest.raises(UserError, match="holds no images of clean"):
         CIFAR10C(target="fog_2", root=str(root)).load("clean", "train")
+
+
+def test_a_file_is_prepared_as_an_image_of_32_pixels(root: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (40, 36), (9, 8, 7)).save(tmp_path / "one.png")
+    found = CIFAR10C(target="fog_1", root=str(root)).evaluation_transform()(tmp_path / "one.png")
+    assert (found.dtype, tuple(found.shape), found[:, 0, 0].tolist()) == (torch.uint8, (3, 32, 32), [9, 8, 7])

@@ -38,7 +38,8 @@ def corrupted(
     key = blake2b(f"{seed} {kind} {severity} {name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
     rng = np.random.default_rng(np.frombuffer(key, "<u4").tolist())
     found = _FUNCTIONS[kind](np.ascontiguousarray(image) / 255, CONSTANTS[scale][kind][severity - 1], rng)
-    return (np.clip(found, 0, 1) * 255 + 1e-9).astype(np.uint8)
+    whole: NDArray[np.uint8] = (np.clip(found, 0, 1) * 255 + 1e-9).astype(np.uint8)
+    return whole
 
 
 def usual_scale(size: int) -> Scale:

@@ -11,7 +11,7 @@ from dafw.data.corruptions.parts import Image, smooth
 def contrast(x: Image, factor: float, rng: np.random.Generator) -> Image:
     """Multiplies the distance from the mean of each channel."""
     mean = x.mean((0, 1), keepdims=True)
-    return (x - mean) * factor + mean
+    return np.asarray((x - mean) * factor + mean)
 
 
 def brightness(x: Image, more: float, rng: np.random.Generator) -> Image:

@@ -47,4 +47,4 @@ def equalised(x: Plane) -> Plane:
     if not rest:
         return x
     sums = np.cumsum(counts) - counts[first]
-    return np.rint(np.maximum(sums, 0) * (255 / rest))[x.astype(np.int64)]
+    return np.asarray(np.rint(np.maximum(sums, 0) * (255 / rest))[x.astype(np.int64)])

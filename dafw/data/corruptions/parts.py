@@ -32,7 +32,7 @@ def enlarged(x: Image, factor: float) -> Image:
         x = _stretched(x, axis, start, inner, outer)
         trim = (outer - side) // 2
         x = x.take(range(trim, trim + side), axis)
-    return x
+    return np.asarray(x)
 
 
 def _stretched(x: Image, axis: int, start: int, inner: int, outer: int) -> Image:
@@ -40,7 +40,8 @@ def _stretched(x: Image, axis: int, start: int, inner: int, outer: int) -> Image
     places = np.arange(outer) * ((inner - 1) / (outer - 1)) if outer > 1 else np.zeros(1)
     low = np.minimum(places.astype(np.int64), max(inner - 2, 0))
     share = (places - low).reshape((-1,) + (1,) * (x.ndim - 1 - axis))
-    return x.take(start + low, axis) * (1 - share) + x.take(start + np.minimum(low + 1, inner - 1), axis) * share
+    high = np.minimum(low + 1, inner - 1)
+    return np.asarray(x.take(start + low, axis) * (1 - share) + x.take(start + high, axis) * share)
 
 
 def moved(x: Image, radius: float, sigma: float, angle: float) -> Image:
@@ -91,7 +92,7 @@ def clouds(side: int, decay: float, rng: np.random.Generator) -> Plane:
         heights[half::step, ::step] = mean(middles + np.roll(middles, 1, 1) + corners + np.roll(corners, -1, 0))
         step, wibble = half, wibble / decay
     heights -= heights.min()
-    return heights / heights.max()
+    return np.asarray(heights / heights.max())
 
 
 def luminance(x: Image) -> Image:

@@ -18,7 +18,7 @@ def fog(x: Image, shape: tuple[float, float], rng: np.random.Generator) -> Image
     height, width = x.shape[:2]
     brightest, strength = x.max(), shape[0]
     layer = clouds(max(height, width), shape[1], rng)[:height, :width, None]
-    return (x + strength * layer) * brightest / (brightest + strength)
+    return np.asarray((x + strength * layer) * brightest / (brightest + strength))
 
 
 def frost(x: Image, shape: tuple[float, float], rng: np.random.Generator) -> Image:
@@ -40,7 +40,7 @@ def frost(x: Image, shape: tuple[float, float], rng: np.random.Generator) -> Ima
     ice = (veins**3 * 0.7 + fine * 0.3)[:height, :width]
     ice = (ice - ice.mean()) / max(float(ice.std()), 1e-6)
     picture = ice[..., None] * ICE_SPREAD + ICE_MEAN + rng.uniform(-ICE_RANGE, ICE_RANGE)
-    return shape[0] * x + shape[1] * np.clip(picture, 0, 1)
+    return np.asarray(shape[0] * x + shape[1] * np.clip(picture, 0, 1))
 
 
 ICE_MEAN = np.array([0.57, 0.66, 0.70])
@@ -103,4 +103,4 @@ def _water(liquid: NDArray[np.float64]) -> NDArray[np.float64]:
     distance = np.floor(uniform_filter(np.minimum(distance, 20), 3, mode="mirror"))
     relief = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
     raised = np.clip(correlate(equalised(distance), relief, mode="mirror"), 0, 255)
-    return liquid * np.rint(uniform_filter(raised, 3, mode="mirror"))
+    return np.asarray(liquid * np.rint(uniform_filter(raised, 3, mode="mirror")))
