@@ -85,6 +85,15 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
             f'EarlyStopping monitors "{monitored}", and a test-time run has no validation'
         )
     assert "unknown value" in refused(capsys, *fit, "--data.stream_order", "sorted")
+    for stream, sentence in (
+        ("gradul", 'unknown data.stream "gradul": did you mean "gradual"?'),
+        ("{order: mixed, reset_each_shift: true}", "a mixed stream has no shifts, so data.stream.reset_each_shift"),
+        ("{window: 3}", "data.stream.window is for batches of one sample: give data.target_batch_size 1, not 4"),
+        ("{segments: [{domain: b}, {domain: d}]}", 'unknown domain "d"'),
+    ):
+        assert refused(capsys, *fit, "--data.stream", stream).startswith(sentence)
+    assert refused(capsys, *fit, "--data.stream", "mixed").startswith("a mixed stream has no shifts to return to")
+    assert refused(capsys, *fit, "--data.batch_size", "22").startswith("the stream has 21 samples, fewer than a batch")
     assert refused(capsys, "validate", *fit[1:]) == (
         "a test-time run has no validation: dafw test scores what its stream has served"
     )
