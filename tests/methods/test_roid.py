@@ -8,9 +8,11 @@ import torch
 from golden_streams import GoldenNetwork, mirrored, norm_state, pass_stream
 from golden_vectors import golden
 
+from dafw.data.target_stream import TargetStream
 from dafw.methods import ROID
 from dafw.testing import case
 from dafw.testing.cases import TINY, differences
+from dafw.testing.toys import ToyData
 
 EXACT = {"rtol": 1e-7, "atol": 1e-9}
 
@@ -75,3 +77,11 @@ def test_the_view_is_normalised_by_the_rows_that_count(tmp_path: Path) -> None:
 def test_its_parts_can_be_left_out(tmp_path: Path) -> None:
     plain = trained(tmp_path, prior_correction=False, consistency=False)
     assert set(plain.recent_terms()) == {"likelihood_ratio", "loss"}
+
+
+def test_a_window_is_one_batch(tmp_path: Path) -> None:
+    data = ToyData("a", "b", target_batch_size=1, count=14, stream=TargetStream(window=4))
+    method, _ = case(ROID).train(tmp_path, data=data)
+    assert bool(method.served.done.all())
+    assert differences(method.network.state_dict(), method.start.module.state_dict())
+    assert all(bool(value.isfinite().all()) for value in method.state_dict().values())

@@ -78,8 +78,9 @@ class KNN(GeneralizationMethod):
             temperature = self.first_temperature + (self.temperature - self.first_temperature) * self.progress
             votes = self.vote(joint, temperature)
             terms["vote"] = self.weight * F.nll_loss(votes.log(), batch.y)
-            domains, labels = gather_domains(*split_domains(joint, batch.y, self.num_domains(batch)))
-            self._joins = torch.cat([one.features.detach() for one in domains]), torch.cat(labels)
+            if not self.repeated_pass:
+                domains, labels = gather_domains(*split_domains(joint, batch.y, self.num_domains(batch)))
+                self._joins = torch.cat([one.features.detach() for one in domains]), torch.cat(labels)
         return terms
 
     def vote(self, outputs: Outputs, temperature: float) -> Tensor:

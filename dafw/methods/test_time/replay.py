@@ -35,7 +35,7 @@ class SourceReplay:
 
     @classmethod
     def of(cls, method: Method, key: str) -> "SourceReplay":
-        """The replay of a method's training samples of the source, as many in a batch as samples of a target.
+        """The replay of training samples of the source, as many in a step as a batch or window of the stream has.
 
         Args:
             method: whose data has them.
@@ -51,7 +51,7 @@ class SourceReplay:
                 f"model.{key} replays labelled samples of the source, which are not there ({sentence(error)}): give "
                 f"model.{key} 0, or the source as data.source"
             ) from error
-        return cls(domains, method.data.target_batch_size, method.data.seed)
+        return cls(domains, method.data.target_batch_size * method.data.stream.window, method.data.seed)
 
     def batch(self, step: int) -> Batch:
         """The rows of this rank in the batch of a step."""

@@ -21,7 +21,7 @@ from dafw.nn.precision import full_precision
 from dafw.nn.teacher import Teacher
 from dafw.nn.test_time_views import TestTimeViews, unit_images
 from dafw.problems import Outputs
-from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
+from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class RMT(UsesSource, TestTimeMethod):
@@ -82,7 +82,7 @@ class RMT(UsesSource, TestTimeMethod):
         contrast_weight: NonNegativeFloat = 1.0,
         source_weight: NonNegativeFloat = 0.0,
         temperature: PositiveFloat = 0.1,
-        projection: int = 128,
+        projection: NonNegativeInt = 128,
         decay: ClosedUnitInterval = 0.999,
         prototype_samples: PositiveInt | None = None,
         augment: TestTimeViews | None = None,

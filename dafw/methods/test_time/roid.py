@@ -26,7 +26,7 @@ class ROID(TestTimeMethod):
     """Raises the likelihood ratio of sure predictions that are unlike the recent ones, and keeps near the start model.
 
     Loss: 1/B sum_i w_i (SLR(z_i) + SCE(z'_i, z_i)): logits z (n, K) of the batch, z' of one random view of it, B the
-    nominal size of a batch, weights w by :func:`~dafw.losses.self_training.diverse_and_certain`, SLR by
+    nominal size of a batch or window, weights w by :func:`~dafw.losses.self_training.diverse_and_certain`, SLR by
     :func:`~dafw.losses.self_training.soft_likelihood_ratio` and SCE by
     :func:`~dafw.losses.self_training.symmetric_cross_entropy`, with gradients in both of its sides. Rows with w = 0 do
     not count. Batch normalisation of the view takes the statistics of the other rows alone. After each step
@@ -96,7 +96,7 @@ class ROID(TestTimeMethod):
         weights = torch.ones_like(each.detach())
         if self.weighting:
             weights = diverse_and_certain(outputs.logits.detach(), self.recent, self.temperature)
-        counted, scale = weights > 0, world_size() / self.data.target_batch_size
+        counted, scale = weights > 0, world_size() / (self.data.target_batch_size * self.data.stream.window)
         if not self.repeated_pass:
             self.rows_used = counted
         terms = {"likelihood_ratio": scale * (weights * each).sum()}
