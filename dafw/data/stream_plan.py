@@ -24,7 +24,7 @@ class Rows(NamedTuple):
     """Samples in an order: for each its domain, its number in the domain, and how often it came before, all (n,)."""
 
     domain: Numbers
-    index: Numbers
+    index: Numbers  # type: ignore[assignment]
     visit: Numbers
 
     def at(self, chosen: Numbers) -> "Rows":
@@ -85,9 +85,8 @@ class StreamPlan:
         back = max(0, first + 1 - self.window)
         if not self.keeps_window:
             back = max(back, int(self.starts[np.searchsorted(self.starts, first, side="right") - 1]))
-        places = range(back, end)
-        parts = zip(*(part[back:end].tolist() for part in self.rows), strict=True)
-        return [Draw(*part, place, place < first) for place, part in zip(places, parts, strict=True)]
+        rows = zip(range(back, end), *(part[back:end].tolist() for part in self.rows), strict=True)
+        return [Draw(domain, index, visit, place, place < first) for place, domain, index, visit in rows]
 
     def served(self, domain: int) -> tuple[Numbers, Numbers]:
         """The samples of a domain that the stream serves, in the domain's order, all first visits first.

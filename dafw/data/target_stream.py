@@ -37,7 +37,7 @@ class Visit(NamedTuple):
     """A visit of a stream to a domain: the domain's name, and the number of samples; ``None`` for all of them."""
 
     domain: str
-    count: int | None
+    samples: int | None
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class TargetStream(Checked):
     @property
     def described(self) -> str:
         """The stream in words, the same for streams that are alike. Segments are ``domain`` or ``domain:count``."""
-        said = [self.order]
+        said: list[str] = [self.order]
         if self.segments:
             named = ((one.name, one.count) for one in self.segments)
             said = ["segments " + " ".join(name if count is None else f"{name}:{count}" for name, count in named)]

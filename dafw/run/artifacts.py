@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ from dafw.run.result import Result, SettingRecord, Validation
 from dafw.run.sources import sources_of
 from dafw.run.stream_record import stream_result
 from datamodules.base import DomainDataModule
+
+MOST_TARGETS = 4
+"""Targets that a line above a picture names."""
 
 
 def collect_result(
@@ -162,14 +166,21 @@ def earlier_network(method: Method, folder: Path) -> tuple[str, NetworkBase] | N
 
 
 def run_title(method: Method, data: DomainDataModule) -> str:
-    """The run in a line: method, task, seed, step, and the metric of each target on how many test samples."""
+    """The run in a line: method, task, seed, step, and the metric of each target on how many test samples.
+
+    Of more than :data:`MOST_TARGETS` targets it has their number and the mean of the metric.
+    """
     metric = method.problem.open_primary if data.has_unknown else method.problem.primary
     found = {name: method.evaluator.test.get(name, {}).get(metric) for name in data.target}
     known = {name: value for name, value in found.items() if value is not None}
     said = [f"{value:.4f}{f' on {name}' if len(found) > 1 else ''}" for name, value in known.items()]
+    task = data.task
+    if len(found) > MOST_TARGETS:
+        said = [f"{fmean(known.values()):.4f} on average"] if known else []
+        task = f"{','.join(data.source)}->{data.target[0]} and {len(found) - 1} more"
     count = f"n = {method.evaluator.num_target_test:,}"
     tested = f", {metric.replace('_', ' ')} {', '.join(said)}, {count}" if said else ""
-    return f"{type(method).__name__}, {data.task}, seed {data.seed}, step {method.steps_done:,}{tested}"
+    return f"{type(method).__name__}, {task}, seed {data.seed}, step {method.steps_done:,}{tested}"
 
 
 def _stream_picture(result: Result | None) -> dict[str, Figure]:

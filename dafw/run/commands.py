@@ -275,6 +275,9 @@ def _print_targets(result: Result) -> None:
         reason = f" ({result.undefined_reason[name]})" if name in result.undefined_reason else ""
         value = result.test.get(name, {}).get(result.metric, math.nan)
         print(terminal(f"{name}: {result.metric} {value:.4f}{reason}"))
+    if result.stream is not None and (mean := result.stream.mean):
+        served, start = (f"{100 * mean[name]:.1f} %" for name in ("error", "start_error"))
+        print(f"stream: error {served}, start model {start} (means over {len(result.stream.domains)} domains)")
 
 
 def _print_end(folder: Path, clock: Clock) -> None:
