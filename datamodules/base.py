@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -80,7 +80,7 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
     #: What is asked for while there is no method.
     default_request: DataRequest = DataRequest()
     #: Whether a target must be named. A datamodule that is the base of another one may serve its sources alone.
-    needs_target: ClassVar[bool] = True
+    needs_target: bool = True
     #: Whether no sample that validates or tests a source is one that trains.
     holds_out_source: bool = True
 

@@ -262,11 +262,12 @@ def _made(name: str, sources: Sequence[str], clean: str, arguments: Mapping[str,
             raise UserError(f"{name} (data.base) takes no {key}: leave out data.{key}")
     model = trained_model()
     files = nullcontext() if model is None or not model.with_targets else made_for(None)
-    alone = type(owner.__name__, (owner,), {"needs_target": False, "__module__": owner.__module__})
-    target = [] if clean in sources else [clean]
+    given = list(sources), [] if clean in sources else [clean]
     try:
         with files:
-            found: DomainDataModule = alone(list(sources), target, augment=None, **arguments)
+            found = owner.__new__(owner, *given, augment=None, **arguments)
+            found.needs_target = False
+            owner.__init__(found, *given, augment=None, **arguments)
     except TypeError as error:
         raise UserError(f"{name} (data.base) does not take data.base_args: {sentence(error)}") from error
     return found

@@ -13,6 +13,7 @@ from torch import Tensor
 from dafw.data.corruptions import COMMON, HELD_OUT, KINDS, corrupted
 from dafw.data.roles import Split
 from dafw.errors import UserError
+from dafw.run.sources import sources_of
 from dafw.testing.toys import ToyData
 from datamodules import Corruptions, Digits
 
@@ -160,3 +161,20 @@ def test_samples_that_cannot_be_corrupted() -> None:
         data.base._loaded["a", "test"] = replace(before, inputs=inputs)  # type: ignore[attr-defined]
         with pytest.raises(UserError, match=said):
             data.load("fog_3", "test")
+
+
+def test_a_result_knows_the_code_of_the_corruptions_and_of_the_base() -> None:
+    data = toy()
+    assert data.made_of == (data.base,)
+    found = sources_of([type(data), *map(type, data.made_of)])
+    assert {"datamodules.corruptions", "dafw.testing.toys"} <= found.keys()
+    assert {"dafw.data.corruptions", "dafw.data.corruptions.weather"} <= found.keys()
+
+
+def test_the_base_is_of_its_own_class() -> None:
+    """Another class of the same name would make short names of datamodules ambiguous in the same process."""
+    before = set(Digits.__subclasses__())
+    data = Corruptions("mnist", "fog_1", base="Digits")
+    assert type(data.base) is Digits
+    assert set(Digits.__subclasses__()) == before
+    assert data.base.target == []
