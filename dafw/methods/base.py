@@ -98,8 +98,8 @@ class Method(
     control_difference_reason: ClassVar[str] = ""
     #: Whether the control learns from the targets too, without their labels, as from pseudo-labels alone.
     control_learns_target: ClassVar[bool] = False
-    #: Passes through the backbone in a training step.
-    backbone_passes: ClassVar[int] = 1
+    #: Passes through the backbone in a training step; ``None`` if they are not as many in each.
+    backbone_passes: ClassVar[int | None] = 1
     #: Values that the host must read in a training step by the method's definition.
     host_reads: ClassVar[int] = 0
     #: Why several ranks do not train exactly what one trains; empty if they do.

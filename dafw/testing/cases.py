@@ -28,6 +28,7 @@ from datamodules.base import DomainDataModule
 STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 8
 #: Arguments that make a method small; most need none.
 TINY: dict[str, dict[str, Any]] = {
+    "AdaNPC": {"neighbours": 5, "threshold": 0.7},
     "AFN": {"entropy_weight": 0.1},
     "Dacs": {"threshold": 0.4, "decay": 0.8},
     "DAFormer": {
@@ -54,11 +55,13 @@ TINY: dict[str, dict[str, Any]] = {
     "DeYO": {"margin": 0.95, "threshold": 0.0, "patches": 3, "skip": []},
     "CDAN": {"width": 8, "depth": 1, "critic_norm": True, "entropy": True},
     "DANN": {"width": 8, "depth": 1, "critic_norm": True},
+    "CoTTA": {"views": 2, "threshold": 0.6, "decay": 0.8, "restore": 0.2, "optimizer": "momentum", "lr": 0.05},
     "DCAN": {"width": 8, "block_lr": 0.5},
     "DCC": {"classes": 2, "per_class": 2, "kmeans_trials": 2, "ramp_steps": 8},
     "GroupDRO": {"rate": 0.5},
     "IDM": {"threshold": 0.4, "decay": 0.8, "patches": 2},
     "IRM": {"weight": 10.0, "anneal_steps": 6},
+    "KNN": {"queue_size": 30, "neighbours": 5, "head_weight": 0.5, "optimizer": "momentum"},
     "GDCAN": {"width": 8, "block_lr": 0.5, "mode": "authors"},
     "DomainBedCDANN": {"width": 8, "depth": 1, "penalty": 0.3},
     "DomainBedDANN": {"width": 8, "depth": 1, "penalty": 0.3, "critic_lr": 2.0},
@@ -85,6 +88,10 @@ TINY: dict[str, dict[str, Any]] = {
     "ParetoCDAN": {"width": 8, "depth": 1, "class_width": 4, "entropy": True},
     "ParetoDA": {"width": 8, "depth": 1, "critic_norm": True, "class_width": 4},
     "ParetoMDD": {"ramp_steps": 4, "class_width": 4},
+    "RMT": {"projection": 5, "decay": 0.8, "optimizer": "momentum", "lr": 0.05},
+    "ROID": {"lr": 0.01},
+    "RoTTA": {"capacity": 6, "update_every": 5, "decay": 0.8, "lr": 0.01},
+    "SHOTOnline": {"lr": 0.01, "confidence": 0.4, "pseudo_weight": 0.3},
     "UAN": {"width": 8, "depth": 1, "dropout": 0.0},
     "UDIM": {"warmup": 0.0, "sharpness": {"class_path": "dafw.optim.sharpness.SAM", "init_args": {"rho": 0.05}}},
     "SDAT": {"width": 8, "depth": 1, "critic_norm": True},

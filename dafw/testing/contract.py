@@ -88,7 +88,7 @@ def check_no_stall(item: Case, folder: Path) -> StepWatch:
     watch = StepWatch()
     item.train(folder, callbacks=[watch], limit_val_batches=0)
     assert len(watch.host_reads) == item.owner.host_reads * len(watch.passes), watch.host_reads
-    assert set(watch.passes) == {item.owner.backbone_passes}, watch.passes
+    assert item.owner.backbone_passes is None or set(watch.passes) == {item.owner.backbone_passes}, watch.passes
     return watch
 
 

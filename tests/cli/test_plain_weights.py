@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from commands import TOY, call, one_run, refused
+from PIL import Image
 
 from dafw.checkpoints import read_checkpoint
 
@@ -83,3 +84,21 @@ def test_what_is_refused(weights: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "keeps a classifier of 4 classes, and 3 are needed" in refused(capsys, *other)
     Path("broken.th").write_bytes(weights.read_bytes()[:90])
     assert "broken.th cannot be read" in refused(capsys, *shot[:-1], "broken.th", *NETWORK, *SCALE)
+
+
+def test_weights_alone_meet_a_folder_without_a_source(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b", "c"):
+        (Path("root") / "new" / name).mkdir(parents=True)
+        for index in range(2):
+            Image.new("RGB", (6, 6), (90 * index, 40, 80)).save(Path("root") / "new" / name / f"{index}.png")
+    start = ("--model.checkpoint", weights, *NETWORK, *SCALE, "--data.target_batch_size", "2")
+    data = ("--data", "ImageFolderDomains", "--data.root", "root", "--data.size", "6", "--data.resize", "6")
+    sides = ("--data.source", "old", "--data.target", "new", "--data.split", "[0.0, 0.0, 1.0]")
+    done = call(capsys, "fit", "--model", "Frozen", *data, *sides, *PLAIN, *start)
+    assert (done.code, done.err) == (0, "")
+    corrupt = ("--data", "Corruptions", "--data.base", "ImageFolderDomains", *data[2:-2], "--data.base_args")
+    corrupt += ('{"resize": 6, "split": [0.0, 0.0, 1.0]}', "--data.source", "new", "--data.target", "fog_5")
+    done = call(capsys, "fit", "--model", "Frozen", *corrupt, *PLAIN, *start, "--run.dir", "fog")
+    assert (done.code, done.err) == (0, "")
+    done = call(capsys, "predict", "fog", "--images", "root/new/a/0.png")
+    assert (done.code, done.err) == (0, "")

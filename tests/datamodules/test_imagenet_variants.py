@@ -25,8 +25,8 @@ def fill(folder: Path, count: int = 2, size: tuple[int, int] = (8, 8)) -> None:
 
 
 def variants(root: Path, target: Any, **options: Any) -> ImageNetVariants:
-    """As a method that starts from a trained model sees them, without files of the source."""
-    with made_for(TrainedModel(lambda: synsets())):
+    """As a method sees them that starts from weights alone, without files of the source."""
+    with made_for(TrainedModel(lambda: ())):
         return ImageNetVariants(target=target, root=str(root), **{**SMALL, **options})
 
 
