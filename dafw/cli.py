@@ -25,6 +25,7 @@ OTHER_COMMANDS = {
     "presets": "every configuration that --config can name, one line each",
     "runs": "list the runs of a folder, or say what differs between two of them",
     "data": "check an image benchmark on disk against what should be there, or list what is known",
+    "statistics": "compute what a method needs of the source, from a source model's run: dafw statistics RUN",
     "tune": "search a method's hyper-parameters by a score that needs no target label",
     "table": "run, show or check a table of methods x tasks x seeds",
     "new": "write a working method and its test into this directory",
@@ -123,6 +124,10 @@ def _dispatch(command: str, rest: list[str]) -> int:
 
         add_data(parser)
         return data(parser.parse_args(rest))
+    if command == "statistics":
+        from dafw.commands.statistics import main as statistics
+
+        return statistics(rest)
     if command == "tune":
         from dafw.tuning.commands import add_arguments as add_tune
         from dafw.tuning.commands import main as tune

@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.base import DomainDataModule
-    from datamodules.benchmarks import PACS, VLCS, DomainNet, OfficeHome, TerraIncognita
+    from datamodules.benchmarks import PACS, VLCS, DomainNet, DomainNet126, OfficeHome, TerraIncognita
     from datamodules.box_benchmarks import BoxBenchmarks
+    from datamodules.cifar_c import CIFAR10C, CIFAR100C
     from datamodules.coco import CocoDomains
+    from datamodules.corruptions import Corruptions
     from datamodules.digits import Digits
     from datamodules.digits_in_scene import DigitsInScene
     from datamodules.folder import ImageFolderDomains
+    from datamodules.imagenet_variants import ImageNetVariants
     from datamodules.masks import MaskFolders
     from datamodules.mnist_variants import ColoredMNIST, RotatedMNIST
     from datamodules.scenes import DrivingScenes
@@ -20,15 +23,20 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BoxBenchmarks": "box_benchmarks",
+    "CIFAR100C": "cifar_c",
+    "CIFAR10C": "cifar_c",
     "CocoDomains": "coco",
     "ColoredMNIST": "mnist_variants",
+    "Corruptions": "corruptions",
     "Digits": "digits",
     "DigitsInScene": "digits_in_scene",
     "DomainDataModule": "base",
     "DomainNet": "benchmarks",
+    "DomainNet126": "benchmarks",
     "DrivingScenes": "scenes",
     "GlobalWheat": "wheat",
     "ImageFolderDomains": "folder",
+    "ImageNetVariants": "imagenet_variants",
     "MaskFolders": "masks",
     "OfficeHome": "benchmarks",
     "PACS": "benchmarks",
@@ -40,18 +48,23 @@ _HOMES = {
 }
 
 __all__ = [
+    "CIFAR10C",
+    "CIFAR100C",
     "PACS",
     "VLCS",
     "BoxBenchmarks",
     "CocoDomains",
     "ColoredMNIST",
+    "Corruptions",
     "Digits",
     "DigitsInScene",
     "DomainDataModule",
     "DomainNet",
+    "DomainNet126",
     "DrivingScenes",
     "GlobalWheat",
     "ImageFolderDomains",
+    "ImageNetVariants",
     "MaskFolders",
     "OfficeHome",
     "RotatedMNIST",

@@ -17,19 +17,20 @@ from dafw.data.joint import JointDataset
 from dafw.data.rare_classes import rare_class_stream
 from dafw.data.references import References, check_references
 from dafw.data.roles import Split
-from dafw.data.sampler import ExtraDraws, JointBatchSampler, Stream, StreamSampler
+from dafw.data.sampler import ExtraDraws, JointBatchSampler, Stream
 from dafw.data.served import ServedDomains
 from dafw.data.setting import DataRequest
 from dafw.data.shared_memory import SharedMemoryCollator
+from dafw.data.target_stream import TargetStream
 from dafw.data.trained import trained_model
 from dafw.errors import UserError, choose
 from datamodules.evaluating import Evaluating
 from datamodules.label_sets import ClassSets, LabelSets, compare_classes, find_label_sets, warn_of_untrained
 from datamodules.splits import hold_out, only_one
-from datamodules.stream import check_one_pass, stream_sampler
+from datamodules.stream import Streaming, check_one_pass
 
 
-class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
+class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataModule):
     """Serves domains: joint batches for training, whole splits for evaluation.
 
     The training split of a target has no labels: they are dropped before the dataset is made. Target labels exist in
@@ -40,11 +41,9 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
     training of a method that sees no target. ``prepare_data`` may prepare all domains, as when it caches images.
 
     A test-time method trains on a stream: the targets' test splits without labels and without ``augment``, each sample
-    once, one target after the other, in batches of ``target_batch_size``. An epoch is the length of the stream.
-
+    once, in batches of ``target_batch_size``, in the order of ``stream``. An epoch is the length of the stream.
     A method may hold out a share of each target's training samples: they form a stream of their own, with as many
     samples a step as the rest. A method may ask for class-balanced rows: they lie behind the random rows of each side.
-
     A subclass sets ``domain_names`` and ``class_names``, all classes of its data, and writes :meth:`load`. The samples
     that are served are those of :meth:`domain`: the classes of a side's label sets, numbered as a model predicts them.
 
@@ -69,14 +68,19 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
             a checkpoint that another criterion than ``last`` selects.
         source_sampling: ``class_balanced`` draws as many samples of each class from a source, however many it has
             (UAN's, OVANet's and UniOT's code); ``None`` passes once over all samples before any comes again.
+        stream: the stream of a test-time method: one of the words of :data:`~dafw.data.target_stream.WORDS`, or a
+            :class:`~dafw.data.target_stream.TargetStream`. Domains that it visits become targets, for any method.
         stream_order: order of a target's samples in the stream of a test-time method: ``random``, a function of the
             seed and the target's name, or ``stored``, the order that the data has.
+        images_per_domain: the first so many samples of each target's test split are its test split; ``None``: all.
     """
 
     domain_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     #: What is asked for while there is no method.
     default_request: DataRequest = DataRequest()
+    #: Whether a target must be named. A datamodule that is the base of another one may serve its sources alone.
+    needs_target: bool = True
     #: Whether no sample that validates or tests a source is one that trains.
     holds_out_source: bool = True
 
@@ -98,7 +102,9 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         evaluate_train: bool = False,
         evaluate_test: bool = True,
         source_sampling: Literal["class_balanced"] | None = None,
+        stream: TargetStream | str = "continual",
         stream_order: Literal["random", "stored"] = "random",
+        images_per_domain: int | None = None,
     ) -> None:
         super().__init__()
         self.made_for = trained_model()
@@ -112,16 +118,19 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         self.evaluate_train, self.evaluate_test = evaluate_train, evaluate_test
         self.source_sampling = source_sampling and choose("source_sampling", source_sampling, ("class_balanced",))
         self.stream_order = choose("stream_order", stream_order, ("random", "stored"))
+        self.images_per_domain = images_per_domain
         self.train_domains: list[Domain] = []
+        self._set_stream(stream)
         for name in (*self.source, *self.target):
             choose("domain", name, self.domain_names)
         least = {"batch_size": 1, "target_batch_size": 1, "steps_per_epoch": 1, "eval_batch_size": 1}
-        for key, lowest in (least | {"num_workers": 0, "evidence_samples": 1}).items():
-            if getattr(self, key) < lowest:
-                raise UserError(f"data.{key} must be at least {lowest}, not {getattr(self, key)}")
+        least |= {"num_workers": 0, "evidence_samples": 1, "images_per_domain": 1}
+        for key, lowest in least.items():
+            if (given := getattr(self, key)) is not None and given < lowest:
+                raise UserError(f"data.{key} must be at least {lowest}, not {given}")
         for key in ("source", "target"):
             names = getattr(self, key)
-            if not names or len(set(names)) < len(names):
+            if (not names and (key == "source" or self.needs_target)) or len(set(names)) < len(names):
                 raise UserError(f"data.{key} must name at least one domain, and each once, not {names}")
         if set(self.source) & set(self.target):
             raise UserError(f'"{sorted(set(self.source) & set(self.target))[0]}" is both a source and a target')
@@ -146,7 +155,7 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
 
         A class of the target alone has the label ``num_classes``, which stands for unknown.
         """
-        domain = self.load(name, split)
+        domain = self.first_images(name, split, self.load(name, split))
         if self.label_sets is None or domain.labels is None:
             return domain
         labels = domain.classes
@@ -216,11 +225,6 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         return self.target if self.request.setting.sees_target else []
 
     @property
-    def stream_starts(self) -> list[int]:
-        """The numbers of those training batches with which a target begins; empty unless the targets are streamed."""
-        return self._stream_sampler().starts if self.request.setting.streams_target else []
-
-    @property
     def labelled(self) -> list[str]:
         """The domains whose labels train: the sources, or the targets of an oracle run."""
         return self.target if self.oracle else self.sources
@@ -239,6 +243,7 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
             raise UserError("data.oracle trains on the target's labels, of which data.label_sets leaves some unknown")
         if stage in (None, "fit") and self.request.setting.streams_target:
             check_one_pass(self.trainer, self.request.setting.name)
+            self._plan = None
             self.train_domains = [self.domain(name, "test").unlabelled() for name in self.training_targets]
         elif stage in (None, "fit"):
             if self.sources:
@@ -300,7 +305,7 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
         request, targets = self.request, len(self.training_targets)
         if request.setting.streams_target:
             stream = JointDataset(self.train_domains, views=self.views(), seed=self.seed, maps=request.maps)
-            return self._training_loader(stream, self._stream_sampler())
+            return self._training_loader(stream, self.stream_sampler())
         request.check_rows((self.batch_size, len(self.labelled)), (self.target_batch_size, targets))
         num_held_out = targets if request.held_out else 0
         counts = [self.batch_size] * len(self.labelled) + [self.target_batch_size] * (targets + num_held_out)
@@ -368,11 +373,6 @@ class DomainDataModule(Evaluating, ServedDomains, pl.LightningDataModule):
     def _training_loader(self, data: JointDataset, sampler: Any) -> DataLoader[Any]:
         collate = SharedMemoryCollator(self.num_workers)
         return self._loader(data, sampler, collate, persistent_workers=self.num_workers > 0)
-
-    def _stream_sampler(self) -> StreamSampler:
-        seed = self.seed if self.stream_order == "random" else None
-        shares = self._rank()
-        return stream_sampler(self.train_domains, self.target_batch_size, seed, self.request.steps_done, shares)
 
     def balanced_rows(self) -> ExtraDraws:
         """The function that draws a batch's class-balanced rows, by the pseudo-labels that the method has now."""

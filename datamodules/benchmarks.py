@@ -127,3 +127,22 @@ class DomainNet(_BenchmarkFolders):
     """
 
     domain_names: tuple[str, ...] = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
+
+
+class DomainNet126(_BenchmarkFolders):
+    """DomainNet-126: 142,334 images of 126 classes in 4 styles, a part of DomainNet (Saito et al., ICCV 2019).
+
+    The images are in ``<domain>/<class>/``. The lists ``<domain>_list.txt`` beside them name those that count, a line
+    ``domain/class/file number`` each. See https://arxiv.org/abs/1904.06487. The arguments are those of
+    :class:`datamodules.folder.ImageFolderDomains`.
+    """
+
+    domain_names: tuple[str, ...] = ("clipart", "painting", "real", "sketch")
+
+    def _list(self, name: str, listed: Entries | None) -> Entries:
+        if listed is None and not (self.root / f"{name}_list.txt").is_file():
+            raise UserError(
+                f"{self.root} (data.root) lacks {name}_list.txt, which says which images of DomainNet belong to the 126"
+                f" classes: get {self._facts().get}"
+            )
+        return super()._list(name, listed)

@@ -1,8 +1,9 @@
 """The part of every datamodule that serves evaluation: whole splits, and single images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from torch.utils.data import DataLoader
 
 from dafw.data.batch import collate
@@ -10,7 +11,7 @@ from dafw.data.domain import Domain, join
 from dafw.data.joint import JointDataset
 from dafw.data.numbers import Numbers
 from dafw.data.roles import Evaluation, Split
-from dafw.data.sampler import ShardSampler
+from dafw.data.sampler import Draw, ShardSampler
 from dafw.data.setting import DataRequest
 from dafw.errors import UserError
 
@@ -37,6 +38,8 @@ class Evaluating:
         @property
         def training_targets(self) -> list[str]: ...  # noqa: D102
         def domain(self, name: str, split: Split) -> Domain: ...  # noqa: D102
+        def tested(self, name: str) -> Domain: ...  # noqa: D102
+        def streamed(self, name: str) -> Domain: ...  # noqa: D102
         def _rank(self) -> tuple[int, int]: ...
         def _loader(self, data: JointDataset, sampler: Any, collate: Any, **options: Any) -> DataLoader[Any]: ...
 
@@ -81,8 +84,10 @@ class Evaluating:
         if stage == "predict":
             return [self.predicted(name) for name in self.target]
         if stage == "test":
+            streams = self.request.setting.streams_target
             return [Evaluation("source_test", self.domain(name, "test")) for name in self.sources] + [
-                Evaluation("target_test", self.domain(name, "test")) for name in self.target
+                Evaluation("target_test", self.streamed(name) if streams else self.domain(name, "test"))
+                for name in self.target
             ]
         if self.request.setting.streams_target:
             return []
@@ -115,7 +120,7 @@ class Evaluating:
         Raises:
             UserError: for all samples of a target whose test split was served as a stream.
         """
-        test, setting = self.domain(name, "test"), self.request.setting
+        test, setting = self.tested(name), self.request.setting
         if self.predict_split == "all" and setting.streams_target:
             raise UserError(
                 f"a {setting.name} run predicts what its stream has served, which is the test split: give --split test"
@@ -131,6 +136,24 @@ class Evaluating:
     def _served(self, domain: Domain) -> Any:
         """The inputs of the first evaluation batch."""
         return next(iter(self.evaluation_loader(domain.unlabelled(), shard=False))).x
+
+    def source_domains(self, split: Split) -> list[Domain]:
+        """See :meth:`dafw.data.served.ServedDomains.source_domains`."""
+        domains = [self.domain(name, split) for name in self.source]
+        for domain in domains:
+            if domain.labels is None:
+                raise UserError(f"{domain.name} has no labels")
+        return domains
+
+    def shuffled_once(
+        self, domains: Sequence[Domain], count: int | None, batch_size: int, seed: int
+    ) -> DataLoader[Any]:
+        """See :meth:`dafw.data.served.ServedDomains.shuffled_once`."""
+        all_draws = [Draw(number, index, 0) for number, domain in enumerate(domains) for index in range(len(domain))]
+        order = np.random.default_rng(seed).permutation(len(all_draws))[:count].tolist()
+        draws = [all_draws[position] for position in order]
+        batches = [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
+        return self._loader(JointDataset(domains), batches, collate)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """One loader for each of ``evaluations("validate")``."""

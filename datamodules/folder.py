@@ -149,13 +149,18 @@ class ImageFolderDomains(DomainDataModule):
             raise UserError(f"{self.manifest} gives splits, which data.protocol {self.protocol} would overrule")
         self.domain_names = known_domains(lambda: self._domains(listed), source, target)
         super().__init__(source, target, augment=self._sized(augment), **base)
-        self._entries = list_domains(lambda name: self._list(name, listed), self.source, self.target)
+        self._entries = list_domains(lambda name: self._list(name, listed), self.source, self.target, True)
         if not allow_outside_root:
             for entries in self._entries.values():
                 refuse_outside(entries, self.root)
         labels = set().union(*(counts for counts in self.class_counts().values()))
         if self.made_for is not None and not self._entries.keys() >= {*self.source, *self.target}:
             labels |= set(self.made_for.classes)
+            if not labels and looks:
+                gone = next(name for name in self.source if name not in self._entries)
+                raise UserError(
+                    f"nothing says what the classes are: {self.root} has no {gone}, and no target has labels"
+                )
         self.class_names = tuple(sorted(labels, key=_natural))
         self._images: dict[str, Sequence[Tensor]] = {}
         self._placed: dict[str, NDArray[np.float64]] = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from dafw.commands.boxes import box_names, check_box_files, describe_boxes
 from dafw.commands.complete import difference
 from dafw.commands.scenes import check_scenes, describe_scenes, scene_names
+from dafw.commands.shifts import check_shift, describe_shift, shifts
 from dafw.data.entries import PassedOver
 from dafw.data.images import decodes_file, find_corrupt
 from dafw.data.manifest import missing_files, subfolders
@@ -62,12 +63,18 @@ def main(args: argparse.Namespace) -> int:
     if args.action == "list":
         for facts in benchmarks().values():
             print("\n".join(describe(facts)))
+        for name in shifts():
+            print("\n".join(describe_shift(name)))
         for name in scene_names():
             print("\n".join(describe_scenes(name)))
         for name in box_names():
             print("\n".join(describe_boxes(name)))
         return 0
-    choose("benchmark", args.name, (*benchmarks(), *scene_names(), *box_names()))
+    choose("benchmark", args.name, (*benchmarks(), *shifts(), *scene_names(), *box_names()))
+    if args.name in shifts():
+        lines, complete = check_shift(args.name, user_path(args.root))
+        print("\n".join(map(terminal, lines)))
+        return 0 if complete else 1
     if args.boxes or args.name not in (*benchmarks(), *scene_names()):
         choose("benchmark with boxes", args.name, box_names())
         lines, complete = check_box_files(args.name, user_path(args.root))

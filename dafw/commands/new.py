@@ -8,7 +8,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from dafw.commands.templates import KINDS, SETTINGS, TEST
+from dafw.commands.templates import KINDS, SETTINGS, STREAM_TEST, TEST
 from dafw.errors import UserError
 from dafw.files import user_path
 
@@ -34,7 +34,8 @@ def main(args: argparse.Namespace) -> int:
     kind = KINDS[args.problem]
     name, folder = check_name(args.name), Path(args.dir)
     module = snake_case(name)
-    texts = {folder / f"{module}.py": SETTINGS[args.setting], folder / f"test_{module}.py": TEST}
+    test = TEST + STREAM_TEST if args.setting == "test-time" else TEST
+    texts = {folder / f"{module}.py": SETTINGS[args.setting], folder / f"test_{module}.py": test}
     for path in texts:
         if path.exists():
             raise UserError(f"{path} exists already: choose another name, or remove it")

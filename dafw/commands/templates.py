@@ -47,8 +47,8 @@ from typing import Any, ClassVar
 from dafw.data.batch import Batch
 from dafw.losses.entropy import mean_entropy
 from dafw.methods import Losses, TestTimeMethod
+from dafw.methods.test_time import Learns, StatisticsRule
 from dafw.nn.network import Network
-from dafw.nn.norm import NormMode
 from dafw.problems import Outputs
 
 
@@ -66,10 +66,11 @@ class {name}(TestTimeMethod):
         base: see :class:`dafw.methods.TestTimeMethod`.
     """
 
-    #: The statistics of batch normalisation stay those of the start model, so that the control serves just that one.
-    default_norm: ClassVar[NormMode] = "frozen"
-    #: What switches the adaptation off: the control that tables print beside the method.
-    control: ClassVar[dict[str, Any]] = {{"weight": 0.0}}
+    #: What learns: ``norm`` for scale and shift of the normalisations, ``network``, ``head`` or ``nothing``. With
+    #: ``nothing`` the adaptation is switched off: that is the control that tables print beside the method.
+    default_learns: ClassVar[Learns] = "network"
+    #: By what batch normalisation normalises a batch: ``running``, ``batch``, ``average`` or ``mixed``.
+    default_statistics: ClassVar[StatisticsRule] = "running"
     #: Hyper-parameters worth searching: (low, high), or a list of choices.
     search_space: ClassVar[dict[str, Any]] = {{"weight": (0.1, 10.0), "lr": (1e-4, 1e-2)}}
 
@@ -137,6 +138,22 @@ def test_documented() -> None:
 def test_switched_off_it_is_source_only(tmp_path: Path) -> None:
     contract.check_control(CASE, tmp_path)
 '''
+
+STREAM_TEST = """
+
+def test_what_is_served_comes_before_what_is_learned(tmp_path: Path) -> None:
+    contract.check_first_served(CASE, tmp_path)
+    contract.check_served_before_step(CASE, tmp_path)
+
+
+def test_steps_that_move_nothing_and_a_return_to_the_start(tmp_path: Path) -> None:
+    contract.check_no_row_counts(CASE, tmp_path)
+    contract.check_restart(CASE, tmp_path)
+
+
+def test_batches_of_one(tmp_path: Path) -> None:
+    contract.check_batch_of_one(CASE, tmp_path)
+"""
 
 
 class Kind(NamedTuple):

@@ -24,6 +24,8 @@ class Sample(NamedTuple):
         views: further augmentations of the input by name.
         maps: by the name of a view the affine map (2, 3) from pixels of ``x`` to pixels of the view.
         held_out: whether it belongs to the stream that the method holds out.
+        place: its position in a stream of test samples; ``None`` elsewhere.
+        again: whether it was served in an earlier batch, and comes again as a part of a window.
     """
 
     x: Any
@@ -33,6 +35,8 @@ class Sample(NamedTuple):
     views: dict[str, Any]
     maps: dict[str, Tensor]
     held_out: bool = False
+    place: int | None = None
+    again: bool = False
 
 
 @dataclass
@@ -54,6 +58,9 @@ class Batch:
         maps: by the name of a view (N, 2, 3), the affine maps from pixels of ``x`` to pixels of the view.
         view_sizes: as ``sizes``, by the name of a view whose images are padded.
         origin: in an evaluation the domain that all rows come from, without its labels; ``None`` in training.
+        place: (N,) int64, position of each row in a stream of test samples; ``None`` elsewhere.
+        num_again: number of rows that were served in earlier batches, and come again as a part of a window. They come
+            first.
     """
 
     x: Any
@@ -67,6 +74,8 @@ class Batch:
     maps: dict[str, Tensor] = field(default_factory=dict)
     view_sizes: dict[str, Tensor] = field(default_factory=dict)
     origin: Domain | None = None
+    place: Tensor | None = None
+    num_again: int = 0
 
     def __len__(self) -> int:
         return len(self.index)
@@ -122,7 +131,8 @@ def collate(samples: Sequence[Sample], empty: Empty = _new) -> Batch:
     x, y = _Rows(len(samples), empty), list[Any]()
     views: dict[str, _Rows] = {}
     maps: dict[str, list[Tensor]] = {}
-    domain, index, num_held_out = [], [], 0
+    domain, index, places = [], [], list[int]()
+    num_held_out = num_again = 0
     for position, sample in enumerate(samples):
         if sample.y is not None and len(y) < position:
             raise ValueError("labelled samples must come first in a batch")
@@ -136,6 +146,8 @@ def collate(samples: Sequence[Sample], empty: Empty = _new) -> Batch:
             maps.setdefault(name, []).append(affine)
         domain.append(sample.domain)
         index.append(sample.index)
+        places += [] if sample.place is None else [sample.place]
+        num_again += sample.again
         num_held_out += sample.held_out
     labels = _Rows(len(y), empty, fill=IGNORE)
     for label in y:
@@ -153,6 +165,8 @@ def collate(samples: Sequence[Sample], empty: Empty = _new) -> Batch:
         sizes=sizes,
         maps={name: torch.stack(found) for name, found in maps.items()},
         view_sizes={name: each for name, (_, each) in stacked.items() if each is not None},
+        place=torch.tensor(places, dtype=torch.int64) if places else None,
+        num_again=num_again,
     )
 
 

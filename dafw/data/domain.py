@@ -24,6 +24,7 @@ class Domain:
         ids: a stable name per sample; its position if ``None``.
         volumes: the name of the volume that each sample is a slice of; ``None`` if the samples are no slices.
         references: for each sample an image of the same place in another condition; ``None`` if there are none.
+        visits: how often a stream served each sample before, (n,); ``None``: never.
     """
 
     name: str
@@ -32,10 +33,12 @@ class Domain:
     ids: Sequence[str] | None = None
     volumes: Sequence[str] | None = None
     references: References | None = None
+    visits: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         references = None if self.references is None else self.references.index
         parts = {"labels": self.labels, "ids": self.ids, "volumes": self.volumes, "references": references}
+        parts["visits"] = self.visits
         for what, values in parts.items():
             if values is not None and len(values) != len(self.inputs):
                 raise ValueError(f"{self.name}: {len(self.inputs)} inputs but {len(values)} {what}")
@@ -58,6 +61,7 @@ class Domain:
             ids=ids,
             volumes=None if self.volumes is None else [self.volumes[index] for index in chosen.tolist()],
             references=None if self.references is None else self.references.subset(chosen),
+            visits=None if self.visits is None else self.visits[chosen],
         )
 
     def unlabelled(self) -> "Domain":

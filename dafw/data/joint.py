@@ -73,7 +73,7 @@ class JointDataset(Dataset[Sample]):
         if self.references and domain.references is not None:
             views["reference"] = self._reference(domain, draw, raw)
         held_out = draw.domain >= len(self.domains) - self.num_held_out
-        return Sample(x, y, draw.domain, draw.index, views, maps, held_out)
+        return Sample(x, y, draw.domain, draw.index, views, maps, held_out, draw.place, draw.again)
 
     def _reference(self, domain: Domain, draw: Draw, raw: Any) -> Any:
         """The reference of a sample, moved as the sample itself is."""

@@ -12,15 +12,26 @@ from torch.utils.data import Sampler
 
 
 class Draw(NamedTuple):
-    """One sample to load: which domain, which of its samples, and how often the domain was passed before."""
+    """One sample to load.
+
+    Attributes:
+        domain: which domain.
+        index: which of its samples.
+        cycle: how often the domain was passed before.
+        place: its position in a stream of test samples; ``None`` elsewhere.
+        again: whether it was served in an earlier batch, and comes again as a part of a window.
+    """
 
     domain: int
     index: int  # type: ignore[assignment]
     cycle: int
+    place: int | None = None
+    again: bool = False
 
 
 @lru_cache(maxsize=64)
-def _permutation(seed: int, domain: str, cycle: int, length: int) -> NDArray[np.int64]:
+def permutation(seed: int, domain: str, cycle: int, length: int) -> NDArray[np.int64]:
+    """The order (length,) of a domain's samples in one pass; do not write to it."""
     order = np.random.default_rng([seed, crc32(domain.encode()), cycle]).permutation(length)
     return order.astype(np.int64)
 
@@ -32,7 +43,7 @@ def draw(seed: int, domain: str, position: int, length: int) -> tuple[int, int]:
     [0, 1, 2, 3]
     """
     cycle, offset = divmod(position, length)
-    return int(_permutation(seed, domain, cycle, length)[offset]), cycle
+    return int(permutation(seed, domain, cycle, length)[offset]), cycle
 
 
 def draw_by_class(seed: int, domain: str, position: int, rows: Sequence[NDArray[np.int64]]) -> tuple[int, int]:
@@ -166,63 +177,6 @@ class JointBatchSampler(Sampler[list[Draw]]):
         return self.steps_per_epoch
 
 
-class StreamSampler(Sampler[list[Draw]]):
-    """Every sample of each domain once, one domain after the other, in batches of at most ``count`` samples.
-
-    A batch holds samples of one domain. The last batch of a domain may be smaller. Rank r of R takes every R-th sample
-    of a batch from r on.
-
-    Args:
-        streams: the domains.
-        seed: gives each domain a random order, together with its name; ``None`` for the order that it has.
-        steps_done: called at each ``iter``; the number of batches trained so far.
-        rank: this process.
-        world_size: number of processes.
-
-    Raises:
-        ValueError: if ``world_size`` does not divide the size of a batch.
-    """
-
-    def __init__(
-        self,
-        streams: Sequence[Stream],
-        *,
-        seed: int | None,
-        steps_done: Callable[[], int] = lambda: 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        for stream in streams:
-            if unequal := [size for size in (stream.count, stream.length) if size % world_size]:
-                raise ValueError(f"{world_size} ranks cannot share {unequal[0]} samples of {stream.name} equally")
-        self.streams, self.seed, self.steps_done = list(streams), seed, steps_done
-        self.rank, self.world_size = rank, world_size
-
-    @property
-    def starts(self) -> list[int]:
-        """For each domain the number of its first batch."""
-        sizes = [-(-stream.length // stream.count) for stream in self.streams]
-        return [sum(sizes[:position]) for position in range(len(sizes))]
-
-    def batch(self, step: int) -> list[Draw]:
-        """The part of batch ``step`` that this rank trains on."""
-        domain = max(position for position, start in enumerate(self.starts) if start <= step)
-        stream, first = self.streams[domain], (step - self.starts[domain]) * self.streams[domain].count
-        order: Sequence[int] = range(stream.length)
-        if self.seed is not None:
-            order = _permutation(self.seed, stream.name, 0, stream.length)[first : first + stream.count].tolist()
-        else:
-            order = order[first : first + stream.count]
-        return [Draw(domain, index, 0) for index in order[self.rank :: self.world_size]]
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for step in range(self.steps_done(), len(self)):
-            yield self.batch(step)
-
-    def __len__(self) -> int:
-        return sum(-(-stream.length // stream.count) for stream in self.streams)
-
-
 class ShardSampler(Sampler[list[Draw]]):
     """Every sample of one domain once, spread over the ranks without padding.
 
@@ -246,7 +200,7 @@ class ShardSampler(Sampler[list[Draw]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        order: Sequence[int] = range(length) if mixed is None else _permutation(*mixed, 0, length).tolist()
+        order: Sequence[int] = range(length) if mixed is None else permutation(*mixed, 0, length).tolist()
         self.indices = order[rank::world_size]
         self.batch_size, self.domain = batch_size, domain
 

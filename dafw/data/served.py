@@ -1,12 +1,15 @@
 """What a method may know of the data that it trains on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal, cast
 
 from dafw.data.augment import Augment, Word, made_augment
+from dafw.data.batch import Batch
 from dafw.data.domain import Domain
-from dafw.data.roles import Evaluation
+from dafw.data.roles import Evaluation, Split
 from dafw.data.samples import summarise
+from dafw.data.stream_plan import StreamPlan
+from dafw.data.target_stream import TargetStream
 from dafw.ranges import Checked
 from dafw.samples import Samples
 
@@ -21,9 +24,11 @@ class ServedDomains(Checked):
         steps_per_epoch: training steps between two validations.
         target_batch_size: samples a step from each target, over all ranks.
         target: names of the targets.
+        stream: the stream of a test-time method.
         augment: the augmentation as a word or a function; ``None`` without one.
         flips: whether a mirrored image keeps its class, so that a word for ``augment`` may mirror images.
         size_is_side: whether the argument ``size`` is the side of all images in pixels, which a network may follow.
+        made_of: further objects whose code decides what the samples are, such as another datamodule.
         train_domains: the domains of a training batch in their order: labelled ones, targets, held-out parts.
         one_image: whether training reads one image of the target alone.
     """
@@ -35,7 +40,9 @@ class ServedDomains(Checked):
     target: list[str]
     train_domains: list[Domain]
     one_image: bool = False
+    stream: TargetStream
     augment: Word | Augment | None
+    made_of: Sequence[object] = ()
     flips: ClassVar[bool] = True
     size_is_side: ClassVar[bool] = False
 
@@ -64,7 +71,12 @@ class ServedDomains(Checked):
 
     @property
     def stream_starts(self) -> list[int]:
-        """The numbers of those training batches with which a target begins; empty unless the targets are streamed."""
+        """The numbers of those training batches with which a segment of the stream begins; empty without a stream."""
+        raise NotImplementedError
+
+    @property
+    def stream_plan(self) -> StreamPlan:
+        """The order of the stream."""
         raise NotImplementedError
 
     @property
@@ -90,6 +102,31 @@ class ServedDomains(Checked):
     @property
     def tested_targets(self) -> list[str]:
         """Names of the targets that have labels to test with."""
+        raise NotImplementedError
+
+    def source_domains(self, split: Split) -> list[Domain]:
+        """The labelled samples of a split of all sources, whether the method's setting sees them or not.
+
+        Statistics of the source are computed from them.
+
+        Raises:
+            UserError: if the files of a source are not there, or if it has no labels.
+        """
+        raise NotImplementedError
+
+    def shuffled_once(
+        self, domains: Sequence[Domain], count: int | None, batch_size: int, seed: int
+    ) -> Iterable[Batch]:
+        """Samples of some domains, each once, mixed in a random order, without augmentation.
+
+        Every rank gets all of them.
+
+        Args:
+            domains: the domains.
+            count: how many samples; all if ``None``, or if there are fewer.
+            batch_size: samples a batch.
+            seed: alone decides the order.
+        """
         raise NotImplementedError
 
     def evaluations(self, stage: Stage) -> Sequence[Evaluation]:

@@ -72,7 +72,9 @@ def known_domains(
     return tuple(dict.fromkeys((*names, *named)))
 
 
-def list_domains(one: Callable[[str], Found], source: Sequence[str], target: Sequence[str]) -> dict[str, Found]:
+def list_domains(
+    one: Callable[[str], Found], source: Sequence[str], target: Sequence[str], targets_tell: bool = False
+) -> dict[str, Found]:
     """The samples of each domain; none if no files are looked for.
 
     A source is left out if its files are not there and there is a trained model that knows its classes.
@@ -81,6 +83,7 @@ def list_domains(one: Callable[[str], Found], source: Sequence[str], target: Seq
         one: returns the samples of one domain.
         source: the sources.
         target: the targets.
+        targets_tell: whether the labels of the targets tell the classes too, if the trained model does not know them.
 
     Raises:
         UserError: of ``one``.
@@ -91,6 +94,6 @@ def list_domains(one: Callable[[str], Found], source: Sequence[str], target: Seq
         try:
             found[name] = one(name)
         except UserError:
-            if name in target or model is None or not model.classes:
+            if name in target or model is None or not (model.classes or targets_tell):
                 raise
     return found

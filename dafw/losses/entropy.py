@@ -57,6 +57,19 @@ def mutual_information(logits: Tensor, *, epsilon: float = 0.0) -> Tensor:
     return entropy(marginal, epsilon=epsilon) - _entropy(log_p, epsilon).mean()
 
 
+def marginal_entropy(logits: Tensor, *, epsilon: float = 0.0) -> Tensor:
+    """H(mean_i p_i), the diversity of the predictions of a batch. Nothing is gathered.
+
+    Args:
+        logits: (N, K).
+        epsilon: see :func:`entropy`.
+
+    Returns:
+        A scalar, between 0 and log K.
+    """
+    return entropy(full_precision(logits).log_softmax(-1).logsumexp(0), epsilon=epsilon)
+
+
 def information_maximisation(logits: Tensor, *, epsilon: float = 0.0) -> Tensor:
     """mean_i H(p_i) - H(mean_i p_i), to be minimised: SHOT, Liang et al., ICML 2020, https://arxiv.org/abs/2002.08546.
 

@@ -49,7 +49,8 @@ class Method(
     """Base of all methods. A direct subclass is the base of a setting, and says so with ``abstract=True``.
 
     Args:
-        network: inputs to outputs, see :class:`~dafw.problems.model.NetworkBase`.
+        network: inputs to outputs, see :class:`~dafw.problems.model.NetworkBase`. If it arrives in evaluation mode, it
+            is put into training mode; ``norm`` and ``network.frozen`` say what stays as it is.
         num_classes: classes to predict. The command line takes it from the datamodule. A method that is made without
             it takes it from the datamodule of its trainer, see :class:`~dafw.methods.waiting.Waiting`.
         checkpoint: where the network's weights come from: a checkpoint of a method that leaves the network's layers as
@@ -97,8 +98,8 @@ class Method(
     control_difference_reason: ClassVar[str] = ""
     #: Whether the control learns from the targets too, without their labels, as from pseudo-labels alone.
     control_learns_target: ClassVar[bool] = False
-    #: Passes through the backbone in a training step.
-    backbone_passes: ClassVar[int] = 1
+    #: Passes through the backbone in a training step; ``None`` if they are not as many in each.
+    backbone_passes: ClassVar[int | None] = 1
     #: Values that the host must read in a training step by the method's definition.
     host_reads: ClassVar[int] = 0
     #: Why several ranks do not train exactly what one trains; empty if they do.
@@ -146,7 +147,7 @@ class Method(
             raise UserError(f"{type(self.problem).__name__} knows no unknown classes: leave out model.rejection")
         self.build_network(network, num_classes)
         network.set_classes(num_classes)
-        self.network = network
+        self.network = network if network.training else network.train()  # one that has been evaluated learns as others
         self.problem = self.problem.bind(network)
         self.norm: NormMode = norm or self.default_norm
         self.start_from(checkpoint, self.norm)

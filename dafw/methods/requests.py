@@ -64,6 +64,14 @@ class Requests(Base):
         return data
 
     @property
+    def source_use(self) -> str:
+        """What of the source the training uses: ``samples``, ``statistics`` that were computed of them, or ``nothing``.
+
+        A start model may have learned the source before.
+        """
+        return "samples" if self.setting.sees_source else "nothing"
+
+    @property
     def data_seed(self) -> int:
         """Seed of the datamodule at work; 0 without one."""
         data = self.datamodule

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from dafw.nn.digits import DIGIT_NETS
 from dafw.nn.ibn import IBNForm, convert_ibn, split_state, start_norms
 from dafw.nn.torchvision_detectors import TORCHVISION
 from dafw.nn.weights import load_weights, loads_weights
+from dafw.nn.whole_classifiers import last_layer, without_last_layer
 from dafw.recording import may_name
 
 #: Names of the pyramids that a detector of this project may have, beside those of timm.
@@ -46,6 +47,7 @@ def make_backbone(
     weights: str | None = None,
     ibn: IBNForm | None = None,
     with_classifier: bool = False,
+    keys: Mapping[str, str] | None = None,
 ) -> Backbone:
     """The module of that name, with its weights.
 
@@ -61,13 +63,20 @@ def make_backbone(
     else:
         timm_name = name
         module, extra = _make_timm(name, in_channels, input_size, arguments)
-    options: dict[str, Any] = {"name": name, "arguments": extra, "with_classifier": with_classifier}
+    options: dict[str, Any] = {"name": name, "arguments": extra, "with_classifier": with_classifier, "keys": keys}
     if ibn is not None:
         convert_ibn(module, ibn, name)
         if "zero_init_last" not in arguments:
             start_norms(module)
         options["adapt"] = partial(split_state, module)
-    classifier = load_weights(module, weights, timm_name, **options)
+    own_class = timm_name is None and name not in DIGIT_NETS
+    whole = own_class and with_classifier and last_layer(module, partial(_passed, name, in_channels, input_size))
+    if whole:
+        load_weights(module, weights, **options | {"with_classifier": False})
+        last = without_last_layer(module, whole)
+        classifier = last if loads_weights() else {}
+    else:
+        classifier = load_weights(module, weights, timm_name, **options)
     width = getattr(module, "num_features", None)
     if timm_name is not None:  # layers behind the last stage, which some models have, may change the width
         width = getattr(module, "head_hidden_size", None) or width
@@ -145,8 +154,10 @@ def _make(name: str, owner: Callable[..., nn.Module], arguments: dict[str, Any])
     return owner(**arguments)
 
 
-def find_module(path: str, kind: str = "backbone") -> type[nn.Module] | None:
+def find_module(path: str, kind: str = "backbone") -> Callable[..., nn.Module] | None:
     """The user's class at ``package.module.Name``; None if there is no such package, as for timm's names with a dot.
+
+    A backbone may be a function whose annotation says that it returns a module, as torchvision's are.
 
     Args:
         path: of the class.
@@ -167,10 +178,12 @@ def find_module(path: str, kind: str = "backbone") -> type[nn.Module] | None:
         found = getattr(importlib.import_module(module_name), class_name, None)
     except ModuleNotFoundError as error:
         raise UserError(f"the {kind} {path} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    made = get_type_hints(found).get("return") if kind == "backbone" and inspect.isfunction(found) else found
+    if found is None or not (isinstance(made, type) and issubclass(made, nn.Module)):
         what = "has no class" if found is None else "has something other than an nn.Module as"
         raise UserError(f"the {kind} {path} cannot be used: {module_name} {what} {class_name}")
-    return found
+    maker: Callable[..., nn.Module] = found
+    return maker
 
 
 def _make_timm(
@@ -221,14 +234,23 @@ def _layers(key: str) -> list[str]:
 
 
 def _measure(name: str, module: nn.Module, in_channels: int, input_size: int | None) -> int:
-    """Width of the features, from one pass over two black images; changes neither the module nor the random state."""
+    """Width of the features, from one pass over two black images."""
+    features = _passed(name, in_channels, input_size, module)
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise UserError(f"the backbone {name} returns {got}, where features are (N, d)")
+    return features.shape[1]
+
+
+def _passed(name: str, in_channels: int, input_size: int | None, module: nn.Module) -> Any:
+    """What a backbone makes of two black images. It changes neither the module nor the random state."""
     modes = {part: part.training for part in module.modules()}
     size = input_size or 224
     parameter = next(module.parameters(), torch.empty(0))
     image = torch.zeros(2, in_channels, size, size, dtype=parameter.dtype)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            features = module.eval()(image)
+            return module.eval()(image)
     except Exception as error:  # whatever a module does with an input that is not for it
         raise UserError(
             f"the backbone {name} has no attribute num_features, and does not take images {tuple(image.shape)} to"
@@ -237,7 +259,3 @@ def _measure(name: str, module: nn.Module, in_channels: int, input_size: int | N
     finally:
         for part, mode in modes.items():
             part.training = mode
-    if not isinstance(features, Tensor) or features.ndim != 2:
-        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise UserError(f"the backbone {name} returns {got}, where features are (N, d)")
-    return features.shape[1]

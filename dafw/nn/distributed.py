@@ -7,12 +7,14 @@ gradients over the R ranks. So the quantity that is minimised is (1/R) sum_r L_r
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
+
+Rows = TypeVar("Rows", Tensor, range)
 
 
 def world_size() -> int:
@@ -172,6 +174,28 @@ def gather_rows(x: Tensor) -> Tensor:
         return x
     rows: Tensor = _GatherRows.apply(x)
     return rows
+
+
+def own_rows(x: Rows) -> Rows:
+    """The rows of this rank in what :func:`gather_rows` has joined: (R * n, ...) -> (n, ...)."""
+    return x if world_size() == 1 else x[dist.get_rank() :: world_size()]
+
+
+def mean_weights(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weights by which a sum over this rank's rows becomes a mean over the rows that count, of all ranks.
+
+    A loss is summed with these weights on each rank. The mean of the ranks' sums is the mean over the rows that count.
+
+    Args:
+        rows: (n,) bool, which rows of this rank count.
+        dtype: of the weights.
+
+    Returns:
+        Weights (n,), 0 for rows that do not count; and the number of rows that count, of all ranks, a scalar.
+    """
+    counted = rows.to(dtype)
+    count = sum_over_ranks(counted.sum())
+    return counted * (world_size() / count.clamp_min(1)), count
 
 
 def from_first_rank(x: Tensor) -> Tensor:

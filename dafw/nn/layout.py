@@ -3,12 +3,42 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
 from dafw.data.padding import valid_positions
 from dafw.nn.draws import row_seeds
+
+BatchRule = Literal["batch", "average", "mixed"]
+
+
+@dataclass(frozen=True)
+class StreamStatistics:
+    """By what batch normalisation normalises a batch of a stream.
+
+    Let m be the running mean or variance of a layer, b that of the batch over all ranks, and w the ``weight``.
+
+    ========  ======================  =================
+    rule      normalised by           running statistics
+    ========  ======================  =================
+    batch     b, its variance biased  stay
+    average   (1 - w) m + w b         become that sum
+    mixed     (1 - w) m + w b         stay
+    ========  ======================  =================
+
+    Gradients flow through b. One value per channel has no variance: ``batch`` takes m then, and the two sums take the
+    running variance for that of the batch.
+
+    Args:
+        rule: see the table.
+        weight: see the table, in [0, 1].
+        biased: whether the variance in b of ``average`` and ``mixed`` is the biased one, of n rather than n - 1 values.
+    """
+
+    rule: BatchRule
+    weight: float = 0.1
+    biased: bool = False
 
 
 @dataclass
@@ -21,6 +51,9 @@ class BatchLayout:
         num_source: number of leading rows that are source; None: every row is target, as in evaluation.
         sync: whether training statistics are taken over all ranks.
         track: whether training statistics enter the running ones.
+        stream: by what batch normalisation normalises, in training mode and in evaluation mode alike, unless its mode
+            is frozen; None: its mode says. With ``track`` false, ``average`` leaves the running statistics as they are.
+        counted: (N,) bool, the rows whose values make the statistics of a batch of a stream; None: all rows.
         domain: (N,) int64, the domain of each row of the training batch; None if unknown.
         test_batch: whether evaluation normalises a batch by its own statistics (mean and biased variance; on several
             ranks those of this rank's rows). They do not enter the running statistics. One value per channel has no
@@ -34,6 +67,8 @@ class BatchLayout:
     num_source: int | None = None
     sync: bool = True
     track: bool = True
+    stream: StreamStatistics | None = None
+    counted: Tensor | None = None
     test_batch: bool = False
     domain: Tensor | None = None
     sizes: Tensor | None = None

@@ -1,19 +1,22 @@
 """The network every method trains: normalisation, a backbone, perhaps a bottleneck, and a label head."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from dafw.errors import UserError, choose
+from dafw.data.imagenet import rows_of
+from dafw.errors import UserError, choose, warn
 from dafw.nn.backbones import make_backbone
 from dafw.nn.feature_cache import FeatureCache
 from dafw.nn.ibn import IBNForm
 from dafw.nn.mixstyle import Pairs, insert_mixstyle
 from dafw.nn.mlp import mlp, start_linear
 from dafw.nn.norm import fix_affine
+from dafw.nn.weights import loads_weights
+from dafw.nn.whole_classifiers import other_scale, refuse_unknown_scale
 from dafw.problems.model import NetworkBase
 from dafw.problems.outputs import Outputs
 from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt, Range
@@ -30,8 +33,9 @@ class Network(NetworkBase):
         backbone: ``mnist_net``, ``svhn_net``, ``gtsrb_net``, ``small_bn_net``, ``small_se_net``, ``mnist_cnn``, a timm
             model's name, or the class path of an ``nn.Module`` that returns features (N, d). The class may have
             ``num_features``, which is d; otherwise d is measured on zeros. It may have ``make_head(num_classes)``,
-            which builds the label head.
+            which builds the label head. A function that is annotated to return such a module will do, as torchvision's.
         weights: null, ``timm``, ``pypi`` or a file, see :func:`dafw.nn.weights.load_weights`.
+        weights_keys: how names of weights in a file begin, and what the backbone calls that, as in ``{encoder.: ""}``.
         bottleneck: width of a Linear-BatchNorm-ReLU between backbone and head. Its output is then the features.
         bottleneck_norm: whether it has the BatchNorm (tllib's DAN, DeepDA, UAN and the authors of CDAN: no).
         bottleneck_relu: whether it ends in the ReLU (SHOT, UAN and the authors of CDAN: no).
@@ -40,7 +44,10 @@ class Network(NetworkBase):
         head: ``default`` is the backbone's own or a Linear. ``weight_norm`` is a Linear in which each row is a length
             times a direction, SHOT's label head (Salimans and Kingma 2016, https://arxiv.org/abs/1602.07868).
             ``pretrained`` is the classifier that ``weights`` came with. The data must then have as many classes, in the
-            same order.
+            same order. A module of your own may then be a whole classifier: the linear layer whose output it returns
+            becomes the head, and ``mean`` and ``std`` must be known.
+        head_rows: outputs of the pretrained classifier that are kept, as numbers from 0 in the order of the data's
+            classes; ``imagenet_r`` or ``imagenet_a``: the 200 of 1,000 that this variant has. Null keeps all.
         head_width: width of a hidden Linear-ReLU layer of the label head; null: see :meth:`make_head`.
         head_init: as ``bottleneck_init``, of each Linear of a new label head (MDD, AFN in tllib: 0.01 and 0).
         dropout: share of values to drop in training: of the bottleneck's output and of the head's hidden units. A
@@ -89,11 +96,13 @@ class Network(NetworkBase):
         backbone: str = "mnist_net",
         *,
         weights: str | None = None,
+        weights_keys: dict[str, str] | None = None,
         bottleneck: PositiveInt | None = None,
         bottleneck_norm: bool = True,
         bottleneck_relu: bool = True,
         bottleneck_init: tuple[NonNegativeFloat, NonNegativeFloat] | None = None,
         head: HeadKind = "default",
+        head_rows: list[NonNegativeInt] | Literal["imagenet_r", "imagenet_a"] | None = None,
         head_width: PositiveInt | None = None,
         head_init: tuple[NonNegativeFloat, NonNegativeFloat] | None = None,
         dropout: Annotated[float, Range("is a share, at least 0 and below 1", 0, 1, below=True)] = 0.0,
@@ -119,6 +128,8 @@ class Network(NetworkBase):
             raise UserError("a weight-normalised head is one layer: leave out head_width, or head: weight_norm")
         if head == "pretrained" and (weights is None or bottleneck is not None or head_width is not None):
             raise UserError("head: pretrained needs weights with a classifier, no bottleneck and no head_width")
+        if head_rows is not None and head != "pretrained":
+            raise UserError("head_rows are of a classifier that is kept: give head: pretrained, or leave them out")
         if head != "default" and head_init is not None:
             raise UserError(f"head_init is of the default head: leave it out, or head: {head}")
         if frozen and mixstyle:
@@ -128,8 +139,10 @@ class Network(NetworkBase):
         if norm_affine is not None:
             choose("norm_affine", norm_affine, ("fixed",))
         keeps = head == "pretrained"
-        made = make_backbone(backbone, in_channels, input_size, backbone_args or {}, weights, ibn, keeps)
+        made = make_backbone(backbone, in_channels, input_size, backbone_args or {}, weights, ibn, keeps, weights_keys)
         module, width, classifier = made
+        if keeps:
+            refuse_unknown_scale(backbone, module, mean, std)
         if mixstyle:
             insert_mixstyle(module, mixstyle, alpha=mixstyle_alpha, p=mixstyle_p, pairs=mixstyle_pairs)
         super().__init__(
@@ -145,8 +158,13 @@ class Network(NetworkBase):
         )
         if norm_affine is not None:
             fix_affine(self.backbone)
+        if weights is not None and loads_weights() and (other := other_scale(self.backbone, self.mean, self.std)):
+            warn(
+                f"{backbone} normalises images with {other}: leave out model.network.mean and std if that is not meant"
+            )
         self.backbone_name, self.head_kind = backbone, head
-        self.kept_head = KeptHead(classifier) if classifier else None
+        rows = rows_of(head_rows) if isinstance(head_rows, str) else head_rows
+        self.kept_head = KeptHead(classifier, rows) if classifier else None
         self.head_width, self.head_init, self.dropout = head_width, head_init, dropout
         self.register_module("bottleneck", None)
         if bottleneck is not None:
@@ -248,10 +266,21 @@ class KeptHead:
 
     Args:
         state: its weights, by their names within it.
+        rows: the outputs that are kept; ``None`` for all.
+
+    Raises:
+        UserError: if it has no such output.
     """
 
-    def __init__(self, state: dict[str, Tensor]) -> None:
+    def __init__(self, state: dict[str, Tensor], rows: Sequence[int] | None = None) -> None:
         self.state, self.used = state, False
+        if rows is not None:
+            outputs = min(len(value) for value in state.values())
+            if max(rows, default=0) >= outputs:
+                raise UserError(
+                    f"model.network.head_rows names output {max(rows)} of a classifier of {outputs} classes"
+                )
+            self.state = {key: value[list(rows)] for key, value in state.items()}
 
     def fill(self, head: nn.Module, num_classes: int) -> None:
         """Puts the weights into a new head; a bias that the classifier lacks is 0.

@@ -25,10 +25,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from dafw.errors import UserError
-from dafw.nn.distributed import gather_rows, world_size
+from dafw.nn.batch_statistics import batch_statistics, normalise, normalise_by_batch
+from dafw.nn.distributed import world_size
 from dafw.nn.group_norm import GroupNorm
-from dafw.nn.layout import BatchLayout
-from dafw.nn.precision import full_precision
+from dafw.nn.layout import BatchLayout, StreamStatistics
 
 NormMode = Literal["joint", "separate", "domain_specific", "frozen", "group"]
 BatchNormMode = Literal["joint", "separate", "domain_specific", "frozen"]
@@ -201,6 +201,8 @@ class DomainBatchNorm(nn.Module):
             rows: where the part lies in the batch.
         """
         weight, bias, mean, var, batches = branch
+        if self.layout.stream is not None and self.mode != "frozen":
+            return self._normalise_in_stream(x, branch, rows, self.layout.stream)
         if not self._uses_batch(x):
             return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
         if not (self.layout.track and self.training):
@@ -214,11 +216,11 @@ class DomainBatchNorm(nn.Module):
         if self.follows and self.training:
             if mean is not None:
                 with torch.no_grad():
-                    _, *statistics = _normalise_by_hand(x, None, None, self.eps, inside, over_ranks)
+                    _, *statistics = normalise_by_batch(x, None, None, self.eps, inside, over_ranks)
                 self._track(branch, *statistics)
             return F.batch_norm(x, branch.running_mean, branch.running_var, weight, bias, False, 0.0, self.eps)
         if over_ranks or inside is not None:
-            y, batch_mean, batch_var = _normalise_by_hand(x, weight, bias, self.eps, inside, over_ranks)
+            y, batch_mean, batch_var = normalise_by_batch(x, weight, bias, self.eps, inside, over_ranks)
         elif mean is None or var is None or self.momentum is not None:
             return F.batch_norm(x, mean, var, weight, bias, True, self.momentum or 0.0, self.eps)
         else:  # a momentum of 1 writes the batch's own statistics
@@ -227,6 +229,32 @@ class DomainBatchNorm(nn.Module):
         if mean is not None:
             self._track(branch, batch_mean, batch_var)
         return y
+
+    def _normalise_in_stream(self, x: Tensor, branch: _Branch, rows: slice, by: StreamStatistics) -> Tensor:
+        """Normalises one part of a batch of a stream, see :class:`~dafw.nn.layout.StreamStatistics`."""
+        weight, bias, mean, var, _ = branch
+        over_ranks = self.layout.sync and world_size() > 1
+        inside = self.layout.inside(rows, *x.shape[2:]) if x.ndim == 4 and not self.of_regions else None
+        if self.layout.counted is not None:
+            counted = self.layout.counted.view(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])
+            inside = counted if inside is None else counted & inside
+        several = inside is not None or x.numel() // x.shape[1] * (world_size() if over_ranks else 1) > 1
+        if by.rule == "batch" and mean is not None and not several:
+            return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
+        if (mean is None or by.rule == "batch") and several and not over_ranks and inside is None:
+            return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
+        batch_mean, batch_var, count = batch_statistics(x, inside, over_ranks)
+        if mean is not None and var is not None and by.rule != "batch":
+            if not several:
+                batch_var = var
+            elif not by.biased:
+                batch_var = batch_var * (count / (count - 1).clamp_min(1))
+            batch_mean = torch.lerp(mean.to(batch_mean), batch_mean, by.weight)
+            batch_var = torch.lerp(var.to(batch_var), batch_var, by.weight)
+            if by.rule == "average" and self.layout.track:
+                with torch.no_grad():
+                    mean.copy_(batch_mean), var.copy_(batch_var)
+        return normalise(x, batch_mean, batch_var, weight, bias, self.eps)
 
     def _track(self, branch: _Branch, batch_mean: Tensor, batch_var: Tensor) -> None:
         """Lets the statistics of a batch, (C,) each, enter the running ones."""
@@ -252,56 +280,6 @@ class DomainBatchNorm(nn.Module):
             f"{self.num_features}, mode={self.mode}, eps={self.eps}, momentum={self.momentum}, "
             f"affine={affine}, track_running_stats={tracked}"
         )
-
-
-def _normalise_by_hand(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, inside: Tensor | None, over_ranks: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalises by batch statistics that leave out padding and may span the ranks.
-
-    Rank r has n_r values per channel with mean m_r and biased variance v_r. With N = sum n_r the statistics are
-    m = sum (n_r / N) m_r and v = sum (n_r / N) (v_r + (m_r - m)^2). Each pass has one collective of 2 C + 1 numbers.
-    The result can be differentiated any number of times.
-
-    Args:
-        x: (n, C, ...).
-        weight: (C,).
-        bias: (C,).
-        eps: added to the variance.
-        inside: (n, 1, h, w) bool, the positions that count; ``None`` if all do.
-        over_ranks: whether the rows of all ranks count.
-
-    Returns:
-        The normalised x, m (C,), and the unbiased variance v N / (N - 1) (C,).
-
-    Raises:
-        ValueError: for one value per channel over all ranks. It assumes that all ranks have as many rows.
-    """
-    channels = x.shape[1]
-    wide, dims = full_precision(x), [0, *range(2, x.ndim)]
-    if inside is None:
-        values = x.numel() // channels
-        if values * world_size() <= 1:
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
-        var, mean = torch.var_mean(wide, dims, correction=0)
-        count = mean.new_full((1,), values)
-    else:
-        count = inside.sum().to(wide.dtype).view(1)
-        mean = (wide * inside).sum(dims) / count
-        var = ((wide - mean.view(1, -1, 1, 1)).square() * inside).sum(dims) / count
-    total = count
-    if over_ranks:
-        ranks = gather_rows(torch.cat([mean, var, count])[None])
-        means, variances, sizes = torch.split(ranks, [channels, channels, 1], dim=1)
-        total = sizes.sum()
-        shares = sizes / total
-        mean = (shares * means).sum(0)
-        var = (shares * (variances + (means - mean).square())).sum(0)
-    scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    shape = [1, channels, *[1] * (x.ndim - 2)]
-    y = torch.addcmul(shift.view(shape), wide, scale.view(shape)).to(x.dtype)
-    return y, mean, var * (total / (total - 1).clamp_min(1))
 
 
 def _check_known(layer: _BatchNorm) -> None:
@@ -334,6 +312,18 @@ def fix_affine(module: nn.Module) -> None:
         if isinstance(layer, _BatchNorm | DomainBatchNorm):
             for parameter in layer.parameters(recurse=False):
                 parameter.requires_grad_(False)
+
+
+def norm_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Scale and shift of every batch, layer and group normalisation inside ``module``; those that are fixed left out.
+
+    Args:
+        module: a network.
+    """
+    kinds = (_BatchNorm, DomainBatchNorm, nn.LayerNorm, nn.GroupNorm)
+    layers = [one for one in module.modules() if isinstance(one, kinds)]
+    found = {p: None for layer in layers for p in layer.parameters(recurse=False) if p.requires_grad}
+    return list(found)
 
 
 def convert_norm(module: nn.Module, mode: NormMode, skip: nn.Module | None = None) -> BatchLayout:

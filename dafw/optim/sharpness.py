@@ -202,7 +202,7 @@ class SharpnessAware(Optimizer):
     """Wraps another optimiser: its ``step`` descends the gradient of a rule.
 
     Parameter groups, state and checkpoints are those of the wrapped optimiser. Parameters without a gradient in the
-    first pass are left out of all passes.
+    first pass are left out of all passes. If none has one, there is no step.
 
     Args:
         base: the wrapped optimiser.
@@ -254,6 +254,8 @@ class SharpnessAware(Optimizer):
         with self.around(next(numbers)), torch.enable_grad():
             loss = closure()
         moved = [parameter for parameter in self.parameters() if parameter.grad is not None]
+        if not moved:
+            return loss
 
         def evaluate() -> list[Tensor]:
             with self.around(next(numbers)), torch.enable_grad():

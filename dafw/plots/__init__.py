@@ -14,6 +14,7 @@ from dafw.plots.example_images import ExampleRow, Examples, examples
 from dafw.plots.mask_rows import MaskRow, masks
 from dafw.plots.run_curves import curves, read_metrics
 from dafw.plots.same_images import box_rows, kept_boxes, kept_masks, same_images
+from dafw.plots.stream import stream_errors
 from dafw.plots.style import COLOURS, INK
 from dafw.plots.table_figures import Dot, histories, table_bars
 
@@ -39,6 +40,7 @@ __all__ = [
     "read_metrics",
     "same_images",
     "save",
+    "stream_errors",
     "table_bars",
     "titled",
 ]

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,11 @@ from dafw.run.directory import EXAMPLES
 from dafw.run.identity import changing_callbacks, config_hash
 from dafw.run.result import Result, SettingRecord, Validation
 from dafw.run.sources import sources_of
+from dafw.run.stream_record import stream_result
 from datamodules.base import DomainDataModule
+
+MOST_TARGETS = 4
+"""Targets that a line above a picture names."""
 
 
 def collect_result(
@@ -80,6 +85,8 @@ def collect_result(
         machine=provenance.machine(),
         holds_out_source=data.holds_out_source,
         fast_forms=method.fast_forms,
+        source_use=method.source_use,
+        stream=stream_result(method, data, clock.seconds["train"], trainer.world_size),
     )
 
 
@@ -89,7 +96,7 @@ def code_of(
     """By module, a digest of the code of a method with all its parts, its problem, its data and the callbacks."""
     named = {str(one["class_path"]).rpartition(".")[2] for one in changing_callbacks(config)}
     changing = [callback for callback in callbacks if type(callback).__name__ in named]
-    return sources_of(type(part) for part in (*method.modules(), method.problem, data, *changing))
+    return sources_of(type(part) for part in (*method.modules(), method.problem, data, *data.made_of, *changing))
 
 
 def undefined_reason(data: DomainDataModule) -> dict[str, str]:
@@ -121,7 +128,7 @@ def shown_samples(method: Method, data: DomainDataModule, folder: Path | None = 
     earlier = earlier_network(method, folder) if problem.shows_earlier and folder is not None else None
     found = []
     for name in (*data.sources, *data.target):
-        domain, is_target = data.domain(name, "test"), name in data.target
+        domain, is_target = data.tested(name), name in data.target
         part = domain.subset(range(0, len(domain), max(1, -(-len(domain) // problem.most_shown))))
         for batch in data.evaluation_loader(part, shard=False):
             outputs = method.evaluate(batch.unlabelled(part).to(method.device), not is_target)
@@ -159,17 +166,33 @@ def earlier_network(method: Method, folder: Path) -> tuple[str, NetworkBase] | N
 
 
 def run_title(method: Method, data: DomainDataModule) -> str:
-    """The run in a line: method, task, seed, step, and the metric of each target on how many test samples."""
+    """The run in a line: method, task, seed, step, and the metric of each target on how many test samples.
+
+    Of more than :data:`MOST_TARGETS` targets it has their number and the mean of the metric.
+    """
     metric = method.problem.open_primary if data.has_unknown else method.problem.primary
     found = {name: method.evaluator.test.get(name, {}).get(metric) for name in data.target}
     known = {name: value for name, value in found.items() if value is not None}
     said = [f"{value:.4f}{f' on {name}' if len(found) > 1 else ''}" for name, value in known.items()]
+    task = data.task
+    if len(found) > MOST_TARGETS:
+        said = [f"{fmean(known.values()):.4f} on average"] if known else []
+        task = f"{','.join(data.source)}->{data.target[0]} and {len(found) - 1} more"
     count = f"n = {method.evaluator.num_target_test:,}"
     tested = f", {metric.replace('_', ' ')} {', '.join(said)}, {count}" if said else ""
-    return f"{type(method).__name__}, {data.task}, seed {data.seed}, step {method.steps_done:,}{tested}"
+    return f"{type(method).__name__}, {task}, seed {data.seed}, step {method.steps_done:,}{tested}"
 
 
-def write_plots(method: Method, data: DomainDataModule, folder: Path) -> list[Path]:
+def _stream_picture(result: Result | None) -> dict[str, Figure]:
+    """The error along the stream, if there is one with labels."""
+    found = None if result is None else result.stream
+    if found is None or not found.domains:
+        return {}
+    segments = [(str(one["domain"]), int(one["position"])) for one in found.segments]
+    return {"stream": plots.stream_errors(found.bins, segments, found.samples)}
+
+
+def write_plots(method: Method, data: DomainDataModule, folder: Path, result: Result | None = None) -> list[Path]:
     """Draws a finished run into ``plots/``: curves, the problem's pictures and the method's own.
 
     A picture that fails is left out, with a warning that names it.
@@ -178,6 +201,7 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path) -> list[Pa
         method: the trained method.
         data: the datamodule with the test splits.
         folder: the run directory, with ``metrics.csv``.
+        result: the result of the run, whose stream is drawn; ``None``: no stream is.
 
     Returns:
         The PNG files.
@@ -199,6 +223,7 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path) -> list[Pa
 
     drawn: dict[str, Callable[[], Mapping[str, Picture]]] = {"curves": curves}
     drawn[f"pictures of {type(method.problem).__name__}"] = predicted
+    drawn["stream"] = lambda: _stream_picture(result)
     drawn["metrics"] = lambda: method.problem.metric_pictures(method.evaluator.test)
     drawn[f"pictures of {type(method).__name__}"] = lambda: method.eval().pictures(data)
     title = run_title(method, data)

@@ -36,6 +36,7 @@ from dafw.run.checks import check_trainer_arguments
 from dafw.run.config_errors import broken_file, check_augment, check_constructor, check_files, explain, find_class
 from dafw.run.given import NETWORK, NETWORKS, import_backbone, trained_checkpoint, trained_classes
 from dafw.run.loggers import WandbMode
+from dafw.run.plain_weights import take_plain_weights
 from dafw.run.presets import with_presets
 from dafw.run.sizes import follow_size
 from dafw.run.threads import THREADS
@@ -132,6 +133,7 @@ class DafwCLI(LightningCLI):
             parser.set_defaults({"trainer.max_epochs": 1})
             super().parse_arguments(parser, arguments)
         follow_size(self.config, arguments)
+        take_plain_weights(self.config)
         for key, value in list(self.config.items()):
             if value == "None":  # what the parser makes of null on the command line for a nested "str | None"
                 self.config[key] = None

@@ -50,11 +50,13 @@ class Inspected(NamedTuple):
         domains: names of the domains that the data has.
         scores: names of the scores that a validation records.
         metrics: names of the metrics of a test; empty if they are not known before a run.
+        targets: names of the targets, with those that a stream adds.
     """
 
     domains: tuple[str, ...]
     scores: tuple[str, ...]
     metrics: tuple[str, ...]
+    targets: tuple[str, ...]
 
 
 def inspect(config: dict[str, Any]) -> Inspected:
@@ -86,7 +88,7 @@ def inspect(config: dict[str, Any]) -> Inspected:
     named = further == (Method.extra_test_metrics, Method.evaluate_variants)
     metrics = method.evaluator.metric_names(tuple(data.known_names), data.has_unknown) if named else ()
     metrics += tuple(name + SECOND for name in metrics) if method.target_statistics else ()
-    return Inspected(tuple(data.domain_names), scores, metrics)
+    return Inspected(tuple(data.domain_names), scores, metrics, tuple(data.target))
 
 
 def run_command(command: str, arguments: Sequence[str]) -> int:

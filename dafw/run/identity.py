@@ -20,8 +20,8 @@ INCIDENTAL: dict[str, set[str]] = {
 DATA_PATHS = ("root", "manifest")
 """Keys of a datamodule that say where its files lie. A run is the same wherever that is."""
 LATER: dict[str, dict[str, Any]] = {
-    "model": {"target_statistics": False},
-    "data": {"evaluate_scaled": False},
+    "model": {"target_statistics": False, "statistics_momentum": 0.1, "target_weight": 0.1},
+    "data": {"evaluate_scaled": False, "stream": "continual"},
     "network": {"bottleneck_norm": True},
     "problem": {"ap": "coco", "evidence_score": 0.5},
 }
@@ -47,6 +47,8 @@ def config_hash(config: dict[str, Any]) -> str:
     arguments = (kept.get("model") or {}).get("init_args") or {}
     if isinstance(arguments.get("checkpoint"), str):
         arguments["checkpoint"] = within_run(arguments["checkpoint"])
+    if arguments.get("reset") == "shift":  # it was called so first, and what was made then keeps its hash
+        arguments["reset"] = "domain"
     network = (arguments.get("network") or {}).get("init_args") or {}
     if isinstance(network.get("weights"), str):
         network["weights"] = os.path.normpath(user_path(network["weights"]))

@@ -9,6 +9,7 @@ from typing import Any
 
 from dafw.errors import UserError
 from dafw.files import trouble, write_atomically
+from dafw.run.stream_result import StreamResult
 from dafw.samples import Samples
 
 SCHEMA_VERSION = 2
@@ -110,6 +111,9 @@ class Result:
         holds_out_source: whether no sample that validates or tests a source trained the run.
         fast_forms: whether the network kept its images in channels-last memory (``channels_last``), and whether the
             optimiser was fused (``fused``). Both change rounding. It is empty if nobody knows.
+        source_use: what of the source the training used: ``samples``, ``statistics`` of them or ``nothing``. It is
+            empty if nobody knows.
+        stream: what happened on the stream of a test-time method; ``None`` without a stream.
     """
 
     method: str
@@ -145,6 +149,8 @@ class Result:
     samples: Mapping[str, Samples] = field(default_factory=dict)
     holds_out_source: bool = True
     fast_forms: Mapping[str, bool] = field(default_factory=dict)
+    source_use: str = ""
+    stream: StreamResult | None = None
 
     @property
     def untested(self) -> tuple[str, ...]:
@@ -245,6 +251,8 @@ def _parse(given: Any) -> Result:
         samples={name: list(found) for name, found in given.get("samples", {}).items()},
         holds_out_source=bool(given.get("holds_out_source", True)),
         fast_forms={name: bool(used) for name, used in given.get("fast_forms", {}).items()},
+        source_use=str(given.get("source_use", "")),
+        stream=StreamResult.parse(given["stream"]) if given.get("stream") else None,
     )
 
 

@@ -21,7 +21,7 @@ Sources = Mapping[str, str]
 """By module, a digest of its source: 16 hexadecimal digits."""
 PROJECT = ("dafw", "datamodules")
 """The packages of this project, which are compared although they may be installed."""
-COMPUTING = ("dafw.losses.", "dafw.nn.", "dafw.optim.")
+COMPUTING = ("dafw.losses.", "dafw.nn.", "dafw.optim.", "dafw.data.corruptions")
 """The packages of this project whose modules count if a module that counts imports them."""
 _loaded: "WeakKeyDictionary[ModuleType, str]" = WeakKeyDictionary()
 

@@ -37,6 +37,7 @@ def check_runs(store: Store) -> None:
                     found = inspect(_with_network_of_start(cell))
                 domains[key] = found.domains
                 known.update(found.scores)
+                _check_targets(cell, found.targets)
                 if found.metrics:
                     for metric in store.table.metrics:
                         choose("metric", metric, found.metrics)
@@ -46,6 +47,14 @@ def check_runs(store: Store) -> None:
             raise UserError(f"{cell.row} on {cell.task}: {error}") from error
     for criterion in store.table.select if domains else ():
         choose("selection criterion", criterion, [*FREE, *known, *_recorded(store)])
+
+
+def _check_targets(cell: Cell, targets: tuple[str, ...]) -> None:
+    """Checks that the task names all domains that a stream visits, since each has a column."""
+    sources, asked = cell.domains
+    if asked != targets:
+        said = f"{','.join(sources)}->{','.join(targets)}"
+        raise UserError(f"the stream (data.stream) visits {', '.join(targets)}: call the task {said}")
 
 
 def _recorded(store: Store) -> set[str]:

@@ -22,8 +22,14 @@ def label(line: Line) -> str:
 
 
 def marks_of(line: Line) -> list[str]:
-    """Text after a method's name if its runs use target labels, or other test samples for a prediction."""
-    marks = (("oracle", line.oracle), ("transductive", line.transductive))
+    """Text after a method's name: its runs use target labels, or other test samples for a prediction, or a protocol
+    that is not that of the other rows.
+    """
+    marks = (
+        ("oracle", line.oracle),
+        ("transductive", line.transductive),
+        ("other protocol", line.other_protocol),
+    )
     return [name for name, holds in marks if holds and line.kind == "method"]
 
 

@@ -14,6 +14,7 @@ from dafw.run.criteria import LEFT_OUT
 from dafw.tables.caption import caption
 from dafw.tables.fields import split_task, target_columns
 from dafw.tables.grid import Table
+from dafw.tables.protocols import other_protocols
 from dafw.tables.published import MARKS, Published
 from dafw.tables.statistics import Statistic, average, differences, summarise, worst
 from dafw.tables.store import Store
@@ -86,6 +87,7 @@ class Line:
     values: tuple[Value | None, ...]
     oracle: bool = False
     transductive: bool = False
+    other_protocol: bool = False
 
 
 @dataclass(frozen=True)
@@ -314,7 +316,7 @@ def _section(store: Store, criterion: str, further: Sequence[str]) -> Section:
 
 
 def _section_lines(store: Store, criterion: str) -> list[Line]:
-    table, oracles, transductive = store.table, store.oracles, store.transductive
+    table, oracles, transductive, others = store.table, store.oracles, store.transductive, other_protocols(store)
     lines: list[Line] = []
     for row in table.rows:
         values = _own(store, row.name, criterion)
@@ -323,7 +325,7 @@ def _section_lines(store: Store, criterion: str) -> list[Line]:
             gain = _against_control(store, row.control_of, row.name, criterion)
             lines.append(Line("minus control", row.control_of, "minus control", gain))
         else:
-            marks = row.name in oracles, row.name in transductive
+            marks = row.name in oracles, row.name in transductive, row.name in others
             lines.append(Line("method", row.name, row.name, values, *marks))
             if row.controlled_by is not None:
                 gain = _against_control(store, row.name, row.controlled_by, criterion)
@@ -340,11 +342,11 @@ def _section_lines(store: Store, criterion: str) -> list[Line]:
 
 def _by_criterion(store: Store) -> list[Line]:
     """The average over tasks of every method under each criterion, to compare criteria side by side."""
-    lines, oracles, transductive = [], store.oracles, store.transductive
+    lines, oracles, transductive, others = [], store.oracles, store.transductive, other_protocols(store)
     for row in store.table.rows:
         values = [_value(store.table, average(_percents(store, row.name, name))) for name in store.table.select]
         kind: Kind = "control" if row.control_of else "method"
         said = "control" if row.control_of else row.name
-        marks = row.name in oracles, row.name in transductive
+        marks = row.name in oracles, row.name in transductive, row.name in others
         lines.append(Line(kind, row.control_of or row.name, said, tuple(values), *marks))
     return lines

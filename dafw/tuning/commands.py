@@ -1,6 +1,7 @@
 """``dafw tune`` and ``dafw tune show``."""
 
 import argparse
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from dafw.errors import UserError, choose
 from dafw.files import user_path, write_atomically
 from dafw.run.result import read_result
+from dafw.tuning.held_out import OBJECTIVE, held_out_domains
 from dafw.tuning.space import Dimension, locate, method_space, overlay, parse_space, place, whole_space
 from dafw.tuning.study import Plan, Study, load_optuna
 from dafw.tuning.trials import brief, shown, work, work_together
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 SHOWN = 5
 UNSEARCHED = ("data.oracle", "data.source", "data.target", "model.checkpoint", "trainer.callbacks")
 """Keys that must be the same in all trials of a study, since they say what it is about or which labels it uses."""
+HELD_OUT_HELP = (
+    "labelled domains that are no targets, whose stream the objective held_out scores (held-out corruptions)"
+)
 SPACE_HELP = "KEY=LOW:HIGH[:log|:linear], KEY=A,B,C or a YAML file of these: added to the method's search space"
 
 
@@ -31,13 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "       dafw tune show FILE [--allow-oracle]"
     )
     parser.allow_abbrev = False
-    parser.add_argument("--objective", required=True, help="source_<metric>, im, entropy, snd, dev; or oracle")
+    parser.add_argument(
+        "--objective", required=True, help="source_<metric>, im, entropy, snd, dev; held_out; or oracle"
+    )
     parser.add_argument(
         "--study", type=user_path, required=True, help="the study's SQLite file; an existing one goes on"
     )
     parser.add_argument("--trials", type=_positive, default=20, help="trials that the study shall have in total (20)")
     parser.add_argument("--select", choices=("last", "best"), default="last", help="the validation that counts (last)")
     parser.add_argument("--seeds", type=int, nargs="+", help="a trial is a run per seed, its objective their mean")
+    parser.add_argument("--held-out", nargs="+", default=[], metavar="DOMAIN", help=HELD_OUT_HELP)
     parser.add_argument("--space", action="append", default=[], metavar="SPACE", help=SPACE_HELP)
     parser.add_argument("--workers", type=_positive, default=1, help="processes that make trials side by side (1)")
     parser.add_argument("--root", type=user_path, help="folder of the run directories (runs)")
@@ -108,6 +116,11 @@ def make_plan(args: argparse.Namespace, rest: list[str]) -> Plan:
     from dafw.run.config import parse, resolved_config
 
     cli = parse(rest)
+    if args.held_out and args.objective != OBJECTIVE:
+        raise UserError(f"--held-out is for --objective {OBJECTIVE}")
+    if cli.model.setting.streams_target and args.objective == OBJECTIVE:
+        rest = [*rest, f"--data.target={json.dumps(held_out_domains(cli.datamodule, args.held_out))}"]
+        cli = parse(rest)
     config = resolved_config(cli)
     for key, value in (("run.dir", config["run"]["dir"]), ("ckpt_path", config["ckpt_path"])):
         if value is not None:
@@ -145,11 +158,18 @@ def _direction(cli: "DafwCLI", objective: str, allow_oracle: bool) -> bool:
     """Whether a higher objective is better."""
     from dafw.run.checks import directions
 
-    if cli.model.setting.streams_target:
-        raise UserError(f"a {cli.model.setting.name} run has no validation, which the objective of a search would read")
+    streams = cli.model.setting.streams_target
+    if streams and objective not in (OBJECTIVE, "oracle"):
+        raise UserError(
+            f"a {cli.model.setting.name} run has no validation, which the objective of a search would read: take "
+            f"--objective {OBJECTIVE}, which scores what is served on other domains"
+        )
+    if streams and objective == OBJECTIVE:
+        return True
     if objective == "oracle":
         if not allow_oracle:
-            raise UserError("oracle is decided by target labels: take a validator, or say --allow-oracle")
+            other = OBJECTIVE if streams else "a validator"
+            raise UserError(f"oracle is decided by target labels: take {other}, or say --allow-oracle")
         return True
     found = directions(cli.model)
     return found[choose("objective", objective, [*found, *(["oracle"] if allow_oracle else [])])]
@@ -222,19 +242,23 @@ def print_study(study: Study, allow_oracle: bool) -> None:
     """Prints the best trials, and whether target labels took part."""
     plan, best, trials = study.plan, study.best(), study.trials()
     failed = sum(trial.state.name == "FAIL" for trial in trials)
-    name = f"{plan['objective']} ({plan['select']} validation, {study.study.direction.name.lower()}d"
+    when = "served" if plan["objective"] == OBJECTIVE else f"{plan['select']} validation"
+    name = f"{plan['objective']} ({when}, {study.study.direction.name.lower()}d"
     name += f", mean of {len(plan['seeds'])} seeds)" if len(plan["seeds"]) > 1 else ")"
     mark = " [ORACLE]" if study.labels else ""
     print(f"{plan['method'].rpartition('.')[2]}{mark}: {len(best)} trials with {name}", end="")
     print("".join(f", {count} {what}" for count, what in _rest(failed, len(trials) - failed - len(best)) if count))
     for rank, trial in enumerate(best[:SHOWN], start=1):
         runs: dict[str, str] = trial.user_attrs.get("runs", {})
-        accuracy = f"  target test {_test(runs)}" if allow_oracle else ""
+        shows_test = allow_oracle and plan["objective"] != OBJECTIVE
+        accuracy = f"  target test {_test(runs)}" if shows_test else ""
         print(f"{rank}. trial {trial.number}{mark}  {trial.value:.4g}{accuracy}  {shown(trial.params)}")
         print("".join(f"     {folder}\n" for folder in runs.values()), end="")
     for trial in [trial for trial in trials if trial.state.name == "FAIL"][:SHOWN]:
         print(f"failed: trial {trial.number}: {brief(trial.user_attrs.get('error', 'its process died'))}")
     print(_verdict(study.labels))
+    if plan["objective"] == OBJECTIVE:
+        print(f"the labels of {', '.join(plan['data.target'])} chose, which are no targets")
     if allow_oracle and not study.labels:
         print("target test: what target labels say of trials that were chosen without them; to choose by it is a leak")
 

@@ -145,11 +145,16 @@ def refuse_labels(result: Result, plan: Plan) -> None:
 
 
 def objective(result: Result, plan: Plan) -> float:
-    """The objective of a run, at its last validation or at its best one.
+    """The objective of a run, at its last validation or at its best one; of a stream, what was served on it.
 
     Raises:
         UserError: if it has none that is finite.
     """
+    if result.setting.stream:
+        served = fmean(result.test.get(name, {}).get(result.metric, math.nan) for name in result.target)
+        if not math.isfinite(served):
+            raise UserError(f"{', '.join(result.target)} have no labels, which --objective {plan.objective} needs")
+        return served
     if plan.objective == "oracle":
         values = [one.oracle.get(result.metric, math.nan) for one in result.history]
     else:

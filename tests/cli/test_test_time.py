@@ -48,7 +48,14 @@ def test_a_run_gives_the_numbers_with_and_without(capsys: pytest.CaptureFixture[
     without = {kind: result["test"]["b"][f"{kind}_without_adaptation"] for kind in kinds}
     assert trained["test"]["b"] == pytest.approx(without, rel=1e-6)
     assert result["test"]["b"]["accuracy"] != without["accuracy"]
+    assert result["stream"]["domains"]["b"]["error"] == pytest.approx(1 - result["test"]["b"]["accuracy"])
+    assert result["stream"]["domains"]["b"]["start_error"] == pytest.approx(1 - without["accuracy"])
+    assert result["stream"]["protocol"]["reset"] == "at each shift"
+    assert (trained["stream"], result["stream"]["used"]) == (None, {"samples": 1.0, "steps": 1.0})
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
+
+    assert len(rows((folder / "served.csv").read_text())) == 21
+    assert not (start / "served.csv").exists()
 
     onwards = ("--config", folder / "config.yaml", "--run.dir", folder)
     done = call(capsys, "predict", *onwards)
@@ -81,16 +88,59 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
             f'EarlyStopping monitors "{monitored}", and a test-time run has no validation'
         )
     assert "unknown value" in refused(capsys, *fit, "--data.stream_order", "sorted")
+    for stream, sentence in (
+        ("gradul", 'unknown data.stream "gradul": did you mean "gradual"?'),
+        ("{order: mixed, reset_each_shift: true}", "a mixed stream has no shifts, so data.stream.reset_each_shift"),
+        ("{window: 3}", "data.stream.window is for batches of one sample: give data.target_batch_size 1, not 4"),
+        ("{segments: [{domain: b}, {domain: d}]}", 'unknown domain "d"'),
+    ):
+        assert refused(capsys, *fit, "--data.stream", stream).startswith(sentence)
+    assert refused(capsys, *fit, "--data.stream", "mixed").startswith("a mixed stream has no shifts to return to")
+    assert refused(capsys, *fit, "--data.batch_size", "22").startswith("the stream has 21 samples, fewer than a batch")
     assert refused(capsys, "validate", *fit[1:]) == (
         "a test-time run has no validation: dafw test scores what its stream has served"
     )
     assert refused(capsys, "tune", "--study", "s.db", "--objective", "entropy", *fit[1:]) == (
-        "a test-time run has no validation, which the objective of a search would read"
+        "a test-time run has no validation, which the objective of a search would read: take --objective held_out, "
+        "which scores what is served on other domains"
     )
     assert refused(capsys, "fit", *RETRAINING) == "model.checkpoint must be given"
     assert refused(capsys, "fit", "--model", "TestTimeMethod", *DATA, "--model.checkpoint", start) == (
         "model must be given"
     )
+
+
+def train_source(capsys: pytest.CaptureFixture[str]) -> Path:
+    """The directory of a run of the source alone."""
+    done = call(capsys, "fit", "--model", "SourceOnly", *QUICK, "--run.root", "first")
+    assert (done.code, done.err) == (0, "")
+    return one_run(Path("first"))
+
+
+def test_settings_are_chosen_on_domains_that_are_no_targets(capfd: pytest.CaptureFixture[str]) -> None:
+    start = train_source(capfd)
+    data = ("--data", "dafw.testing.toys.ToyData", "--data.source", "a", "--data.target", "b", "--data.batch_size", "8")
+    search = ("--study", "s.db", "--trials", "1", "--space", "lr=0.001,0.002")
+    tune = ("tune", "--model", "Tent", *data, *PLAIN, "--model.checkpoint", start, *search)
+    held_out = (*tune, "--objective", "held_out", "--held-out", "c")
+    assert refused(capfd, *tune, "--objective", "held_out", "--held-out", "b").startswith(
+        "b is a target, and to choose"
+    )
+    assert "held-out corruptions: name some with --held-out" in refused(capfd, *tune, "--objective", "held_out")
+    assert 'unknown domain of --held-out "d"' in refused(capfd, *tune, "--objective", "held_out", "--held-out", "d")
+    assert refused(capfd, *tune, "--objective", "oracle", "--held-out", "c") == "--held-out is for --objective held_out"
+    assert "is decided by target labels: take held_out" in refused(capfd, *tune, "--objective", "oracle")
+    done = call(capfd, *held_out)
+    assert done.code == 0, done.err
+    result = json.loads((one_run(Path("runs")) / "result.json").read_text())
+    assert result["target"] == ["c"]
+    assert f"{result['test']['c']['accuracy']:.4g}" in done.out
+    assert "no target label was used to train a trial or to choose one" in done.out
+    assert "the labels of c chose, which are no targets" in done.out
+    assert "target" not in Path("s.best.yaml").read_text().replace("target label", "").replace("target_weight", "")
+    oracle = call(capfd, *tune, "--study", "o.db", "--objective", "oracle", "--allow-oracle")
+    assert oracle.code == 0, oracle.err
+    assert "Tent [ORACLE]" in oracle.out
 
 
 TABLE = """
@@ -131,3 +181,25 @@ def test_an_infinite_gamma_can_be_given_and_kept(capsys: pytest.CaptureFixture[s
     folder = one_run(Path("runs"))
     assert "gamma: .inf" in (folder / "config.yaml").read_text()
     assert call(capsys, "fit", "--config", folder / "config.yaml").out == f"done already: {folder / 'result.json'}\n"
+
+
+def test_a_method_on_normalisations_and_its_control(capsys: pytest.CaptureFixture[str]) -> None:
+    first = ("--model", "SourceOnly", *QUICK, "--data.steps_per_epoch", "60", "--model.norm", "joint")
+    done = call(capsys, "fit", *first, "--run.root", "first")
+    assert (done.code, done.err) == (0, "")
+    start = one_run(Path("first"))
+    stream = ("--data", "dafw.testing.toys.ToyData", "--data.source", "a", "--data.target", "b", *PLAIN)
+    eata = ("fit", "--model", "EATA", "--model.checkpoint", start, *stream, "--data.batch_size", "7")
+    options = ("--model.margin", "1", "--model.redundancy", "1", "--model.lr", "0.1", "--model.statistics", "mixed")
+    done = call(capsys, *eata, *options, "--model.fisher_samples", "10", "--run.root", "own")
+    assert (done.code, done.err) == (0, "")
+    done = call(capsys, *eata, *options, "--model.learns", "nothing", "--run.root", "control")
+    assert (done.code, done.err) == (0, "")
+    own, control = (json.loads((one_run(Path(root)) / "result.json").read_text()) for root in ("own", "control"))
+    assert own["stream"]["used"]["samples"] > 0
+    assert control["stream"]["used"] == {"samples": 0.0, "steps": 0.0}
+    assert [one["source_use"] for one in (own, control)] == ["statistics", "nothing"]
+    assert list(start.glob("statistics/fisher-*.safetensors"))
+    assert refused(capsys, *eata, "--model.learns", "norms") == (
+        'model.learns: unknown value "norms": did you mean "norm"? (choices: head, network, norm, nothing)'
+    )

@@ -107,7 +107,27 @@ RETRAINING = "dafw.methods.test_time.drm_retraining.DRMRetraining"
 CASES += [
     Case(RETRAINING, {"retrain": "network", "labels": "own", "confidence": 0.4, "steps": 2}, label="drm_full"),
     Case(RETRAINING, {"labels": "shared", "confidence": 0.4, "reset": "never"}, label="drm_never_reset"),
-    Case(RETRAINING, {"labels": "uniform", "confidence": 0.4, "reset_every": 3}, label="drm_reset_every_third"),
+    Case(RETRAINING, {"labels": "uniform", "confidence": 0.4, "reset": 3}, label="drm_reset_every_third"),
+]
+BATCH_NORM = "dafw.methods.test_time.batch_norm_adapt.BatchNormAdapt"
+TENT, SURE = "dafw.methods.test_time.tent.Tent", {"margin": 0.9, "redundancy": 0.9}
+CASES += [
+    Case(BATCH_NORM, {"statistics": "average", "statistics_momentum": 0.3}, label="bn_ema"),
+    Case(BATCH_NORM, {"statistics": "mixed", "target_weight": 0.3, "reset": "shift"}, label="alpha_bn"),
+    Case(TENT, {"learns": "network", "statistics": "average", **ADAM}, label="tent_of_all_on_an_average"),
+    Case(TENT, {"learns": "head", "ema_decay": 0.8, "optimizer": "momentum"}, label="tent_of_the_head"),
+    Case("dafw.methods.test_time.eata.ETA", {**SURE, "reset": "shift", **ADAM}, label="eta_reset"),
+    Case("dafw.methods.test_time.eata.RDumb", {**SURE, "reset": 5}, label="rdumb_at_the_resumed_step"),
+    Case(
+        "dafw.methods.test_time.sar.SAR",
+        {"margin": 1.0, "skip": [], "recover_below": 1.0, "statistics": "mixed"},
+        label="sar_recovers",
+    ),
+    Case(
+        "dafw.methods.test_time.deyo.DeYO",
+        {"margin": 0.95, "threshold": 0.0, "skip": [], "destroy": "pixels", **ADAM},
+        label="deyo_pixels",
+    ),
 ]
 CDANN = {"width": 8, "depth": 1, "critic_steps": 2, "optimizer": "adam", "lr": 0.003, "ema_decay": 0.8}
 CASES.append(Case("dafw.methods.generalization.domain_adversarial.DomainBedCDANN", CDANN, label="cdann_two_steps"))

@@ -1,13 +1,16 @@
 """Stateless sampling: what a batch holds is a function of seed, step and rank."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
-from dafw.data import Draw, JointBatchSampler, ShardSampler, Stream
+from dafw.data import Domain, Draw, JointBatchSampler, ShardSampler, Stream
 from dafw.data.balanced import rows_by_class
-from dafw.data.sampler import StreamSampler, draw
+from dafw.data.sampler import draw
+from dafw.data.stream_plan import StreamSampler, plan_of
+from dafw.data.target_stream import TargetStream
 
 STREAMS = [Stream("a", 11, 4), Stream("b", 7, 6)]
 
@@ -115,34 +118,40 @@ def test_evaluation_covers_every_sample_once(length: int, world_size: int) -> No
 
 # ---- the stream of a test-time method
 
-LONG = [Stream("a", 10, 4), Stream("b", 10, 4), Stream("c", 3, 4)]
+LONG = {"a": 10, "b": 10, "c": 3}
+
+
+def stream(lengths: dict[str, int], *, seed: int | None, **options: Any) -> StreamSampler:
+    """A stream of domains of these lengths, in batches of four."""
+    domains = [Domain(name, list(range(length)), None) for name, length in lengths.items()]
+    return StreamSampler(plan_of(TargetStream(), list(lengths), domains, seed=seed, batch_size=4), **options)
 
 
 def test_a_stream_serves_each_sample_once_domain_after_domain() -> None:
-    sampler = StreamSampler(LONG, seed=1)
+    sampler = stream(LONG, seed=1)
     batches = list(sampler)
     assert [len(batch) for batch in batches] == [4, 4, 2, 4, 4, 2, 3]
     assert len(sampler) == len(batches) == 7
-    assert sampler.starts == [0, 3, 6]
+    assert sampler.plan.first_batches == [0, 3, 6]
     orders = [[draw.index for batch in batches for draw in batch if draw.domain == domain] for domain in range(3)]
     assert [sorted(order) for order in orders] == [list(range(10)), list(range(10)), list(range(3))]
     assert orders[0] != orders[1]
-    assert [draw.index for batch in StreamSampler(LONG, seed=2) for draw in batch if draw.domain == 0] != orders[0]
-    stored = [draw.index for batch in StreamSampler(LONG, seed=None) for draw in batch]
+    assert [draw.index for batch in stream(LONG, seed=2) for draw in batch if draw.domain == 0] != orders[0]
+    stored = [draw.index for batch in stream(LONG, seed=None) for draw in batch]
     assert stored == [*range(10), *range(10), *range(3)]
 
 
 @pytest.mark.parametrize("steps", range(8))
 def test_a_stream_goes_on_at_any_batch(steps: int) -> None:
-    whole = list(StreamSampler(LONG, seed=1))
-    assert list(StreamSampler(LONG, seed=1, steps_done=lambda: steps)) == whole[steps:]
+    whole = list(stream(LONG, seed=1))
+    assert list(stream(LONG, seed=1, steps_done=lambda: steps)) == whole[steps:]
 
 
 def test_ranks_share_a_stream() -> None:
-    streams = [Stream("a", 10, 4), Stream("b", 4, 4)]
-    whole = list(StreamSampler(streams, seed=1))
-    shares = [list(StreamSampler(streams, seed=1, rank=rank, world_size=2)) for rank in range(2)]
+    streams = {"a": 10, "b": 4}
+    whole = list(stream(streams, seed=1))
+    shares = [list(stream(streams, seed=1, rank=rank, world_size=2)) for rank in range(2)]
     for batch, *parts in zip(whole, *shares, strict=True):
         assert [draw for pair in zip(*parts, strict=True) for draw in pair] == batch
     with pytest.raises(ValueError, match="2 ranks cannot share 3 samples of c equally"):
-        StreamSampler(LONG, seed=1, world_size=2)
+        stream(LONG, seed=1, world_size=2)

@@ -10,10 +10,12 @@ import torch
 from dafw.data import Domain
 from dafw.data.roles import Split
 from dafw.data.setting import DataRequest
+from dafw.data.stream_plan import StreamPlan, StreamSampler, plan_of
+from dafw.data.target_stream import TargetStream
 from dafw.errors import UserError
 from dafw.testing.toys import ToyData, toy_domain
 from datamodules.splits import hold_out
-from datamodules.stream import stream_sampler
+from datamodules.stream import check_shares
 
 
 class Partial(ToyData):
@@ -144,11 +146,17 @@ def test_an_oracle_has_nothing_to_hold_out() -> None:
 
 def test_ranks_that_cannot_share_a_stream() -> None:
     domains = [toy_domain("b", 20), toy_domain("c", 21)]
+
+    def plan(count: int, size: int) -> StreamPlan:
+        names = [domain.name for domain in domains[:count]]
+        return plan_of(TargetStream(), names, domains[:count], seed=0, batch_size=size)
+
     with pytest.raises(UserError, match="2 ranks cannot share the last batch of 1 of the 21 samples of c equally"):
-        stream_sampler(domains, 4, 0, lambda: 0, (0, 2))
+        check_shares(plan(2, 4), 2)
     with pytest.raises(UserError, match="2 ranks cannot share a batch of 5 of the 20 samples of b equally"):
-        stream_sampler(domains, 5, 0, lambda: 0, (0, 2))
-    assert len(stream_sampler(domains[:1], 8, 0, lambda: 0, (0, 2))) == 3
+        check_shares(plan(2, 5), 2)
+    check_shares(plan(1, 8), 2)
+    assert len(StreamSampler(plan(1, 8), world_size=2)) == 3
 
 
 def test_an_unknown_order_of_the_stream() -> None:

@@ -14,7 +14,7 @@ from dafw.errors import UserError
 from datamodules.layouts import benchmarks, canonical, find_home, list_checksum, list_domain
 from datamodules.splits import in_domainbed_split
 
-NAMES = ("PACS", "VLCS", "OfficeHome", "TerraIncognita", "DomainNet")
+NAMES = ("PACS", "VLCS", "OfficeHome", "TerraIncognita", "DomainNet", "DomainNet126")
 
 
 def fill(folder: Path, count: int = 12, ending: str = "jpg") -> None:

@@ -1,11 +1,13 @@
 """Image folders with a manifest, and with images that cannot be decoded."""
 
+import re
 from pathlib import Path
 
 import pytest
 from folders import make, splits
 
 from dafw.data.manifest import Entry, write_manifest
+from dafw.data.trained import TrainedModel, made_for
 from dafw.errors import UserError
 
 
@@ -84,3 +86,17 @@ def test_a_domain_without_a_sound_image(root: Path) -> None:
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"no image of art in .*benchmark can be decoded"):
         make(root, on_corrupt="skip").load("art", "train")
+
+
+def test_a_model_of_unknown_classes_needs_no_files_of_the_source(shared_root: Path, tmp_path: Path) -> None:
+    """The labels of the target tell the classes; without any, nothing does."""
+    with made_for(TrainedModel(lambda: ())):
+        data = make(shared_root, source="gone")
+        assert data.class_names == ("cup", "mug", "pen")
+        with pytest.raises(UserError):
+            data.load("gone", "train")
+        (tmp_path / "photo").mkdir()
+        (tmp_path / "photo" / "1.png").write_bytes((shared_root / "photo" / "cup" / "000.png").read_bytes())
+        said = f"nothing says what the classes are: {tmp_path} has no gone, and no target has labels"
+        with pytest.raises(UserError, match=re.escape(said)):
+            make(tmp_path, source="gone")

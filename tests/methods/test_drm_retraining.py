@@ -160,10 +160,10 @@ def test_it_is_what_a_loop_by_hand_does(retrain: str, mode: str, tmp_path: Path)
 
 def stream_of(data: ToyData, name: str) -> Any:
     """The draws of one target's stream."""
-    from datamodules.stream import stream_sampler
+    from dafw.data.stream_plan import StreamSampler, plan_of
 
-    sampler = stream_sampler([data.domain(name, "test")], 4, data.seed, lambda: 0, (0, 1))
-    return [draw for batch in sampler for draw in batch]
+    plan = plan_of(data.stream, [name], [data.domain(name, "test")], seed=data.seed, batch_size=4)
+    return [draw for batch in StreamSampler(plan) for draw in batch]
 
 
 # ---- what a step does
@@ -288,7 +288,7 @@ def test_where_it_cannot_retrain(
         ({"labels": "mix"}, "labels"),
         ({"ema_decay": 0.9}, "ema_decay"),
         ({"reset": "sometimes"}, "reset"),
-        ({"reset_every": 0}, "reset_every"),
+        ({"reset": 0}, "reset"),
         ({"gamma": 2.0}, r"model\.gamma is 2\.0, but 1\.0 in the model of .*trained\.ckpt \(model\.checkpoint\)"),
         ({"mode": "authors"}, r"model\.mode is authors, but paper in the model of"),
         ({"num_sources": 3}, "has heads of 2 sources, but the data names 3"),

@@ -184,3 +184,19 @@ def test_the_names_of_the_second_numbers_are_known_before_the_run_and_the_hash_s
     assert "accuracy_target_statistics" not in inspect(config()).metrics
     assert config_hash(config()) == config_hash(config(target_statistics=False, checkpoint=None))
     assert config_hash(config()) != config_hash(config(target_statistics=True))
+
+
+def test_a_network_that_arrives_in_evaluation_mode_is_trained_as_the_norm_says(tmp_path: Path) -> None:
+    """One that somebody has evaluated before trains the same weights and statistics as a new one."""
+    ends = []
+    for evaluated in (False, True):
+        torch.manual_seed(5)
+        network = toy_network()
+        method = SourceOnly(network.eval() if evaluated else network, num_classes=3)
+        assert all(part.training for part in network.modules())
+        toy_trainer(tmp_path, epochs=1).fit(method, ToyData("a", "b", **TASK))
+        ends.append(weights(method))
+    assert ends[0]["backbone.norm.num_batches_tracked"] == 3
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    frozen = SourceOnly(toy_network(frozen=True).eval(), num_classes=3)
+    assert (frozen.network.training, frozen.network.backbone.training) == (True, False)

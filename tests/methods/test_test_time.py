@@ -40,14 +40,22 @@ class Surer(TestTimeMethod):
 
 CASES = [
     case(Surer),
-    Case(**{**vars(case(Surer, reset="domain", reset_every=3, optimizer="adam", lr=0.01)), "label": "resets"}),
-    Case(**{**vars(case(Surer, ema_decay=0.5, norm="separate", reset="domain")), "label": "average"}),
+    Case(
+        **{
+            **vars(case(Surer, data_arguments={"stream": "reset_each_shift"}, reset=3, optimizer="adam", lr=0.01)),
+            "label": "resets",
+        }
+    ),
+    Case(**{**vars(case(Surer, ema_decay=0.5, norm="separate", reset="shift")), "label": "average"}),
     Case(
         **{
             **vars(case(Surer, sharpness={"class_path": "dafw.optim.sharpness.SAM", "init_args": {"rho": 0.2}})),
             "label": "sam",
         }
     ),
+]
+STREAMS = [
+    Case(**{**vars(case(Surer, data_arguments={"stream": word})), "label": word}) for word in ("mixed", "correlated")
 ]
 every_case = pytest.mark.parametrize("item", CASES, ids=lambda item: item.name)
 
@@ -226,7 +234,7 @@ def test_label_free_validators_do_not_apply(start: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "restarts"), [({}, [0]), ({"reset": "domain"}, [0, 3]), ({"reset_every": 2}, [0, 2, 4])]
+    ("arguments", "restarts"), [({}, [0]), ({"reset": "shift"}, [0, 3]), ({"reset": 2}, [0, 2, 4])]
 )
 def test_resets(arguments: dict[str, Any], restarts: list[int], start: str, tmp_path: Path) -> None:
     method, _, _ = run(tmp_path, start, ema_decay=0.9, **arguments)
@@ -236,7 +244,7 @@ def test_resets(arguments: dict[str, Any], restarts: list[int], start: str, tmp_
 
 def test_a_reset_forgets_the_optimisers_state_and_the_running_statistics(start: str, tmp_path: Path) -> None:
     data = ToyData("a", ["b", "c"], target_batch_size=8, seed=3)
-    constant = {"reset": "domain", "optimizer": "adam", "lr": 0.01, "schedule": Constant()}
+    constant = {"reset": "shift", "optimizer": "adam", "lr": 0.01, "schedule": Constant()}
     both, _, _ = run(tmp_path, start, data, **constant)
     alone, _, _ = run(tmp_path, start, ToyData("a", "c", target_batch_size=8, seed=3), **constant)
     domain = data.load("c", "test")
@@ -261,8 +269,9 @@ def test_control_and_stalls(tmp_path: Path) -> None:
 
 
 def test_resume_and_ranks(tmp_path: Path) -> None:
-    assert contract.check_resume(CASES, tmp_path / "resume") == {item.name: {} for item in CASES}
-    found = contract.check_ranks(CASES, tmp_path / "ranks")
+    items = [*CASES, *STREAMS]
+    assert contract.check_resume(items, tmp_path / "resume") == {item.name: {} for item in items}
+    found = contract.check_ranks(items, tmp_path / "ranks")
     assert max(found.values()) <= 1e-9, found
 
 

@@ -204,6 +204,7 @@ def test_a_result_says_whether_labels_of_its_target_trained_it(
         "norm": "joint",
         "steps_done": 3,
         "fast_forms": {},
+        "source_use": "nothing",
     }
     stands |= {"transductive_reason": "the batch's statistics", "history": [], "trained_on": ()} | method
     stands["evaluator"] = SimpleNamespace(test={}, num_target_test=0, extra=ExtraTestMetrics({}, {}), validators={})

@@ -8,6 +8,7 @@ from dafw.methods.generalization.erm import ERM
 from dafw.methods.generalization.fish import Fish
 from dafw.methods.generalization.group_dro import GroupDRO
 from dafw.methods.generalization.irm import IRM
+from dafw.methods.generalization.knn import KNN
 from dafw.methods.generalization.mixup import Mixup
 from dafw.methods.generalization.mmd import MMD
 from dafw.methods.generalization.rsc import RSC
@@ -19,6 +20,7 @@ __all__ = [
     "DRM",
     "ERM",
     "IRM",
+    "KNN",
     "MMD",
     "RSC",
     "UDIM",

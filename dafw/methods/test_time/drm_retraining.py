@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,12 @@ from dafw.methods.generalization.base import normalise_by_test_batch
 from dafw.methods.generalization.drm import DRM, Gamma, mixture
 from dafw.methods.manual import ManualOptimization
 from dafw.methods.optimisation import trained_parameters
-from dafw.methods.test_time.base import TestTimeMethod
+from dafw.methods.test_time.base import Reset, TestTimeMethod
 from dafw.nn.distributed import mean_over_ranks, sum_over_ranks, world_size
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.nn.teacher import Teacher
-from dafw.optim.schedules import Constant, Schedule
+from dafw.optim.schedules import Schedule
 from dafw.problems import Outputs
 from dafw.ranges import NonNegativeFloat, PositiveInt
 
@@ -74,8 +74,6 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
     starts_with = DRM
     control: ClassVar[dict[str, Any]] = {"confidence": 2.0}
     search_space: ClassVar[dict[str, Any]] = {"confidence": [0.1, 0.25, 0.75], "steps": [1, 3], "lr": (1e-5, 1e-1)}
-    #: The prediction and the first step share a pass.
-    backbone_passes: ClassVar[int] = 1
     host_reads: ClassVar[int] = 1
 
     def __init__(  # type: ignore[no-untyped-def]
@@ -91,7 +89,7 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
         confidence: NonNegativeFloat = 0.75,
         steps: PositiveInt = 1,
         test_statistics: Literal["running", "batch"] = "running",
-        reset: Literal["never", "domain"] = "domain",
+        reset: Reset = "shift",
         optimizer: str = "adam",
         schedule: Schedule | None = None,
         **base,
@@ -99,9 +97,13 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
         super().__init__(
             network,
             checkpoint=checkpoint,
+            statistics="running",
+            statistics_momentum=0.1,
+            target_weight=0.1,
+            learns="network",
             reset=reset,
             optimizer=optimizer,
-            schedule=schedule or Constant(),
+            schedule=schedule,
             **base,
         )
         if self.weight_average is not None:
@@ -155,10 +157,6 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
         if stage == "fit" and self.test_statistics == "batch" and self.trainer.world_size > 1:
             raise UserError("model.test_statistics batch takes the statistics of one process: give trainer.devices 1")
 
-    def train(self, mode: bool = True) -> Self:
-        """The model remains in evaluation mode."""
-        return super().train(False)
-
     # ---- what is served
 
     def forward(self, x: Any) -> Outputs:
@@ -177,11 +175,6 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
         logits = torch.stack([*(head(outputs.features) for head in heads.children()), outputs.logits])
         return replace(outputs, logits=mixture(logits, self.gamma, self.mode))
 
-    def restart(self) -> None:
-        """See the base; the sources' own heads too."""
-        super().restart()
-        self.start_heads.restore()
-
     # ---- what is learned
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -195,6 +188,7 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
         """Serves a batch, and learns from it."""
         served, losses = [], []
+        self.rows_used = torch.zeros_like(batch.index, dtype=torch.bool)
         for step in range(self.steps):
             torch.clear_autocast_cache()  # of weights that have changed, or were cast where no gradient was asked for
             if not step or self.retrain == "network":
@@ -203,6 +197,7 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
             logits = torch.stack([head(outputs.features) for head in (*self.heads, self.network.label_head())])
             served.append(mixture(logits.detach(), self.gamma, self.mode))
             losses.append(self.learn(logits, served[-1]))
+            self.rows_used = self.rows_used | self.sure_rows
         self.keep(batch, replace(outputs, logits=served[-1 if self.mode == "authors" else 0]))
         later = {f"pseudo_{step}": loss for step, loss in enumerate(losses) if step}
         self.record_step(batch, {"pseudo": losses[0]}, later)
@@ -245,6 +240,7 @@ class DRMRetraining(ManualOptimization, TestTimeMethod):
                 teacher = teacher.exp()
             teachers = [teacher] * len(logits)
         chosen = [confident_labels(teacher, self.confidence) for teacher in teachers]
+        self.sure_rows = torch.stack([sure for _, sure in chosen]).any(0)
         counts: list[float] = sum_over_ranks(torch.stack([sure.sum() for _, sure in chosen]).to(log_p)).tolist()
         return [
             torch.where(sure, F.cross_entropy(full_precision(head), classes, reduction="none"), 0.0).sum()
