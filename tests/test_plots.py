@@ -26,6 +26,7 @@ from dafw.plots import (
     histories,
     read_metrics,
     save,
+    stream_errors,
     table_bars,
     titled,
 )
@@ -315,3 +316,16 @@ def test_plots_need_neither_torch_nor_a_screen() -> None:
     root = str(Path(__file__).parents[1])
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_error_along_a_stream_marks_its_shifts() -> None:
+    bins = {"error": [0.5, 0.25, 0.25], "start_error": [0.5, 0.5, float("nan")]}
+    figure = stream_errors(bins, [("fog_5", 0), ("snow_$5", 40)], 60)
+    (axis,) = figure.axes
+    assert [line.get_xdata()[0] for line in axis.lines] == [40]
+    assert [text.get_text() for text in axis.texts] == ["fog_5", r"snow_\$5"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["served", "start model"]
+    many = stream_errors(bins, [(f"fog_{number}", number) for number in range(60)], 60)
+    assert len(many.axes[0].texts) == 20
+    with pytest.raises(ValueError, match="no errors to draw"):
+        stream_errors({"error": [float("nan")]}, [("fog_5", 0)], 60)

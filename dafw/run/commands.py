@@ -22,7 +22,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from dafw.callbacks import Checkpointing, Stopped, Stopping
 from dafw.checkpoints import check_classes, check_finite, check_method, check_rule, checkpoints, first_fault
 from dafw.errors import TrainingFailure, UserError, sentence, warn
-from dafw.escape import terminal
+from dafw.escape import csv, terminal
 from dafw.files import check_writable, naming_files, remove_unfinished, trouble, user_path, write_atomically
 from dafw.lightning_adapter import restoring
 from dafw.methods import Method
@@ -35,13 +35,14 @@ from dafw.run.artifacts import code_of, collect_result, write_plots
 from dafw.run.checks import check_moved_data, check_trainer, refuse_other_run, warn_of_changes, warn_of_validators
 from dafw.run.clock import Clock
 from dafw.run.config import DafwCLI, RunOptions, parse, resolved_config
-from dafw.run.directory import CONFIG, discard, lock
+from dafw.run.directory import CONFIG, SERVED, discard, lock
 from dafw.run.given import run_folder, trained_checkpoint, with_run
 from dafw.run.identity import config_hash
 from dafw.run.loggers import CsvLog, first_on_machine, rank, track_result, wandb_logger
 from dafw.run.predictions import predict_images, predict_targets
 from dafw.run.result import RESULT, TEST, Result, read_result, write_result
 from dafw.run.sources import Sources, changed_since, merged
+from dafw.run.stream_record import served_rows
 from dafw.run.threads import THREADS, kept_threads, say_threads, settle_threads
 
 MISTAKE = 2
@@ -233,6 +234,8 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
         result = collect_result(trainer, method, data, config, clock)
         result = provenance.with_origin(result, checkpointing.sources, data.samples("fit"))
         log.sync()
+        if result.stream is not None:
+            write_atomically(folder / SERVED, csv(served_rows(method, data)))
         write_result(result, folder / RESULT)
         pictures = write_plots(method, data, folder, result) if options.plots else []
         if tracker is not None:

@@ -16,6 +16,8 @@ CONFIG = "config.yaml"
 """The complete configuration of a run, in its directory."""
 EXAMPLES = "plots/examples.json"
 """Predictions for a few samples of the targets, in a run's directory, which a table draws beside those of others."""
+SERVED = "served.csv"
+"""What a test-time run served, a line for each position of its stream, in its directory."""
 LOCK = ".lock"
 TRACES = (CONFIG, "asked.yaml", "checkpoints", "metrics.csv", "log.txt")
 """What a training leaves in its directory before it ends. A test or a prediction leaves none of them."""

@@ -76,6 +76,30 @@ def stream_result(method: Method, data: DomainDataModule, seconds: float, ranks:
     )
 
 
+def served_rows(method: Method, data: DomainDataModule) -> list[list[object]]:
+    """A header and a line for each position of a stream: what was served there, when, and whether a step used it.
+
+    The arguments are those of :func:`stream_result`, and a run without a stream has nothing but the header.
+    """
+    rows: list[list[object]] = [
+        ["position", "domain", "sample", "step", "used", "predicted", "confidence", "start_predicted", "label"]
+    ]
+    if not isinstance(method, TestTimeMethod):
+        return rows
+    plan, served = data.stream_plan, method.served
+    domains = [data.domain(name, "test") for name in data.target]
+    names = {-1: "", **dict(enumerate(data.known_names))}
+    columns = [served.step, served.used.long(), served.logits.argmax(1), served.confidence, served.start_classes]
+    values = zip(*(column.tolist() for column in (*columns, labels_of(data, plan))), strict=True)
+    places = zip(plan.rows.domain.tolist(), plan.rows.index.tolist(), strict=True)
+    for position, ((domain, index), (step, used, predicted, confidence, start, label)) in enumerate(
+        zip(places, values, strict=True)
+    ):
+        said = [names[predicted], round(confidence, 6), names[start], names[label]]
+        rows.append([position, domains[domain].name, domains[domain].id(index), step, used, *said])
+    return rows
+
+
 def protocol_of(method: TestTimeMethod, data: DomainDataModule) -> dict[str, Setting]:
     """The settings that a number on a stream depends on, by name."""
     network: Any = method.network

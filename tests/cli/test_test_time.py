@@ -54,6 +54,9 @@ def test_a_run_gives_the_numbers_with_and_without(capsys: pytest.CaptureFixture[
     assert (trained["stream"], result["stream"]["used"]) == (None, {"samples": 1.0, "steps": 1.0})
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
 
+    assert len(rows((folder / "served.csv").read_text())) == 21
+    assert not (start / "served.csv").exists()
+
     onwards = ("--config", folder / "config.yaml", "--run.dir", folder)
     done = call(capsys, "predict", *onwards)
     assert (done.code, done.err) == (0, "")

@@ -1,5 +1,6 @@
 """What a test-time method meets on each kind of stream, and what is kept of it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dafw.data.target_stream import Segment, TargetStream
 from dafw.errors import UserError
 from dafw.losses.entropy import entropy
 from dafw.methods import Losses, SourceOnly, TestTimeMethod
+from dafw.run.artifacts import run_title
 from dafw.testing import case
 from dafw.testing.toys import ToyData, toy_domain, toy_network, toy_trainer
 
@@ -76,6 +78,9 @@ def test_gradual_brings_the_severities_of_a_target(start: str, tmp_path: Path) -
     assert [batch.domain.unique().tolist() for batch in method.seen] == [[n] for n in (0, 1, 2, 3, 4, 3, 2, 1, 0)]
     found = measure(toy_trainer(tmp_path), method, data)
     assert {name.split("/")[1] for name in found} == set(data.target)
+    assert re.fullmatch(
+        r"Follower, a->fog_1 and 4 more, .*, accuracy 0\.\d+ on average, n = 72", run_title(method, data)
+    )
     with pytest.raises(UserError, match='unknown domain "frog_1": did you mean "fog_1"'):
         Fog("a", "frog_5", stream="gradual")
 

@@ -20,6 +20,7 @@ from dafw.run.result import (
     read_result,
     write_result,
 )
+from dafw.run.stream_result import StreamResult
 from dafw.tables.store import CellResult
 
 SETTINGS = {
@@ -63,9 +64,24 @@ RUN = Result(
     holds_out_source=False,
     fast_forms={"channels_last": True, "fused": False},
     source_use="statistics",
+    stream=StreamResult(
+        protocol={"stream": "continual", "batch_size": 4, "images_per_domain": None, "knows_shifts": False},
+        samples=21,
+        domains={"b": {"error": 0.25, "samples": 21.0}},
+        mean={"error": 0.25},
+        bins={"error": (0.5, 0.0)},
+        segments=({"domain": "b", "position": 0.0, "after": 0.5},),
+        worst={"error": 0.5, "position": 3.0},
+        window=4,
+        used={"samples": 1.0, "steps": 1.0},
+        resets=2,
+        source={},
+        speed={"seconds": 1.5},
+        peak_memory_mib=12.5,
+    ),
 )
 LATER: dict[str, Any] = {"sources": {}, "repositories": {}, "samples": {}, "holds_out_source": True, "fast_forms": {}}
-LATER["source_use"] = ""
+LATER |= {"source_use": "", "stream": None}
 """Fields that results made before they were added lack, with what they are then."""
 
 

@@ -15,7 +15,7 @@ from dafw.data.stream_plan import plan_of
 from dafw.data.target_stream import TargetStream
 from dafw.losses.entropy import entropy
 from dafw.methods import Losses, SourceOnly, TestTimeMethod
-from dafw.run.stream_record import bins, errors, means, segments, stream_result, worst_window
+from dafw.run.stream_record import bins, errors, means, segments, served_rows, stream_result, worst_window
 from dafw.run.stream_result import StreamResult
 from dafw.testing import case
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
@@ -106,6 +106,17 @@ def test_the_result_of_a_stream(tmp_path: Path) -> None:
         "normalisation": "mean 0.5 0.5 0.5, std 0.5 0.5 0.5",
         "source_use": "nothing",
     }
+    header, *rows = served_rows(method, data)
+    assert len(rows) == 40
+    first = dict(zip(header, rows[0], strict=True))
+    plan = data.stream_plan
+    assert (first["position"], first["domain"], first["step"]) == (0, "b", 0)
+    assert first["sample"] == f"b/{plan.rows.index[0]}"
+    assert first["label"] == data.class_names[plan.rows.index[0] % 3]
+    assert [row[header.index("used")] for row in rows] == method.served.used.long().tolist()
+    wrong = [row[header.index("predicted")] != row[header.index("label")] for row in rows]
+    assert np.mean(wrong) == pytest.approx(result.mean["error"])
+    assert all(0.33 < float(str(row[header.index("confidence")])) <= 1 for row in rows)
     assert StreamResult.parse(json.loads(json.dumps(asdict(result)))) == result
     assert stream_result(method, ToyData("a", ["c", "b"], batch_size=4), 0, 1) is None
     assert stream_result(source, data, 0, 1) is None
