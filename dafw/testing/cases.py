@@ -114,9 +114,11 @@ def find(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One method to check. It consists of plain values, so that other processes can make it again.
+
+    Two cases are equal only if they are one object: the checks keep what they trained of a case by the case itself.
 
     Args:
         class_path: where it is.
