@@ -1,6 +1,5 @@
 """Clusters of a target against classes of a source."""
 
-
 import pytest
 import torch
 import torch.nn.functional as F
