@@ -101,6 +101,8 @@ KINDS: dict[str, tuple[Problem, type[NetworkBase], dict[str, Any]]] = {
     "segmentation": (Segmentation(), ToySegmenter, {}),
     "detection": (Detection(), Detector, DETECTORS["fasterrcnn"]),
 }
+#: Training samples of each domain of the toys, where the usual number would make evaluations long.
+COUNTS = {"detection": 16}
 
 
 def path_of(owner: type) -> str:
@@ -282,6 +284,8 @@ def case(
         made = {"network": described["init_args"], "network_path": described["class_path"]}
     if method.held_out and not data:
         given.setdefault("count", math.ceil(BATCH / method.held_out))
+    elif kind in COUNTS and not data:
+        given.setdefault("count", COUNTS[kind])
     return Case(path_of(method), arguments, given, data_path=path_of(data or ToyData), **made)
 
 

@@ -46,7 +46,7 @@ class ToyData(DomainDataModule):
         target: domain or domains to serve.
         kind: of problem, ``classification``, ``segmentation`` or ``detection``.
         sizes: whether images with masks differ in size.
-        count: training samples of each domain; if ``None``, 16 with boxes, whose evaluation takes long, 40 else.
+        count: training samples of each domain.
         garbage: replace the labels of every target's training and test split by nonsense.
         other_target: replace the images of every target's training and test split by others.
         base: see :class:`~datamodules.base.DomainDataModule`.
@@ -62,7 +62,7 @@ class ToyData(DomainDataModule):
         *,
         kind: str = "classification",
         sizes: bool = False,
-        count: int | None = None,
+        count: int = 40,
         garbage: bool = False,
         other_target: bool = False,
         **base,
@@ -71,8 +71,7 @@ class ToyData(DomainDataModule):
             base.setdefault("augment", v2.RandomHorizontalFlip())
         super().__init__(source, target, **base)
         self.kind, self.sizes = choose("kind of toy data", kind, ("classification", "segmentation", "detection")), sizes
-        self.count = count or (16 if kind == "detection" else 40)
-        self.garbage, self.other_target = garbage, other_target
+        self.count, self.garbage, self.other_target = count, garbage, other_target
         #: (domain, split) that cannot be loaded.
         self.forbidden: list[tuple[str, Split]] = []
         self._loaded: dict[tuple[str, str], Domain] = {}
