@@ -20,7 +20,7 @@ MOST = 100
 OVERLAPS = torch.linspace(0.5, 0.95, 10).double().numpy()
 RECALLS = torch.linspace(0.0, 1.0, 101).double().numpy()
 """Overlaps and recalls at which COCO's numbers are computed, as torchmetrics has them."""
-STATISTICS = {
+NAMES = {
     "ap": 0,
     "ap50": 1,
     "ap75": 2,
@@ -29,7 +29,7 @@ STATISTICS = {
     "ap_large": 5,
     f"recall{MOST}": 8,
 }
-"""Places of our numbers among those of COCO's code."""
+"""Our names of the numbers of COCO's code, with their places among them."""
 
 
 class BoxPrecision(Metric):
@@ -115,7 +115,7 @@ class BoxPrecision(Metric):
 
         by_class = np.full((2, self.num_classes), np.nan)
         if not pairs:
-            return dict.fromkeys(STATISTICS, np.nan) | {"ap_by_class": by_class[0], "ap50_by_class": by_class[1]}
+            return dict.fromkeys(NAMES, np.nan) | {"ap_by_class": by_class[0], "ap50_by_class": by_class[1]}
         found, truth = ([pair[kind] for pair in pairs] for kind in (0, 1))
         classes = np.unique(np.concatenate([one[:, 5] for one in found] + [one[:, 4] for one in truth])).astype(int)
         datasets = []
@@ -134,7 +134,7 @@ class BoxPrecision(Metric):
         evaluation.accumulate()
         evaluation.summarize()
         statistics = np.asarray(evaluation.stats).astype(np.float32).astype(np.float64)
-        values: dict[str, Any] = {name: _defined(statistics[place]) for name, place in STATISTICS.items()}
+        values: dict[str, Any] = {name: _defined(statistics[place]) for name, place in NAMES.items()}
         if len(classes):
             curves = _defined(evaluation.eval["precision"][..., 0, -1])  # overlaps, recalls, classes
             by_class[:, classes] = curves.mean((0, 1)), curves[0].mean(0)
