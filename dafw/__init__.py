@@ -1,5 +1,6 @@
 """Domain adaptation and generalisation on PyTorch Lightning. Each name is imported when it is first used."""
 
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ _HOMES = {
 """Where the names are, besides those of the methods and of the datamodules."""
 
 
+@cache
 def _listed() -> dict[str, str]:
     """All names with their modules. It reads source files, and imports nothing that is heavy."""
     from pathlib import Path

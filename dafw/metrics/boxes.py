@@ -1,6 +1,6 @@
-"""Metrics of boxes: COCO's average precision by torchmetrics, VOC's and GWHD's by :mod:`dafw.metrics.box_matching`."""
+"""Metrics of boxes: COCO's precision by faster-coco-eval, VOC's and GWHD's by :mod:`dafw.metrics.box_matching`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -10,7 +10,6 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.detection import MeanAveragePrecision
 
 from dafw.errors import UserError
 from dafw.metrics.box_matching import ERRORS, Image, accuracy, errors, match, voc_precision
@@ -18,16 +17,19 @@ from dafw.metrics.box_matching import ERRORS, Image, accuracy, errors, match, vo
 Form = Literal["coco", "voc07", "voc"]
 MOST = 100
 """Detections of an image and a class that COCO's numbers count, the highest scores first."""
+OVERLAPS = torch.linspace(0.5, 0.95, 10).double().numpy()
+RECALLS = torch.linspace(0.0, 1.0, 101).double().numpy()
+"""Overlaps and recalls at which COCO's numbers are computed, as torchmetrics has them."""
 NAMES = {
-    "ap": "map",
-    "ap50": "map_50",
-    "ap75": "map_75",
-    "ap_small": "map_small",
-    "ap_medium": "map_medium",
-    "ap_large": "map_large",
-    "recall100": f"mar_{MOST}",
+    "ap": 0,
+    "ap50": 1,
+    "ap75": 2,
+    "ap_small": 3,
+    "ap_medium": 4,
+    "ap_large": 5,
+    f"recall{MOST}": 8,
 }
-"""Our names of torchmetrics' numbers."""
+"""Our names of the numbers of COCO's code, with their places among them."""
 
 
 class BoxPrecision(Metric):
@@ -108,27 +110,33 @@ class BoxPrecision(Metric):
         return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()}
 
     def _coco(self, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> dict[str, Any]:
-        """COCO's numbers by name."""
-        metric = MeanAveragePrecision(
-            max_detection_thresholds=[1, 10, MOST],
-            extended_summary=True,
-            backend="faster_coco_eval",
-            sync_on_compute=False,
-        )
-        metric.warn_on_many_detections = False
-        parts = [(torch.from_numpy(one), torch.from_numpy(other)) for one, other in pairs]
-        metric.update(
-            [{"boxes": one[:, :4], "scores": one[:, 4], "labels": one[:, 5].long()} for one, _ in parts],
-            [
-                {"boxes": one[:, :4], "labels": one[:, 4].long(), "iscrowd": one[:, 5].long(), "area": one[:, 6]}
-                for _, one in parts
-            ],
-        )
-        found = metric.compute()
-        values: dict[str, Any] = {ours: _defined(np.float64(found[theirs])) for ours, theirs in NAMES.items()}
+        """COCO's numbers by name, rounded to float32."""
+        from faster_coco_eval import COCO, COCOeval_faster
+
         by_class = np.full((2, self.num_classes), np.nan)
-        if "precision" in found and len(classes := found["classes"].reshape(-1).tolist()):
-            curves = _defined(found["precision"][..., 0, -1].numpy())  # overlaps, recalls, classes
+        if not pairs:
+            return dict.fromkeys(NAMES, np.nan) | {"ap_by_class": by_class[0], "ap50_by_class": by_class[1]}
+        found, truth = ([pair[kind] for pair in pairs] for kind in (0, 1))
+        classes = np.unique(np.concatenate([one[:, 5] for one in found] + [one[:, 4] for one in truth])).astype(int)
+        datasets = []
+        for tables, describe in ((truth, _labelled), (found, _detected)):
+            datasets.append(COCO())
+            datasets[-1].dataset = {
+                "images": [{"id": image} for image in range(len(pairs))],
+                "annotations": _annotations(tables, describe),
+                "categories": [{"id": number, "name": str(number)} for number in classes.tolist()],
+            }
+            datasets[-1].createIndex()
+        evaluation = COCOeval_faster(*datasets, iouType="bbox")
+        evaluation.params.iouThrs, evaluation.params.recThrs = OVERLAPS, RECALLS
+        evaluation.params.maxDets = [1, 10, MOST]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        statistics = np.asarray(evaluation.stats).astype(np.float32).astype(np.float64)
+        values: dict[str, Any] = {name: _defined(statistics[place]) for name, place in NAMES.items()}
+        if len(classes):
+            curves = _defined(evaluation.eval["precision"][..., 0, -1])  # overlaps, recalls, classes
             by_class[:, classes] = curves.mean((0, 1)), curves[0].mean(0)
         return values | {"ap_by_class": by_class[0], "ap50_by_class": by_class[1]}
 
@@ -147,12 +155,34 @@ def _table(*columns: Tensor) -> Tensor:
     return torch.cat([column.detach().to(device, torch.float32) for column in wide], 1).cpu().double()
 
 
+def _annotations(images: Sequence[NDArray[Any]], describe: Callable[[list[float]], dict[str, Any]]) -> list[Any]:
+    """The rows of all images in COCO's form; numbers of annotations begin at 1."""
+    rows = [(image, row) for image, table in enumerate(images) for row in table.tolist()]
+    return [{"id": number, "image_id": image, **describe(row)} for number, (image, row) in enumerate(rows, 1)]
+
+
+def _detected(row: list[float]) -> dict[str, Any]:
+    """A detected box: corners, score, class."""
+    return {**_placed(row), "category_id": int(row[5]), "score": row[4], "iscrowd": 0}
+
+
+def _labelled(row: list[float]) -> dict[str, Any]:
+    """A labelled box: corners, class, whether it is a crowd, area or 0."""
+    box = _placed(row)
+    return {**box, "category_id": int(row[4]), "iscrowd": int(row[5]), "area": row[6] if row[6] > 0 else box["area"]}
+
+
+def _placed(row: list[float]) -> dict[str, Any]:
+    left, top, width, height = row[0], row[1], row[2] - row[0], row[3] - row[1]
+    return {"bbox": [left, top, width, height], "area": width * height}
+
+
 def _image(found: NDArray[Any], truth: NDArray[Any]) -> Image:
     return Image(found[:, :4], found[:, 4], found[:, 5], truth[:, :4], truth[:, 4], truth[:, 5] > 0)
 
 
 def _defined(values: Any) -> Any:
-    """Torchmetrics and COCO's code say -1 for what is undefined; here it is nan."""
+    """COCO's code says -1 for what is undefined; here it is nan."""
     return np.where(values < 0, np.nan, values)
 
 

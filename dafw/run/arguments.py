@@ -6,6 +6,8 @@ wanted.
 
 import json
 import re
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -69,7 +71,12 @@ def _alone(name: str) -> str | list[str]:
 
 
 def read(text: str) -> Any:
-    """What a text of YAML holds, with names as text."""
+    """What a text of YAML holds, with names as text. The parser reads most of its texts several times."""
+    return deepcopy(_read(text))
+
+
+@lru_cache(maxsize=1024)
+def _read(text: str) -> Any:
     return _with_lists(get_loader("yaml")(quoted(text)))
 
 

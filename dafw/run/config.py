@@ -26,6 +26,7 @@ from dafw.checkpoints import read_checkpoint
 from dafw.data.trained import TrainedModel, made_for
 from dafw.errors import UserError, causes, sentence
 from dafw.files import trouble, user_path
+from dafw.lightning_adapter import plain_config
 from dafw.methods.starting import find_checkpoint
 from dafw.nn.backbones import check_known
 from dafw.nn.weights import without_weights
@@ -390,7 +391,7 @@ def resolved_config(cli: DafwCLI) -> dict[str, Any]:
 
     That one command accepts changed data, or makes a finished run again, is not kept.
     """
-    config: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False, skip_link_targets=False))
+    config = plain_config(cli)
     config["run"] |= {"accept_changed_data": False, "rerun": False}
     if config["run"]["threads"] is None:
         config["run"]["threads"] = torch.get_num_threads()

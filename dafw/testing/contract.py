@@ -1,10 +1,14 @@
 """The checks. Each takes a case and raises AssertionError; those that need other processes take many cases at once."""
 
 import copy
+import json
+import shutil
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -49,12 +53,53 @@ __all__ = [
 ]
 
 
+class Trained(NamedTuple):
+    """A case after its training.
+
+    Attributes:
+        method: the trained method.
+        trainer: its trainer.
+        folder: ``metrics.csv`` of the training and, in single precision, ``checkpoints`` and ``marks.json``.
+    """
+
+    method: Method
+    trainer: pl.Trainer
+    folder: Path
+
+
+@cache
+def trained(item: Case, precision: Literal["32-true", "64-true"] = "32-true") -> Trained:
+    """The case after one training that all checks share. None of them may change it.
+
+    The folder stays until this process ends.
+    """
+    kept = TemporaryDirectory(prefix="dafw-trained-")
+    _kept.append(kept)
+    folder, callbacks = Path(kept.name), []  # type: tuple[Path, list[pl.Callback]]
+    if precision == "32-true":
+        checkpointing = Checkpointing(folder / "checkpoints", every=STEPS_PER_EPOCH + 1, keep=2)
+        callbacks = [Marks(folder / "marks.json"), checkpointing]
+    log = CsvLog(folder / "metrics.csv")
+    return Trained(*item.train(folder, precision=precision, callbacks=callbacks, logger=log), folder)
+
+
+_kept: list[TemporaryDirectory[str]] = []
+
+
+@cache
+def _trained_network(of: str) -> dict[str, Tensor]:
+    """The weights of the network after the training of a case whose fields are given in JSON."""
+    with TemporaryDirectory(prefix="dafw-trained-") as folder:
+        method, _ = Case(**json.loads(of)).train(Path(folder))
+    return method.network.state_dict()
+
+
 def check_label_blind(item: Case, folder: Path) -> None:
     """Nonsense in place of all labels of the targets' training and test splits changes no bit of the trained weights.
 
     Nor does it change what a test-time method has served, which lies beside the weights.
     """
-    honest, _ = item.train(folder)
+    honest = trained(item).method
     garbage, _ = item.train(folder, data=item.make_data(garbage=True))
     assert not differences(honest.state_dict(), garbage.state_dict())
 
@@ -94,7 +139,7 @@ def check_no_stall(item: Case, folder: Path) -> StepWatch:
 
 def check_batch_free_inference(item: Case, folder: Path) -> None:
     """A prediction does not depend on what else is in the batch, nor on the padding that other images bring."""
-    method, _ = item.train(folder, precision="64-true")
+    method = trained(item, "64-true").method
     method.eval()
     for name in (method.data.target[0], *method.data.sources[:1]):
         batch = _test_batch(item, name, 7)
@@ -139,7 +184,7 @@ def _compare(together: Any, alone: Any, name: str) -> None:
 def check_round_trip(item: Case, folder: Path) -> None:
     """A checkpoint makes the method again, without its constructor call."""
     folder.mkdir(parents=True, exist_ok=True)
-    method, trainer = item.train(folder)
+    method, trainer, _ = trained(item)
     path = folder / "step=1.ckpt"
     trainer.save_checkpoint(path)
     again = type(method).load(str(path))
@@ -222,7 +267,7 @@ def check_control(item: Case, folder: Path) -> None:
     """
     owner = item.owner
     control, _ = item.train(folder, method=item.make(**owner.control))
-    active, _ = item.train(folder)
+    active = trained(item).method
     if not (isinstance(active, TestTimeMethod) and active.learns == "nothing"):  # what it serves is compared below
         assert differences(active.network.state_dict(), control.network.state_dict()), "the adaptation changes nothing"
     shared = {"norm": control.norm, "forward_target": True, "forward_views": list(owner.views)}
@@ -230,9 +275,10 @@ def check_control(item: Case, folder: Path) -> None:
         shared = {"norm": control.norm}
     kept = {name: value for name, value in item.arguments.items() if name in ("ema_decay", "sharpness", "problem")}
     baseline = SourceOnly if owner.setting.sees_target else ERM
-    plain, _ = replace(item, class_path=path_of(baseline), arguments={**kept, **shared}, callbacks=[]).train(folder)
-    same = control.network.state_dict().keys() == plain.network.state_dict().keys()
-    same = same and not differences(control.network.state_dict(), plain.network.state_dict())
+    case = replace(item, class_path=path_of(baseline), arguments={**kept, **shared}, callbacks=[], label="")
+    plain = _trained_network(json.dumps(asdict(case)))
+    same = control.network.state_dict().keys() == plain.keys()
+    same = same and not differences(control.network.state_dict(), plain)
     if not owner.control_difference_reason:
         assert same
         return
@@ -272,10 +318,7 @@ def check_resume(items: list[Case], folder: Path) -> dict[str, dict[str, Any]]:
         For each case, what differs: it must be empty.
     """
     for item in items:
-        here = folder / item.name
-        marks = Marks(here / "marks.json")
-        checkpointing = Checkpointing(here / "checkpoints", every=STEPS_PER_EPOCH + 1, keep=2)
-        item.train(here, callbacks=[marks, checkpointing], logger=CsvLog(here / "metrics.csv"))
+        shutil.copytree(trained(item).folder, folder / item.name)
     run_second_process(items, folder)
     return {item.name: _resume_differences(folder / item.name) for item in items}
 
@@ -307,10 +350,10 @@ def check_ranks(items: list[Case], folder: Path) -> dict[str, float]:
     run_ranks(items, folder)
     found = {}
     for item in items:
-        method, _ = item.train(folder, precision="64-true", logger=CsvLog(folder / f"{item.name}-one.csv"))
+        alone = trained(item, "64-true")
         ranks = torch.load(folder / f"{item.name}.pt", weights_only=True)
-        worst = max(differences(method.state_dict(), ranks).values(), default=0.0)
-        one, two = (CsvLog(folder / f"{item.name}-{count}.csv").rows for count in ("one", "two"))
+        worst = max(differences(alone.method.state_dict(), ranks).values(), default=0.0)
+        one, two = (CsvLog(path).rows for path in (alone.folder / "metrics.csv", folder / f"{item.name}-two.csv"))
         assert [row.keys() for row in one] == [row.keys() for row in two]
         for left, right in zip(one, two, strict=True):
             worst = max([worst, *(abs(float(left[k]) - float(right[k])) for k in left if left[k] != right[k])])

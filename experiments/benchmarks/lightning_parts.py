@@ -1,14 +1,8 @@
-"""What each part of Lightning that dafw replaces costs in a step: one after the other is given back, in turns.
-
-``python lightning_parts.py rank FOLDER`` is one of two ranks, which this script starts itself.
-"""
+"""What each part of Lightning that dafw replaces costs in a step: one after the other is given back, in turns."""
 
 import json
 import os
-import socket
 import statistics
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,6 +22,8 @@ from dafw import lightning_adapter as adapter
 from dafw.callbacks import Stopping
 from dafw.methods import SourceOnly
 from dafw.nn.distributed import leave_process_group
+from dafw.testing.processes import rank_variables
+from dafw.testing.server import run_fresh
 from dafw.testing.steps import StepWatch
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
 
@@ -197,9 +193,9 @@ class Collectives(pl.Callback):
         ]
 
 
-def rank(folder: Path) -> None:
+def rank(where: str) -> None:
     """Takes part as one of two ranks; the first writes what it found."""
-    torch.set_num_threads(1)
+    folder = Path(where)
     setting = Setting(**json.loads((folder / "setting.json").read_text()))
     turns, single, collectives = Turns(RANK_PARTS, setting), OneStepEach(RANK_PARTS), Collectives()
     for steps, callbacks in ((len(single.names) + 1, [single, collectives]), (turns.steps, [turns])):
@@ -218,23 +214,9 @@ def both_ranks(setting: Setting, folder: Path) -> dict[str, Any]:
         RuntimeError: if one of them failed.
     """
     (folder / "setting.json").write_text(json.dumps(asdict(setting)))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    shared |= {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "parts", "OMP_NUM_THREADS": "1"}
-    shared |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, __file__, "rank", str(folder)]
-    ranks = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(2)
-    ]
-    try:
-        codes = [process.wait(timeout=600) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    if any(codes):
-        raise RuntimeError(f"the ranks ended with {codes}")
+    ended = run_fresh(f"{Path(__file__).stem}:rank", [str(folder)], variables=rank_variables())
+    if any(process.code for process in ended):
+        raise RuntimeError("\n".join(f"a rank ended with {process.code}: {process.err}" for process in ended))
     found: dict[str, Any] = json.loads((folder / "found.json").read_text())
     return found
 
@@ -267,7 +249,3 @@ def _timed(name: str, ours: Sequence[float], theirs: Sequence[float]) -> Measure
     saved = [b - a for a, b in zip(ours, theirs, strict=True)]
     say(f"parts: {name}: saves {statistics.median(saved):.1f} us ({min(saved):.1f} to {max(saved):.1f})")
     return timed(name, "µs", ours, theirs)
-
-
-if __name__ == "__main__":
-    {"rank": rank}[sys.argv[1]](Path(sys.argv[2]))

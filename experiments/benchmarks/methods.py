@@ -95,7 +95,9 @@ class Timed(pl.Callback):
         return self.seconds / (self.last - self.first)
 
 
-def train(setting: Setting, method: str, backbone: str, folder: Path, checkpoint: Path, watch: pl.Callback) -> None:
+def train(
+    setting: Setting, method: str, backbone: str, folder: Path, checkpoint: Path, watch: pl.Callback
+) -> pl.Trainer:
     """Some steps of one method from its first ones on, without validation."""
     method, argument = VARIANTS.get(method, (method, ""))
     data = f"--data Digits --data.source mnist --data.target mnistm --data.size {setting.size}"
@@ -112,7 +114,7 @@ def train(setting: Setting, method: str, backbone: str, folder: Path, checkpoint
     cli = parse(f"{model} {data} {trainer} --run.wandb disabled".split())
     made = cli.make_trainer([watch], [], folder)
     made.fit(cli.model, datamodule=cli.datamodule)
-    made.save_checkpoint(folder / "last.ckpt")
+    return made
 
 
 def step_time(*arguments: Any) -> float:
@@ -140,9 +142,9 @@ def _measure(setting: Setting, names: list[str], network: str, folder: Path) -> 
     watches = {name: StepWatch() for name in ("SourceOnly", *names)}
     arguments = {name: (setting, name, network, folder, folder / "source.ckpt") for name in watches}
     for name, watch in watches.items():
-        train(*arguments[name], watch)
-        if name == "SourceOnly":
-            (folder / "last.ckpt").rename(folder / "source.ckpt")
+        trainer = train(*arguments[name], watch)
+        if name == "SourceOnly":  # the source-free methods start from it
+            trainer.save_checkpoint(folder / "source.ckpt")
     operations = {name: statistics.median(watches[name].operations) for name in names}
     runs: dict[str, Callable[[], float]] = {name: partial(step_time, *arguments[name]) for name in names}
     taken = interleave(runs, setting.rounds, f"methods, {network}, ms")

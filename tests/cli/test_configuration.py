@@ -7,6 +7,10 @@ import pytest
 import yaml
 from commands import QUICK, call, one_run
 
+from dafw.lightning_adapter import plain_config
+from dafw.run.arguments import read
+from dafw.run.config import parse
+
 FIT = ("fit", "--model", "DANN", "--model.width", "8", *QUICK)
 
 
@@ -115,3 +119,18 @@ def test_null_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     nulls = ("--model.network.weights", "null", "--model.norm", "null", "--data.target_batch_size", "null")
     assert call(capsys, *FIT).code == 0
     assert call(capsys, *FIT, *nulls, "--run.project", "null").out.startswith("done already: ")
+
+
+def test_the_whole_configuration_is_computed_once() -> None:
+    cli = parse([*FIT[1:], "--model.norm", "joint"])
+    expected = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False, skip_link_targets=False))
+    assert expected["model"]["init_args"]["norm"] == "joint"
+    del cli.parser
+    plain_config(cli)["model"].clear()
+    assert plain_config(cli) == expected
+
+
+def test_a_text_that_is_read_again_makes_values_of_its_own() -> None:
+    assert read("{source: [010]}") == {"source": ["010"]}
+    read("{source: [010]}")["source"].clear()
+    assert read("{source: [010]}") == {"source": ["010"]}

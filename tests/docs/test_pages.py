@@ -56,6 +56,8 @@ def test_commands(page: Path, tmp_path: Path) -> None:
             arguments = shlex.split(line, comments=True)[1:]
             if arguments[0] == "fit" and page.name != "README.md":  # there the pictures are drawn, elsewhere tested
                 arguments += ["--run.plots", "false"]
+            if arguments[:2] == ["table", "run"]:  # each worker imports everything anew
+                arguments += ["--workers", "1"]
             if any(argument.startswith("digits/quick_") for argument in arguments):  # their numbers take a while
                 arguments += ["--data.steps_per_epoch", "10"]
             if "--trainer.devices" in arguments:  # starts its other ranks as it was started itself

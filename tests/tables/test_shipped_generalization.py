@@ -56,7 +56,8 @@ def test_three_methods_on_turned_digits(tmp_path: Path, capsys: pytest.CaptureFi
     tasks = ["15,30,45,60,75->0", "0,15,45,60,75->30", "0,15,30,45,60->75"]
     arguments = ["rotated_mnist", "--root", str(tmp_path), "--rows", "ERM", "CORAL", "GroupDRO", "--seeds", "1"]
     arguments += ["--tasks", *tasks]
-    code = cli.main(["table", "run", *arguments, "--workers", "1", "--set", "trainer.max_epochs=2", *QUICK])
+    once = ["data.steps_per_epoch=100", "trainer.max_epochs=1"]  # the steps of two epochs, with one validation
+    code = cli.main(["table", "run", *arguments, "--workers", "1", "--set", *once, *QUICK])
     printed = capsys.readouterr().out
     assert code == 0, printed
     results = [json.loads(path.read_text()) for path in tmp_path.glob("*/result.json")]
