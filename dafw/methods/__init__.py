@@ -72,6 +72,7 @@ from dafw.methods.segmentation import (
 )
 from dafw.methods.source_free import SHOT, SourceFreeMethod
 from dafw.methods.test_time import (
+    CAFA,
     EATA,
     ETA,
     SAR,
@@ -88,6 +89,7 @@ __all__ = [
     "ADDA",
     "AFN",
     "BNM",
+    "CAFA",
     "CDAN",
     "CMA",
     "CORAL",
