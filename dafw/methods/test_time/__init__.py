@@ -3,6 +3,7 @@
 from dafw.methods.test_time.base import Learns, StatisticsRule, TestTimeMethod
 from dafw.methods.test_time.batch_norm_adapt import BatchNormAdapt
 from dafw.methods.test_time.cafa import CAFA
+from dafw.methods.test_time.core import Core
 from dafw.methods.test_time.deyo import DeYO
 from dafw.methods.test_time.drm_retraining import DRMRetraining
 from dafw.methods.test_time.eata import EATA, ETA, RDumb
@@ -16,6 +17,7 @@ __all__ = [
     "ETA",
     "SAR",
     "BatchNormAdapt",
+    "Core",
     "DRMRetraining",
     "DeYO",
     "Frozen",
