@@ -73,6 +73,7 @@ from dafw.methods.segmentation import (
 )
 from dafw.methods.source_free import SHOT, SourceFreeMethod
 from dafw.methods.test_time import (
+    CAFA,
     EATA,
     ETA,
     LAME,
@@ -82,6 +83,7 @@ from dafw.methods.test_time import (
     T3A,
     AdaNPC,
     BatchNormAdapt,
+    Core,
     CoTTA,
     DeYO,
     DRMRetraining,
@@ -97,6 +99,7 @@ __all__ = [
     "ADDA",
     "AFN",
     "BNM",
+    "CAFA",
     "CDAN",
     "CMA",
     "CORAL",
@@ -141,6 +144,7 @@ __all__ = [
     "Advent",
     "BatchNormAdapt",
     "CoTTA",
+    "Core",
     "DAFasterRCNN",
     "DAFormer",
     "DRMRetraining",

@@ -50,6 +50,8 @@ TINY: dict[str, dict[str, Any]] = {
     "Tent": {"optimizer": "momentum"},
     "ETA": {"margin": 0.9, "redundancy": 0.9},
     "EATA": {"margin": 0.9, "redundancy": 0.9, "weight": 1.0, "fisher_samples": 20, "fisher_batch": 8},
+    "CAFA": {"optimizer": "momentum", "lr": 0.01, "shrinkage": 0.1},
+    "Core": {"optimizer": "momentum", "lr": 0.05, "target_weight": 0.4},
     "RDumb": {"margin": 0.9, "redundancy": 0.9, "reset": 3},
     "SAR": {"margin": 0.9, "rho": 0.2, "skip": []},
     "DeYO": {"margin": 0.95, "threshold": 0.0, "patches": 3, "skip": []},

@@ -128,6 +128,11 @@ CASES += [
         {"margin": 0.95, "threshold": 0.0, "skip": [], "destroy": "pixels", **ADAM},
         label="deyo_pixels",
     ),
+    Case(
+        "dafw.methods.test_time.cafa.CAFA",
+        {"per_class_covariance": True, "source_samples": 20, "learns": "network", "statistics": "mixed", **ADAM},
+        label="CAFA_per_class",
+    ),
 ]
 CDANN = {"width": 8, "depth": 1, "critic_steps": 2, "optimizer": "adam", "lr": 0.003, "ema_decay": 0.8}
 CASES.append(Case("dafw.methods.generalization.domain_adversarial.DomainBedCDANN", CDANN, label="cdann_two_steps"))

@@ -3,6 +3,8 @@
 from dafw.methods.test_time.adanpc import AdaNPC
 from dafw.methods.test_time.base import Learns, StatisticsRule, TestTimeMethod
 from dafw.methods.test_time.batch_norm_adapt import BatchNormAdapt
+from dafw.methods.test_time.cafa import CAFA
+from dafw.methods.test_time.core import Core
 from dafw.methods.test_time.cotta import CoTTA
 from dafw.methods.test_time.deyo import DeYO
 from dafw.methods.test_time.drm_retraining import DRMRetraining
@@ -18,6 +20,7 @@ from dafw.methods.test_time.t3a import T3A
 from dafw.methods.test_time.tent import Tent
 
 __all__ = [
+    "CAFA",
     "EATA",
     "ETA",
     "LAME",
@@ -28,6 +31,7 @@ __all__ = [
     "AdaNPC",
     "BatchNormAdapt",
     "CoTTA",
+    "Core",
     "DRMRetraining",
     "DeYO",
     "Frozen",
