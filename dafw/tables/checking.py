@@ -5,7 +5,6 @@ from typing import Any
 from dafw.errors import UserError, choose
 from dafw.run.criteria import LEFT_OUT
 from dafw.run.entry import inspect
-from dafw.run.given import start_comes_later
 from dafw.tables.grid import Cell
 from dafw.tables.overlay import merge
 from dafw.tables.store import Store
@@ -24,6 +23,8 @@ def check_runs(store: Store) -> None:
         UserError: naming the row and the task with a mistake or without the metric, or the criterion that no run will
             record.
     """
+    from dafw.run.given import start_comes_later  # imports torch
+
     own = dict(store.table.per_task)
     domains: dict[tuple[str, str], tuple[str, ...]] = {}
     known: set[str] = set()

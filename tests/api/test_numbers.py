@@ -9,9 +9,8 @@ from pytorch_lightning.loggers import Logger
 
 import dafw
 import dafw.methods
-from dafw.api import making
 from dafw.errors import UserError
-from dafw.methods import DANN, MCD, DomainBedDANN
+from dafw.methods import DANN, MCD, DomainBedDANN, SourceOnly
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
 
 
@@ -23,7 +22,7 @@ def test_a_method_gets_its_numbers_from_the_data() -> None:
     method = dafw.make(DomainBedDANN, toy_network(), ToyData(["a", "c"], "b"), width=8)
     assert (method.num_classes, method.critic[-1].out_features) == (3, 2)
     assert dafw.make(DANN, toy_network(), data(), num_classes=5).num_classes == 5
-    assert dafw.make(making.Method, toy_network(), data()).num_classes == 3
+    assert dafw.make(SourceOnly, toy_network(), data()).num_classes == 3
 
 
 def test_another_number_of_classes_than_the_data_has_is_refused(tmp_path: Path) -> None:

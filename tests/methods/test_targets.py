@@ -61,7 +61,7 @@ def test_what_is_held_out_is_not_among_them(tmp_path: Path) -> None:
     assert len(oracle.found) == 40
 
 
-class Frozen(Asks):
+class FrozenAsks(Asks):
     """With a backbone that stays in evaluation mode."""
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

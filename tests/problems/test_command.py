@@ -98,7 +98,7 @@ def test_the_shipped_problem(capsys: pytest.CaptureFixture[str]) -> None:
     validators = result["history"][-1]["validators"]
     assert {"source_miou", "source_loss", "snd", "dev"} <= set(validators)
     assert all(np.isfinite(value) for value in validators.values())
-    assert {path.name for path in (folder / "plots").iterdir()} == {"curves.png", "masks.png"}
+    assert {path.name for path in (folder / "plots").iterdir()} == {"curves.png", "masks.png", "examples.json"}
     predicted = call(capsys, "predict", *SHIPPED)
     assert (predicted.code, predicted.out.splitlines(), predicted.err) == (0, [f"b: 21 {COUNTED}", "predictions"], "")
     index = [line.split(",") for line in Path("predictions/index.csv").read_text().splitlines()]

@@ -14,8 +14,8 @@ from dafw.nn.distributed import gather_rows
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.nn.stochastic_restore import restore_at_random
+from dafw.nn.stream_views import TestTimeViews, unit_images
 from dafw.nn.teacher import Teacher
-from dafw.nn.test_time_views import TestTimeViews, unit_images
 from dafw.problems import Outputs
 from dafw.ranges import ClosedUnitInterval, PositiveFloat, PositiveInt
 
@@ -31,7 +31,7 @@ class CoTTA(TestTimeMethod):
     Wang et al., Continual Test-Time Domain Adaptation, CVPR 2022, https://arxiv.org/abs/2203.13591. Adam with a rate of
     1e-3 in batches of 200 for CIFAR; SGD with 0.01 in batches of 64 for ImageNet. The authors' code restores parameters
     called weight or bias alone, and draws a view once for the batch, see
-    :class:`~dafw.nn.test_time_views.TestTimeViews`. The mean confidence is that of the rows of all ranks. The host
+    :class:`~dafw.nn.stream_views.TestTimeViews`. The mean confidence is that of the rows of all ranks. The host
     reads it in each step, since the views cost many passes.
 
     Args:
@@ -40,7 +40,7 @@ class CoTTA(TestTimeMethod):
             CIFAR-10, 0.72 for CIFAR-100, 0.1 for ImageNet).
         views: number of views (paper: 32).
         augment: how views differ from their images; ``None`` for the defaults of
-            :class:`~dafw.nn.test_time_views.TestTimeViews`.
+            :class:`~dafw.nn.stream_views.TestTimeViews`.
         decay: share of itself that the teacher keeps in a step (paper: 0.999). Its buffers stay.
         restore: probability that a weight is restored (paper: 0.01; the authors' code: 0.001 for ImageNet).
         symmetric: see the loss (the benchmark of Döbler et al. does so for ImageNet).

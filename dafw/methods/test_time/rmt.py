@@ -18,8 +18,8 @@ from dafw.methods.test_time.replay import SourceReplay
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
+from dafw.nn.stream_views import TestTimeViews, unit_images
 from dafw.nn.teacher import Teacher
-from dafw.nn.test_time_views import TestTimeViews, unit_images
 from dafw.problems import Outputs
 from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -55,7 +55,7 @@ class RMT(UsesSource, TestTimeMethod):
         prototype_samples: use so many samples of the source for the prototypes; ``None`` for all (the authors' code:
             the first 100,000).
         augment: how a view differs from its image; ``None`` for the defaults of
-            :class:`~dafw.nn.test_time_views.TestTimeViews`.
+            :class:`~dafw.nn.stream_views.TestTimeViews`.
         optimizer: see the base (the authors' code: Adam).
         lr: see the base.
         base: see :class:`~dafw.methods.test_time.base.TestTimeMethod`. ``statistics`` is ``batch``.

@@ -17,7 +17,7 @@ from dafw.methods.test_time.base import TestTimeMethod
 from dafw.nn.distributed import gather_rows, world_size
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
-from dafw.nn.test_time_views import TestTimeViews, unit_images
+from dafw.nn.stream_views import TestTimeViews, unit_images
 from dafw.problems import Outputs
 from dafw.ranges import ClosedUnitInterval, PositiveFloat
 
@@ -46,7 +46,7 @@ class ROID(TestTimeMethod):
         consistency: whether the second term is there.
         prior_correction: whether the prior corrects what is served.
         augment: how the view differs from its image; ``None`` for the defaults of
-            :class:`~dafw.nn.test_time_views.TestTimeViews` without blur and noise, and with mirrored borders, as in
+            :class:`~dafw.nn.stream_views.TestTimeViews` without blur and noise, and with mirrored borders, as in
             the authors' code.
         optimizer: see the base (the authors' code: Adam).
         lr: see the base.

@@ -16,8 +16,8 @@ from dafw.nn.distributed import gather_rows, own_rows
 from dafw.nn.layout import StreamStatistics
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
+from dafw.nn.stream_views import TestTimeViews, unit_images
 from dafw.nn.teacher import Teacher
-from dafw.nn.test_time_views import TestTimeViews, unit_images
 from dafw.problems import Outputs
 from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -47,7 +47,7 @@ class RoTTA(ManualOptimization, TestTimeMethod):
         time_weight: weight of a stored image's age when it is decided which one leaves (paper: 1).
         entropy_weight: weight of its entropy (paper: 1).
         augment: how a view differs from its image; ``None`` for the defaults of
-            :class:`~dafw.nn.test_time_views.TestTimeViews`.
+            :class:`~dafw.nn.stream_views.TestTimeViews`.
         statistics_momentum: weight of a batch in the statistics (paper: 0.05).
         optimizer: see the base (paper: Adam).
         lr: see the base.

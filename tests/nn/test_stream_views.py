@@ -3,7 +3,7 @@
 import torch
 
 from dafw.nn.stochastic_restore import restore_at_random
-from dafw.nn.test_time_views import TestTimeViews
+from dafw.nn.stream_views import TestTimeViews
 
 IMAGES = torch.rand(4, 3, 12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 NONE = dict.fromkeys(
