@@ -74,5 +74,5 @@ class FrozenAsks(Asks):
 
 
 def test_a_frozen_part_stays_in_evaluation_mode(tmp_path: Path) -> None:
-    method = asked(tmp_path, Frozen, ToyData("a", "b", batch_size=4, steps_per_epoch=3))
+    method = asked(tmp_path, FrozenAsks, ToyData("a", "b", batch_size=4, steps_per_epoch=3))
     assert len(method.found) == 40
