@@ -28,7 +28,8 @@ def whitening(covariances: Tensor, shrinkage: float) -> Tensor:
     unit = torch.eye(covariances.shape[1], dtype=covariances.dtype, device=covariances.device)
     shrunk = torch.lerp(covariances, variance * unit, shrinkage)
     shrunk = torch.where(variance > 0, shrunk, unit)
-    return torch.linalg.solve_triangular(torch.linalg.cholesky(shrunk), unit.expand_as(shrunk), upper=False)
+    lower: Tensor = torch.linalg.solve_triangular(torch.linalg.cholesky(shrunk), unit.expand_as(shrunk), upper=False)
+    return lower
 
 
 def mahalanobis(features: Tensor, means: Tensor, whiten: Tensor) -> Tensor:
