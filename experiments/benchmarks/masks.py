@@ -108,11 +108,11 @@ class Scenes(DomainDataModule):
         self.size = size
 
     def load(self, name: str, split: Split) -> Domain:
-        """Sixteen images."""
+        """As many images that a tenth of them makes a batch."""
         rng = np.random.default_rng([len(name), len(split)])
-        images = list(torch.from_numpy(rng.integers(0, 256, (16, 3, self.size, self.size), dtype=np.uint8)))
-        masks = rng.integers(0, 4, (16, self.size, self.size), dtype=np.uint8)
-        return Domain(name, images, list(torch.from_numpy(masks)), references=References(images, np.arange(16)))
+        images = list(torch.from_numpy(rng.integers(0, 256, (64, 3, self.size, self.size), dtype=np.uint8)))
+        masks = rng.integers(0, 4, (64, self.size, self.size), dtype=np.uint8)
+        return Domain(name, images, list(torch.from_numpy(masks)), references=References(images, np.arange(64)))
 
 
 def train(setting: Setting, name: str, folder: Path, steps: int, *watches: Any, rows: int | None = None) -> None:
