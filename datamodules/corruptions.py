@@ -154,7 +154,8 @@ class Corruptions(DomainDataModule):
         first = self.load(self.target[0], "test")
         scale = first.inputs.scale if isinstance(first.inputs, Corrupted | CachedCorrupted) else ""
         said = f"{self.clean} under {len(self.target)} corruptions with the severities of {SAID[scale]}"
-        return [*self.base.in_short(), f"{said}, {len(first)} test images each; seed {self.corruption_seed}"]
+        count = len(self.domain(self.target[0], "test"))
+        return [*self.base.in_short(), f"{said}, {count} test images each; seed {self.corruption_seed}"]
 
 
 SAID = {"cifar": "CIFAR-10-C", "imagenet": "ImageNet-C", "": "its base"}
