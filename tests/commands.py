@@ -16,10 +16,11 @@ from dafw.testing.server import run_fresh
 
 CHECKOUT = Path(__file__).parents[1]
 #: Data and network that are small, and that make a step of half a millisecond.
-TOY = (
-    *("--data", "dafw.testing.toys.ToyData", "--data.source", "a", "--data.target", "b", "--data.batch_size", "8"),
-    *("--model.network.backbone", "dafw.testing.toys.ToyNet", "--trainer.accelerator", "cpu", "--run.plots", "false"),
-)
+TOY_DATA = ("--data", "dafw.testing.toys.ToyData", "--data.source", "a", "--data.target", "b", "--data.batch_size", "8")
+PLAIN = ("--trainer.accelerator", "cpu", "--run.plots", "false")
+TOY = (*TOY_DATA, "--model.network.backbone", "dafw.testing.toys.ToyNet", *PLAIN)
+#: Toys of two sources, to go behind a model that is trained.
+TWO_SOURCES = (*TOY_DATA, "--data.source", "[a, c]", "--data.batch_size", "4")
 #: Two steps.
 QUICK = (*TOY, "--trainer.max_epochs", "1", "--data.steps_per_epoch", "2")
 

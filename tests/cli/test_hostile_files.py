@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import QUICK, call, refused
+from commands import QUICK, TOY_DATA, call, refused
 from PIL import Image
 
-DATA = ("--data", "dafw.testing.toys.ToyData", "--data.source", "a", "--data.target", "b", "--data.batch_size", "8")
-SHOT = (*("fit", "--model", "SHOT", "--model.checkpoint", "source/step=2.ckpt"), *DATA, "--trainer.max_epochs", "1")
+SHOT = (*("fit", "--model", "SHOT", "--model.checkpoint", "source/step=2.ckpt"), *TOY_DATA, "--trainer.max_epochs", "1")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def test_a_checkpoint_takes_no_network_of_its_own_choice(
 def test_weights_come_by_one_key(capsys: pytest.CaptureFixture[str]) -> None:
     for key in ("checkpoint_path", "pretrained_cfg", "pretrained"):
         given = ("--model.network.backbone", "resnet18", "--model.network.backbone_args", json.dumps({key: "x.pth"}))
-        assert refused(capsys, "fit", "--model", "DANN", *DATA, *given) == (
+        assert refused(capsys, "fit", "--model", "DANN", *TOY_DATA, *given) == (
             f"backbone_args takes no {key}: give the weights as model.network.weights"
         )
 

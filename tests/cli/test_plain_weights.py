@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import TOY, call, one_run, refused
+from commands import PLAIN, TOY_DATA, call, one_run, refused
 from PIL import Image
 
 from dafw.checkpoints import read_checkpoint
@@ -25,8 +25,6 @@ class Whole(nn.Module):
     def forward(self, x):
         return self.linear(self.norm(self.conv(x)).relu().mean((2, 3)))
 '''
-DATA = TOY[: TOY.index("--model.network.backbone")]
-PLAIN = ("--trainer.accelerator", "cpu", "--run.plots", "false")
 NETWORK = ("--model.network.backbone", "whole.Whole", "--model.network.input_size", "6")
 SCALE = ("--model.network.mean", "[0.4]", "--model.network.std", "[0.2]")
 
@@ -45,7 +43,7 @@ def weights(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_no_epoch_leaves_a_checkpoint_that_others_start_from(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = ("--model.checkpoint", weights, *NETWORK, *SCALE)
-    done = call(capsys, "fit", "--model", "SourceOnly", *DATA, *PLAIN, *start, "--trainer.max_epochs", "0")
+    done = call(capsys, "fit", "--model", "SourceOnly", *TOY_DATA, *PLAIN, *start, "--trainer.max_epochs", "0")
     assert (done.code, done.err) == (0, "")
     folder = one_run(Path("runs"))
     config = yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]
@@ -64,14 +62,14 @@ def test_no_epoch_leaves_a_checkpoint_that_others_start_from(weights: Path, caps
 def test_a_method_that_needs_a_model_starts_from_them(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = ("--model.checkpoint", weights, *NETWORK, *SCALE)
     quick = ("--trainer.max_epochs", "1", "--data.steps_per_epoch", "2")
-    done = call(capsys, "fit", "--model", "SHOT", *DATA, *PLAIN, *start, *quick)
+    done = call(capsys, "fit", "--model", "SHOT", *TOY_DATA, *PLAIN, *start, *quick)
     assert (done.code, done.err) == (0, "")
     result = json.loads((one_run(Path("runs")) / "result.json").read_text())
     assert (result["setting"]["name"], result["source_use"]) == ("source-free", "nothing")
 
 
 def test_what_is_refused(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shot = ("fit", "--model", "SHOT", *DATA, *PLAIN, "--model.checkpoint", weights)
+    shot = ("fit", "--model", "SHOT", *TOY_DATA, *PLAIN, "--model.checkpoint", weights)
     said = refused(capsys, *shot)
     assert said == "model.th (model.checkpoint) holds weights and does not say of which network: give " + (
         "model.network.backbone"

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import QUICK, TOY, call, refused
+from commands import QUICK, TOY, TOY_DATA, call, refused
 
 SOURCE = ("fit", "--model", "SourceOnly", *QUICK, "--model.network.bottleneck", "4", "--run.dir")
-DATA = ("--data", "dafw.testing.toys.ToyData", "--data.source", "a", "--data.target", "b", "--data.batch_size", "8")
-SHOT = ("fit", "--model", "SHOT", *DATA, "--data.steps_per_epoch", "2", "--trainer.accelerator", "cpu")
+SHOT = ("fit", "--model", "SHOT", *TOY_DATA, "--data.steps_per_epoch", "2", "--trainer.accelerator", "cpu")
 SHOT = (*SHOT, "--run.plots", "false", "--trainer.max_epochs", "1", "--model.checkpoint")
 
 

@@ -6,19 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import QUICK, call, one_run
-
-DATA = (
-    "--data",
-    "dafw.testing.toys.ToyData",
-    "--data.source",
-    "[a, c]",
-    "--data.target",
-    "b",
-    "--data.batch_size",
-    "4",
-)
-PLAIN = ("--trainer.accelerator", "cpu", "--run.plots", "false")
+from commands import PLAIN, QUICK, TWO_SOURCES, call, one_run
 
 
 def test_teachers_and_memories(capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,7 +16,7 @@ def test_teachers_and_memories(capsys: pytest.CaptureFixture[str]) -> None:
 
     def fit(name: str, *options: str) -> tuple[dict[str, Any], dict[str, Any]]:
         root = Path("runs", *options, name)
-        arguments = ("--model", name, *DATA, *PLAIN, "--model.checkpoint", start, *options, "--run.root", root)
+        arguments = ("--model", name, *TWO_SOURCES, *PLAIN, "--model.checkpoint", start, *options, "--run.root", root)
         done = call(capsys, "fit", *arguments)
         assert (done.code, done.err) == (0, ""), name
         folder = one_run(root)

@@ -5,21 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import QUICK, call, one_run, refused, rows
+from commands import PLAIN, QUICK, TWO_SOURCES, call, one_run, refused, rows
 
 DRM = ("--model", "DRM", *QUICK, "--data.steps_per_epoch", "100", "--data.source", "[a, c]")
-DATA = (
-    "--data",
-    "dafw.testing.toys.ToyData",
-    "--data.source",
-    "[a, c]",
-    "--data.target",
-    "b",
-    "--data.batch_size",
-    "4",
-)
-PLAIN = ("--trainer.accelerator", "cpu", "--run.plots", "false")
-RETRAINING = ("--model", "DRMRetraining", *DATA, *PLAIN, "--model.labels", "shared")
+RETRAINING = ("--model", "DRMRetraining", *TWO_SOURCES, *PLAIN, "--model.labels", "shared")
 RETRAIN = ("--model.retrain", "network", "--model.confidence", "0", "--model.lr", "1")
 
 
@@ -105,7 +94,7 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         "which scores what is served on other domains"
     )
     assert refused(capsys, "fit", *RETRAINING) == "model.checkpoint must be given"
-    assert refused(capsys, "fit", "--model", "TestTimeMethod", *DATA, "--model.checkpoint", start) == (
+    assert refused(capsys, "fit", "--model", "TestTimeMethod", *TWO_SOURCES, "--model.checkpoint", start) == (
         "model must be given"
     )
 
