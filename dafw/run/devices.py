@@ -37,19 +37,27 @@ def parse_listing(text: str) -> list[str]:
     return [name for gpu in devices for name in (gpu[1:] or gpu)]
 
 
-def worker_environment(number: int, workers: int, gpus: list[str]) -> dict[str, str]:
-    """Environment of worker ``number`` of ``workers``, set before it imports torch: its GPU and its number of threads.
+def worker_environment(number: int, workers: int, gpus: list[str], devices: int = 1) -> dict[str, str]:
+    """Environment of worker ``number`` of ``workers``, set before it imports torch: its GPUs and its number of threads.
 
-    Without GPUs a worker has one thread, since runs side by side are quicker than threads inside a run.
+    Without GPUs a process has one thread, since runs side by side are quicker than threads inside a run.
+
+    Args:
+        number: of the worker, from 0.
+        workers: how many there are.
+        gpus: those of the machine.
+        devices: how many of them a run takes.
     """
     if not gpus:
         return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    threads = str(max(1, (os.cpu_count() or 1) // max(1, workers)))
-    return {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)], "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    threads = str(max(1, (os.cpu_count() or 1) // max(1, workers * devices)))
+    own = [gpus[(number * devices + place) % len(gpus)] for place in range(min(devices, len(gpus)))]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(own), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
 
-def default_workers(gpus: list[str]) -> int:
-    """One worker for each GPU. Without a GPU one for each core that this process may use."""
+def default_workers(gpus: list[str], devices: int = 1) -> int:
+    """One worker for as many GPUs as a run takes. Without a GPU one for as many cores that this process may use."""
     if gpus:
-        return len(gpus)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, len(gpus) // devices)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // devices)

@@ -10,12 +10,13 @@ import yaml
 from dafw.files import naming_files, write_atomically
 from dafw.names import quoted
 from dafw.run.directory import run_directory
+from dafw.run.ranks import fit_over_ranks, ranks_of
 from dafw.run.result import read_result
 
 
 @naming_files()
 def execute(config: dict[str, Any], root: Path) -> Path:
-    """Makes or resumes one run in this process.
+    """Makes or resumes one run in this process, or over several ranks if ``trainer.devices`` is above 1.
 
     Args:
         config: the configuration as in a file (``seed_everything``, ``model``, ``data``, ``trainer``, ``run``).
@@ -28,12 +29,16 @@ def execute(config: dict[str, Any], root: Path) -> Path:
         UserError: for a mistake in the configuration, or for a disk that is full or may not be written.
             ``Busy``, one of its kinds, if another process makes the run.
         TrainingFailure: if a loss became NaN or infinite, or a teacher collapsed.
-        Stopped: if a signal ended the run.
+        Stopped: if a signal ended the run. Over several ranks ``SystemExit`` and ``RanksFailed`` stand for it and for
+            TrainingFailure.
     """
     folder = run_directory(config, root)
     if read_result(folder) is None:
         asked = {**config, "run": {**config.get("run", {}), "dir": str(folder)}}
         write_atomically(folder / "asked.yaml", quoted(yaml.safe_dump(asked, sort_keys=False)))
+        if ranks_of(config) > 1:
+            fit_over_ranks(folder, folder / "asked.yaml")
+            return folder
         from dafw.run.commands import fit
         from dafw.run.config import parse
         from dafw.run.threads import kept_threads

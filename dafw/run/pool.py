@@ -62,14 +62,21 @@ class ProcessPool:
         count: number of processes at most.
         stop: a file descriptor that becomes readable when a signal comes, see :func:`signals`.
         grace: seconds that processes have after SIGTERM.
+        devices: GPUs that each of them takes, if there are any.
     """
 
     def __init__(
-        self, main: Callable[..., Any], arguments: tuple[Any, ...], count: int, stop: int, grace: float = GRACE
+        self,
+        main: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        count: int,
+        stop: int,
+        grace: float = GRACE,
+        devices: int = 1,
     ) -> None:
         self.main, self.arguments, self.stop, self.grace = main, arguments, stop, grace
         gpus = visible_gpus()
-        self.environments = [worker_environment(number, count, gpus) for number in range(count)]
+        self.environments = [worker_environment(number, count, gpus, devices) for number in range(count)]
         self.workers: list[Worker] = []
 
     @property

@@ -1,4 +1,4 @@
-"""``dafw table``: run, show, status and list."""
+"""``dafw table``: run, show, status, cancel and list."""
 
 import argparse
 import sys
@@ -15,9 +15,11 @@ from dafw.run.directory import discard, lock
 from dafw.run.worker import EXECUTE
 from dafw.tables.checking import check_runs
 from dafw.tables.grid import Table
+from dafw.tables.launchers import launcher
 from dafw.tables.overlay import parse_settings
 from dafw.tables.pages import write_pages
 from dafw.tables.progress import make_reporter
+from dafw.tables.queue import cancel
 from dafw.tables.reading import find_table, load_table, table_files
 from dafw.tables.render import render_csv, render_latex, render_markdown, render_terminal
 from dafw.tables.sheet import Sheet, make_sheet
@@ -38,20 +40,22 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommands to the parser of ``dafw table``."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="run | show | status | list")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="run | show | status | cancel | list")
     run = actions.add_parser("run", help="make every run that is not done, then show the table")
     show = actions.add_parser("show", help="print the table and write its pages")
     status = actions.add_parser("status", help="count the runs that are done, running, failed, interrupted or missing")
+    cancel_jobs = actions.add_parser("cancel", help="end the jobs of a table on a SLURM cluster")
     actions.add_parser("list", help="the tables that can be named")
-    for one in (run, show, status):
+    for one in (run, show, status, cancel_jobs):
         one.add_argument("table", help="a table file, or the name of one in experiments/tables")
         one.add_argument("--root", type=user_path, default=Path("runs"), help="folder of the run directories (runs)")
-        one.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these rows, with their controls")
-        one.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help='only these tasks, as in "mnist->usps"')
-        one.add_argument("--seeds", nargs="+", default=[], type=int, metavar="SEED", help="only these seeds")
         one.add_argument(
             "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="laid over every cell"
         )
+    for one in (run, show, status):
+        one.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these rows, with their controls")
+        one.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help='only these tasks, as in "mnist->usps"')
+        one.add_argument("--seeds", nargs="+", default=[], type=int, metavar="SEED", help="only these seeds")
     for one in (run, show):
         one.add_argument("--metric", help="what to print instead of the table's metrics, as in h_score_class_mean")
         criteria = "last, a validator, leave_one_domain_out, or oracle"
@@ -60,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     formats = ("terminal", *TEXT, "html")
     show.add_argument("--format", choices=formats, default="terminal", help="what to print; html: the page's path")
     run.add_argument("--workers", type=_positive, help="processes (default: one per GPU, or one per core)")
-    run.add_argument("--launcher", choices=("local", "slurm"), default="local")
+    whose = "local, slurm, or a function of yours: package.module:function"
+    run.add_argument("--launcher", default="local", help=whose)
     run.add_argument("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in partition=gpu")
     run.add_argument("--dry-run", action="store_true", help="print what there is to do, and do nothing")
     what = "make finished runs again: those that other code or other data made (stale, the default), or all"
@@ -87,8 +92,10 @@ def main(args: argparse.Namespace) -> int:
         for name, path in sorted(table_files().items()):
             print(terminal(f"{name:<20} {load_table(path).title}"))
         return 0
-    table = load_table(find_table(args.table)).only(args.rows, args.tasks, args.seeds)
-    table = table.with_settings(parse_settings(args.set))
+    table = load_table(find_table(args.table))
+    if args.action == "cancel":
+        return _cancel(table.with_settings(parse_settings(args.set)), args.root)
+    table = table.only(args.rows, args.tasks, args.seeds).with_settings(parse_settings(args.set))
     if args.action == "status":
         print(describe(load(table, args.root)))
         return 0
@@ -115,6 +122,16 @@ def _show(table: Table, args: argparse.Namespace) -> int:
     return 0
 
 
+def _cancel(table: Table, root: Path) -> int:
+    store = load(table, root)
+    ended = cancel(dict.fromkeys(store.directories.values()))
+    if not ended:
+        print("no run of the table has a job in the queue")
+    for number in ended:
+        print(f"job {number} is cancelled")
+    return 0
+
+
 def warn_of_changes(store: Store) -> None:
     """Says which rows were made by other code, or from other data, than that which is there."""
     for said in store.origins:
@@ -122,6 +139,7 @@ def warn_of_changes(store: Store) -> None:
 
 
 def _run(table: Table, args: argparse.Namespace) -> int:
+    launch = launcher(args)
     store = load(table, args.root, look=True)
     again = {"stale": store.stale, "all": {*store.results, *store.broken}}.get(args.rerun, set())
     if args.dry_run:
@@ -144,24 +162,17 @@ def _run(table: Table, args: argparse.Namespace) -> int:
             discard(directory)
     warn_of_changes(store)
     reporter = make_reporter(Console(stderr=True) if sys.stderr.isatty() else Console())
-    if args.launcher == "slurm":
-        from dafw.tables.slurm import parse_cluster, submit_table
-
-        report = submit_table(table, args.root, reporter, parse_cluster(args.slurm), function=args.function)
-        if report.interrupted:
-            print(f"the jobs go on, this program does not wait for them; scancel --name dafw-{table.folder} ends them")
-            if report.unsubmitted:
-                print(f"{report.unsubmitted} runs start from others, and are submitted by the same command afterwards")
-    else:
-        from dafw.tables.launch import run_table
-
-        report = run_table(table, args.root, reporter, workers=args.workers, function=args.function)
+    report = launch(table, args.root, reporter)
+    if report.interrupted and args.launcher == "slurm":
+        print(f"the jobs go on, this program does not wait for them; dafw table cancel {args.table} ends them")
+        if report.unsubmitted:
+            print(f"{report.unsubmitted} runs start from others, and are submitted by the same command afterwards")
     store = load(table, args.root)
     sheet = make_sheet(store)
     render_terminal(sheet, Console())
     for job in report.failed:
         print(terminal(f"failed: {job.cell.label}: {job.error} (see {job.log})"))
     print(write_pages(sheet, store, args.root))
-    if report.interrupted and args.launcher == "local":
+    if report.interrupted and args.launcher != "slurm":
         print("interrupted: the same command goes on with the runs that are not done")
     return report.exit_code or (1 if sheet.missing else 0)

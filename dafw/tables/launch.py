@@ -17,6 +17,7 @@ from dafw.escape import terminal
 from dafw.run.devices import default_workers, visible_gpus
 from dafw.run.directory import run_directory
 from dafw.run.pool import GRACE, POLL, ProcessPool, Worker, signals
+from dafw.run.ranks import ranks_of
 from dafw.run.result import RESULT, BrokenResult
 from dafw.run.worker import EXECUTE, FAILED, LOG, Order, Outcome, last_words, serve
 from dafw.tables.grid import Cell, Table
@@ -181,7 +182,7 @@ def run_table(
         table: what to make.
         root: folder of the run directories.
         reporter: is told what happens.
-        workers: number of processes. The default is one per GPU, or one per core.
+        workers: number of processes. The default is one per GPU, or one per core, divided by the devices of a run.
         function: what executes a cell, see :data:`dafw.run.worker.EXECUTE`.
         poll: seconds between two looks at a run that another process makes.
         grace: seconds that workers get to save a checkpoint.
@@ -191,9 +192,10 @@ def run_table(
     pending = deque(job for job in jobs if job.result(table.metric) is None)
     report.skipped = len(jobs) - len(pending)
     reporter.begin(report.total, report.skipped)
-    count = min(workers or default_workers(visible_gpus()), len(pending))
+    devices = max((ranks_of(job.cell.config) for job in pending), default=1)
+    count = min(workers or default_workers(visible_gpus(), devices), len(pending))
     with signals() as stop:
-        pool = ProcessPool(serve, (function,), count, stop, grace)
+        pool = ProcessPool(serve, (function,), count, stop, grace, devices)
         launch = Launch(pool, table.metric, root, reporter, report, pending, poll)
         try:
             launch.run()

@@ -9,7 +9,6 @@ command, or ``dafw table show``, picks their results up.
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,9 @@ from dafw.run.worker import EXECUTE, FAILED, Order, Outcome, attempt, last_line,
 from dafw.tables.grid import Table
 from dafw.tables.launch import Job, Report, make_jobs, percent_text
 from dafw.tables.progress import Reporter
+from dafw.tables.queue import job_of, note_job, queue
 
+CANCELLED = "dafw table cancel ended its job"
 NATIVE = {
     "account": "slurm_account",
     "constraint": "slurm_constraint",
@@ -257,6 +258,8 @@ class Submission:
         with executor.batch():
             tasks = [executor.submit(Chunk(orders[start : start + size], function)) for start in starts]
         self.waiting = {id(job): (job, tasks[number // size]) for number, job in enumerate(jobs)}
+        for job, task in self.waiting.values():
+            note_job(job.directory, task.job_id)
 
     def wait(self, reporter: Reporter, report: Report, poll: float, stop: int) -> list[Job]:
         """Waits until every run has ended or a signal comes. Returns the runs to submit once more."""
@@ -287,14 +290,15 @@ class Submission:
         """The array tasks in SLURM's queue; ``None`` if it cannot be asked."""
         if self.cluster.name != "slurm":
             return None
-        listed = subprocess.run(["squeue", "--me", "-h", "-r", "-o", "%i"], capture_output=True, text=True, check=False)
-        return set(listed.stdout.split()) if listed.returncode == 0 else None
+        jobs = queue()
+        return None if jobs is None else set(jobs)
 
     def _ended(self, task: Any, queued: set[str] | None) -> bool:
         return task.job_id not in queued if queued is not None else self.cluster.name != "slurm" and task.done()
 
     def _fail(self, job: Job, task: Any, reporter: Reporter, report: Report, again: list[Job]) -> None:
-        outcome = self._outcome(job, task)
+        cancelled = not job_of(job.directory)
+        outcome = Outcome("failed", CANCELLED, retryable=False) if cancelled else self._outcome(job, task)
         once_more = job.fail(outcome.error or job.trouble(self.metric), outcome.retryable)
         (again if once_more else report.failed).append(job)
         reporter.failed(job.cell.label, job.error, str(job.log), once_more)

@@ -1,10 +1,12 @@
 """The state of each run of a table."""
 
+from pathlib import Path
 from typing import Literal
 
 from dafw.escape import terminal
 from dafw.run.directory import began, is_running
-from dafw.run.worker import FAILED
+from dafw.run.worker import FAILED, LOG, last_line
+from dafw.tables.queue import Queued, job_of, queue
 from dafw.tables.store import Store
 
 State = Literal["done", "running", "failed", "interrupted", "missing"]
@@ -32,12 +34,32 @@ def states(store: Store) -> dict[str, State]:
 
 
 def describe(store: Store) -> str:
-    """A line of counts, then the cells that are not done, by state, and the rows that other code or other data made."""
+    """A line of counts, then the cells that are not done, by state, and the rows that other code or other data made.
+
+    Of a run that a cluster makes it says the job, and of one that failed the reason and its log.
+    """
     found = states(store)
+    places = {cell.label: store.directories[cell.row, cell.task, cell.seed] for cell in store.table.runs()}
+    jobs = queue() if any(job_of(places[label]) for label, one in found.items() if one != "done") else None
     counts = {state: sum(one == state for one in found.values()) for state in STATES}
     lines = [f"{store.table.name}: " + ", ".join(f"{counts[state]} {state}" for state in STATES)]
     for state in STATES[1:]:
-        lines += [f"{state:<12} {label}" for label, one in found.items() if one == state]
+        lines += [
+            f"{state:<12} {label}{_more(state, places[label], jobs or {})}"
+            for label, one in found.items()
+            if one == state
+        ]
     lines += [f"broken: {reason}" for reason in store.broken.values()]
     lines += [f"{said}: dafw table run --rerun stale makes them again" for said in store.origins]
     return "\n".join(map(terminal, lines))
+
+
+def _more(state: State, directory: Path, jobs: dict[str, Queued]) -> str:
+    """The job of a run and why it failed, as far as they are known."""
+    number, said = job_of(directory), []
+    if number in jobs:
+        said.append(f"job {number} is {jobs[number]}")
+    if state == "failed":
+        reason = last_line((directory / FAILED).read_text(encoding="utf-8", errors="replace"))
+        said.append(f"{reason}{f', job {number}' if number and number not in jobs else ''} (see {directory / LOG})")
+    return f": {'; '.join(said)}" if said else ""

@@ -4,18 +4,21 @@ import json
 import os
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from commands import finish, fork, one_run, rows, run, start, until
+from commands import CHECKOUT, finish, fork, one_run, rows, run, start, until
+from held import Holding
 from interrupted import FIT, at_step, die, ranks, same
 from two_ranks import gloo_threads
 
 import dafw.run.commands
 from dafw.checkpoints import checkpoints
 from dafw.errors import UserError
+from dafw.run.directory import is_running
 from dafw.testing.cases import TINY
 from dafw.testing.toys import ToyData
 
@@ -44,6 +47,14 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first, second = ranks(folder, *TWO)
     assert (first.code, first.err, second.code, second.out, second.err) == (0, "", 0, "", "")
     return one_run(folder / "runs")
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+    return port
 
 
 def close(one: Path, other: Path) -> None:
@@ -212,6 +223,49 @@ def test_torchrun(tmp_path: Path, two: Path) -> None:
     assert done.code == 0, done.err
     same(one_run(tmp_path / "runs"), two)
     assert sum(line.endswith("result.json") for line in done.out.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_two_nodes_of_torchrun(tmp_path: Path, two: Path) -> None:
+    """Two programs with a port each, which meet at a third, are two machines to Lightning."""
+    meeting = f"127.0.0.1:{free_port()}"
+    nodes = [
+        start(
+            tmp_path,
+            *("-m", "torch.distributed.run", "--nnodes", "2", "--node_rank", str(node), "--nproc_per_node", "1"),
+            *("--rdzv_backend", "static", "--rdzv_endpoint", meeting, "-m", "dafw"),
+            *(*DOUBLE, "--trainer.devices", "1", "--trainer.num_nodes", "2"),
+        )
+        for node in range(2)
+    ]
+    for done in map(finish, nodes):
+        assert done.code == 0, done.err
+    same(one_run(tmp_path / "runs"), two)
+
+
+@pytest.mark.slow
+def test_a_table_with_two_ranks_a_run(tmp_path: Path) -> None:
+    """A signal stops both ranks of a cell, and the run ends in the weights of one that nothing stopped."""
+    table = Holding(tmp_path, rows=("DANN",), seeds=(0,))
+    (directory,) = table.directories
+    variables = {**table.variables, "PYTHONPATH": os.pathsep.join([str(CHECKOUT / "tests"), str(CHECKOUT)])}
+    command = ("table", "run", table.file, "--workers", "1", "--set", "trainer.devices=2")
+    table.hold(directory)
+    stopped = fork(tmp_path, *command, **variables)
+    assert until(lambda: stopped.poll() is not None or table.holder(directory), 300)
+    stopped.send(signal.SIGTERM)
+    assert stopped.wait(300).code == 130
+    assert "stopped by SIGTERM at step 5" in (directory / "log.txt").read_text()
+    assert not is_running(directory)
+    table.release(directory)
+    done = fork(tmp_path, *command, **variables).wait(300)
+    assert (done.code, done.err) == (0, ""), done
+    assert json.loads((directory / "result.json").read_text())["ranks"] == 2
+    whole = fork(tmp_path / "whole", *command[:3], "--workers", "1", "--set", "trainer.devices=2", **variables).wait(
+        120
+    )
+    assert whole.code == 0, whole
+    same(directory, tmp_path / "whole" / "runs" / directory.name)
 
 
 def test_no_thread_of_gloo_outlives_the_command(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import CHECKOUT, fork, until
+from commands import CHECKOUT, fork, one_run, until
 from held import Holding
 
 sys.path.insert(0, str(CHECKOUT / "tests" / "faults"))
 
-from interrupted import same
+from interrupted import FIT, ranks, same
 
 import dafw.tables.slurm
 
@@ -126,3 +126,56 @@ def test_a_table_whose_jobs_are_disturbed(tmp_path: Path, cluster: Cluster) -> N
         assert ("stopped by SIGTERM at step 5" in log) == (directory in (cancelled, requeued, limited)), log
     said = "".join(path.read_text() for path in tmp_path.glob(f"runs/tables/t/slurm/{array}_2*_log.*"))
     assert "Requeued job" in said
+
+
+@pytest.mark.slurm
+@pytest.mark.timeout(1200)
+def test_cells_of_two_ranks_that_are_cancelled(tmp_path: Path, cluster: Cluster) -> None:
+    """The status names the jobs, cancelling ends them for good, and the same command goes on from their checkpoints."""
+    table = Holding(tmp_path, rows=("DANN",), seeds=(0, 1, 2))
+    path = os.pathsep.join([str(CHECKOUT / "tests"), str(CHECKOUT)])
+    variables = {**table.variables, **cluster.variables, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    two = ("--set", "trainer.devices=2")
+    whole = fork(tmp_path / "whole", "table", "run", table.file, "--workers", "1", *two, **variables).wait(600)
+    assert whole.code == 0, whole
+    first, second, third = table.directories
+    table.hold(first, second)
+    slurm = ("--launcher", "slurm", "--slurm", "time=30", "cpus=2")
+    launched = fork(tmp_path, "table", "run", table.file, *slurm, *two, setup=ask_often, **variables)
+    held = until(lambda: launched.poll() is not None or all(map(table.holder, (first, second))), 300)
+    assert held, (launched.out, launched.err)
+
+    said = fork(tmp_path, "table", "status", table.file, *two, **variables).wait(60).out
+    array = (first / "job.txt").read_text().partition("_")[0]
+    assert f"running      DANN a->b seed 0: job {array}_0 is running (" in said
+    assert f"missing      DANN a->b seed 2: job {array}_2 is pending (Resources)" in said
+    ended = fork(tmp_path, "table", "cancel", table.file, *two, **variables).wait(60)
+    assert ended.out == "".join(f"job {array}_{number} is cancelled\n" for number in range(3))
+    given_up = launched.wait(300)
+    assert given_up.code == 1
+    assert given_up.out.count("dafw table cancel ended its job") >= 3
+    assert until(lambda: not cluster.tasks("R", "CG", "PD"), 60)
+    assert not (third / "config.yaml").exists()
+
+    table.release(first)
+    table.release(second)
+    done = fork(tmp_path, "table", "run", table.file, *slurm, *two, setup=ask_often, **variables).wait(600)
+    assert (done.code, done.err) == (0, ""), done
+    for directory in table.directories:
+        same(directory, tmp_path / "whole" / "runs" / directory.name)
+    assert "stopped by SIGTERM at step 5" in (first / "log.txt").read_text()
+
+
+@pytest.mark.slurm
+@pytest.mark.timeout(600)
+def test_two_tasks_of_srun(tmp_path: Path, cluster: Cluster) -> None:
+    """Each task of a step is a rank."""
+    fit = (*FIT, "--trainer.devices", "2")
+    variables = {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    first, second = ranks(tmp_path / "whole", *fit)
+    assert (first.code, second.code) == (0, 0), (first, second)
+    (tmp_path / "srun").mkdir()
+    step = ("srun", "-n", "2", "--ntasks-per-node", "2", "-D", tmp_path / "srun")
+    given = ("env", *(f"{key}={value}" for key, value in variables.items()))
+    cluster(*step, *given, sys.executable, "-m", "dafw", *fit)
+    same(one_run(tmp_path / "srun" / "runs"), one_run(tmp_path / "whole" / "runs"))

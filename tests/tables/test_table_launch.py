@@ -292,7 +292,10 @@ def test_each_worker_has_a_gpu_of_its_own() -> None:
     assert gpus == ["0", "MIG-1b", "MIG-2c"]
     assert [worker_environment(i, 4, gpus)["CUDA_VISIBLE_DEVICES"] for i in range(4)] == ["0", "MIG-1b", "MIG-2c", "0"]
     assert worker_environment(0, 2, []) == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    assert [worker_environment(i, 1, gpus, 2)["CUDA_VISIBLE_DEVICES"] for i in range(2)] == ["0,MIG-1b", "MIG-2c,0"]
+    assert worker_environment(0, 1, gpus, 9)["CUDA_VISIBLE_DEVICES"] == "0,MIG-1b,MIG-2c"
     assert default_workers(gpus) == 3
+    assert default_workers(gpus, 2) == default_workers(gpus, 8) == 1
     assert default_workers([]) == len(os.sched_getaffinity(0))
 
 
