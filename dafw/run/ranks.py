@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from dafw.errors import UserError
 from dafw.files import Busy
 from dafw.run.directory import is_running
 
-TRAINER = {"devices": 1, "num_nodes": 1}
 MISTAKE = 2
+"""Exit code of a command for a mistake in its input."""
+GRACE = 10.0
+"""Seconds that the other ranks have to end after the first one failed."""
 
 
 class RanksFailed(RuntimeError):
@@ -55,8 +58,10 @@ def fit_over_ranks(folder: Path, file: Path) -> None:
         raise Busy(f"another process makes the run {folder}")
     environment = {key: value for key, value in os.environ.items() if key not in ("SLURM_NTASKS", "SLURM_NPROCS")}
     command = [sys.executable, "-m", "dafw", "fit", "--config", str(file)]
-    with subprocess.Popen(command, env=environment) as ranks, _passing_on(ranks):
+    with subprocess.Popen(command, env=environment, start_new_session=True) as ranks, _passing_on(ranks):
         code = ranks.wait()
+    if code:
+        _end(ranks.pid)
     if code == MISTAKE and is_running(folder):
         raise Busy(f"another process makes the run {folder}")
     if code == MISTAKE:
@@ -69,12 +74,22 @@ def fit_over_ranks(folder: Path, file: Path) -> None:
 
 @contextmanager
 def _passing_on(ranks: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Passes SIGTERM on to a program, and leaves SIGINT to it, which a terminal sends to both."""
+    """Passes SIGTERM and SIGINT on to a program that has a session of its own."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, lambda number, frame: ranks.send_signal(number))
-    signal.signal(signal.SIGINT, lambda number, frame: None)
+    for number in before:
+        signal.signal(number, lambda number, frame: ranks.send_signal(number))
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end(session: int) -> None:
+    """Kills the ranks that outlive the first one: one that waits for it to answer would wait for half an hour."""
+    deadline = time.monotonic() + GRACE
+    with suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(session, 0)
+            time.sleep(0.1)
+        os.killpg(session, signal.SIGKILL)

@@ -98,5 +98,6 @@ def test_weights_alone_meet_a_folder_without_a_source(weights: Path, capsys: pyt
     corrupt += ('{"resize": 6, "split": [0.0, 0.0, 1.0]}', "--data.source", "new", "--data.target", "fog_5")
     done = call(capsys, "fit", "--model", "Frozen", *corrupt, *PLAIN, *start, "--run.dir", "fog")
     assert (done.code, done.err) == (0, "")
+    assert json.loads(Path("fog/result.json").read_text())["transductive_reason"] == "", "nothing is adapted"
     done = call(capsys, "predict", "fog", "--images", "root/new/a/0.png")
     assert (done.code, done.err) == (0, "")

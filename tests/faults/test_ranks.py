@@ -256,7 +256,7 @@ def test_a_table_with_two_ranks_a_run(tmp_path: Path) -> None:
     stopped.send(signal.SIGTERM)
     assert stopped.wait(300).code == 130
     assert "stopped by SIGTERM at step 5" in (directory / "log.txt").read_text()
-    assert not is_running(directory)
+    assert not is_running(directory), "a rank goes on"
     table.release(directory)
     done = fork(tmp_path, *command, **variables).wait(300)
     assert (done.code, done.err) == (0, ""), done

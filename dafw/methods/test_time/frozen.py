@@ -21,3 +21,4 @@ class Frozen(TestTimeMethod):
 
     def __init__(self, network: Network, **base) -> None:  # type: ignore[no-untyped-def]
         super().__init__(network, statistics="running", learns="nothing", **base)
+        self.transductive_reason = ""  # a prediction depends on its own image alone
