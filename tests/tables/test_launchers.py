@@ -15,7 +15,7 @@ def test_the_launcher_of_the_documentation(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    page = (CHECKOUT / "docs" / "tables.md").read_text(encoding="utf-8")
+    page = (CHECKOUT / "docs" / "clusters.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n# one_by_one\.py\n(.*?)```", page, re.DOTALL)
     (tmp_path / "one_by_one.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
