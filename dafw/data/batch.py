@@ -219,7 +219,7 @@ class _Rows:
         return (torch.as_tensor(values) if values and numbers else values), None
 
     def _parts(self, values: list[Any]) -> Fields | None:
-        """Mappings of the same names, part by part; ``None`` if a part has no common shape and no mask tells padding."""
+        """Mappings of the same names, part by part; ``None`` if a part has no one shape and no mask tells padding."""
         found = Fields()
         for name in values[0]:
             column = [value[name] for value in values]

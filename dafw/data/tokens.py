@@ -11,6 +11,8 @@ from dafw.data.hub import pretrained
 from dafw.errors import UserError
 
 KEY = "data.tokenizer"
+USUAL_LENGTH = 256
+"""Tokens of a text that are kept if nothing is said."""
 _NO_LIMIT = 1_000_000
 """From this length on, what a tokenizer calls its limit stands for none."""
 
@@ -20,20 +22,22 @@ class Tokenizer:
 
     Args:
         name: a folder, or a model's name on the hub, see :func:`dafw.data.hub.pretrained`.
-        max_length: tokens of a text that are kept, those that begin and end it among them.
+        max_length: tokens of a text that are kept, those that begin and end it among them; ``None``: as many as the
+            model takes, but no more than :data:`USUAL_LENGTH`.
 
     Raises:
         UserError: if there is no such tokenizer, or it takes fewer tokens.
     """
 
-    def __init__(self, name: str, max_length: int) -> None:
-        self.name, self.max_length = name, max_length
-        self.made = pretrained("AutoTokenizer", name, KEY)
-        limit = getattr(self.made, "model_max_length", None)
-        if isinstance(limit, int) and max_length > limit and limit < _NO_LIMIT:
+    def __init__(self, name: str, max_length: int | None = None) -> None:
+        self.name, self.made = name, pretrained("AutoTokenizer", name, KEY)
+        stated = getattr(self.made, "model_max_length", None)
+        limit = stated if isinstance(stated, int) and stated < _NO_LIMIT else None
+        if max_length is not None and limit is not None and max_length > limit:
             raise UserError(
                 f"data.max_length is {max_length}, and the model of {name} ({KEY}) takes at most {limit} tokens"
             )
+        self.max_length = min(USUAL_LENGTH, limit or USUAL_LENGTH) if max_length is None else max_length
 
     def __call__(self, text: str) -> dict[str, Tensor]:
         """The tokens of a text: by name int64 tensors (L,), ``input_ids`` and ``attention_mask`` among them.

@@ -125,8 +125,8 @@ def check_known(description: Mapping[str, Any], path: Path) -> None:
         path: the file.
 
     Raises:
-        UserError: if its backbone is neither of this project, of timm nor of transformers, its architecture is a class of somebody
-            else's, or an argument is not made of numbers and words.
+        UserError: if its backbone is neither of this project, of timm nor of transformers, its architecture is a class
+            of somebody else's, or an argument is not made of numbers and words.
     """
     arguments = description["init_args"]
     arch = str(arguments.get("arch", ""))

@@ -41,6 +41,7 @@ from dafw.run.plain_weights import take_plain_weights
 from dafw.run.presets import with_presets
 from dafw.run.sizes import follow_size
 from dafw.run.threads import THREADS
+from dafw.run.tokenizer import follow_encoder
 from dafw.selection import Validator
 from datamodules.base import DomainDataModule
 
@@ -134,6 +135,7 @@ class DafwCLI(LightningCLI):
             parser.set_defaults({"trainer.max_epochs": 1})
             super().parse_arguments(parser, arguments)
         follow_size(self.config, arguments)
+        follow_encoder(self.config)
         take_plain_weights(self.config)
         for key, value in list(self.config.items()):
             if value == "None":  # what the parser makes of null on the command line for a nested "str | None"
