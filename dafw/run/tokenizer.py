@@ -29,14 +29,14 @@ def follow_encoder(config: Any) -> None:
     if encoder is None:
         if backbone in DIGIT_NETS:
             raise UserError(
-                f"the backbone {backbone} takes images, and {owner.__name__} serves texts: give --model.network.backbone "
-                f"{PREFIX} and the name or folder of an encoder"
+                f"the backbone {backbone} takes images, and {owner.__name__} serves texts: give "
+                f"--model.network.backbone {PREFIX} and the name or folder of an encoder"
             )
         return
     given = data["init_args"].get("tokenizer")
     if given not in (None, encoder):
         raise UserError(
-            f"data.tokenizer is {given}, and the backbone is {backbone}: leave data.tokenizer out, since it follows the "
-            "backbone"
+            f"data.tokenizer is {given}, and the backbone is {backbone}: leave data.tokenizer out, since it follows "
+            "the backbone"
         )
     data["init_args"]["tokenizer"] = encoder
