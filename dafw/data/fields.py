@@ -37,6 +37,16 @@ def _rows(part: Any, rows: Any) -> Any:
     return part.rows(rows) if isinstance(part, Fields) else part[rows]
 
 
+def join_rows(parts: Sequence[Any]) -> Any:
+    """The rows of several parts of one batch, one part after the other: tensors, :class:`Fields` or lists."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts))
+    if isinstance(first, Fields):
+        return type(first)({name: join_rows([part[name] for part in parts]) for name in first})
+    return [value for part in parts for value in part]
+
+
 def have_same_names(values: Sequence[Any]) -> bool:
     """Whether all values are mappings with the same names, and none is the boxes of an image."""
     if not values or not all(isinstance(value, Mapping) and "boxes" not in value for value in values):

@@ -1,4 +1,4 @@
-"""Methods keep the contract on the tokens of texts, which are padded to another length in each batch and on each rank."""
+"""Methods keep the contract on the tokens of texts, which are padded to a length of each batch on each rank."""
 
 from pathlib import Path
 from typing import Any
