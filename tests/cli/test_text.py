@@ -8,6 +8,8 @@ import yaml
 from commands import call, refused, rows
 from encoders import make_encoder, write_reviews
 
+from dafw.errors import UserError
+
 DATA = ("--data", "TextDomains", "--data.root", "data", "--data.source", "books", "--data.target", "films")
 SMALL = ("--data.batch_size", "8", "--data.steps_per_epoch", "3", "--trainer.max_epochs", "2", "--model.lr", "0.05")
 PLAIN = ("--trainer.accelerator", "cpu", "--run.wandb", "disabled", "--run.dir", "run")
@@ -112,3 +114,26 @@ def test_what_fit_refused(capsys: pytest.CaptureFixture[str], changes: tuple[str
     order = (*changes, *base) if changes[0] in ("--model", "--data") else (*base, *changes)
     base_dir = order.index("--run.dir")
     assert said in refused(capsys, "fit", *order[:base_dir], *order[base_dir + 2 :])
+
+
+def test_a_program_predicts_texts() -> None:
+    import dafw
+
+    trained = dafw.load("run")
+    found = trained.predict(["good book", "the plot was bad and poor", "fine"], batch_size=2)
+    assert (found.names, found.class_names, found.probabilities.shape) == (("0", "1", "2"), ("neg", "pos"), (3, 2))
+    alone = trained.predict("fine")
+    assert alone.probabilities[0].tolist() == pytest.approx(found.probabilities[2].tolist(), abs=1e-6)
+    with pytest.raises(UserError, match="text 1 is empty"):
+        trained.predict(["good", " "])
+    with pytest.raises(UserError, match="text 0 is a int: give texts"):
+        trained.predict([3])
+
+
+def test_a_method_that_starts_from_a_run_takes_its_encoder(capsys: pytest.CaptureFixture[str]) -> None:
+    """Tent on the layer normalisations, on the stream of the target."""
+    tent = ("--model", "Tent", "--model.checkpoint", "run", *DATA, "--data.batch_size", "2", *PLAIN[:-1], "tent")
+    done = call(capsys, "fit", *tent)
+    assert done.code == 0, done
+    written = yaml.safe_load(Path("tent/config.yaml").read_text())
+    assert written["data"]["init_args"]["tokenizer"] == "encoder"

@@ -1,5 +1,6 @@
 """Which methods train on the tokens of texts, and what the others say."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,13 @@ def test_a_step_or_a_sentence(item: Case, folder: Path, tmp_path: Path) -> None:
         return
     with pytest.raises(UserError, match=REFUSED[item.name]):
         train(case, tmp_path)
+
+
+def test_the_page_says_which_methods_train() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "text.md").read_text().partition("## Methods")[2]
+    trained, refused = page.partition("The others say")[::2]
+    for part, names in ((trained, {item.name for item in CASES} - set(REFUSED)), (refused, set(REFUSED))):
+        assert {item.name for item in CASES if re.search(rf"\b{item.name}\b", part)} == names
 
 
 @pytest.mark.parametrize(
