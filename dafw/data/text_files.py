@@ -108,7 +108,9 @@ def read_texts(path: Path, columns: TextColumns) -> TextTable:
         raise UserError(f"{path} has no rows")
     if all(map(_is_number, found)):
         raise _no_texts(path, columns.text)
-    return TextTable(path, found, *words.columns(3), Strings.of(names) if names else None, np.array(rows, np.int64))
+    labels, domains, splits = words.columns(3)
+    ids = Strings.of(names) if names else None
+    return TextTable(path, found, labels, domains, splits, ids, np.array(rows, np.int64))
 
 
 def _unit(path: Path) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from dafw.data.hub import encoder_of
 from dafw.data.imagenet import rows_of
 from dafw.errors import UserError, choose, warn
 from dafw.nn.backbones import make_backbone
@@ -138,6 +139,8 @@ class Network(NetworkBase):
             raise UserError("mixstyle does nothing in a frozen backbone, which is in evaluation mode")
         if feature_cache and not frozen:
             raise UserError(f"feature_cache is a number of images and needs a frozen backbone, not {feature_cache}")
+        if feature_cache and encoder_of(backbone) is not None:
+            raise UserError(f"feature_cache keeps features of images: leave it out with the backbone {backbone}")
         if norm_affine is not None:
             choose("norm_affine", norm_affine, ("fixed",))
         keeps = head == "pretrained"

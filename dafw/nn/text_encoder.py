@@ -101,7 +101,8 @@ class TextEncoder(nn.Module):
         if self.pooling == "cls":
             return hidden[:, 0]
         weights = mask[:, :, None].to(hidden.dtype)
-        return (hidden * weights).sum(1) / weights.sum(1).clamp_min(1)
+        mean: Tensor = (hidden * weights).sum(1) / weights.sum(1).clamp_min(1)
+        return mean
 
 
 def _longest(model: nn.Module, config: Any) -> int | None:
@@ -110,5 +111,5 @@ def _longest(model: nn.Module, config: Any) -> int | None:
     if not isinstance(positions, int) or positions < 1:
         return None
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
-    first = 0 if getattr(table, "padding_idx", None) is None else table.padding_idx + 1  # RoBERTa counts from there
-    return positions - first
+    before: int | None = getattr(table, "padding_idx", None)  # RoBERTa counts from the next one
+    return positions if before is None else positions - before - 1

@@ -89,6 +89,10 @@ def test_what_predict_refuses(capsys: pytest.CaptureFixture[str]) -> None:
         (("--data.augment", "weak"), "data.augment weak changes images, and texts are none"),
         (("--data.max_length", "30"), "takes at most 24 tokens"),
         (("--model.network.weights", "timm"), "model.network.weights would replace those that it comes with"),
+        (
+            ("--model.network.frozen", "true", "--model.network.feature_cache", "9"),
+            "feature_cache keeps features of images: leave it out with the backbone transformers:encoder",
+        ),
         (("--model.network.backbone_args", "{pooling: max}"), 'unknown backbone_args.pooling "max"'),
         (("--model.network.backbone_args", "{hidden_dropout: 0}"), 'did you mean "hidden_dropout_prob"'),
         (("--model", "FixMatch"), 'FixMatch needs the augmented view "strong" of each sample, and texts have none'),
