@@ -33,6 +33,7 @@ OPTIONS = {
         "--images PATH",
         "predict these images instead of the run's targets: files or a folder, no labels needed",
     ),
+    "texts": ("--texts FILE", "predict the texts of this file, as a run on texts reads them"),
     "split": ("--split all|test", "the samples of each target to predict"),
 }
 TRAINING = ("config", "model", "backbone", "weights", "lr", "data", "source", "target", "root", "batch", "steps")
@@ -41,7 +42,7 @@ SHOWN = {
     "fit": (*TRAINING, "epochs", "devices", "accelerator", "seed", "dir", "print"),
     "validate": EVALUATION,
     "test": (*EVALUATION, "output"),
-    "predict": ("images", "split", "output", *EVALUATION),
+    "predict": ("images", "texts", "split", "output", *EVALUATION),
 }
 EXAMPLES = {
     "fit": (

@@ -6,9 +6,10 @@ wanted.
 
 import json
 import re
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import get_loader, set_loader
@@ -90,3 +91,20 @@ def _with_lists(value: Any) -> Any:
 
 
 set_loader(MODE, read, (yaml.YAMLError,))
+
+
+def add_predicted(parser: Any) -> None:
+    """Adds the arguments of ``dafw predict`` that say what is predicted."""
+    parser.add_argument("--images", type=str, nargs="+", help="files, or folders of images, to predict")
+    parser.add_argument("--texts", type=str | None, default=None, help="a file of texts to predict")
+    parser.add_argument(
+        "--split",
+        type=Literal["test", "all"] | None,
+        default=None,
+        help="what of a target is predicted; by default its test split, and all of a target without labels",
+    )
+
+
+def of_files(config: Mapping[str, Any]) -> bool:
+    """Whether files that are named are predicted, and not the targets."""
+    return bool(config.get("images") or config.get("texts"))

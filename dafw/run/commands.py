@@ -39,7 +39,7 @@ from dafw.run.directory import CONFIG, SERVED, discard, lock
 from dafw.run.given import run_folder, trained_checkpoint, with_run
 from dafw.run.identity import config_hash
 from dafw.run.loggers import CsvLog, first_on_machine, rank, track_result, wandb_logger
-from dafw.run.predictions import predict_images, predict_targets
+from dafw.run.predictions import predict_images, predict_targets, predict_texts
 from dafw.run.result import RESULT, TEST, Result, read_result, write_result
 from dafw.run.sources import Sources, changed_since, merged
 from dafw.run.stream_record import served_rows
@@ -335,23 +335,27 @@ def evaluate(command: str, cli: DafwCLI) -> int:
 
 
 def predict(cli: DafwCLI, folder: Path) -> None:
-    """Predicts the targets, or the files that ``--images`` names, with the method as it is."""
+    """Predicts the targets, or what ``--images`` or ``--texts`` names, with the method as it is."""
     given, problem = cli.config_init, cli.model.problem
     if type(problem).write_predictions is Problem.write_predictions:
         raise UserError(
             f"{type(problem).__name__} does not say how predictions are written: it must define write_predictions"
         )
-    if given["images"] and given["split"]:
-        raise UserError("split is a part of a target: give --images or --split, not both")
+    kinds = [key for key in ("images", "texts", "split") if given[key]]
+    if len(kinds) > 1:
+        why = "split is a part of a target: " if "split" in kinds else ""
+        raise UserError(f"{why}give --{kinds[0]} or --{kinds[1]}, not both")
     output = user_path(given["output"] or problem.predictions_name)
     problem.check_output(output)
-    if given["images"]:
+    if kinds in (["images"], ["texts"]):
         cli.use_one_device()
     else:
         cli.datamodule.predict_split = given["split"]
     trainer = cli.make_trainer([Stopping()], [], folder, lines=True)
     if given["images"]:
         predict_images(trainer, cli.model, cli.datamodule, given["images"], output)
+    elif given["texts"]:
+        predict_texts(trainer, cli.model, cli.datamodule, given["texts"], output)
     else:
         predict_targets(trainer, cli.model, cli.datamodule, output)
 

@@ -7,12 +7,19 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader
 
+from dafw.data.batch import collate
+from dafw.data.joint import JointDataset
+from dafw.data.sampler import ShardSampler
+from dafw.errors import UserError
 from dafw.escape import terminal
+from dafw.files import user_path
 from dafw.methods import Method
 from dafw.problems import Predicted
 from dafw.run.images import DOMAIN, ImageBatches, find_images
 from datamodules.base import DomainDataModule
+from datamodules.text import TextDomains
 
 
 def predict_targets(trainer: pl.Trainer, method: Method, data: DomainDataModule, output: Path) -> None:
@@ -70,6 +77,33 @@ def predict_images(trainer: pl.Trainer, method: Method, data: DomainDataModule, 
     sizes = [data.original_size(str(paths[position].resolve())) for position in positions]
     method.problem.write_predictions([Predicted(DOMAIN, ids, columns, sizes)], data.known_names, output)
     print(f"{len(ids)} predictions; skipped files: {len(loader.skipped)}")
+    print(output)
+
+
+def predict_texts(trainer: pl.Trainer, method: Method, data: DomainDataModule, given: str, output: Path) -> None:
+    """Predicts the texts of a file, and writes the predictions.
+
+    Args:
+        trainer: makes the predictions, in one process.
+        method: the trained method.
+        data: the run's datamodule, which knows the columns of the file and the tokenizer.
+        given: the file.
+        output: where to write.
+
+    Raises:
+        UserError: if the run is of other data, or the file cannot be read.
+    """
+    if not isinstance(data, TextDomains):
+        raise UserError(f"the run is of {type(data).__name__}, which serves no texts: leave out --texts")
+    domain = data.texts(user_path(given))
+    mixed = (data.seed, domain.name) if method.data_request.mixed_evaluation else None
+    order = ShardSampler(len(domain), data.eval_batch_size, mixed=mixed)
+    loader = DataLoader(JointDataset([domain]), batch_sampler=order, collate_fn=collate, num_workers=data.num_workers)
+    batches: list[Any] = trainer.predict(method, dataloaders=loader) or []
+    positions, columns = _in_order(batches)
+    ids = [domain.id(position) for position in positions]
+    method.problem.write_predictions([Predicted(domain.name, ids, columns)], data.known_names, output)
+    print(f"{len(ids)} predictions")
     print(output)
 
 
