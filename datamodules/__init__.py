@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datamodules.corruptions import Corruptions
     from datamodules.digits import Digits
     from datamodules.digits_in_scene import DigitsInScene
+    from datamodules.features import FeatureDomains
     from datamodules.folder import ImageFolderDomains
     from datamodules.imagenet_variants import ImageNetVariants
     from datamodules.masks import MaskFolders
@@ -34,6 +35,7 @@ _HOMES = {
     "DomainNet": "benchmarks",
     "DomainNet126": "benchmarks",
     "DrivingScenes": "scenes",
+    "FeatureDomains": "features",
     "GlobalWheat": "wheat",
     "ImageFolderDomains": "folder",
     "ImageNetVariants": "imagenet_variants",
@@ -62,6 +64,7 @@ __all__ = [
     "DomainNet",
     "DomainNet126",
     "DrivingScenes",
+    "FeatureDomains",
     "GlobalWheat",
     "ImageFolderDomains",
     "ImageNetVariants",
