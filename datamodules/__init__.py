@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datamodules.amazon import AmazonReviews
     from datamodules.base import DomainDataModule
     from datamodules.benchmarks import PACS, VLCS, DomainNet, DomainNet126, OfficeHome, TerraIncognita
     from datamodules.box_benchmarks import BoxBenchmarks
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from datamodules.wheat import GlobalWheat
 
 _HOMES = {
+    "AmazonReviews": "amazon",
     "BoxBenchmarks": "box_benchmarks",
     "CIFAR100C": "cifar_c",
     "CIFAR10C": "cifar_c",
@@ -54,6 +56,7 @@ __all__ = [
     "CIFAR100C",
     "PACS",
     "VLCS",
+    "AmazonReviews",
     "BoxBenchmarks",
     "CocoDomains",
     "ColoredMNIST",

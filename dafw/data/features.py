@@ -1,6 +1,6 @@
 """Rows of features: dense or sparse, scaled when a row is asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +11,8 @@ from torch import Tensor
 from dafw.data.feature_files import Matrix
 
 RowNorm = Literal["none", "l1", "l2"]
+PIECE = 512
+"""Rows of a dense matrix that are taken together where float64 is needed."""
 
 
 class Scaling(NamedTuple):
@@ -60,11 +62,18 @@ def scaling_of(parts: Sequence[Matrix]) -> Scaling:
         parts: matrices (n, d), dense or csr, of one width.
     """
     count = sum(part.shape[0] for part in parts)
-    mean = sum(_sum(part) for part in parts) / count
-    variance = sum(_squares(part, mean) for part in parts) / count
+    mean = sum(_sum(one) for part in parts for one in _pieces(part)) / count
+    variance = sum(_squares(one, mean) for part in parts for one in _pieces(part)) / count
     deviation = np.sqrt(variance)
     deviation[deviation <= 1e-12 * np.maximum(1, np.abs(mean))] = 1
     return Scaling(mean.astype(np.float32), deviation.astype(np.float32))
+
+
+def _pieces(part: Matrix) -> Iterator[Matrix]:
+    """A dense matrix in pieces, since it is computed with in twice the precision."""
+    step = PIECE if isinstance(part, np.ndarray) else part.shape[0]
+    for start in range(0, part.shape[0], step):
+        yield part[start : start + step]
 
 
 def _sum(part: Matrix) -> NDArray[np.float64]:
