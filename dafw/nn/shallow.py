@@ -1,4 +1,4 @@
-"""Classifiers and alignments of fixed features, in closed form or by scikit-learn. torch serves them, no pickle does."""
+"""Classifiers and alignments of fixed features, in closed form or by scikit-learn, without pickled objects."""
 
 from typing import Literal, NamedTuple
 

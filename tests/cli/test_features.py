@@ -1,5 +1,6 @@
 """Rows of features from the command line: train, resume, predict, and draw."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +36,13 @@ def test_the_width_of_the_network_follows_the_data() -> None:
 
 def test_train_predict_and_draw(capsys: pytest.CaptureFixture[str]) -> None:
     given = [*("--model", "DANN"), *FEATURES, *MLP, *SHORT, "--run.plots", "true", "--data.standardise", "domain"]
+    given += ["--run.validators", "[ProxyADistance]"]
     code, out, err = call(capsys, "fit", *given)
     assert (code, err.count("error")) == (0, 0), err
     assert "a: 60 rows of 6 features, 2 classes" in out + err
     run = one_run(Path("runs"))
+    result = json.loads((run / "result.json").read_text())
+    assert -2 <= result["history"][-1]["validators"]["proxy_a_distance"] <= 2
     drawn = {path.stem for path in (run / "plots").glob("*.png")}
     assert drawn == {"embedding", "confusion", "curves"}
     code, out, err = call(capsys, "predict", run, "--output", "found.csv")
