@@ -46,7 +46,7 @@ class FeatureMLP(nn.Module):
 
     Args:
         in_features: width of a row. :class:`datamodules.features.FeatureDomains` gives it if it is left out.
-        widths: of the layers.
+        widths: of the layers; a number is the width of a single one.
         activation: ``relu``, ``sigmoid``, ``tanh``, ``gelu`` or ``leaky_relu``.
         dropout: share of the outputs of each layer to drop in training.
         norm: batch normalisation before each activation.
@@ -58,17 +58,18 @@ class FeatureMLP(nn.Module):
     def __init__(
         self,
         in_features: int | None = None,
-        widths: Sequence[int] = (256, 256),
+        widths: Sequence[int] | int = (256, 256),
         activation: str = "relu",
         dropout: float = 0.0,
         norm: bool = False,
     ) -> None:
         super().__init__()
         self.in_features = given_width("mlp", in_features)
-        named = {"widths": widths if not isinstance(widths, int) else None, "in_features": [self.in_features]}
+        widths = [widths] if isinstance(widths, int) else widths
+        named = {"widths": widths, "in_features": [self.in_features]}
         for key, values in named.items():
             if not values or any(not isinstance(one, int) or one < 1 for one in values):
-                raise UserError(f"backbone_args.{key} of mlp must be whole numbers of at least 1, not {widths}")
+                raise UserError(f"backbone_args.{key} of mlp must be whole numbers of at least 1, not {values}")
         if not 0 <= dropout < 1:
             raise UserError(f"backbone_args.dropout of mlp must be at least 0 and below 1, not {dropout}")
         self.num_features = widths[-1]

@@ -16,6 +16,10 @@ def test_mlp_has_the_layers_that_are_asked_for() -> None:
     assert (outputs.features.shape, outputs.logits.shape) == ((7, 4), (7, 3))
 
 
+def test_one_number_is_the_width_of_one_layer() -> None:
+    assert Network("mlp", backbone_args={"in_features": 6, "widths": 5}).num_features == 5
+
+
 def test_identity_has_no_layer_and_changes_no_value() -> None:
     network = Network("identity", backbone_args={"in_features": 6})
     network.set_classes(3)
@@ -31,6 +35,7 @@ def test_identity_has_no_layer_and_changes_no_value() -> None:
         ("identity", {}, "the backbone identity needs the number of features of a row"),
         ("mlp", {"in_features": 6, "activation": "sigmoids"}, 'did you mean "sigmoid"'),
         ("mlp", {"in_features": 6, "widths": []}, "widths of mlp must be whole numbers"),
+        ("mlp", {"in_features": 6, "widths": 0}, "widths of mlp must be whole numbers"),
         ("mlp", {"in_features": 6, "widths": [4.5]}, "widths of mlp must be whole numbers"),
         ("mlp", {"in_features": 6, "dropout": 1.0}, "dropout of mlp"),
         ("mlp", {"in_features": 6, "depth": 2}, "cannot be built"),
