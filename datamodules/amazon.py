@@ -21,7 +21,6 @@ from datamodules.splits import places
 
 log = logging.getLogger(__name__)
 
-DOMAINS = ("books", "dvd", "electronics", "kitchen")
 HALVES = ("train", "test")
 Representation = Literal["counts", "msda"]
 
@@ -63,7 +62,7 @@ class AmazonReviews(FeatureModule):
         UserError: if a file is missing or wrong, or an argument is out of range.
     """
 
-    domain_names = DOMAINS
+    domain_names = ("books", "dvd", "electronics", "kitchen")
     class_names = ("negative", "positive")
 
     def __init__(
@@ -169,7 +168,7 @@ def _of_npz(path: Path, vocabulary: int) -> dict[tuple[str, str], Half]:
     found = {}
     try:
         with reading("the reviews", path), np.load(path, allow_pickle=False) as stored:
-            for name, half in ((name, half) for name in DOMAINS for half in HALVES):
+            for name, half in ((name, half) for name in AmazonReviews.domain_names for half in HALVES):
                 head = f"{name}_{half}"
                 if f"{head}_y" not in stored.files:
                     continue
@@ -188,7 +187,9 @@ def _of_texts(paths: Mapping[str, Path], vocabulary: int) -> dict[tuple[str, str
     from sklearn.datasets import load_svmlight_files
 
     named = {
-        key: path for key in ((name, half) for name in DOMAINS for half in HALVES) if (path := paths.get("_".join(key)))
+        key: path
+        for key in ((name, half) for name in AmazonReviews.domain_names for half in HALVES)
+        if (path := paths.get("_".join(key)))
     }
     try:
         parts = load_svmlight_files([str(path) for path in named.values()], n_features=vocabulary, dtype=np.float32)

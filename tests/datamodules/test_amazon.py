@@ -13,9 +13,9 @@ from dafw.data.msda import stacked_msda
 from dafw.errors import UserError
 from dafw.testing.toys import toy_trainer
 from datamodules import AmazonReviews
-from datamodules.amazon import DOMAINS
 
 VOCABULARY = 12
+DOMAINS = AmazonReviews.domain_names
 
 
 def reviews(name: str, half: str) -> tuple[Any, Any]:

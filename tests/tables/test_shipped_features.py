@@ -12,8 +12,9 @@ from dafw.run.entry import execute
 from dafw.run.result import read_result
 from dafw.tables.overlay import parse_settings
 from dafw.tables.reading import find_table, load_table
-from datamodules.amazon import DOMAINS
+from datamodules import AmazonReviews
 
+DOMAINS = AmazonReviews.domain_names
 SURF = ("Caltech10", "amazon", "dslr", "webcam")
 TABLES: dict[str, tuple[str, ...]] = {
     "office_caltech_surf": (),
