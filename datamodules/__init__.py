@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datamodules.amazon import AmazonReviews
     from datamodules.base import DomainDataModule
     from datamodules.benchmarks import PACS, VLCS, DomainNet, DomainNet126, OfficeHome, TerraIncognita
     from datamodules.box_benchmarks import BoxBenchmarks
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from datamodules.corruptions import Corruptions
     from datamodules.digits import Digits
     from datamodules.digits_in_scene import DigitsInScene
+    from datamodules.features import FeatureDomains
     from datamodules.folder import ImageFolderDomains
     from datamodules.imagenet_variants import ImageNetVariants
     from datamodules.masks import MaskFolders
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from datamodules.wheat import GlobalWheat
 
 _HOMES = {
+    "AmazonReviews": "amazon",
     "BoxBenchmarks": "box_benchmarks",
     "CIFAR100C": "cifar_c",
     "CIFAR10C": "cifar_c",
@@ -35,6 +38,7 @@ _HOMES = {
     "DomainNet": "benchmarks",
     "DomainNet126": "benchmarks",
     "DrivingScenes": "scenes",
+    "FeatureDomains": "features",
     "GlobalWheat": "wheat",
     "ImageFolderDomains": "folder",
     "ImageNetVariants": "imagenet_variants",
@@ -54,6 +58,7 @@ __all__ = [
     "CIFAR100C",
     "PACS",
     "VLCS",
+    "AmazonReviews",
     "BoxBenchmarks",
     "CocoDomains",
     "ColoredMNIST",
@@ -64,6 +69,7 @@ __all__ = [
     "DomainNet",
     "DomainNet126",
     "DrivingScenes",
+    "FeatureDomains",
     "GlobalWheat",
     "ImageFolderDomains",
     "ImageNetVariants",

@@ -26,6 +26,7 @@ from dafw.data.trained import trained_model
 from dafw.errors import UserError, choose
 from datamodules.evaluating import Evaluating
 from datamodules.label_sets import ClassSets, LabelSets, compare_classes, find_label_sets, warn_of_untrained
+from datamodules.pseudo_labels import relabelled
 from datamodules.splits import hold_out, only_one
 from datamodules.stream import Streaming, check_one_pass
 
@@ -73,6 +74,7 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
         stream_order: order of a target's samples in the stream of a test-time method: ``random``, a function of the
             seed and the target's name, or ``stored``, the order that the data has.
         images_per_domain: the first so many samples of each target's test split are its test split; ``None``: all.
+        pseudo_labels: CSV file of ``dafw predict RUN --split all``, whose classes replace the labels of the sources.
     """
 
     domain_names: tuple[str, ...] = ()
@@ -105,6 +107,7 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
         stream: TargetStream | str = "continual",
         stream_order: Literal["random", "stored"] = "random",
         images_per_domain: int | None = None,
+        pseudo_labels: str | None = None,
     ) -> None:
         super().__init__()
         self.made_for = trained_model()
@@ -118,7 +121,7 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
         self.evaluate_train, self.evaluate_test = evaluate_train, evaluate_test
         self.source_sampling = source_sampling and choose("source_sampling", source_sampling, ("class_balanced",))
         self.stream_order = choose("stream_order", stream_order, ("random", "stored"))
-        self.images_per_domain = images_per_domain
+        self.images_per_domain, self.pseudo_labels = images_per_domain, pseudo_labels
         self.train_domains: list[Domain] = []
         self._set_stream(stream)
         for name in (*self.source, *self.target):
@@ -156,6 +159,8 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
         A class of the target alone has the label ``num_classes``, which stands for unknown.
         """
         domain = self.first_images(name, split, self.load(name, split))
+        if self.pseudo_labels is not None and name in self.source:
+            domain = relabelled(domain, split, self.pseudo_labels, self.class_names)
         if self.label_sets is None or domain.labels is None:
             return domain
         labels = domain.classes
@@ -386,14 +391,8 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
         return lambda step: draw_balanced(pools, self.seed, step, balanced.classes, balanced.per_class)
 
     def _loader(self, data: JointDataset, sampler: Any, collate: Any, **options: Any) -> DataLoader[Any]:
-        return DataLoader(
-            data,
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-            **options,
-        )
+        options |= {"num_workers": self.num_workers, "pin_memory": torch.cuda.is_available()}
+        return DataLoader(data, batch_sampler=sampler, collate_fn=collate, **options)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Copies the batch without waiting for the copy."""

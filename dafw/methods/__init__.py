@@ -26,6 +26,7 @@ from dafw.methods.adaptation import (
     ParetoCDAN,
     ParetoDA,
     ParetoMDD,
+    Shallow,
     SourceOnly,
     UniOT,
 )
@@ -174,6 +175,7 @@ __all__ = [
     "RDumb",
     "RoTTA",
     "SHOTOnline",
+    "Shallow",
     "SourceFreeMethod",
     "SourceFreeTeacher",
     "SourceOnly",

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from dafw.data.hub import encoder_of
 from dafw.errors import UserError, choose, nearest, sentence
 from dafw.nn.digits import DIGIT_NETS
+from dafw.nn.feature_nets import FEATURE_NETS
 from dafw.nn.ibn import IBNForm, convert_ibn, split_state, start_norms
 from dafw.nn.torchvision_detectors import TORCHVISION
 from dafw.nn.weights import load_weights, loads_weights
 from dafw.nn.whole_classifiers import last_layer, without_last_layer
 from dafw.recording import may_name
 
+#: Names of the backbones of classifiers that this project has itself.
+OWN = (*DIGIT_NETS, *FEATURE_NETS)
 #: Names of the pyramids that a detector of this project may have, beside those of timm.
 DETECTOR_BACKBONES = ("tiny", *TORCHVISION)
 
@@ -61,6 +64,8 @@ def make_backbone(
     if name in DIGIT_NETS:
         given = {"in_channels": in_channels, "input_size": input_size, **arguments}
         module: nn.Module = _make(name, DIGIT_NETS[name], given)
+    elif name in FEATURE_NETS:
+        module = _make(name, FEATURE_NETS[name], arguments)
     elif (user_class := find_module(name)) is not None:
         module = _make(name, user_class, arguments)
     else:
@@ -72,7 +77,7 @@ def make_backbone(
         if "zero_init_last" not in arguments:
             start_norms(module)
         options["adapt"] = partial(split_state, module)
-    own_class = timm_name is None and name not in DIGIT_NETS
+    own_class = timm_name is None and name not in OWN
     whole = own_class and with_classifier and last_layer(module, partial(_passed, name, in_channels, input_size))
     if whole:
         load_weights(module, weights, **options | {"with_classifier": False})
@@ -116,6 +121,15 @@ def needs_size(name: str, arguments: Mapping[str, Any], size: int) -> bool:
     return usual is not None and usual.fixed_input_size and usual.input_size[-1] != size
 
 
+def takes_rows(name: str) -> bool:
+    """Whether a backbone may take rows of features: one that is made for them, or a class of the user's."""
+    if name in OWN:
+        return name in FEATURE_NETS
+    import timm
+
+    return not timm.is_model(name)
+
+
 def check_known(description: Mapping[str, Any], path: Path) -> None:
     """Checks that a network whose description came in a file can be made without code of anybody else's.
 
@@ -136,7 +150,7 @@ def check_known(description: Mapping[str, Any], path: Path) -> None:
             f" SegmentationNetwork --model.network.arch {arch} if you trust it"
         )
     name = str(arguments.get("backbone", next(iter(DIGIT_NETS))))
-    known = name in DIGIT_NETS or name in DETECTOR_BACKBONES or encoder_of(name) is not None
+    known = name in OWN or name in DETECTOR_BACKBONES or encoder_of(name) is not None
     if not known and name.split(".")[0] != "dafw":
         import timm
 
@@ -213,10 +227,10 @@ def _make_timm(
     except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises RuntimeError
         raise UserError(
             f"the backbone {name} needs timm, or is misspelt, and timm cannot be imported ({error}): install timm and"
-            f" the torchvision of your torch, or choose one of {', '.join(DIGIT_NETS)}"
+            f" the torchvision of your torch, or choose one of {', '.join(OWN)}"
         ) from error
     if not timm.is_model(name):
-        choose("backbone", name, [*DIGIT_NETS, *timm.list_models()])
+        choose("backbone", name, [*OWN, *timm.list_models()])
     made_with = {"num_classes": 0, "in_chans": in_channels, **arguments}
     try:
         config = timm.get_pretrained_cfg(name)

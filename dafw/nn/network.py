@@ -31,8 +31,9 @@ class Network(NetworkBase):
     :class:`~dafw.problems.NetworkBase` says which inputs it takes. Images of several sizes are refused.
 
     Args:
-        backbone: ``mnist_net``, ``svhn_net``, ``gtsrb_net``, ``small_bn_net``, ``small_se_net``, ``mnist_cnn``, a timm
-            model's name, ``transformers:`` and the name or folder of an encoder of texts, which takes the arguments of
+        backbone: ``mnist_net``, ``svhn_net``, ``gtsrb_net``, ``small_bn_net``, ``small_se_net``, ``mnist_cnn``, for
+            rows of features ``mlp`` or ``identity`` (:mod:`dafw.nn.feature_nets`), a timm model's name,
+            ``transformers:`` and the name or folder of an encoder of texts, which takes the arguments of
             :class:`~dafw.nn.text_encoder.TextEncoder`, or the class path of an ``nn.Module`` that returns features
             (N, d). The class may have ``num_features``, which is d; otherwise d is measured on zeros. It may have
             ``make_head(num_classes)``, which builds the label head. A function that is annotated to return such a

@@ -57,6 +57,8 @@ def config_hash(config: dict[str, Any]) -> str:
     data = (kept.get("data") or {}).get("init_args") or {}
     for side in {"source", "target"} & set(data):
         data[side] = [str(name) for name in data[side]] if isinstance(data[side], list) else str(data[side])
+    if isinstance(data.get("pseudo_labels"), str):
+        data["pseudo_labels"] = within_run(data["pseudo_labels"])
     data.update({key: Path(path).name for key, path in data_paths(config).items()})
     problem = arguments.get("problem")
     problem = (problem.get("init_args") or {}) if isinstance(problem, dict) else {}  # else its name or nothing

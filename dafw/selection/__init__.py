@@ -4,6 +4,7 @@ from dafw.selection.base import Evidence, Validator, together
 from dafw.selection.dev import DeepEmbeddedValidation
 from dafw.selection.entropy import Entropy
 from dafw.selection.information_maximisation import InformationMaximisation
+from dafw.selection.proxy_a_distance import ProxyADistance
 from dafw.selection.pseudo_boxes import PseudoBoxes
 from dafw.selection.snd import SoftNeighbourhoodDensity
 
@@ -26,6 +27,7 @@ __all__ = [
     "Entropy",
     "Evidence",
     "InformationMaximisation",
+    "ProxyADistance",
     "PseudoBoxes",
     "SoftNeighbourhoodDensity",
     "Validator",

@@ -93,6 +93,7 @@ TINY: dict[str, dict[str, Any]] = {
     "RMT": {"projection": 5, "decay": 0.8, "optimizer": "momentum", "lr": 0.05},
     "ROID": {"lr": 0.01},
     "RoTTA": {"capacity": 6, "update_every": 5, "decay": 0.8, "lr": 0.01},
+    "Shallow": {"classifier": "logistic", "alignment": "coral"},
     "SHOTOnline": {"lr": 0.01, "confidence": 0.4, "pseudo_weight": 0.3},
     "UAN": {"width": 8, "depth": 1, "dropout": 0.0},
     "UDIM": {"warmup": 0.0, "sharpness": {"class_path": "dafw.optim.sharpness.SAM", "init_args": {"rho": 0.05}}},

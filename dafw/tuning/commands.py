@@ -13,6 +13,8 @@ from dafw.errors import UserError, choose
 from dafw.files import user_path, write_atomically
 from dafw.run.result import read_result
 from dafw.tuning.held_out import OBJECTIVE, held_out_domains
+from dafw.tuning.reverse import OBJECTIVE as REVERSE
+from dafw.tuning.reverse import check_reversible
 from dafw.tuning.space import Dimension, locate, method_space, overlay, parse_space, place, whole_space
 from dafw.tuning.study import Plan, Study, load_optuna
 from dafw.tuning.trials import brief, shown, work, work_together
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 SHOWN = 5
 UNSEARCHED = ("data.oracle", "data.source", "data.target", "model.checkpoint", "trainer.callbacks")
+UNSEARCHED += ("data.pseudo_labels",)
 """Keys that must be the same in all trials of a study, since they say what it is about or which labels it uses."""
 HELD_OUT_HELP = (
     "labelled domains that are no targets, whose stream the objective held_out scores (held-out corruptions)"
@@ -37,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.allow_abbrev = False
     parser.add_argument(
-        "--objective", required=True, help="source_<metric>, im, entropy, snd, dev; held_out; or oracle"
+        "--objective", required=True, help="source_<metric>, im, entropy, snd, dev; reverse; held_out; or oracle"
     )
     parser.add_argument(
         "--study", type=user_path, required=True, help="the study's SQLite file; an existing one goes on"
@@ -128,6 +131,8 @@ def make_plan(args: argparse.Namespace, rest: list[str]) -> Plan:
     seeds = tuple(args.seeds or [int(config["seed_everything"])])
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds must name each seed once, not {' '.join(map(str, seeds))}")
+    if args.objective == REVERSE:
+        check_reversible(cli.model, cli.datamodule, args.select)
     higher_is_better = _direction(cli, args.objective, args.allow_oracle)
     labels = _labels(cli, args.objective)
     if labels and not args.allow_oracle:
@@ -164,7 +169,7 @@ def _direction(cli: "DafwCLI", objective: str, allow_oracle: bool) -> bool:
             f"a {cli.model.setting.name} run has no validation, which the objective of a search would read: take "
             f"--objective {OBJECTIVE}, which scores what is served on other domains"
         )
-    if streams and objective == OBJECTIVE:
+    if (streams and objective == OBJECTIVE) or objective == REVERSE:
         return True
     if objective == "oracle":
         if not allow_oracle:
@@ -172,7 +177,7 @@ def _direction(cli: "DafwCLI", objective: str, allow_oracle: bool) -> bool:
             raise UserError(f"oracle is decided by target labels: take {other}, or say --allow-oracle")
         return True
     found = directions(cli.model)
-    return found[choose("objective", objective, [*found, *(["oracle"] if allow_oracle else [])])]
+    return found[choose("objective", objective, [*found, REVERSE, *(["oracle"] if allow_oracle else [])])]
 
 
 def _labels(cli: "DafwCLI", objective: str) -> str:

@@ -19,6 +19,8 @@ from dafw.run.identity import ORACLE
 from dafw.run.pool import POLL, ProcessPool, limit_threads, signals
 from dafw.run.result import Result, read_result
 from dafw.run.worker import Order, Outcome, attempt
+from dafw.tuning.reverse import OBJECTIVE as REVERSE
+from dafw.tuning.reverse import predict_target, reverse_score, reversed_config
 from dafw.tuning.space import place, written
 from dafw.tuning.study import Plan, Study, Taken
 
@@ -74,7 +76,10 @@ def run_trial(plan: Plan, study: Study, taken: Taken) -> None:
             if result is None:
                 raise UserError("it ended without a result")
             refuse_labels(result, plan)
-            scores[str(seed)] = objective(result, plan)
+            if plan.objective == REVERSE:
+                scores[str(seed)] = go_back(config, folder, plan)
+            else:
+                scores[str(seed)] = objective(result, plan)
         except UserError as error:
             study.tell(taken, None, runs=folders, error=str(error))
             print(f"trial {taken.number} failed: {brief(str(error))}  ({folder})", flush=True)
@@ -85,6 +90,27 @@ def run_trial(plan: Plan, study: Study, taken: Taken) -> None:
     print(
         f"trial {taken.number}{mark}: {plan.objective} {value:.4g}  {shown(taken.params)}  {seconds:.0f} s", flush=True
     )
+
+
+def go_back(config: Mapping[str, Any], folder: Path, plan: Plan) -> float:
+    """Makes the second run of reverse validation, and returns its score.
+
+    Args:
+        config: of the first run.
+        folder: the directory of the first run, which is finished.
+        plan: of the study.
+
+    Raises:
+        UserError: if the target cannot be predicted, or the second run fails.
+        Interrupted: if a signal ended it.
+    """
+    back = reversed_config(config, predict_target(folder))
+    place = run_directory(back, plan.root)
+    outcome = make_run(back, place, plan.root)
+    result = read_result(place)
+    if outcome.status == "failed" or result is None:
+        raise UserError(f"the way back ({place}): {outcome.error or 'it ended without a result'}")
+    return reverse_score(result)
 
 
 def brief(error: str) -> str:

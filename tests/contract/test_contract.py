@@ -118,4 +118,4 @@ def test_control(item: Case, tmp_path: Path) -> None:
 
 def test_every_method_says_what_its_control_is() -> None:
     without = [i.name for i in CASES if not i.owner.control]
-    assert sorted(without) == ["AdaBN", "ERM", "Frozen", "SourceOnly"]
+    assert sorted(without) == ["AdaBN", "ERM", "Frozen", "Shallow", "SourceOnly"]

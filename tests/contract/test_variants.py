@@ -57,6 +57,13 @@ CASES += [
     for steps in (0, 4, 6)  # 6 is within an epoch
 ]
 CASES.append(Case(DANN, TINY, {"source_sampling": "class_balanced"}, label="class_balanced_source"))
+CASES += [
+    Case("dafw.methods.adaptation.shallow.Shallow", arguments, label=f"shallow_{arguments['classifier']}")
+    for arguments in (
+        {"classifier": "nearest", "alignment": "subspace", "dimensions": 3, "ema_decay": 0.8},
+        {"classifier": "svm", "norm": "separate"},
+    )
+]
 SHOT = "dafw.methods.source_free.shot.SHOT"
 PAPER = {"bottleneck": 8, "bottleneck_relu": False, "head": "weight_norm", "backbone_lr": 0.1}
 CASES += [

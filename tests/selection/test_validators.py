@@ -16,6 +16,7 @@ from dafw.selection import (
     Entropy,
     Evidence,
     InformationMaximisation,
+    ProxyADistance,
     PseudoBoxes,
     SoftNeighbourhoodDensity,
 )
@@ -214,3 +215,14 @@ def test_non_finite_outputs_are_nan(name: str, bad: float) -> None:
     for tensor in (seen.source_features, seen.source_logits, seen.target_features, seen.target_logits):
         tensor[3, 1] = bad
     assert VALIDATORS[name]()(seen).isnan()
+
+
+def test_the_proxy_a_distance_is_a_diagnostic_that_no_run_pays_for_unasked() -> None:
+    assert ProxyADistance.name not in VALIDATORS
+    near, far = (ProxyADistance()(evidence(source=200, target=200, shift=shift)).item() for shift in (0.0, 3.0))
+    assert abs(near) < 0.4
+    assert far > 1.9
+    assert ProxyADistance()(evidence(shift=3.0)).item() == ProxyADistance()(evidence(shift=3.0)).item()
+    seen = evidence()
+    assert np.isnan(ProxyADistance()(replace(seen, source_features=seen.source_features[:3])).item())
+    assert np.isnan(ProxyADistance()(replace(seen, target_features=seen.target_features * np.nan)).item())

@@ -22,6 +22,7 @@ from dafw.methods.adaptation.ovanet import OVANet
 from dafw.methods.adaptation.pada import PADA
 from dafw.methods.adaptation.pareto_da import ParetoCDAN, ParetoDA, ParetoMDD
 from dafw.methods.adaptation.sdat import SDAT
+from dafw.methods.adaptation.shallow import Shallow
 from dafw.methods.adaptation.source_only import SourceOnly
 from dafw.methods.adaptation.uan import UAN
 from dafw.methods.adaptation.uniot import UniOT
@@ -52,6 +53,7 @@ __all__ = [
     "ParetoCDAN",
     "ParetoDA",
     "ParetoMDD",
+    "Shallow",
     "SourceOnly",
     "UniOT",
 ]
