@@ -4,6 +4,7 @@
 a folder with it.
 """
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ from dafw.data.manifest import missing_files
 from dafw.errors import UserError
 from datamodules.folder import ImageFolderDomains
 from datamodules.layouts import Benchmark, benchmarks, canonical, find_home, list_domain
+from datamodules.listings import keep_listing, read_listing
 from datamodules.splits import Protocol
 
 
@@ -47,7 +49,14 @@ class _BenchmarkFolders(ImageFolderDomains):
     def _list(self, name: str, listed: Entries | None) -> Entries:
         if listed is not None:
             return super()._list(name, listed)
-        facts = self._facts()
+        facts, begun = self._facts(), time.time()
+        entries = read_listing(facts, self.root, name)
+        if entries is None:
+            entries = self._checked(facts, name)
+            keep_listing(facts, self.root, name, entries, begun)
+        return entries
+
+    def _checked(self, facts: Benchmark, name: str) -> Entries:
         entries = list_domain(facts, self.root, name)
         check = f"dafw data check {facts.name} --root {self.root}"
         if not len(entries):

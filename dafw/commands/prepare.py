@@ -11,11 +11,13 @@ from pathlib import Path
 
 from dafw.commands.data import show
 from dafw.data.fetching import fetch
+from dafw.data.manifest import missing_files
 from dafw.data.unpacking import UNPACKING, Bounds, file_hash, is_archive, unpack, unpacked
 from dafw.errors import UserError, choose
 from dafw.escape import terminal
 from dafw.files import locked, reading, replacing, user_path
-from datamodules.layouts import Benchmark, benchmarks
+from datamodules.layouts import Benchmark, benchmarks, find_home, list_domain
+from datamodules.listings import keep_listing
 from datamodules.mirrors import Mirror, MirroredFile, mirrors
 
 EVERY = 5.0
@@ -51,9 +53,19 @@ def prepare(args: argparse.Namespace) -> int:
         finally:
             _tidy(root)
     code = show(facts, root)
+    _keep_listings(facts, root)
     if code and mirror.why and not archives:
         print(terminal(f"not all of {facts.name} is fetched, since {mirror.why}: give it with --archive"))
     return code
+
+
+def _keep_listings(facts: Benchmark, root: Path) -> None:
+    """Keeps the listings of large domains, of which no file is missing, for the runs to come."""
+    home = find_home(facts, root)
+    for name in facts.domains:
+        begun, entries = time.time(), list_domain(facts, home, name)
+        if not missing_files(entries, home):
+            keep_listing(facts, home, name, entries, begun, wait=True)
 
 
 def _tidy(root: Path) -> None:
