@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dafw.data.entries import Entries, PassedOver
-from dafw.data.files import cache_dir, digest
+from dafw.data.files import Arrays, cache_dir, digest
 from dafw.data.strings import Strings, Words
 from dafw.files import replacing
 from datamodules.layouts import Benchmark, find_domain
@@ -43,12 +43,14 @@ def read_listing(facts: Benchmark, home: Path, name: str) -> Entries | None:
             head: dict[str, Any] = json.loads(bytes(stored["head"]).decode())
             if head["key"] != _key(facts) or _marks(home, head["marks"], head["made"]) != head["marks"]:
                 return None
-            columns = (
+            labels, domains, splits = (
                 Words(tuple(words), stored[column]) for column, words in zip(_COLUMNS, head["words"], strict=True)
             )
             passed = PassedOver()
             passed.found = {kind: (count, first) for kind, (count, first) in head["passed_over"].items()}
-            return Entries(Strings(bytes(stored["text"]), stored["starts"], stored["ends"]), *columns, passed)
+            return Entries(
+                Strings(bytes(stored["text"]), stored["starts"], stored["ends"]), labels, domains, splits, passed
+            )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -85,7 +87,7 @@ def keep_listing(facts: Benchmark, home: Path, name: str, entries: Entries, begu
         "passed_over": entries.passed_over.found,
     }
     paths, file = Strings.of(entries.paths), _file(facts, home, name)
-    arrays = {column: words.codes for column, words in zip(_COLUMNS, columns, strict=True)}
+    arrays: Arrays = {column: words.codes for column, words in zip(_COLUMNS, columns, strict=True)}
     arrays |= {"starts": paths.starts, "ends": paths.ends, "text": np.frombuffer(paths.text, np.uint8)}
     arrays["head"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
     try:
@@ -109,20 +111,22 @@ def _key(facts: Benchmark) -> str:
 
 def _touched(facts: Benchmark, home: Path, name: str, entries: Entries) -> Iterator[str]:
     """What the listing of a domain depends on, relative to its home: folders, and files that name images."""
-    folders = {""} | {path.rpartition("/")[0] for path in entries.paths}
+    folders = {path.rpartition("/")[0] for path in entries.paths}
     domain = find_domain(facts, home, name)
     if domain is not None:
         folders.add(domain.relative_to(home).as_posix())
         tops = [domain, *(domain / part for parts in facts.parts for part in parts if (domain / part).is_dir())]
         folders |= {one.relative_to(home).as_posix() for top in tops for one in top.iterdir() if one.is_dir()}
     for folder in list(folders):
-        folders |= {parent.as_posix().removeprefix(".") for parent in Path(folder).parents}
+        folders |= {parent.as_posix() for parent in Path(folder).parents}
+    if not facts.annotations:  # of a home without them only its lists and the domain's folder count
+        folders -= {".", ""}
     yield from folders
-    named = [form.format(domain=name) for form in facts.lists] + list(facts.domains[name].numbered)
-    yield from named
+    yield from [form.format(domain=name) for form in facts.lists]
+    yield from facts.domains[name].numbered
     if facts.annotations:
         yield from (one.relative_to(home).as_posix() for one in (*home.glob("*.json"), *home.glob("*/*.json")))
-    for folder in folders:  # a list inside, as those of traffic signs
+    for folder in {"", *folders}:  # a list inside, as those of traffic signs
         yield from (
             f"{folder}/{one}".lstrip("/") for one in (LABELS, "train_labelling.txt") if (home / folder / one).is_file()
         )

@@ -68,7 +68,8 @@ def _gtsrb(folder: Path, home: Path, name: str, passed: PassedOver) -> _Rows:
     test = next((top / one for top in tops for one in _TEST if (top / one).is_dir()), None)
     if test is None:
         return
-    table = next((one / LABELS for one in (test, *test.parents) if (one / LABELS).is_file()), None)
+    places = [one for one in (test, *test.parents) if one.is_relative_to(home)]
+    table = next((one / LABELS for one in places if (one / LABELS).is_file()), None)
     if table is None:
         raise UserError(
             f"no {LABELS} lies in {test} or above it, which says the classes: unpack GTSRB_Final_Test_GT.zip"

@@ -44,14 +44,14 @@ def prepare(args: argparse.Namespace) -> int:
     if not archives and not mirror.files and not root.is_dir():
         raise UserError(f"{facts.name} is not fetched, since {mirror.why}: get {facts.get}, and give it with --archive")
     if archives or missing:
-        try:
-            with locked(root / UNPACKING / "lock", wait=False):
+        with locked(root / UNPACKING / "lock", wait=False):
+            try:
                 for archive in archives:
                     _put(archive, _known(mirror, archive), root, facts)
                 for one in missing:
                     _fetch(one, mirror, root, facts, anyway=args.unverified)
-        finally:
-            _tidy(root)
+            finally:
+                _tidy(root)
     code = show(facts, root)
     _keep_listings(facts, root)
     if code and mirror.why and not archives:
@@ -73,8 +73,8 @@ def _tidy(root: Path) -> None:
     with suppress(OSError):
         (root / UNPACKING / "lock").unlink()
         for folder in (root / UNPACKING / "fetched", root / UNPACKING, root):
-            if not any(folder.iterdir()) if folder.is_dir() else False:
-                folder.rmdir()
+            if folder.is_dir():
+                folder.rmdir()  # unless it holds something
 
 
 def cache(args: argparse.Namespace) -> int:
@@ -94,7 +94,6 @@ def cache(args: argparse.Namespace) -> int:
         choose("domain", name, facts.domains)
     if args.size < 1:
         raise UserError(f"--size must be at least 1 pixel, not {args.size}")
-    maker = getattr(datamodules, facts.name)
     maker = type(facts.name, (getattr(datamodules, facts.name),), {"needs_target": False})
     options = {"size": args.size, "resize": args.size, "fit": args.fit, "cache": True}
     data = maker(
@@ -162,7 +161,7 @@ def _put(archive: Path, known: MirroredFile | None, root: Path, facts: Benchmark
             shutil.copyfileobj(source, file)
         return
     images, told = sum(domain.images for domain in facts.domains.values()), _Progress()
-    bounds = Bounds(files=2 * images + 10_000, bytes=20 * archive.stat().st_size + (1 << 30))
+    bounds = Bounds(files=4 * images + 10_000, bytes=20 * archive.stat().st_size + (1 << 30))
     count = unpack(archive, root, bounds, lambda files: told(f"{archive.name}: {files:,} files unpacked"))
     print(terminal(f"{archive.name}: {f'{count:,} files unpacked' if count else 'unpacked before'}"), file=sys.stderr)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import stat
 import tarfile
@@ -170,6 +171,8 @@ def _members(archive: Path) -> Iterator[_Member]:
                     kind = stat.S_IFMT(info.external_attr >> 16)
                     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                         raise Refused(f"{archive} holds a link or a device ({info.filename}), which is not unpacked")
+                    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # Python bounds no other
+                        raise Refused(f"{archive} is compressed in an unusual way ({info.filename}): unpack it by hand")
                     if not info.is_dir():
                         yield _Member(info.filename, info.file_size, lambda info=info: file.open(info))  # type: ignore[misc]
         elif _is_tar(archive):
@@ -188,7 +191,7 @@ def _members(archive: Path) -> Iterator[_Member]:
 def _inside(name: str, archive: Path) -> PurePosixPath | None:
     """The path of a file in the folder; ``None`` for what macOS and Windows add."""
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or "\0" in name or not path.parts:
+    if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name) or "\0" in name or not path.parts:
         raise Refused(f'{archive} holds "{name}", which leads out of the folder: nothing of it is unpacked')
     if path.parts[0] in (UNPACKING, RECORD):
         raise Refused(f'{archive} holds "{name}", a name that is reserved here: nothing of it is unpacked')

@@ -18,6 +18,7 @@ from PIL import Image
 import dafw.commands.prepare
 import datamodules
 from dafw.data.unpacking import UNPACKING
+from dafw.files import locked
 from datamodules.layouts import Benchmark, DomainFacts, benchmarks
 from datamodules.mirrors import Mirror, MirroredFile, mirrors
 
@@ -95,6 +96,16 @@ def test_what_is_refused_leaves_nothing(capsys: pytest.CaptureFixture[str], arch
         "PACS is not fetched, since its copies lie on Google Drive, which wants a browser: get PACS.zip, which"
     )
     assert not (tmp_path / "root").exists()
+
+
+def test_two_at_once(capsys: pytest.CaptureFixture[str], archives: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "root" / UNPACKING / "lock"
+    with locked(lock):
+        said = refused(
+            capsys, "data", "prepare", "Office31", "--root", tmp_path / "root", "--archive", archives / "dslr.tar.gz"
+        )
+        assert said == f"another process holds {lock}"
+        assert lock.exists()
 
 
 def test_the_checksums_of_archives(

@@ -90,6 +90,12 @@ def zip_link(path: Path) -> Path:
     return path
 
 
+def packed(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
+        file.writestr("amazon/1.jpg", b"1")
+    return path
+
+
 UNSAFE: dict[str, Callable[[Path], Path]] = {
     "above": lambda at: zipped(at / "a.zip", FILES | {"../out.txt": b"x"}),
     "above, as Windows writes it": lambda at: zipped(at / "a.zip", FILES | {"amazon\\..\\..\\out.txt": b"x"}),
@@ -103,6 +109,7 @@ UNSAFE: dict[str, Callable[[Path], Path]] = {
     "a pipe": lambda at: tarred(at / "a.tar", FILES, special(tarfile.FIFOTYPE)),
     "a link in a zip": lambda at: zip_link(at / "a.zip"),
     "a file that is a folder": lambda at: tarred(at / "a.tar", FILES | {"amazon/images/mug/frame_0.jpg/x": b"x"}),
+    "compressed otherwise": lambda at: packed(at / "a.zip"),
     "nothing": lambda at: zipped(at / "a.zip", {"__MACOSX/x": b"x"}),
 }
 
