@@ -64,7 +64,7 @@ def draw(facts: Benchmark, home: Path, file: Path) -> Iterator[str]:
         if count:
             values = f"mean {' '.join(f'{one:.3f}' for one in mean)}  std {' '.join(f'{one:.3f}' for one in deviation)}"
             yield f"{name:<{width}}  {values}  ({count} images)"
-    classes = sorted(set().union(*found.values()), key=lambda label: (not label.isdecimal(), label.zfill(9)))
+    classes = sorted(set().union(*found.values()), key=lambda label: (int(label) if label.isdecimal() else 0, label))
     with replacing(file) as written:
         _picture(found, classes, home).save(written, "PNG")
     yield f"images of {len(classes)} classes: {file}"
