@@ -24,7 +24,7 @@ OTHER_COMMANDS = {
     "datasets": "every datamodule and its domains, one line each",
     "presets": "every configuration that --config can name, one line each",
     "runs": "list the runs of a folder, or say what differs between two of them",
-    "data": "check an image benchmark on disk against what should be there, or list what is known",
+    "data": "unpack, check or cache an image benchmark on disk, or list what is known",
     "statistics": "compute what a method needs of the source, from a source model's run: dafw statistics RUN",
     "tune": "search a method's hyper-parameters by a score that needs no target label",
     "table": "run, show or check a table of methods x tasks x seeds",

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datamodules.amazon import AmazonReviews
     from datamodules.base import DomainDataModule
-    from datamodules.benchmarks import PACS, VLCS, DomainNet, DomainNet126, OfficeHome, TerraIncognita
+    from datamodules.benchmarks import (
+        PACS,
+        VLCS,
+        DomainNet,
+        DomainNet126,
+        ImageCLEF,
+        Office31,
+        OfficeCaltech,
+        OfficeHome,
+        TerraIncognita,
+        VisDA2017,
+    )
     from datamodules.box_benchmarks import BoxBenchmarks
     from datamodules.cifar_c import CIFAR10C, CIFAR100C
     from datamodules.coco import CocoDomains
@@ -20,6 +31,7 @@ if TYPE_CHECKING:
     from datamodules.mnist_variants import ColoredMNIST, RotatedMNIST
     from datamodules.scenes import DrivingScenes
     from datamodules.shapes import ShapesOnPhotos
+    from datamodules.signs import Signs
     from datamodules.text import TextDomains
     from datamodules.voc import VocDomains
     from datamodules.wheat import GlobalWheat
@@ -40,16 +52,21 @@ _HOMES = {
     "DrivingScenes": "scenes",
     "FeatureDomains": "features",
     "GlobalWheat": "wheat",
+    "ImageCLEF": "benchmarks",
     "ImageFolderDomains": "folder",
     "ImageNetVariants": "imagenet_variants",
     "MaskFolders": "masks",
+    "Office31": "benchmarks",
+    "OfficeCaltech": "benchmarks",
     "OfficeHome": "benchmarks",
     "PACS": "benchmarks",
     "RotatedMNIST": "mnist_variants",
     "ShapesOnPhotos": "shapes",
+    "Signs": "signs",
     "TerraIncognita": "benchmarks",
     "TextDomains": "text",
     "VLCS": "benchmarks",
+    "VisDA2017": "benchmarks",
     "VocDomains": "voc",
 }
 
@@ -71,14 +88,19 @@ __all__ = [
     "DrivingScenes",
     "FeatureDomains",
     "GlobalWheat",
+    "ImageCLEF",
     "ImageFolderDomains",
     "ImageNetVariants",
     "MaskFolders",
+    "Office31",
+    "OfficeCaltech",
     "OfficeHome",
     "RotatedMNIST",
     "ShapesOnPhotos",
+    "Signs",
     "TerraIncognita",
     "TextDomains",
+    "VisDA2017",
     "VocDomains",
 ]
 

@@ -1,9 +1,10 @@
-"""The image benchmarks of domain generalisation: PACS, VLCS, Office-Home, TerraIncognita and DomainNet.
+"""The image benchmarks of domain adaptation and generalisation, from Office-31 to DomainNet and traffic signs.
 
 ``benchmarks.yaml`` says how their folders are named and how many images belong in each; ``dafw data check`` compares
 a folder with it.
 """
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ from dafw.data.manifest import missing_files
 from dafw.errors import UserError
 from datamodules.folder import ImageFolderDomains
 from datamodules.layouts import Benchmark, benchmarks, canonical, find_home, list_domain
+from datamodules.listings import keep_listing, read_listing
 from datamodules.splits import Protocol
 
 
@@ -47,15 +49,26 @@ class _BenchmarkFolders(ImageFolderDomains):
     def _list(self, name: str, listed: Entries | None) -> Entries:
         if listed is not None:
             return super()._list(name, listed)
-        facts = self._facts()
+        facts, begun = self._facts(), time.time()
+        entries = read_listing(facts, self.root, name)
+        if entries is None:
+            entries = self._checked(facts, name)
+            keep_listing(facts, self.root, name, entries, begun)
+        return entries
+
+    def _checked(self, facts: Benchmark, name: str) -> Entries:
         entries = list_domain(facts, self.root, name)
         check = f"dafw data check {facts.name} --root {self.root}"
         if not len(entries):
             raise UserError(f"{self.root} (data.root) holds no images of {name}: {check} says what is missing")
         strange = sorted({label for label in entries.labels.counts() if label} - set(facts.classes))
         if facts.classes and strange:
-            raise UserError(f'{facts.name} has no class "{strange[0]}", which {name} in {self.root} has: see {check}')
-        if facts.lists or facts.annotations:
+            lists = facts.domains[name].numbered
+            why = f" ({lists[0]}, which says the classes, is not there)" if lists else ""
+            raise UserError(
+                f'{facts.name} has no class "{strange[0]}", which {name} in {self.root} has{why}: see {check}'
+            )
+        if facts.names_files(name):
             missing = missing_files(entries, self.root)
             if missing:
                 raise UserError(
@@ -146,3 +159,69 @@ class DomainNet126(_BenchmarkFolders):
                 f" classes: get {self._facts().get}"
             )
         return super()._list(name, listed)
+
+
+class _OfficeFolders(_BenchmarkFolders):
+    """A benchmark with the protocol of the Office papers.
+
+    Args:
+        source: labelled domain or domains.
+        target: domain or domains to adapt to and to test on.
+        root: folder of the benchmark.
+        protocol: ``office``: all images of both sides train, and those of the target are the test too. Or ``shares``,
+            given by ``split``, or ``domainbed``.
+        options: see :class:`datamodules.folder.ImageFolderDomains`.
+    """
+
+    def __init__(
+        self,
+        source: str | list[str],
+        target: str | list[str],
+        *,
+        root: str,
+        protocol: Protocol = "office",
+        **options: Any,
+    ) -> None:
+        super().__init__(source, target, root=root, protocol=protocol, **options)
+
+
+class Office31(_OfficeFolders):
+    """Office-31: 4,110 images of 31 classes from a shop's pages and two cameras (Saenko et al., ECCV 2010).
+
+    The images are in ``<domain>/images/<class>/`` or ``<domain>/<class>/``. The arguments are those of
+    :class:`datamodules.folder.ImageFolderDomains`; ``protocol`` is ``office`` by default.
+    """
+
+    domain_names: tuple[str, ...] = ("amazon", "dslr", "webcam")
+
+
+class OfficeCaltech(_OfficeFolders):
+    """Office-Caltech: 2,533 images of 10 classes that Office-31 shares with Caltech-256 (Gong et al., CVPR 2012).
+
+    The images are in ``<domain>/<class>/`` or ``<domain>/images/<class>/``. The arguments are those of
+    :class:`datamodules.folder.ImageFolderDomains`; ``protocol`` is ``office`` by default.
+    """
+
+    domain_names: tuple[str, ...] = ("amazon", "caltech", "dslr", "webcam")
+
+
+class ImageCLEF(_OfficeFolders):
+    """ImageCLEF-DA: 2,400 images of 12 classes from Bing, Caltech-256, ImageNet and PASCAL VOC (2014).
+
+    The images are in the folders ``b``, ``c``, ``i`` and ``p``, and a list of each domain, such as ``list/bList.txt``,
+    says "path number" on each line. Without lists they are in ``<domain>/<class>/``. The arguments are those of
+    :class:`datamodules.folder.ImageFolderDomains`; ``protocol`` is ``office`` by default.
+    """
+
+    domain_names: tuple[str, ...] = ("b", "c", "i", "p")
+
+
+class VisDA2017(_OfficeFolders):
+    """VisDA-2017: 280,157 images of 12 classes, rendered and photographed (Peng et al., 2017).
+
+    The images of ``train`` and ``validation`` are in ``<domain>/<class>/``. Those of ``test`` are in
+    ``test/trunk<number>/``, and ``test/image_list.txt`` says their classes. The arguments are those of
+    :class:`datamodules.folder.ImageFolderDomains`; ``protocol`` is ``office`` by default.
+    """
+
+    domain_names: tuple[str, ...] = ("train", "validation", "test")

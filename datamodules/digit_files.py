@@ -106,6 +106,39 @@ def _torchvision(name: str, root: Path, *, download: bool) -> Halves:
     return halves
 
 
+def read_synnumbers(root: Path) -> Halves:
+    """SynNumbers as its authors distribute it: ``synth_train_32x32.mat`` and ``synth_test_32x32.mat``.
+
+    They lie in ``root`` or in one of its folders, or ``synnumbers*.npz`` lies in ``root``. A label of 10 is the digit
+    0, as in SVHN's files. The training file is read as a whole, which takes several gigabytes of memory.
+
+    Raises:
+        UserError: if a file is missing or damaged.
+    """
+    from scipy.io import loadmat
+
+    found, halves = read_npz("synnumbers", root), {}
+    if found is not None:
+        return found
+    for half in ("train", "test"):
+        name = f"synth_{half}_32x32.mat"
+        file = next((one for one in (root / name, *sorted(root.glob(f"*/{name}"))) if one.is_file()), None)
+        if file is None:
+            raise UserError(f"{root} (data.root) holds no {name}, in no folder of it either: SynthDigits.zip has it")
+        try:
+            with reading("the file", file):
+                content = loadmat(file, variable_names=("X", "y"))
+            labels = np.asarray(content["y"]).reshape(-1)
+            images = np.ascontiguousarray(np.asarray(content["X"]).transpose(3, 0, 1, 2))
+            halves[half] = _checked(images, np.where(labels == 10, 0, labels))
+        except _DAMAGE as error:
+            raise UserError(
+                f"{file} must hold X, uint8 (32, 32, 3, N), and y, N digits; it is damaged, or another file: "
+                f"{_line(error)}"
+            ) from error
+    return halves
+
+
 def read_mnistm(root: Path) -> Halves | None:
     """MNIST-M as its authors distribute it, or ``None`` if ``root`` does not hold it.
 

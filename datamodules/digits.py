@@ -1,4 +1,4 @@
-"""Digit datamodule with the domains ``mnist``, ``mnistm``, ``usps``, ``svhn``, ``optdigits`` and ``synthetic``."""
+"""Digit datamodule: ``mnist``, ``mnistm``, ``usps``, ``svhn``, ``synnumbers``, ``optdigits`` and ``synthetic``."""
 
 import hashlib
 import logging
@@ -20,7 +20,7 @@ from datamodules.digit_images import Images
 
 log = logging.getLogger(__name__)
 
-FULL = ("mnist", "usps", "svhn", "mnistm", "optdigits", "synthetic")
+FULL = ("mnist", "usps", "svhn", "mnistm", "synnumbers", "optdigits", "synthetic")
 SHARES: dict[Split, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
 OFFICIAL_SHARES: dict[Split, float] = {"train": 0.9, "val": 0.1}
 
@@ -49,10 +49,11 @@ class Digits(DigitDomains):
     splits depend neither on the run's seed nor on the order of the files. ``mnistm`` has the splits of ``mnist``, so no
     domain trains on a test digit of the other.
 
-    ``scale: full`` reads ``mnist``, ``usps``, ``svhn`` and ``mnistm`` from ``root`` (see ``digit_files``). It downloads
-    the first three if they are missing. Test is the official test set. A tenth of each class of the official
-    training set is for validation. If ``root`` has no MNIST-M, it is blended from its ``mnist`` and the photographs
-    in ``photos/*.jpg``, or scikit-learn's two if there are none.
+    ``scale: full`` reads ``mnist``, ``usps``, ``svhn``, ``mnistm`` and ``synnumbers`` from ``root`` (see
+    ``digit_files``). It downloads the first three if they are missing. Test is the official test set. A tenth of each
+    class of the official training set is for validation. If ``root`` has no MNIST-M, it is blended from its ``mnist``
+    and the photographs in ``photos/*.jpg``, or scikit-learn's two if there are none. ``synnumbers`` are the SynNumbers
+    (or SynthDigits) of Ganin and Lempitsky, ICML 2015, nearly half a million images.
 
     Args:
         source: labelled domain or domains.
@@ -148,7 +149,8 @@ def _full(name: str, root: str | None) -> dict[Split, Part]:
     if root is None:
         raise UserError(f"{name} at full scale needs --data.root, a folder; --data.scale small needs no files")
     folder = Path(root).expanduser()
-    found = digit_files.read_mnistm(folder) if name == "mnistm" else digit_files.read_digits(name, folder)
+    reader = {"mnistm": digit_files.read_mnistm, "synnumbers": digit_files.read_synnumbers}.get(name)
+    found = digit_files.read_digits(name, folder) if reader is None else reader(folder)
     digits = digit_files.read_digits("mnist", folder) if found is None else found
     splits = stratified(digits["train"]["images"], digits["train"]["labels"], OFFICIAL_SHARES)
     if found is None:

@@ -202,7 +202,7 @@ class ImageFolderDomains(DomainDataModule):
         """
         choose("domain", name, self._entries)
         choose("split", split, ("train", "val", "test"))
-        images = self._load(name)
+        images = self.decoded(name)
         entries = self._entries[name]
         indices = np.flatnonzero(self._belong(name, split))
         if not len(indices):
@@ -236,7 +236,12 @@ class ImageFolderDomains(DomainDataModule):
         """The stable names of the images, which decide their splits."""
         return entries.paths
 
-    def _load(self, name: str) -> Sequence[Tensor]:
+    def decoded(self, name: str) -> Sequence[Tensor]:
+        """All images of a source or target: uint8 (3, resize, resize). With ``cache``, their file is made first.
+
+        Raises:
+            UserError: if an image cannot be read, or there is no room for the file.
+        """
         if name not in self._images:
             if self.on_corrupt == "skip":
                 self._entries[name] = self._sound(name)
@@ -310,7 +315,7 @@ class ImageFolderDomains(DomainDataModule):
                     said = f"{name}: {len(entries)} images; passed over: {entries.passed_over}"
                     print(terminal(f"dafw: {said}"), file=sys.stderr)
         for name in self._entries:
-            self._load(name)
+            self.decoded(name)
 
     def in_short(self) -> list[str]:
         """For each domain how many images of how many classes it has, and how many of them are in each split."""

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from dafw.data.files import digest
 from dafw.data.manifest import contents, subfolders
 from dafw.errors import UserError
 from dafw.files import reading
+from datamodules.sign_files import list_signs, read_lines
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,13 @@ class DomainFacts:
         folders: possible names of its folder.
         images: number of images.
         counts: number of images of each class; empty if not known.
+        numbered: names of lists "path number", one of which says what its images are instead of the folders.
     """
 
     folders: tuple[str, ...]
     images: int
     counts: Mapping[str, int]
+    numbered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Benchmark:
     homes: tuple[str, ...]
     classes: tuple[str, ...]
     num_classes: int
-    class_folders: Mapping[str, str]
+    class_folders: Mapping[str, str | list[str]]
     parts: tuple[tuple[str, ...], ...]
     lists: tuple[str, ...]
     annotations: Mapping[str, str]
@@ -50,6 +53,10 @@ class Benchmark:
     get: str
     licence: str
     paper: str
+
+    def names_files(self, name: str) -> bool:
+        """Whether files other than the images may say which images a domain has, so that some may not be there."""
+        return bool(self.lists or self.annotations or self.domains[name].numbered or self.name in _LISTERS)
 
 
 @lru_cache(maxsize=1)
@@ -66,6 +73,7 @@ def _benchmark(name: str, given: dict[str, Any]) -> Benchmark:
             folders=(domain, *facts.get("folders", ())),
             images=facts["images"],
             counts=dict(zip(classes, facts["classes"], strict=True)) if "classes" in facts else {},
+            numbered=tuple(facts.get("numbered", ())),
         )
         for domain, facts in given["domains"].items()
     }
@@ -125,9 +133,15 @@ def list_domain(facts: Benchmark, home: Path, name: str) -> Entries:
     folder = find_domain(facts, home, name)
     if folder is None:
         return Entries.of(entry for entry in _annotated(facts, home) if entry.domain == name)
+    if facts.name in _LISTERS:
+        return _LISTERS[facts.name](folder, home, name)
+    numbered = next((home / one for one in facts.domains[name].numbered if (home / one).is_file()), None)
+    if numbered is not None:
+        return _sorted(_numbered(numbered, facts.classes, folder, name))
     tops = next(([folder / part for part in parts] for parts in facts.parts if (folder / parts[0]).is_dir()), [folder])
     spellings = {_plain(label): label for label in facts.classes}
-    spellings |= {_plain(other): label for label, other in facts.class_folders.items()}
+    for label, others in facts.class_folders.items():
+        spellings |= {_plain(other): label for other in ([others] if isinstance(others, str) else others)}
     passed = PassedOver()
 
     def rows() -> Iterator[tuple[str, str | None, str, None]]:
@@ -174,18 +188,25 @@ def _listed(lists: list[Path], domain: str) -> Iterator[Entry]:
     for path in lists:
         if not path.is_file():
             raise UserError(f"{path} is missing, although the other list of {domain} is there")
-        try:
-            with reading("the list", path):
-                text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"the list {path} cannot be read: {error}") from error
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(read_lines(path), 1):
             image = line.rpartition(" ")[0].strip()
             parts = image.split("/")
             if line.strip() and len(parts) < 3:
                 raise UserError(f'{path}, line {number}: expected "domain/class/file number", not "{line.strip()}"')
             if line.strip():
                 yield Entry(image, parts[-2], domain)
+
+
+def _numbered(path: Path, classes: Sequence[str], folder: Path, domain: str) -> Iterator[Entry]:
+    """The images of a list "path number". The path in the domain's folder is what follows that folder's name."""
+    for number, line in enumerate(read_lines(path), 1):
+        image, _, label = line.strip().rpartition(" ")
+        if line.strip() and not (image and label.isdecimal() and int(label) < len(classes)):
+            wanted = f'"path number" with a number from 0 to {len(classes) - 1}'
+            raise UserError(f'{path}, line {number}: expected {wanted}, not "{line.strip()}"')
+        if line.strip():
+            inside = f"/{image.strip()}".rpartition(f"/{folder.name}/")[2].lstrip("/")
+            yield Entry(f"{folder.name}/{inside}", classes[int(label)], domain)
 
 
 def _annotated(facts: Benchmark, home: Path) -> list[Entry]:
@@ -218,6 +239,10 @@ def _read_annotations(name: str, files: tuple[tuple[str, int], ...]) -> tuple[En
             text = f"{file} must be in COCO's format with a location for each image: {type(error).__name__} {error}"
             raise UserError(text) from error
     return tuple(Entry(path, label, domain) for domain, label, path in sorted(found))
+
+
+_LISTERS: Mapping[str, Callable[[Path, Path, str], Entries]] = {"Signs": list_signs}
+"""Benchmarks with files of their own, and what lists a domain of them from its folder."""
 
 
 def _plain(name: str) -> str:

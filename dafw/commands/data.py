@@ -1,4 +1,4 @@
-"""``dafw data``: lists the known image benchmarks, and checks that a folder holds all of one."""
+"""``dafw data``: lists the known image benchmarks, prepares one, and checks that a folder holds all of it."""
 
 import argparse
 from collections import Counter
@@ -14,7 +14,7 @@ from dafw.commands.shifts import check_shift, describe_shift, shifts
 from dafw.data.entries import PassedOver
 from dafw.data.images import decodes_file, find_corrupt
 from dafw.data.manifest import missing_files, subfolders
-from dafw.errors import choose
+from dafw.errors import UserError, choose
 from dafw.escape import terminal
 from dafw.files import user_path
 from datamodules.layouts import Benchmark, benchmarks, find_domain, find_home, list_checksum, list_domain
@@ -40,7 +40,7 @@ class Found:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the subcommands ``list``, ``check`` and ``labels``."""
+    """Adds the subcommands."""
     commands = parser.add_subparsers(dest="action", required=True, parser_class=type(parser))
     commands.add_parser("list", help="the benchmarks, how many images belong in each, and how that is known")
     one = commands.add_parser("check", help="compare a folder with what should be there")
@@ -48,11 +48,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--root", required=True, type=Path, help="its folder, as given to data.root")
     one.add_argument("--boxes", action="store_true", help="the boxes of street scenes which have masks, too")
     one.add_argument("--decode", action="store_true", help="decode every image, too")
+    one.add_argument("--sheet", type=Path, metavar="FILE", help="draw some images of each class and domain (PNG)")
+    one = commands.add_parser("prepare", help="unpack the archives of a benchmark of classes, or fetch them, and check")
+    one.add_argument("name", help="the benchmark, as in Office31")
+    one.add_argument("--root", required=True, type=Path, help="the folder that shall hold it, as given to data.root")
+    one.add_argument("--archive", nargs="+", type=Path, default=[], metavar="FILE", help="its archives on this disk")
+    one.add_argument("--unverified", action="store_true", help="take archives whose checksum is not the known one")
+    one = commands.add_parser("cache", help="decode the images of a benchmark beforehand, for data.cache")
+    one.add_argument("name", help="the benchmark, as in Office31")
+    one.add_argument("--root", required=True, type=Path, help="its folder, as given to data.root")
+    one.add_argument("--size", required=True, type=int, metavar="N", help="the data.resize of the runs, in pixels")
+    one.add_argument("--fit", default="crop", choices=["crop", "squash"], help="the data.fit of the runs")
+    one.add_argument("--domains", nargs="+", metavar="NAME", help="some of its domains instead of all")
+    one.add_argument("--skip-corrupt", action="store_true", help="as data.on_corrupt skip")
     commands.add_parser("labels", help="read every label of a run's data; takes the arguments of dafw fit")
 
 
 def main(args: argparse.Namespace) -> int:
-    """``dafw data list`` and ``dafw data check``.
+    """``dafw data``, all but ``labels``.
 
     Returns:
         0; 1 if a benchmark is not complete.
@@ -70,7 +83,13 @@ def main(args: argparse.Namespace) -> int:
         for name in box_names():
             print("\n".join(describe_boxes(name)))
         return 0
+    if args.action in ("prepare", "cache"):
+        from dafw.commands.prepare import cache, prepare
+
+        return (prepare if args.action == "prepare" else cache)(args)
     choose("benchmark", args.name, (*benchmarks(), *shifts(), *scene_names(), *box_names()))
+    if args.sheet is not None and (args.boxes or args.name not in benchmarks()):
+        raise UserError(f"--sheet draws benchmarks of classes, and {args.name} is none: leave it out")
     if args.name in shifts():
         lines, complete = check_shift(args.name, user_path(args.root))
         print("\n".join(map(terminal, lines)))
@@ -85,9 +104,33 @@ def main(args: argparse.Namespace) -> int:
         print("\n".join(map(terminal, lines)))
         return 0 if complete else 1
     facts = benchmarks()[choose("benchmark", args.name, benchmarks())]
-    home = find_home(facts, args.root.expanduser())
-    found, problems = check(facts, home, decode=args.decode)
+    return show(facts, user_path(args.root), decode=args.decode, sheet=args.sheet)
+
+
+def show(facts: Benchmark, root: Path, *, decode: bool = False, sheet: Path | None = None) -> int:
+    """Prints the comparison of a folder with what should be there.
+
+    Args:
+        facts: what should be there.
+        root: its folder, as given to ``data.root``.
+        decode: decode every image.
+        sheet: file for a picture of some images; statistics of the images are printed, too.
+
+    Returns:
+        0; 1 if the benchmark is not complete.
+
+    Raises:
+        UserError: if the folder is not there, or holds nothing of the benchmark.
+    """
+    home = find_home(facts, root)
+    if sheet is not None:
+        from dafw.commands.sheet import check_sheet, draw
+
+        sheet = check_sheet(user_path(sheet))
+    found, problems = check(facts, home, decode=decode)
     print("\n".join(map(terminal, report(facts, home, found, problems))))
+    if sheet is not None:
+        print("\n".join(map(terminal, draw(facts, home, sheet))))
     return 1 if problems or any(domain.problems for domain in found) else 0
 
 

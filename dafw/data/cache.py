@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 _MAGIC = b"dafw-images-1\n\0\0"
 _PAGE = 4096
 _CHUNK = 64
+_EVERY = 10.0
+"""Seconds between two messages that say how many images are decoded."""
 
 
 SCALING = 4
@@ -142,11 +145,15 @@ class CachedRows(Sequence[Any]):
         with self._part.open("r+b" if present else "w+b") as file:
             todo = self._missing_rows(file)
             log.info("decoding %d of %d images into %s (%d bytes)", len(todo), len(self), self.file, self.bytes)
+            told = time.monotonic()
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
                 for start in range(0, len(todo), _CHUNK):
                     chunk = todo[start : start + _CHUNK]
                     for index, row in zip(chunk, pool.map(self._make, chunk), strict=True):
                         self._write(file, index, row)
+                    if time.monotonic() - told > _EVERY:
+                        told = time.monotonic()
+                        log.info("decoded %d of %d images into %s", start + len(chunk), len(todo), self.file)
             file.truncate(self.bytes)
             sync_to_disk(file)
         self._part.replace(self.file)

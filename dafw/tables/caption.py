@@ -303,7 +303,9 @@ def _lines(store: Store, kinds: set[str], marks: set[str]) -> list[str]:
         for source in dict.fromkeys(one.source for one in shown):
             notes = list(dict.fromkeys(one.note for one in shown if one.source == source and one.note))
             sentences.append(f"published: as printed in {source}{': ' if notes else ''}{'; '.join(notes)}.")
-        sentences += [f"{MARKS[name]} {meaning}." for name, meaning in MEANINGS.items() if MARKS[name] in marks]
+        sentences += [
+            f"{MARKS[name]} {meaning}." for name, meaning in MEANINGS.items() if MARKS[name] in "".join(marks)
+        ]
     return sentences
 
 

@@ -3,6 +3,11 @@
 Columns: ``method,task,value,std,n,metric,source,provenance,note``. Values and standard deviations are percentages;
 ``std``, ``n`` and ``note`` may be empty. ``method`` is a row's name (or what the row's ``published`` key says),
 ``task`` a task of the table, ``average`` or ``worst``. A method without a row gets a line of its own.
+
+Two columns more may be there. ``backbone`` is the network's name. ``selection`` is what chose the epoch: ``last``
+(nothing did), ``source`` (held-out samples of the sources) or ``oracle`` (labels of the target; the number is marked).
+It is empty if the source does not say.
+
 ``provenance`` is one of:
 
 - ``seen``: read in the source itself;
@@ -21,11 +26,15 @@ from dafw.errors import UserError, choose
 from dafw.tables.fields import read_name
 
 COLUMNS = ("method", "task", "value", "std", "n", "metric", "source", "provenance", "note")
+FURTHER = ("backbone", "selection")
+"""Columns that may be left out."""
+SELECTIONS = ("last", "source", "oracle")
 PROVENANCES = ("seen", "recalled", "unsure")
-MARKS = {"seen": "", "recalled": "†", "unsure": "‡"}
+MARKS = {"seen": "", "recalled": "†", "unsure": "‡", "oracle": "§"}
 MEANINGS = {
     "recalled": "written from memory of the source, not looked up",
     "unsure": "unsure: the number or its protocol may differ from ours",
+    "oracle": "of the epoch that scores best on labels of the target: an upper bound on what other criteria reach",
 }
 
 
@@ -42,6 +51,13 @@ class Published:
     source: str
     provenance: str
     note: str
+    backbone: str = ""
+    selection: str = ""
+
+    @property
+    def mark(self) -> str:
+        """What stands behind the number: how sure we are of it, and whether labels of the target chose its epoch."""
+        return MARKS[self.provenance] + MARKS.get(self.selection, "")
 
 
 def read_published(path: Path, tasks: set[str]) -> tuple[Published, ...]:
@@ -64,7 +80,7 @@ def read_published(path: Path, tasks: set[str]) -> tuple[Published, ...]:
     try:
         header = reader.fieldnames or []
         for column in header:
-            choose(f"column of {path.name}", column, COLUMNS)
+            choose(f"column of {path.name}", column, (*COLUMNS, *FURTHER))
         missing = [column for column in COLUMNS if column not in header]
         if missing:
             raise UserError(f"{path.name} lacks the column {missing[0]} (it takes {','.join(COLUMNS)})")
@@ -75,7 +91,7 @@ def read_published(path: Path, tasks: set[str]) -> tuple[Published, ...]:
 
 def _line(where: str, line: dict[str, str | None], tasks: set[str]) -> Published:
     if None in line or None in line.values():
-        raise UserError(f"{where}: expected {len(COLUMNS)} fields (quote a field that contains a comma)")
+        raise UserError(f"{where}: expected {len(set(line) - {None})} fields (quote a field that contains a comma)")
     text = {
         key: read_name(f"{where}: the {key}", value) if value and value.strip() else "" for key, value in line.items()
     }
@@ -85,6 +101,8 @@ def _line(where: str, line: dict[str, str | None], tasks: set[str]) -> Published
     task = re.sub(r"\s*(->|,)\s*", r"\1", text["task"])
     choose(f"task in {where}", task, [*sorted(tasks), "average", "worst"])
     choose(f"provenance in {where}", text["provenance"], PROVENANCES)
+    if text.get("selection"):
+        choose(f"selection in {where}", text["selection"], SELECTIONS)
     value = _number(where, "value", text["value"])
     if not 0 <= value <= 100:
         raise UserError(f"{where}: the value {text['value']} is not a percentage")
@@ -98,6 +116,8 @@ def _line(where: str, line: dict[str, str | None], tasks: set[str]) -> Published
         source=text["source"],
         provenance=text["provenance"],
         note=text["note"],
+        backbone=text.get("backbone", ""),
+        selection=text.get("selection", ""),
     )
 
 

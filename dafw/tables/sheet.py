@@ -15,7 +15,7 @@ from dafw.tables.caption import caption
 from dafw.tables.fields import split_task, target_columns
 from dafw.tables.grid import Table
 from dafw.tables.protocols import other_protocols
-from dafw.tables.published import MARKS, Published
+from dafw.tables.published import Published
 from dafw.tables.statistics import Statistic, average, differences, summarise, worst
 from dafw.tables.store import Store
 
@@ -291,7 +291,7 @@ def _published(store: Store, name: str, row: str, own: tuple[Value | None, ...])
                 one.value,
                 one.std,
                 n=one.n,
-                mark=MARKS[one.provenance],
+                mark=one.mark,
                 note=f"{one.source}. {one.note}".strip(),
                 printed=True,
             )

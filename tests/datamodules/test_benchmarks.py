@@ -15,6 +15,7 @@ from datamodules.layouts import benchmarks, canonical, find_home, list_checksum,
 from datamodules.splits import in_domainbed_split
 
 NAMES = ("PACS", "VLCS", "OfficeHome", "TerraIncognita", "DomainNet", "DomainNet126")
+NAMES += ("Office31", "OfficeCaltech", "ImageCLEF", "VisDA2017", "Signs")
 
 
 def fill(folder: Path, count: int = 12, ending: str = "jpg") -> None:

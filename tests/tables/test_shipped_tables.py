@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import stand_ins
 from PIL import Image
 
 from dafw.run.entry import execute
@@ -40,10 +41,10 @@ SMALL_EXCITED = [
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every domain of every table, with three classes of the same 25 images."""
+    """Every domain of every table, with three classes of the same 25 images, in names that each benchmark has."""
     root = tmp_path_factory.mktemp("office")
     rng = np.random.default_rng(0)
-    for kind in ("bed", "cup", "mug"):
+    for kind in ("bike", "mug", "pen"):
         (root / "one" / kind).mkdir(parents=True)
         for index in range(25):
             Image.fromarray(rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)).save(
@@ -52,6 +53,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for domains in (*TABLES.values(), ["train", "validation"]):
         for domain in domains:
             shutil.copytree(root / "one", root / domain)
+    for domain in ("train", "validation"):
+        for old, new in (("bike", "bicycle"), ("mug", "bus"), ("pen", "car")):
+            (root / domain / old).rename(root / domain / new)
     shutil.rmtree(root / "one")
     return root
 
@@ -110,6 +114,21 @@ def test_every_row_runs(name: str, part: str, images: Path, tmp_path: Path, monk
         assert result is not None
         assert result.steps == 2, cell.label
         assert not result.holds_out_source
+
+
+@pytest.mark.slow
+def test_the_table_of_signs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stand_ins.gtsrb(tmp_path / "signs", signs=60)
+    stand_ins.synsigns(tmp_path / "signs", count=60)
+    small = ["data.batch_size=4", "data.num_workers=0", "data.steps_per_epoch=2", "trainer.max_epochs=1"]
+    small += ["trainer.accelerator=cpu", "trainer.devices=1", "run.wandb=disabled"]
+    table = load_table(find_table("signs")).with_settings(parse_settings([f"data.root={tmp_path / 'signs'}", *small]))
+    assert {one.method for one in table.published} == {row.name for row in table.rows if row.control_of is None}
+    for cell in table.only([], [], [1]).cells():
+        result = read_result(execute(cell.config, tmp_path / "runs"))
+        assert result is not None
+        assert result.steps == 2
 
 
 def part_of(row: str) -> str:

@@ -304,6 +304,22 @@ def test_published_numbers_stand_below_with_marks_and_differences(make_table: Ma
     assert "‡ unsure" in caption
     assert "as printed in Paper" in caption
     assert "as printed in Survey" in caption
+    assert "§" not in caption
+
+
+def test_a_number_whose_epoch_labels_of_the_target_chose_is_marked(
+    make_table: Make, fill: Fill, tmp_path: Path
+) -> None:
+    header, *lines = PUBLISHED.splitlines()
+    chosen = [f"{line},{'oracle' if 'mnistm,70.5' in line or 'recalled' in line else ''}" for line in lines]
+    (tmp_path / "p.csv").write_text("\n".join([f"{header},selection", *chosen]), encoding="utf-8")
+    table = make_table(published="p.csv")
+    sheet = make_sheet(load(table, fill(table, scores)))
+    (line,) = [one for one in sheet.sections[0].lines if one.row == "DANN" and one.label == "published (Paper)"]
+    assert [value.text if value else None for value in line.values] == ["70.5 ± 0.4§", "60.0†§", None, None]
+    caption = " ".join(sheet.caption)
+    assert "§ of the epoch that scores best on labels of the target: an upper bound" in caption
+    assert "† written from memory" in caption
 
 
 def test_the_caption_says_what_the_numbers_are(make_table: Make, fill: Fill) -> None:

@@ -1,8 +1,10 @@
 """Published numbers: the file, its marks, its mistakes."""
 
+import csv
 from pathlib import Path
 
 import pytest
+from commands import CHECKOUT
 
 from dafw.errors import UserError
 from dafw.tables.published import Published, read_published
@@ -67,3 +69,33 @@ def test_encodings(tmp_path: Path) -> None:
     path.write_bytes((HEADER + line).encode("latin-1"))
     with pytest.raises(UserError, match=r"p\.csv is not UTF-8: save it in that encoding"):
         read_published(path, TASKS)
+
+
+def test_the_network_and_what_chose_the_epoch(tmp_path: Path) -> None:
+    header = HEADER.replace("source,", "backbone,selection,source,")
+    lines = (
+        "DANN,average,1,,,accuracy,ResNet-50,oracle,S,seen,",
+        "DANN,mnist->mnistm,1,,,accuracy,,oracle,S,recalled,",
+        "DANN,worst,1,,,accuracy,,source,S,unsure,",
+        'DANN,"a,b->c",1,,,accuracy,,,S,seen,',
+    )
+    found = read(tmp_path / "p.csv", header + "\n".join(lines))
+    assert [(one.backbone, one.selection, one.mark) for one in found] == [
+        ("ResNet-50", "oracle", "§"),
+        ("", "oracle", "†§"),
+        ("", "source", "‡"),
+        ("", "", ""),
+    ]
+    with pytest.raises(UserError, match=r'unknown selection in p\.csv, line 2 "orcle": did you mean "oracle"'):
+        read(tmp_path / "p.csv", header + lines[0].replace("oracle", "orcle"))
+    with pytest.raises(UserError, match="expected 11 fields"):
+        read(tmp_path / "p.csv", header + "DANN,average\n")
+
+
+def test_shipped_numbers_say_what_chose_the_epoch() -> None:
+    for path in sorted((CHECKOUT / "experiments" / "tables").glob("*.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            for line in csv.DictReader(file):
+                oracle = "scores best on the test labels" in line["note"] or "an oracle" in line["note"]
+                assert (line["selection"] == "oracle") == oracle, (path.name, line)
+                assert (line["selection"] == "source") == ("training-domain validation" in line["note"])
