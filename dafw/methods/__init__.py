@@ -74,6 +74,7 @@ from dafw.methods.segmentation import (
 from dafw.methods.source_free import SHOT, SourceFreeMethod
 from dafw.methods.test_time import (
     CAFA,
+    CEMA,
     EATA,
     ETA,
     LAME,
@@ -101,6 +102,7 @@ __all__ = [
     "BNM",
     "CAFA",
     "CDAN",
+    "CEMA",
     "CMA",
     "CORAL",
     "DAN",

@@ -50,6 +50,11 @@ TINY: dict[str, dict[str, Any]] = {
     "Tent": {"optimizer": "momentum"},
     "ETA": {"margin": 0.9, "redundancy": 0.9},
     "EATA": {"margin": 0.9, "redundancy": 0.9, "weight": 1.0, "fisher_samples": 20, "fisher_batch": 8},
+    "CEMA": {
+        **{"margin": 1.0, "redundancy": 0.97, "cloud_batch": 4, "stored": 12, "replay": 1, "replay_from": 6},
+        **{"lr": 0.05, "cloud_lr": 0.05, "warm_up": 10, "threshold_scale": 1.0},
+        "cloud": {"class_path": "dafw.nn.network.Network", "init_args": {"backbone": "dafw.testing.toys.ToyNet"}},
+    },
     "CAFA": {"optimizer": "momentum", "lr": 0.01, "shrinkage": 0.1},
     "Core": {"optimizer": "momentum", "lr": 0.05, "target_weight": 0.4},
     "RDumb": {"margin": 0.9, "redundancy": 0.9, "reset": 3},
@@ -192,7 +197,8 @@ class Case:
         data = {**self.data, "source": served.source, "target": served.target}
         start = path_of(getattr(self.owner, "starts_with", None) or SourceOnly)
         checkpoint = start_model(json.dumps({**parts, "class_path": start, "data": data, "arguments": problem}))
-        return replace(self, arguments={**self.arguments, "checkpoint": checkpoint})
+        second = {"cloud_checkpoint"} & inspect.signature(self.owner.__init__).parameters.keys()
+        return replace(self, arguments={**self.arguments, **dict.fromkeys(("checkpoint", *second), checkpoint)})
 
     @property
     def sources(self) -> list[str]:

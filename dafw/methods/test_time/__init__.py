@@ -4,6 +4,7 @@ from dafw.methods.test_time.adanpc import AdaNPC
 from dafw.methods.test_time.base import Learns, StatisticsRule, TestTimeMethod
 from dafw.methods.test_time.batch_norm_adapt import BatchNormAdapt
 from dafw.methods.test_time.cafa import CAFA
+from dafw.methods.test_time.cema import CEMA
 from dafw.methods.test_time.core import Core
 from dafw.methods.test_time.cotta import CoTTA
 from dafw.methods.test_time.deyo import DeYO
@@ -21,6 +22,7 @@ from dafw.methods.test_time.tent import Tent
 
 __all__ = [
     "CAFA",
+    "CEMA",
     "EATA",
     "ETA",
     "LAME",
