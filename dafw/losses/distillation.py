@@ -28,7 +28,7 @@ def selective_distillation(
     label_weight: float = 1.0,
     temperature: float = 1.0,
 ) -> Tensor:
-    """a mean(w_e H_e) + b mean(w_c T^2 KL(c || e)) + g mean(w_c CE(e, argmax c)).
+    """A mean(w_e H_e) + b mean(w_c T^2 KL(c || e)) + g mean(w_c CE(e, argmax c)).
 
     e and c are the predictions of the edge's and the cloud's model, at temperature T in KL alone. w_e and w_c are the
     :func:`sureness` of their rows. Chen et al., Towards Robust and Efficient Cloud-Edge Elastic Model Adaptation via
@@ -52,5 +52,5 @@ def selective_distillation(
     divergence = (labels.exp() * (labels - (edge / temperature).log_softmax(1))).sum(1) * temperature**2
     sure = sureness(entropy(cloud), most)
     named = F.cross_entropy(edge, cloud.argmax(1), reduction="none")
-    terms = entropy_weight * sureness(own, most) * own + sure * (distillation_weight * divergence + label_weight * named)
-    return terms.mean()
+    taught = sure * (distillation_weight * divergence + label_weight * named)
+    return (entropy_weight * sureness(own, most) * own + taught).mean()

@@ -19,26 +19,26 @@ class VariableLengthBuffers(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-class Flag(nn.Module):
+class Flag(VariableLengthBuffers):
     """A yes or no that is in every checkpoint, and that the host knows without reading the device.
 
     Attributes:
-        value: what it is; ``False`` at first.
+        flag: of length 1 for yes, and 0 for no. The host knows a length.
     """
 
+    variable_buffers = ("flag",)
     flag: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("flag", torch.zeros((), dtype=torch.bool))
-        self.value = False
+        self.register_buffer("flag", torch.empty(0, dtype=torch.bool))
+
+    @property
+    def value(self) -> bool:
+        """What it is; ``False`` at first."""
+        return len(self.flag) > 0
 
     def set(self) -> None:
         """Makes it a yes."""
         if not self.value:
-            self.flag.fill_(True)
-            self.value = True
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self.value = bool(self.flag)
+            self.flag = torch.ones(1, dtype=torch.bool, device=self.flag.device)

@@ -30,8 +30,8 @@ class StreamStatistics:
 
     Gradients flow through b. With ``renorm`` the values are those of m, but their gradient is that of a batch which is
     normalised by b: y = ((x - mean b) / std b) r + d, with no gradient in r = std b / std m and in
-    d = (mean b - mean m) / std m. One value per channel has no variance: ``batch`` takes m then, and the two sums take the
-    running variance for that of the batch. So does ``renorm``.
+    d = (mean b - mean m) / std m. One value per channel has no variance: ``batch`` takes m then, and the other rules
+    take the running variance for that of the batch.
 
     Args:
         rule: see the table.
@@ -55,7 +55,7 @@ class BatchLayout:
         sync: whether training statistics are taken over all ranks.
         track: whether training statistics enter the running ones.
         stream: by what batch normalisation normalises, in training mode and in evaluation mode alike, unless its mode
-            is frozen; None: its mode says. With ``track`` false, ``average`` and ``renorm`` leave the running statistics as they are.
+            is frozen; None: its mode says. With ``track`` false, all rules leave the running statistics as they are.
         counted: (N,) bool, the rows whose values make the statistics of a batch of a stream; None: all rows.
         domain: (N,) int64, the domain of each row of the training batch; None if unknown.
         test_batch: whether evaluation normalises a batch by its own statistics (mean and biased variance; on several

@@ -69,6 +69,7 @@ def stream_result(method: Method, data: DomainDataModule, seconds: float, ranks:
         worst=worst_window(wrong, window),
         window=window,
         used={"samples": float(used.mean()), "steps": float(moved.mean())},
+        uploads={"samples": float(used.sum()), "share": float(used.mean())} if method.counts_uploads else {},
         resets=int(method.restarts),
         source=_source(method, data),
         speed={**speed, "start_samples_per_second": ranks * _start_speed(method, data)},

@@ -73,6 +73,11 @@ TINY: dict[str, dict[str, Any]] = {
     "DomainBedCDANN": {"width": 8, "depth": 1, "penalty": 0.3},
     "DomainBedDANN": {"width": 8, "depth": 1, "penalty": 0.3, "critic_lr": 2.0},
     "MDD": {"ramp_steps": 4},
+    "MetaDMoE": {
+        **{"pretrain": 0.375, "aggregate": 0.25, "support": 0.5, "heads": 2, "inner_lr": 0.5, "aggregator_lr": 0.05},
+        "optimizer": "momentum",
+    },
+    "MetaDMoEAdaptation": {"heads": 2, "lr": 0.5, "reset": 3},
     "FixMatch": {"threshold": 0.5},
     "CMA": {"width": 4, "queue_size": 50, "cells": 2, "warmup_steps": 2, "share": 0.6},
     "SHOT": {"refresh_every": 3},
@@ -120,6 +125,10 @@ DETECTORS: dict[str, dict[str, Any]] = {
 KINDS: dict[str, tuple[Problem, type[NetworkBase], dict[str, Any]]] = {
     "segmentation": (Segmentation(), ToySegmenter, {}),
     "detection": (Detection(), Detector, DETECTORS["fasterrcnn"]),
+}
+#: Arguments of the toys where the usual ones will not do: two sources, and a stream that is as long as the others.
+TOYS: dict[str, dict[str, Any]] = {
+    "MetaDMoEAdaptation": {"source": ["a", "c"], "target": "b", "count": 2 * (EPOCHS * STEPS_PER_EPOCH * BATCH - 3)}
 }
 #: Training samples of each domain of the toys, where the usual number would make evaluations long.
 COUNTS = {"detection": 16}
@@ -195,8 +204,10 @@ class Case:
         problem = {name: value for name, value in self.arguments.items() if name == "problem"}
         served = self.make_data()
         data = {**self.data, "source": served.source, "target": served.target}
-        start = path_of(getattr(self.owner, "starts_with", None) or SourceOnly)
-        checkpoint = start_model(json.dumps({**parts, "class_path": start, "data": data, "arguments": problem}))
+        start = getattr(self.owner, "starts_with", None) or SourceOnly
+        arguments = {**TINY.get(start.__name__, {}), **problem}
+        given = {**parts, "class_path": path_of(start), "data": data, "arguments": arguments}
+        checkpoint = start_model(json.dumps(given))
         second = {"cloud_checkpoint"} & inspect.signature(self.owner.__init__).parameters.keys()
         return replace(self, arguments={**self.arguments, **dict.fromkeys(("checkpoint", *second), checkpoint)})
 
@@ -290,7 +301,7 @@ def case(
     name = method.__name__
     if kind is None:
         kind = "classification" if not method.kinds or "classification" in method.kinds else method.kinds[0]
-    given = dict(data_arguments or {})
+    given = dict(data_arguments or ({} if data else TOYS.get(name, {})))
     arguments = arguments or dict(TINY.get(name, {}))
     made: dict[str, Any] = {"network": NETWORKS.get(name, {})}
     kind = kind or (*method.kinds, "classification")[0]

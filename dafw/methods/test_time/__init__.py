@@ -12,6 +12,7 @@ from dafw.methods.test_time.drm_retraining import DRMRetraining
 from dafw.methods.test_time.eata import EATA, ETA, RDumb
 from dafw.methods.test_time.frozen import Frozen
 from dafw.methods.test_time.lame import LAME
+from dafw.methods.test_time.meta_dmoe_adaptation import MetaDMoEAdaptation
 from dafw.methods.test_time.rmt import RMT
 from dafw.methods.test_time.roid import ROID
 from dafw.methods.test_time.rotta import RoTTA
@@ -38,6 +39,7 @@ __all__ = [
     "DeYO",
     "Frozen",
     "Learns",
+    "MetaDMoEAdaptation",
     "RDumb",
     "RoTTA",
     "SHOTOnline",
