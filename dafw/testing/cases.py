@@ -29,6 +29,7 @@ STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 8
 #: Arguments that make a method small; most need none.
 TINY: dict[str, dict[str, Any]] = {
     "AdaNPC": {"neighbours": 5, "threshold": 0.7},
+    "AdaNPCBN": {"neighbours": 5, "threshold": 0.3, "optimizer": "momentum"},
     "AFN": {"entropy_weight": 0.1},
     "Dacs": {"threshold": 0.4, "decay": 0.8},
     "DAFormer": {

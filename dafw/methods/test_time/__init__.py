@@ -1,6 +1,6 @@
 """Methods that see a trained model and the test stream, which they learn from while they predict it."""
 
-from dafw.methods.test_time.adanpc import AdaNPC
+from dafw.methods.test_time.adanpc import AdaNPC, AdaNPCBN
 from dafw.methods.test_time.base import Learns, StatisticsRule, TestTimeMethod
 from dafw.methods.test_time.batch_norm_adapt import BatchNormAdapt
 from dafw.methods.test_time.cafa import CAFA
@@ -32,6 +32,7 @@ __all__ = [
     "SAR",
     "T3A",
     "AdaNPC",
+    "AdaNPCBN",
     "BatchNormAdapt",
     "CoTTA",
     "Core",
