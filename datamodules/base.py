@@ -73,6 +73,7 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
         stream_order: order of a target's samples in the stream of a test-time method: ``random``, a function of the
             seed and the target's name, or ``stored``, the order that the data has.
         images_per_domain: the first so many samples of each target's test split are its test split; ``None``: all.
+        images: a file that lists them instead, see :class:`~datamodules.image_list.ImageList`.
     """
 
     domain_names: tuple[str, ...] = ()
@@ -105,6 +106,7 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
         stream: TargetStream | str = "continual",
         stream_order: Literal["random", "stored"] = "random",
         images_per_domain: int | None = None,
+        images: str | None = None,
     ) -> None:
         super().__init__()
         self.made_for = trained_model()
@@ -117,10 +119,8 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
         self.label_sets, self.evidence_samples = find_label_sets(label_sets), evidence_samples
         self.evaluate_train, self.evaluate_test = evaluate_train, evaluate_test
         self.source_sampling = source_sampling and choose("source_sampling", source_sampling, ("class_balanced",))
-        self.stream_order = choose("stream_order", stream_order, ("random", "stored"))
-        self.images_per_domain = images_per_domain
         self.train_domains: list[Domain] = []
-        self._set_stream(stream)
+        self._set_stream(stream, stream_order, images_per_domain, images)
         for name in (*self.source, *self.target):
             choose("domain", name, self.domain_names)
         least = {"batch_size": 1, "target_batch_size": 1, "steps_per_epoch": 1, "eval_batch_size": 1}

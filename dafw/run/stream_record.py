@@ -110,7 +110,7 @@ def protocol_of(method: TestTimeMethod, data: DomainDataModule) -> dict[str, Set
         "ordered_by_labels": data.stream.correlated is not None,
         "order_seed": data.seed,
         "batch_size": data.target_batch_size,
-        "images_per_domain": data.images_per_domain,
+        "images_per_domain": data.images_per_domain if data.image_list is None else data.image_list.described,
         "reset": method.reset_policy,
         "knows_shifts": method.knows_shifts,
         "statistics": method.statistics_in_words,

@@ -60,7 +60,7 @@ def _most(values: Iterable[Setting]) -> Setting:
 
 def _said(name: str, value: Setting) -> str:
     """A setting in words."""
-    count = f"{value:,}" if isinstance(value, int) else ""
+    count = f"{value:,}" if isinstance(value, int) else f"{value}"
     words = {
         "stream": f"{value}",
         "stream_order": "a random order" if value == "random" else "the order that the data has",

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from dafw.nn.feature_norm import FeatureNorm
 from torch.nn import functional as F
 
 from dafw.errors import UserError
 from dafw.losses.entropy import entropy
 from dafw.methods import AdaNPCBN
+from dafw.nn.feature_norm import FeatureNorm
 from dafw.testing import case
 from dafw.testing.cases import TINY
 
