@@ -1,8 +1,10 @@
 """Published numbers: a CSV beside the table, each number with where it comes from and how sure we are of it.
 
-Columns: ``method,task,value,std,n,metric,source,provenance,note``. Values and standard deviations are percentages;
-``std``, ``n`` and ``note`` may be empty. ``method`` is a row's name (or what the row's ``published`` key says),
-``task`` a task of the table, ``average`` or ``worst``. A method without a row gets a line of its own.
+Columns: ``method,task,value,std,n,metric,source,provenance,note``, and ``protocol`` if the file has it. Values and
+standard deviations are percentages; ``std``, ``n``, ``note`` and ``protocol`` may be empty. ``protocol`` is a YAML
+mapping: how the number was made, in the words of a stream's protocol, and what else is known of it. ``method`` is a
+row's name (or what the row's ``published`` key says), ``task`` a task of the table, ``average`` or ``worst``. A method
+without a row gets a line of its own.
 ``provenance`` is one of:
 
 - ``seen``: read in the source itself;
@@ -14,13 +16,19 @@ import csv
 import io
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from yaml import YAMLError
+
 from dafw.errors import UserError, choose
+from dafw.plain_yaml import load_yaml
+from dafw.run.stream_result import Setting
 from dafw.tables.fields import read_name
 
 COLUMNS = ("method", "task", "value", "std", "n", "metric", "source", "provenance", "note")
+FURTHER = ("protocol",)
 PROVENANCES = ("seen", "recalled", "unsure")
 MARKS = {"seen": "", "recalled": "†", "unsure": "‡"}
 MEANINGS = {
@@ -42,6 +50,7 @@ class Published:
     source: str
     provenance: str
     note: str
+    protocol: Mapping[str, Setting] = field(default_factory=dict)
 
 
 def read_published(path: Path, tasks: set[str]) -> tuple[Published, ...]:
@@ -64,7 +73,7 @@ def read_published(path: Path, tasks: set[str]) -> tuple[Published, ...]:
     try:
         header = reader.fieldnames or []
         for column in header:
-            choose(f"column of {path.name}", column, COLUMNS)
+            choose(f"column of {path.name}", column, (*COLUMNS, *FURTHER))
         missing = [column for column in COLUMNS if column not in header]
         if missing:
             raise UserError(f"{path.name} lacks the column {missing[0]} (it takes {','.join(COLUMNS)})")
@@ -98,7 +107,19 @@ def _line(where: str, line: dict[str, str | None], tasks: set[str]) -> Published
         source=text["source"],
         provenance=text["provenance"],
         note=text["note"],
+        protocol=_protocol(where, text.get("protocol", "")),
     )
+
+
+def _protocol(where: str, text: str) -> dict[str, Setting]:
+    try:
+        found = load_yaml(text) if text else {}
+    except (ValueError, YAMLError):
+        found = None
+    plain = isinstance(found, dict) and all(one is None or isinstance(one, str | int | bool) for one in found.values())
+    if not plain:
+        raise UserError(f"{where}: the protocol {text} is no mapping of words and numbers, as {{batch_size: 200}}")
+    return {str(name): value for name, value in found.items()}
 
 
 def _seeds(where: str, text: str) -> int:
