@@ -103,14 +103,15 @@ def test_a_task_names_all_domains_of_its_stream(make_table: Make, tmp_path: Path
 
 
 CSV = """method,task,value,std,n,metric,source,provenance,note,protocol
-Tent,"A->B,C",55.0,,,accuracy,one,seen,,"{batch_size: 200, knows_shifts: false, images_per_domain: 5000 listed, checkpoint: X}"
+Tent,"A->B,C",55.0,,,accuracy,one,seen,,"{batch_size: 200, images_per_domain: 5000 listed, checkpoint: X}"
 Tent,"A->B,C",60.0,,,accuracy,another,seen,,"{batch_size: 64, knows_shifts: true}"
 """
 
 
 def test_a_published_number_of_another_protocol_is_marked(make_table: Make, tmp_path: Path) -> None:
     row = {"name": "Tent", "model": {"class_path": "SourceOnly"}}
-    table = make_table(tasks=["A->B,C"], seeds=[0], rows=[row], published=CSV)
+    (tmp_path / "numbers.csv").write_text(CSV, encoding="utf-8")
+    table = make_table(tasks=["A->B,C"], seeds=[0], rows=[row], published="numbers.csv")
     (cell,) = table.cells()
     listed = stream(images_per_domain="5000 listed in ids.txt (1234abcd)")
     fake_runs.write_result(run_directory(cell.config, tmp_path / "runs"), cell.config, 0.4, stream=listed)
@@ -125,8 +126,9 @@ def test_a_published_number_of_another_protocol_is_marked(make_table: Make, tmp_
 
 
 @pytest.mark.parametrize("text", ["batch 200", "[200]", "{batch_size: {}}", "{batch_size: 200"])
-def test_a_protocol_that_is_no_mapping_is_refused(make_table: Make, text: str) -> None:
+def test_a_protocol_that_is_no_mapping_is_refused(make_table: Make, text: str, tmp_path: Path) -> None:
     line = f'Tent,"A->B,C",55.0,,,accuracy,one,seen,,"{text}"'
     row = {"name": "Tent", "model": {"class_path": "SourceOnly"}}
+    (tmp_path / "numbers.csv").write_text("\n".join([CSV.splitlines()[0], line]), encoding="utf-8")
     with pytest.raises(UserError, match="is no mapping of words and numbers"):
-        make_table(tasks=["A->B,C"], seeds=[0], rows=[row], published=CSV.partition("\n")[0] + "\n" + line)
+        make_table(tasks=["A->B,C"], seeds=[0], rows=[row], published="numbers.csv")
