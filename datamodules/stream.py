@@ -91,7 +91,7 @@ class Streaming:
             raise UserError("data.images and data.images_per_domain both choose the images of a target: give one")
         if images is not None and looks_for_files():
             self.image_list = ImageList(images)
-        self._listed: dict[str, NDArray[np.int64]] = {}
+        self._chosen_images: dict[str, NDArray[np.int64]] = {}
         self.stream = TargetStream.named(given)
         self.asked_targets = list(self.target)
         self.target = self.stream.domains(self.target)
@@ -105,9 +105,9 @@ class Streaming:
         """The listed samples of a target's test split, or its first ``images_per_domain``; of another split all."""
         limit = self.images_per_domain
         if self.image_list is not None and split == "test" and name in self.target:
-            if name not in self._listed:
-                self._listed[name] = self.image_list.positions(domain)
-            return domain.subset(self._listed[name])
+            if name not in self._chosen_images:
+                self._chosen_images[name] = self.image_list.positions(domain)
+            return domain.subset(self._chosen_images[name])
         if limit is None or split != "test" or name not in self.target or len(domain) <= limit:
             return domain
         return domain.subset(range(limit))

@@ -49,8 +49,8 @@ def _published_sentence(store: Store) -> str:
         for one in store.table.published if row.control_of is None else ():
             if one.method == row.published and (said := published_differences(store, row.name, one)):
                 differ.setdefault(f"{row.name} in {one.source}", said)
-    said = "; ".join(f"{name} ({', '.join(how)})" for name, how in differ.items())
-    return f"Published numbers marked (other protocol) do not compare with their rows: {said}." if said else ""
+    named = "; ".join(f"{name} ({', '.join(how)})" for name, how in differ.items())
+    return f"Published numbers marked (other protocol) do not compare with their rows: {named}." if named else ""
 
 
 def protocol_sentences(store: Store) -> list[str]:

@@ -186,7 +186,7 @@ class MetaDMoE(ManualOptimization, GeneralizationMethod):
         found = torch.autograd.grad(distance, list(named.values()), create_graph=True, allow_unused=True)
         gradients = {name: gradient for name, gradient in zip(named, found, strict=True) if gradient is not None}
         total = sum_over_ranks(torch.cat([one.flatten() for one in gradients.values()])) / world_size()
-        parts = total.split([one.numel() for one in gradients.values()])
+        parts = torch.split(total, [one.numel() for one in gradients.values()])
         moved = zip(gradients.items(), parts, strict=True)
         return {name: named[name] - self.inner_lr * part.view_as(one) for (name, one), part in moved}, distance
 

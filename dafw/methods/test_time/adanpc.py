@@ -162,7 +162,8 @@ class AdaNPCBN(AdaNPC):
         **base,
     ) -> None:
         super().__init__(network, optimizer=optimizer, lr=lr, **base)
-        self.learns = choose("learns", learns, ("norm", "nothing"))
+        choose("learns", learns, ("norm", "nothing"))
+        self.learns = learns
         if self.learns == "norm":
             network.requires_grad_(False)
         self.feature_norm = FeatureNorm(network.num_features).to(network.shift)

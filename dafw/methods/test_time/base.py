@@ -112,7 +112,7 @@ class TestTimeMethod(Method, abstract=True):
         self.reset: str | int = reset if isinstance(reset, int) else choose("reset", reset, ("never", "shift", "own"))
         if reset == "own" and not self.own_reset:
             raise UserError(f"{type(self).__name__} has no rule of its own: give another model.reset than own")
-        choose_parameters(network, self.learns, type(self).__name__)
+        self.choose_parameters()
         self.start = Teacher(network, 1.0)
         self.beginning = Beginning()
         self.served = ServedPredictions()
@@ -122,6 +122,10 @@ class TestTimeMethod(Method, abstract=True):
         self.moves = True
         self._starts: frozenset[int] = frozenset()
         self.eval()
+
+    def choose_parameters(self) -> None:
+        """Leaves a gradient to those parameters of the network alone that learn; see :func:`choose_parameters`."""
+        choose_parameters(self.network, self.learns, type(self).__name__)
 
     # ---- what a method writes
 

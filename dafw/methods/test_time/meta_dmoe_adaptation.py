@@ -146,7 +146,8 @@ class MetaDMoEAdaptation(ManualOptimization, TestTimeMethod):
 
     def learn(self, batch: Batch) -> Tensor:
         """The step of the student. It returns the loss before it, a scalar without a gradient."""
-        how = {"num_source": 0, "rows": len(batch), "sizes": batch.sizes, "stream": self.stream_statistics}
+        how: dict[str, Any] = {"num_source": 0, "rows": len(batch), "sizes": batch.sizes}
+        how["stream"] = self.stream_statistics
         if batch.sizes is not None:
             how["canvas"] = tuple(batch.x.shape[-2:])
         inputs = (batch.x,) if batch.sizes is None else (batch.x, batch.sizes)
