@@ -117,7 +117,7 @@ class Uploads(VariableLengthBuffers):
         if self.capacity:
             kept = torch.cat([self.kept, images]) if len(self.kept) else images
             self.kept = kept[-self.capacity :].clone()
-        return list(waiting[: full * self.batch].split(self.batch)) if full else []
+        return list(torch.split(waiting[: full * self.batch], self.batch)) if full else []
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Different ones of those that are kept, at random, (count, ...); all if there are fewer.

@@ -116,8 +116,7 @@ def _protocol(where: str, text: str) -> dict[str, Setting]:
         found = load_yaml(text) if text else {}
     except (ValueError, YAMLError):
         found = None
-    plain = isinstance(found, dict) and all(one is None or isinstance(one, str | int | bool) for one in found.values())
-    if not plain:
+    if not isinstance(found, dict) or not all(one is None or isinstance(one, str | int) for one in found.values()):
         raise UserError(f"{where}: the protocol {text} is no mapping of words and numbers, as {{batch_size: 200}}")
     return {str(name): value for name, value in found.items()}
 
