@@ -75,6 +75,7 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
             seed and the target's name, or ``stored``, the order that the data has.
         images_per_domain: the first so many samples of each target's test split are its test split; ``None``: all.
         pseudo_labels: CSV file of ``dafw predict RUN --split all``, whose classes replace the labels of the sources.
+        images: a file that lists them instead, see :class:`~datamodules.image_list.ImageList`.
     """
 
     domain_names: tuple[str, ...] = ()
@@ -108,6 +109,7 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
         stream_order: Literal["random", "stored"] = "random",
         images_per_domain: int | None = None,
         pseudo_labels: str | None = None,
+        images: str | None = None,
     ) -> None:
         super().__init__()
         self.made_for = trained_model()
@@ -120,10 +122,9 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
         self.label_sets, self.evidence_samples = find_label_sets(label_sets), evidence_samples
         self.evaluate_train, self.evaluate_test = evaluate_train, evaluate_test
         self.source_sampling = source_sampling and choose("source_sampling", source_sampling, ("class_balanced",))
-        self.stream_order = choose("stream_order", stream_order, ("random", "stored"))
-        self.images_per_domain, self.pseudo_labels = images_per_domain, pseudo_labels
+        self.pseudo_labels = pseudo_labels
         self.train_domains: list[Domain] = []
-        self._set_stream(stream)
+        self._set_stream(stream, stream_order, images_per_domain, images)
         for name in (*self.source, *self.target):
             choose("domain", name, self.domain_names)
         least = {"batch_size": 1, "target_batch_size": 1, "steps_per_epoch": 1, "eval_batch_size": 1}

@@ -44,6 +44,7 @@ class ImageNetVariants(ImageFolderDomains):
         size: height and width of the network's input, in pixels.
         resize: height and width before cropping, in pixels; if ``None`` ``size`` for ImageNet-C, whose images are cut
             already, and 256 for 224 otherwise.
+        transductive: all images of a target are its test split; if not, a share of them.
         options: see :class:`datamodules.folder.ImageFolderDomains`.
 
     Raises:
@@ -58,6 +59,7 @@ class ImageNetVariants(ImageFolderDomains):
         root: str,
         size: int = 224,
         resize: int | None = None,
+        transductive: bool = True,
         **options: Any,
     ) -> None:
         named = [target] if isinstance(target, str) else list(target)
@@ -70,8 +72,7 @@ class ImageNetVariants(ImageFolderDomains):
             raise UserError("images of ImageNet-C are cut already, those of other targets are not: give data.resize")
         if resize is None:
             resize = size if all(corrupted) else round(size * 256 / 224)
-        options = {"transductive": True, **options}
-        super().__init__(source, targets, root=root, size=size, resize=resize, **options)
+        super().__init__(source, targets, root=root, size=size, resize=resize, transductive=transductive, **options)
         self.class_names = classes_of(kinds.pop()) if looks_for_files() else self.class_names
 
     def _domains(self, listed: Entries | None) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from dafw.data.batch import Batch, collate
@@ -14,7 +15,9 @@ from dafw.data.roles import Split
 from dafw.data.setting import DataRequest
 from dafw.data.stream_plan import StreamPlan, StreamSampler, plan_of
 from dafw.data.target_stream import TargetStream
-from dafw.errors import UserError
+from dafw.data.trained import looks_for_files
+from dafw.errors import UserError, choose
+from datamodules.image_list import ImageList
 
 
 def check_one_pass(trainer: Any, setting: str) -> None:
@@ -61,6 +64,7 @@ class Streaming:
     stream: TargetStream
     stream_order: str
     images_per_domain: int | None
+    image_list: ImageList | None = None
     domain_names: tuple[str, ...]
     _plan: StreamPlan | None = None
 
@@ -72,12 +76,22 @@ class Streaming:
         def _rank(self) -> tuple[int, int]: ...
         def _loader(self, data: JointDataset, sampler: Any, collate: Any, **options: Any) -> DataLoader[Any]: ...
 
-    def _set_stream(self, given: TargetStream | str) -> None:
+    def _set_stream(
+        self, given: TargetStream | str, order: str, images_per_domain: int | None, images: str | None
+    ) -> None:
         """Takes the stream, and adds the domains that it visits to the targets.
 
         Raises:
-            UserError: for an unknown word, or for a window of batches of more than one sample.
+            UserError: for an unknown word, for a window of batches of more than one sample, or for a list of images
+                that cannot be read or is given beside their number.
         """
+        self.stream_order = choose("stream_order", order, ("random", "stored"))
+        self.images_per_domain = images_per_domain
+        if images is not None and images_per_domain is not None:
+            raise UserError("data.images and data.images_per_domain both choose the images of a target: give one")
+        if images is not None and looks_for_files():
+            self.image_list = ImageList(images)
+        self._chosen_images: dict[str, NDArray[np.int64]] = {}
         self.stream = TargetStream.named(given)
         self.asked_targets = list(self.target)
         self.target = self.stream.domains(self.target)
@@ -88,8 +102,12 @@ class Streaming:
             )
 
     def first_images(self, name: str, split: Split, domain: Domain) -> Domain:
-        """The first ``images_per_domain`` samples of a target's test split; of another split all."""
+        """The listed samples of a target's test split, or its first ``images_per_domain``; of another split all."""
         limit = self.images_per_domain
+        if self.image_list is not None and split == "test" and name in self.target:
+            if name not in self._chosen_images:
+                self._chosen_images[name] = self.image_list.positions(domain)
+            return domain.subset(self._chosen_images[name])
         if limit is None or split != "test" or name not in self.target or len(domain) <= limit:
             return domain
         return domain.subset(range(limit))

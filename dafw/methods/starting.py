@@ -114,8 +114,12 @@ SAME_FUNCTION = {
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def find_checkpoint(path: str) -> Path:
+def find_checkpoint(path: str, key: str = "model.checkpoint") -> Path:
     """The checkpoint that ``path`` means: a file, or the newest of a run directory.
+
+    Args:
+        path: what was given.
+        key: where it was given.
 
     Raises:
         UserError: if there is none.
@@ -123,16 +127,25 @@ def find_checkpoint(path: str) -> Path:
     place = user_path(path)
     if not place.is_dir():
         if not place.is_file():
-            raise UserError(f"there is no checkpoint {path} (model.checkpoint): train the source model first")
+            raise UserError(f"there is no checkpoint {path} ({key}): train the source model first")
         return place
     newest = newest_checkpoint(place)
     if newest is None:
-        raise UserError(f"there is no checkpoint in {path} (model.checkpoint): train the source model first")
+        raise UserError(f"there is no checkpoint in {path} ({key}): train the source model first")
     return newest
 
 
-def fill(network: NetworkBase, path: Path, num_classes: int) -> dict[str, Any]:
+def fill(
+    network: NetworkBase, path: Path, num_classes: int, key: str = "model.checkpoint", place: str = "model.network"
+) -> dict[str, Any]:
     """Puts the weights of a checkpoint's served network into ``network``.
+
+    Args:
+        network: with a label head.
+        path: of the checkpoint.
+        num_classes: that the data has.
+        key: where the checkpoint was given.
+        place: where the network was given.
 
     Returns:
         What the checkpoint says beside its weights, such as the domains whose labels trained them.
@@ -144,35 +157,36 @@ def fill(network: NetworkBase, path: Path, num_classes: int) -> dict[str, Any]:
     given_to = content["dafw"]["method"]["init_args"]
     held, theirs = given_to.get("num_classes", num_classes), given_to.get("network")
     if held != num_classes:
-        raise UserError(f"{path} (model.checkpoint) predicts {held} classes, but the data has {num_classes}")
+        raise UserError(f"{path} ({key}) predicts {held} classes, but the data has {num_classes}")
     if not (isinstance(theirs, dict) and isinstance(theirs.get("init_args"), dict) and "class_path" in theirs):
-        raise UserError(f"{path} (model.checkpoint) does not say which network its weights are of")
+        raise UserError(f"{path} ({key}) does not say which network its weights are of")
     owners = [vars(owner).get("__init__") for owner in reversed(type(network).__mro__)]
     parameters = [one for init in owners if init is not None for one in inspect.signature(init).parameters.values()]
     defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
-    compare(describe(network), theirs, defaults, path)
+    compare(describe(network), theirs, defaults, f"{path} ({key})", place)
     state: dict[str, Tensor] = content["state_dict"]
     prefix = content["dafw"]["eval_network"]
     given = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     own = network.state_dict()
     wrong = sorted(own.keys() ^ given.keys()) or [key for key in own if given[key].shape != own[key].shape]
     if wrong and all(key.rpartition(".")[2] in STATISTICS for key in own.keys() ^ given.keys()):
-        raise UserError(f"{path} (model.checkpoint) does not fit model.norm: give group to both models, or to neither")
+        raise UserError(f"{path} ({key}) does not fit model.norm: give group to both models, or to neither")
     if wrong:
-        raise UserError(f"{path} (model.checkpoint) does not fit model.network: {len(wrong)} weights, as {wrong[0]}")
+        raise UserError(f"{path} ({key}) does not fit {place}: {len(wrong)} weights, as {wrong[0]}")
     network.load_state_dict(given)
     said: dict[str, Any] = content["dafw"]
     return said
 
 
-def compare(ours: dict[str, Any], theirs: dict[str, Any], defaults: dict[str, Any], path: Path) -> None:
+def compare(ours: dict[str, Any], theirs: dict[str, Any], defaults: dict[str, Any], where: str, place: str) -> None:
     """Compares two descriptions of networks.
 
     Args:
         ours: of the network that is to be filled.
         theirs: of the checkpoint's.
         defaults: of the arguments that are not in a description.
-        path: the checkpoint.
+        where: the checkpoint, and the key that names it.
+        place: where our network was given.
 
     Raises:
         UserError: naming the first argument in which they differ.
@@ -184,4 +198,4 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any], defaults: dict[str, An
     for key in ("class_path", *sorted(settings[0].keys() | settings[1].keys())):
         own, held = (one.get(key) for one in settings)
         if own != held and key not in SAME_FUNCTION:
-            raise UserError(f"model.network.{key} is {own}, but {held} in the model of {path} (model.checkpoint)")
+            raise UserError(f"{place}.{key} is {own}, but {held} in the model of {where}")

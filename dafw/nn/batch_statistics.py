@@ -59,6 +59,34 @@ def normalise(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias:
     return torch.addcmul(shift.view(shape), full_precision(x), scale.view(shape)).to(x.dtype)
 
 
+def renormalise(
+    x: Tensor,
+    batch: tuple[Tensor, Tensor],
+    running: tuple[Tensor, Tensor],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """Normalises by running statistics, with the gradient of a normalisation by the batch.
+
+    That is test-time batch renormalisation: Zhao et al., DELTA, ICLR 2023, https://arxiv.org/abs/2301.13018 (recalled).
+
+    Args:
+        x: (n, C, ...).
+        batch: mean and variance of the batch, (C,) each. Gradients flow through them.
+        running: mean and variance that normalise, (C,) each.
+        weight: (C,).
+        bias: (C,).
+        eps: added to both variances.
+    """
+    (mean, var), (running_mean, running_var) = batch, (one.detach().to(batch[0]) for one in running)
+    inverse = (running_var + eps).rsqrt()
+    scale, shift = (var.detach() + eps).sqrt() * inverse, (mean.detach() - running_mean) * inverse
+    if weight is not None:
+        scale, shift = scale * weight, shift * weight
+    return normalise(x, mean, var, scale, shift if bias is None else shift + bias, eps)
+
+
 def normalise_by_batch(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, inside: Tensor | None, over_ranks: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

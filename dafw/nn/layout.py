@@ -10,7 +10,7 @@ from torch import Tensor
 from dafw.data.padding import valid_positions
 from dafw.nn.draws import row_seeds
 
-BatchRule = Literal["batch", "average", "mixed"]
+BatchRule = Literal["batch", "average", "mixed", "renorm"]
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,18 @@ class StreamStatistics:
     batch     b, its variance biased  stay
     average   (1 - w) m + w b         become that sum
     mixed     (1 - w) m + w b         stay
+    renorm    m                       become that sum
     ========  ======================  =================
 
-    Gradients flow through b. One value per channel has no variance: ``batch`` takes m then, and the two sums take the
-    running variance for that of the batch.
+    Gradients flow through b. With ``renorm`` the values are those of m, but their gradient is that of a batch which is
+    normalised by b: y = ((x - mean b) / std b) r + d, with no gradient in r = std b / std m and in
+    d = (mean b - mean m) / std m. One value per channel has no variance: ``batch`` takes m then, and the other rules
+    take the running variance for that of the batch.
 
     Args:
         rule: see the table.
         weight: see the table, in [0, 1].
-        biased: whether the variance in b of ``average`` and ``mixed`` is the biased one, of n rather than n - 1 values.
+        biased: whether the variance in b, but for ``batch``, is the biased one, of n rather than n - 1 values.
     """
 
     rule: BatchRule
@@ -52,7 +55,7 @@ class BatchLayout:
         sync: whether training statistics are taken over all ranks.
         track: whether training statistics enter the running ones.
         stream: by what batch normalisation normalises, in training mode and in evaluation mode alike, unless its mode
-            is frozen; None: its mode says. With ``track`` false, ``average`` leaves the running statistics as they are.
+            is frozen; None: its mode says. With ``track`` false, all rules leave the running statistics as they are.
         counted: (N,) bool, the rows whose values make the statistics of a batch of a stream; None: all rows.
         domain: (N,) int64, the domain of each row of the training batch; None if unknown.
         test_batch: whether evaluation normalises a batch by its own statistics (mean and biased variance; on several

@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from dafw.errors import UserError
-from dafw.nn.batch_statistics import batch_statistics, normalise, normalise_by_batch
+from dafw.nn.batch_statistics import batch_statistics, normalise, normalise_by_batch, renormalise
 from dafw.nn.distributed import world_size
 from dafw.nn.group_norm import GroupNorm
 from dafw.nn.layout import BatchLayout, StreamStatistics
@@ -249,11 +249,15 @@ class DomainBatchNorm(nn.Module):
                 batch_var = var
             elif not by.biased:
                 batch_var = batch_var * (count / (count - 1).clamp_min(1))
+            if by.rule == "renorm":
+                y = renormalise(x, (batch_mean, batch_var), (mean, var), weight, bias, self.eps)
             batch_mean = torch.lerp(mean.to(batch_mean), batch_mean, by.weight)
             batch_var = torch.lerp(var.to(batch_var), batch_var, by.weight)
-            if by.rule == "average" and self.layout.track:
+            if by.rule != "mixed" and self.layout.track:
                 with torch.no_grad():
                     mean.copy_(batch_mean), var.copy_(batch_var)
+            if by.rule == "renorm":
+                return y
         return normalise(x, batch_mean, batch_var, weight, bias, self.eps)
 
     def _track(self, branch: _Branch, batch_mean: Tensor, batch_var: Tensor) -> None:

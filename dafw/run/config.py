@@ -1,19 +1,15 @@
 """The configuration of a run. LightningCLI parses and instantiates it, and a mistake is one sentence."""
 
-import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import yaml
 from jsonargparse import ArgumentError
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ProgressBar
@@ -22,21 +18,19 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 import dafw.methods  # so that short names of methods resolve
 import datamodules
 from dafw.callbacks import Lines, progress_callbacks
-from dafw.checkpoints import read_checkpoint
 from dafw.data.trained import TrainedModel, made_for
 from dafw.errors import UserError, causes, sentence
-from dafw.files import trouble, user_path
+from dafw.files import trouble
 from dafw.lightning_adapter import plain_config
-from dafw.methods.starting import find_checkpoint
-from dafw.nn.backbones import check_known
 from dafw.nn.weights import without_weights
-from dafw.plain_yaml import TOO_DEEP, load_yaml
+from dafw.plain_yaml import TOO_DEEP
 from dafw.ranges import check_ranges
 from dafw.run.arguments import MODE, add_predicted, of_files, with_text_names
 from dafw.run.checks import check_trainer_arguments
 from dafw.run.config_errors import broken_file, check_augment, check_constructor, check_files, explain, find_class
-from dafw.run.given import NETWORK, NETWORKS, import_backbone, trained_checkpoint, trained_classes
+from dafw.run.given import import_backbone, trained_checkpoint, trained_classes
 from dafw.run.loggers import WandbMode
+from dafw.run.networks import with_cloud, with_network
 from dafw.run.plain_weights import take_plain_weights
 from dafw.run.presets import with_presets
 from dafw.run.sizes import follow_size
@@ -128,7 +122,7 @@ class DafwCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses, with the default network if none is given. A stream is passed once unless something else is said."""
-        arguments = with_network(parser, list(args))
+        arguments = with_network(parser, with_cloud(list(args)))
         super().parse_arguments(parser, arguments)
         setting = getattr(find_class(self.config["model"]["class_path"]), "setting", None)
         if setting is not None and setting.streams_target:
@@ -244,67 +238,6 @@ def with_signed_names(arguments: list[str]) -> list[str]:
         else:
             joined.append(argument)
     return joined
-
-
-def with_network(parser: LightningArgumentParser, arguments: list[str]) -> list[str]:
-    """Adds ``Network()`` to the arguments if the method needs a network and none is given.
-
-    What they or a file say of the network without naming its class is said of a ``Network``. A method that starts
-    from a model gets the network of its checkpoint.
-    """
-    models = list(_models(arguments))
-    classes = [str(model["class_path"]) for model in models if model.get("class_path")]
-    networks = [network for model in models if (network := _inside(model).get("network")) is not None]
-    if any(isinstance(network, str) or (isinstance(network, dict) and "class_path" in network) for network in networks):
-        return arguments
-    if networks:  # the method comes first: without it, the network would bring the defaults of the methods' base class
-        method = ["--model", classes[-1]] if classes else []
-        return [*method, "--model.network", NETWORK, *arguments]
-    try:
-        parser.parse_args([argument for argument in arguments if not argument.startswith("--print_config")])
-    except ArgumentError as error:
-        if "arguments are required: network" in str(error):
-            return [*arguments, "--model.network", _network(parser, [*arguments, "--model.network", NETWORK])]
-    return arguments
-
-
-def _models(arguments: list[str]) -> Iterator[dict[str, Any]]:
-    """What each argument and each file says of the method and its network, in their order."""
-    words = [*arguments, ""]
-    for argument, following in pairwise(words):
-        key, equals, value = argument.partition("=")
-        value = value if equals else following
-        if key == "--model":
-            yield {"class_path": value}
-        elif key in ("--model.network", "--model.network.class_path", "--model.init_args.network"):
-            yield {"network": value}
-        elif key.startswith(("--model.network.", "--model.init_args.network.")):
-            yield {"network": {}}
-        elif key == "--config":
-            with suppress(OSError, ValueError, yaml.YAMLError):  # which the parser reports
-                held = load_yaml(user_path(value).read_text(encoding="utf-8"))
-                model = held.get("model") if isinstance(held, dict) else None
-                yield {"class_path": model} if isinstance(model, str) else model if isinstance(model, dict) else {}
-
-
-def _inside(model: dict[str, Any]) -> dict[str, Any]:
-    """The constructor's arguments, which a file may give without naming the class."""
-    arguments = model.get("init_args", model)
-    return arguments if isinstance(arguments, dict) else {}
-
-
-def _network(parser: LightningArgumentParser, arguments: list[str]) -> str:
-    """The network of the checkpoint that a method starts from, as JSON; the default network if there is none."""
-    try:
-        given = parser.parse_args([argument for argument in arguments if not argument.startswith("--print_config")])
-        path = find_checkpoint(given["model.init_args.checkpoint"])
-        network = read_checkpoint(path)["dafw"]["method"]["init_args"]["network"]
-        if network["class_path"] not in NETWORKS:
-            return NETWORK
-    except (ArgumentError, KeyError, TypeError, UserError):  # which are reported when it matters
-        return NETWORK
-    check_known(network, path)
-    return json.dumps(network)
 
 
 def parse(arguments: list[str], command: str = "fit") -> DafwCLI:

@@ -80,6 +80,7 @@ KINDS: dict[str, tuple[str, type]] = {
     "model": ("method", dafw.methods.Method),
     "data": ("datamodule", datamodules.DomainDataModule),
     "model.network": ("network", NetworkBase),
+    "model.cloud": ("network", NetworkBase),
     "model.schedule": ("schedule", Schedule),
     "model.problem": ("problem", Problem),
     "model.sharpness": ("rule of sharpness", Sharpness),

@@ -96,12 +96,12 @@ def trained_classes(config: dict[str, Any]) -> list[str]:
 
 
 def import_backbone(config: dict[str, Any]) -> None:
-    """Imports the module of the backbone, or of the architecture, if the configuration names a class.
+    """Imports the modules of the backbones, or of the architecture, if the configuration names a class.
 
     A checkpoint may not choose a module.
     """
-    network = config["model"]["init_args"].get("network") or {}
-    for key in ("backbone", "arch"):
+    for place, key in (("network", "backbone"), ("network", "arch"), ("cloud", "backbone")):
+        network = config["model"]["init_args"].get(place) or {}
         module = str(network.get("init_args", {}).get(key)).rpartition(".")[0]
         with suppress(ImportError, ValueError):  # a name of timm; what is wrong is said when the backbone is made
             import_module(module)

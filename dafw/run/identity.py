@@ -17,10 +17,10 @@ INCIDENTAL: dict[str, set[str]] = {
     "data": {"num_workers", "cache", "allow_outside_root"},
 }
 """Keys that change where or how fast a run is made, and not its numbers."""
-DATA_PATHS = ("root", "manifest")
+DATA_PATHS = ("root", "manifest", "images")
 """Keys of a datamodule that say where its files lie. A run is the same wherever that is."""
 LATER: dict[str, dict[str, Any]] = {
-    "model": {"target_statistics": False, "statistics_momentum": 0.1, "target_weight": 0.1},
+    "model": {"target_statistics": False, "statistics_momentum": 0.1, "target_weight": 0.1, "warmup_samples": 0},
     "data": {"evaluate_scaled": False, "stream": "continual"},
     "network": {"bottleneck_norm": True},
     "problem": {"ap": "coco", "evidence_score": 0.5},

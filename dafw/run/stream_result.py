@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Setting = str | int | bool | None
@@ -33,6 +33,8 @@ class StreamResult:
         speed: ``seconds`` and ``samples_per_second`` of the stream with all that belongs to it, and
             ``start_samples_per_second``: the start model on the first batches, from loading to prediction.
         peak_memory_mib: greatest memory of the run in MiB: what torch allocated on a GPU, or the process without one.
+        uploads: number of ``samples`` that were sent to a cloud, and their ``share`` of those that were served; empty
+            for a method without a cloud.
     """
 
     protocol: Mapping[str, Setting]
@@ -48,6 +50,7 @@ class StreamResult:
     source: Mapping[str, float]
     speed: Mapping[str, float]
     peak_memory_mib: float
+    uploads: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> "StreamResult":
@@ -69,6 +72,7 @@ class StreamResult:
             source=_floats(given["source"]),
             speed=_floats(given["speed"]),
             peak_memory_mib=float(given["peak_memory_mib"]),
+            uploads=_floats(given.get("uploads", {})),
         )
 
 

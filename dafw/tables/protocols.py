@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from dafw.run.stream_result import Setting
+from dafw.tables.published import Published
 from dafw.tables.store import Store
 
 COMPARED = ("stream", "stream_order", "batch_size", "images_per_domain", "knows_shifts", "normalisation")
@@ -25,6 +26,33 @@ def other_protocols(store: Store) -> dict[str, str]:
     return {row: ", ".join(said) for row, said in differ.items() if said}
 
 
+def published_differences(store: Store, row: str, one: Published) -> list[str]:
+    """In which settings a published number was made on another stream than a row, in words; empty before its runs."""
+    ours = next((found for name, found in _runs(store) if name == row), None)
+    if ours is None:
+        return []
+    theirs = one.protocol
+    return [
+        _said(name, theirs[name]) for name in COMPARED if name in theirs and not _same(name, ours[name], theirs[name])
+    ]
+
+
+def _same(name: str, ours: Setting, theirs: Setting) -> bool:
+    """Whether two settings are one. Of a list of images a publication names the number alone: ``5000 listed``."""
+    return ours == theirs or (name == "images_per_domain" and f"{ours}".startswith(f"{theirs} in "))
+
+
+def _published_sentence(store: Store) -> str:
+    """Which published numbers were made on another stream than their rows."""
+    differ: dict[str, list[str]] = {}
+    for row in store.table.rows:
+        for one in store.table.published if row.control_of is None else ():
+            if one.method == row.published and (said := published_differences(store, row.name, one)):
+                differ.setdefault(f"{row.name} in {one.source}", said)
+    named = "; ".join(f"{name} ({', '.join(how)})" for name, how in differ.items())
+    return f"Published numbers marked (other protocol) do not compare with their rows: {named}." if named else ""
+
+
 def protocol_sentences(store: Store) -> list[str]:
     """What a caption says of the streams: the protocol, the rows with another one, and what of the source was used."""
     runs = _runs(store)
@@ -40,6 +68,7 @@ def protocol_sentences(store: Store) -> list[str]:
         f"Rows marked (other protocol) do not compare with the others: {said}." if said else "",
         f"Return to the start: {resets}.",
         f"Used of the source on the stream: {used}.",
+        _published_sentence(store),
         "The labels of the stream decide its order, and reach no method."
         if any(found["ordered_by_labels"] for _, found in runs)
         else "",
@@ -60,7 +89,7 @@ def _most(values: Iterable[Setting]) -> Setting:
 
 def _said(name: str, value: Setting) -> str:
     """A setting in words."""
-    count = f"{value:,}" if isinstance(value, int) else ""
+    count = f"{value:,}" if isinstance(value, int) else f"{value}"
     words = {
         "stream": f"{value}",
         "stream_order": "a random order" if value == "random" else "the order that the data has",

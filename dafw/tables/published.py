@@ -4,9 +4,10 @@ Columns: ``method,task,value,std,n,metric,source,provenance,note``. Values and s
 ``std``, ``n`` and ``note`` may be empty. ``method`` is a row's name (or what the row's ``published`` key says),
 ``task`` a task of the table, ``average`` or ``worst``. A method without a row gets a line of its own.
 
-Two columns more may be there. ``backbone`` is the network's name. ``selection`` is what chose the epoch: ``last``
-(nothing did), ``source`` (held-out samples of the sources) or ``oracle`` (labels of the target; the number is marked).
-It is empty if the source does not say.
+Three columns more may be there, and each may be empty. ``backbone`` is the network's name. ``selection`` is what chose
+the epoch: ``last`` (nothing did), ``source`` (held-out samples of the sources) or ``oracle`` (labels of the target; the
+number is marked). ``protocol`` is a YAML mapping: how the number was made, in the words of a stream's protocol, and
+what else is known of it.
 
 ``provenance`` is one of:
 
@@ -19,14 +20,19 @@ import csv
 import io
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from yaml import YAMLError
+
 from dafw.errors import UserError, choose
+from dafw.plain_yaml import load_yaml
+from dafw.run.stream_result import Setting
 from dafw.tables.fields import read_name
 
 COLUMNS = ("method", "task", "value", "std", "n", "metric", "source", "provenance", "note")
-FURTHER = ("backbone", "selection")
+FURTHER = ("backbone", "selection", "protocol")
 """Columns that may be left out."""
 SELECTIONS = ("last", "source", "oracle")
 PROVENANCES = ("seen", "recalled", "unsure")
@@ -53,6 +59,7 @@ class Published:
     note: str
     backbone: str = ""
     selection: str = ""
+    protocol: Mapping[str, Setting] = field(default_factory=dict)
 
     @property
     def mark(self) -> str:
@@ -118,7 +125,18 @@ def _line(where: str, line: dict[str, str | None], tasks: set[str]) -> Published
         note=text["note"],
         backbone=text.get("backbone", ""),
         selection=text.get("selection", ""),
+        protocol=_protocol(where, text.get("protocol", "")),
     )
+
+
+def _protocol(where: str, text: str) -> dict[str, Setting]:
+    try:
+        found = load_yaml(text) if text else {}
+    except (ValueError, YAMLError):
+        found = None
+    if not isinstance(found, dict) or not all(one is None or isinstance(one, str | int) for one in found.values()):
+        raise UserError(f"{where}: the protocol {text} is no mapping of words and numbers, as {{batch_size: 200}}")
+    return {str(name): value for name, value in found.items()}
 
 
 def _seeds(where: str, text: str) -> int:

@@ -14,7 +14,7 @@ from dafw.run.criteria import LEFT_OUT
 from dafw.tables.caption import caption
 from dafw.tables.fields import split_task, target_columns
 from dafw.tables.grid import Table
-from dafw.tables.protocols import other_protocols
+from dafw.tables.protocols import other_protocols, published_differences
 from dafw.tables.published import Published
 from dafw.tables.statistics import Statistic, average, differences, summarise, worst
 from dafw.tables.store import Store
@@ -302,8 +302,9 @@ def _published(store: Store, name: str, row: str, own: tuple[Value | None, ...])
             for a, b in zip(own, theirs, strict=True)
         )
         behind = f" ({source})" if len(sources) > 1 else ""
-        lines.append(Line("published", row, f"published{behind}", theirs))
-        if any(gap):
+        differs = any(published_differences(store, row, one) for one in by_task.values())
+        lines.append(Line("published", row, f"published{behind}{' (other protocol)' if differs else ''}", theirs))
+        if any(gap) and not differs:
             lines.append(Line("minus published", row, f"minus published{behind}", gap))
     return lines
 

@@ -29,6 +29,7 @@ STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 8
 #: Arguments that make a method small; most need none.
 TINY: dict[str, dict[str, Any]] = {
     "AdaNPC": {"neighbours": 5, "threshold": 0.7},
+    "AdaNPCBN": {"neighbours": 5, "threshold": 0.3, "optimizer": "momentum"},
     "AFN": {"entropy_weight": 0.1},
     "Dacs": {"threshold": 0.4, "decay": 0.8},
     "DAFormer": {
@@ -50,6 +51,11 @@ TINY: dict[str, dict[str, Any]] = {
     "Tent": {"optimizer": "momentum"},
     "ETA": {"margin": 0.9, "redundancy": 0.9},
     "EATA": {"margin": 0.9, "redundancy": 0.9, "weight": 1.0, "fisher_samples": 20, "fisher_batch": 8},
+    "CEMA": {
+        **{"margin": 1.0, "redundancy": 0.97, "cloud_batch": 4, "stored": 12, "replay": 1, "replay_from": 6},
+        **{"lr": 0.05, "cloud_lr": 0.05, "warm_up": 10, "threshold_scale": 1.0},
+        "cloud": {"class_path": "dafw.nn.network.Network", "init_args": {"backbone": "dafw.testing.toys.ToyNet"}},
+    },
     "CAFA": {"optimizer": "momentum", "lr": 0.01, "shrinkage": 0.1},
     "Core": {"optimizer": "momentum", "lr": 0.05, "target_weight": 0.4},
     "RDumb": {"margin": 0.9, "redundancy": 0.9, "reset": 3},
@@ -68,6 +74,11 @@ TINY: dict[str, dict[str, Any]] = {
     "DomainBedCDANN": {"width": 8, "depth": 1, "penalty": 0.3},
     "DomainBedDANN": {"width": 8, "depth": 1, "penalty": 0.3, "critic_lr": 2.0},
     "MDD": {"ramp_steps": 4},
+    "MetaDMoE": {
+        **{"pretrain": 0.375, "aggregate": 0.25, "support": 0.5, "heads": 2, "inner_lr": 0.5, "aggregator_lr": 0.05},
+        "optimizer": "momentum",
+    },
+    "MetaDMoEAdaptation": {"heads": 2, "lr": 0.5, "reset": 3},
     "FixMatch": {"threshold": 0.5},
     "CMA": {"width": 4, "queue_size": 50, "cells": 2, "warmup_steps": 2, "share": 0.6},
     "SHOT": {"refresh_every": 3},
@@ -116,6 +127,10 @@ DETECTORS: dict[str, dict[str, Any]] = {
 KINDS: dict[str, tuple[Problem, type[NetworkBase], dict[str, Any]]] = {
     "segmentation": (Segmentation(), ToySegmenter, {}),
     "detection": (Detection(), Detector, DETECTORS["fasterrcnn"]),
+}
+#: Arguments of the toys where the usual ones will not do: two sources, and a stream that is as long as the others.
+TOYS: dict[str, dict[str, Any]] = {
+    "MetaDMoEAdaptation": {"source": ["a", "c"], "target": "b", "count": 2 * (EPOCHS * STEPS_PER_EPOCH * BATCH - 3)}
 }
 #: Training samples of each domain of the toys, where the usual number would make evaluations long.
 COUNTS = {"detection": 16}
@@ -191,9 +206,12 @@ class Case:
         problem = {name: value for name, value in self.arguments.items() if name == "problem"}
         served = self.make_data()
         data = {**self.data, "source": served.source, "target": served.target}
-        start = path_of(getattr(self.owner, "starts_with", None) or SourceOnly)
-        checkpoint = start_model(json.dumps({**parts, "class_path": start, "data": data, "arguments": problem}))
-        return replace(self, arguments={**self.arguments, "checkpoint": checkpoint})
+        start = getattr(self.owner, "starts_with", None) or SourceOnly
+        arguments = {**TINY.get(start.__name__, {}), **problem}
+        given = {**parts, "class_path": path_of(start), "data": data, "arguments": arguments}
+        checkpoint = start_model(json.dumps(given))
+        second = {"cloud_checkpoint"} & inspect.signature(self.owner.__init__).parameters.keys()
+        return replace(self, arguments={**self.arguments, **dict.fromkeys(("checkpoint", *second), checkpoint)})
 
     @property
     def sources(self) -> list[str]:
@@ -285,7 +303,7 @@ def case(
     name = method.__name__
     if kind is None:
         kind = "classification" if not method.kinds or "classification" in method.kinds else method.kinds[0]
-    given = dict(data_arguments or {})
+    given = dict(data_arguments or ({} if data else TOYS.get(name, {})))
     arguments = arguments or dict(TINY.get(name, {}))
     made: dict[str, Any] = {"network": NETWORKS.get(name, {})}
     kind = kind or (*method.kinds, "classification")[0]

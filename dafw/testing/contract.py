@@ -268,7 +268,10 @@ def check_control(item: Case, folder: Path) -> None:
     owner = item.owner
     control, _ = item.train(folder, method=item.make(**owner.control))
     active = trained(item).method
-    if not (isinstance(active, TestTimeMethod) and active.learns == "nothing"):  # what it serves is compared below
+    still = isinstance(active, TestTimeMethod) and (
+        active.learns == "nothing" or not trained_parameters(active.network)
+    )
+    if not still:  # else what it serves is compared below
         assert differences(active.network.state_dict(), control.network.state_dict()), "the adaptation changes nothing"
     shared = {"norm": control.norm, "forward_target": True, "forward_views": list(owner.views)}
     if not owner.setting.sees_target:

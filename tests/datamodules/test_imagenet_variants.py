@@ -1,5 +1,6 @@
 """ImageNet's variants and DomainNet-126, in generated folders of their layouts."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,13 @@ def test_imagenet_c_with_and_without_folders_of_groups(tmp_path: Path, home: str
     assert len(data.load("shot_noise_3", "test")) == 6
     image = Image.open(tmp_path / home / "shot_noise" / "5" / "n01440764" / "0.png")
     assert torch.equal(found.inputs[0], torch.from_numpy(np.array(image)).permute(2, 0, 1)), "it is not scaled"
+
+
+def test_the_command_line_scores_all_images_of_a_target_too(tmp_path: Path) -> None:
+    """It gives every argument, with the default that it finds in a signature."""
+    fill(tmp_path / "fog" / "5" / "n01440764", 20)
+    data = variants(tmp_path, "fog_5", transductive=signature(ImageNetVariants).parameters["transductive"].default)
+    assert len(data.load("fog_5", "test")) == 20
 
 
 def test_variants_with_two_hundred_classes(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """RMT by its properties; its losses are compared with the authors' in tests/losses/test_golden_self_training.py."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from dafw.errors import UserError
@@ -79,3 +81,66 @@ def test_student_and_teacher_are_served_together(tmp_path: Path) -> None:
 def test_a_second_teacher_is_refused() -> None:
     with pytest.raises(UserError, match="RMT has a teacher of its own"):
         case(RMT, ema_decay=0.9).make()
+
+
+WARM = Case(**{**vars(case(RMT, **{**TINY["RMT"], "warmup_samples": 20})), "label": "warm_up"})
+
+
+class FirstStep(pl.Callback):
+    """Notes student and teacher before the first step."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Before the step."""
+        if not batch_idx:
+            models = pl_module.network, pl_module.teacher.module
+            self.weights = [[one.detach().clone() for one in model.parameters()] for model in models]
+
+
+def test_the_warm_up_moves_student_and_teacher_before_the_stream(tmp_path: Path) -> None:
+    noted = FirstStep()
+    item = WARM.with_source()
+    method, _ = item.train(tmp_path, callbacks=[noted])
+    assert isinstance(method, RMT)
+    assert method.source_use == "samples"
+    start = list(method.start.module.parameters())
+    for weights in noted.weights:
+        assert not all(torch.equal(one, other) for one, other in zip(weights, start, strict=True))
+    method.restart()
+    for weights, model in zip(noted.weights, (method.network, method.teacher.module), strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(weights, model.parameters(), strict=True))
+
+
+def test_the_warm_up_follows_the_formula(tmp_path: Path) -> None:
+    noted = FirstStep()
+    method, _ = WARM.train(tmp_path, callbacks=[noted], precision="64-true")
+    assert isinstance(method, RMT)
+    student = copy.deepcopy(method.start.module).requires_grad_(True)
+    teacher, decay = copy.deepcopy(student), method.teacher.decay
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.0, momentum=0.9)
+    batches = list(method.data.shuffled_once(method.data.source_domains("train"), 20, 8, 0))
+    layout = method.layout
+    for number, batch in enumerate(batches, 1):
+        optimizer.param_groups[0]["lr"] = method.lr * number / 3
+        with layout.temporarily(stream=method.stream_statistics, track=False, num_source=0):
+            labels, logits = teacher(batch.x).logits.detach(), student(batch.x).logits
+        p, q = logits.softmax(1), labels.softmax(1)
+        loss = -0.5 * (q * p.log() + p * q.log()).sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for own, theirs in zip(teacher.parameters(), student.parameters(), strict=True):
+                own.lerp_(theirs, 1 - decay)
+    assert len(batches) == 3
+    for weights, model in zip(noted.weights, (student, teacher), strict=True):
+        for one, other in zip(weights, model.parameters(), strict=True):
+            torch.testing.assert_close(one, other.detach())
+
+
+def test_the_contract_with_a_warm_up(tmp_path: Path) -> None:
+    contract.check_label_blind(WARM, tmp_path)
+    contract.check_control(WARM, tmp_path / "control")
+    contract.check_restart(WARM, tmp_path / "restart")
+    found = contract.check_ranks([WARM], tmp_path / "ranks")
+    assert max(found.values()) <= 1e-9, found
+    assert contract.check_resume([WARM], tmp_path / "resume") == {"warm_up": {}}

@@ -100,3 +100,35 @@ def test_a_task_names_all_domains_of_its_stream(make_table: Make, tmp_path: Path
     with pytest.raises(UserError, match=r"visits b, c: call the task a->b,c"):
         check_runs(load(table, tmp_path))
     check_runs(load(make_table(tasks=["a->b,c"], seeds=[0], rows=[row]), tmp_path))
+
+
+CSV = """method,task,value,std,n,metric,source,provenance,note,protocol
+Tent,"A->B,C",55.0,,,accuracy,one,seen,,"{batch_size: 200, images_per_domain: 5000 listed, checkpoint: X}"
+Tent,"A->B,C",60.0,,,accuracy,another,seen,,"{batch_size: 64, knows_shifts: true}"
+"""
+
+
+def test_a_published_number_of_another_protocol_is_marked(make_table: Make, tmp_path: Path) -> None:
+    row = {"name": "Tent", "model": {"class_path": "SourceOnly"}}
+    (tmp_path / "numbers.csv").write_text(CSV, encoding="utf-8")
+    table = make_table(tasks=["A->B,C"], seeds=[0], rows=[row], published="numbers.csv")
+    (cell,) = table.cells()
+    listed = stream(images_per_domain="5000 listed in ids.txt (1234abcd)")
+    fake_runs.write_result(run_directory(cell.config, tmp_path / "runs"), cell.config, 0.4, stream=listed)
+    sheet = make_sheet(load(table, tmp_path / "runs"))
+    labels = [line.label for section in sheet.sections for line in section.lines]
+    assert "published (one)" in labels
+    assert "minus published (one)" in labels
+    assert "published (another) (other protocol)" in labels
+    assert "minus published (another)" not in labels
+    said = "do not compare with their rows: Tent in another (batches of 64, knows the shifts)."
+    assert any(said in sentence for sentence in sheet.caption)
+
+
+@pytest.mark.parametrize("text", ["batch 200", "[200]", "{batch_size: {}}", "{batch_size: 200"])
+def test_a_protocol_that_is_no_mapping_is_refused(make_table: Make, text: str, tmp_path: Path) -> None:
+    line = f'Tent,"A->B,C",55.0,,,accuracy,one,seen,,"{text}"'
+    row = {"name": "Tent", "model": {"class_path": "SourceOnly"}}
+    (tmp_path / "numbers.csv").write_text("\n".join([CSV.splitlines()[0], line]), encoding="utf-8")
+    with pytest.raises(UserError, match="is no mapping of words and numbers"):
+        make_table(tasks=["A->B,C"], seeds=[0], rows=[row], published="numbers.csv")

@@ -9,6 +9,7 @@ from dafw.methods.generalization.fish import Fish
 from dafw.methods.generalization.group_dro import GroupDRO
 from dafw.methods.generalization.irm import IRM
 from dafw.methods.generalization.knn import KNN
+from dafw.methods.generalization.meta_dmoe import MetaDMoE
 from dafw.methods.generalization.mixup import Mixup
 from dafw.methods.generalization.mmd import MMD
 from dafw.methods.generalization.rsc import RSC
@@ -29,6 +30,7 @@ __all__ = [
     "Fish",
     "GeneralizationMethod",
     "GroupDRO",
+    "MetaDMoE",
     "Mixup",
     "VREx",
 ]

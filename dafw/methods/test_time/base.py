@@ -21,10 +21,11 @@ from dafw.nn.network import Network
 from dafw.nn.norm import norm_parameters
 from dafw.nn.teacher import Teacher
 from dafw.optim.schedules import Constant, Schedule
+from dafw.problems import NetworkBase
 from dafw.ranges import ClosedUnitInterval, PositiveInt
 
 TEST_TIME = Setting("test-time", sees_source=False, starts_from_model=True, streams_target=True)
-StatisticsRule = Literal["running", "batch", "average", "mixed"]
+StatisticsRule = Literal["running", "batch", "average", "mixed", "renorm"]
 Learns = Literal["norm", "network", "head", "nothing"]
 Reset = Literal["never", "shift", "own"] | PositiveInt
 """When a method returns to the start: a word, or a number of steps."""
@@ -43,10 +44,11 @@ class TestTimeMethod(Method, abstract=True):
         network: as the checkpoint's (the command line takes that one if none is given).
         checkpoint: see :class:`~dafw.methods.base.Method`; without it the network needs a pretrained head.
         statistics: by what batch normalisation normalises a batch of the stream: by the ``running`` statistics of the
-            checkpoint, by those of the ``batch`` over all ranks, by an ``average`` that follows the batches, or by the
-            running ones and the batch's ``mixed``; see :class:`~dafw.nn.layout.StreamStatistics`. The method's
+            checkpoint, by those of the ``batch`` over all ranks, by an ``average`` that follows the batches, by the
+            running ones and the batch's ``mixed``, or by running ones that follow the batches, with the gradient of a
+            normalisation by the batch (``renorm``); see :class:`~dafw.nn.layout.StreamStatistics`. The method's
             ``default_statistics`` if ``None``.
-        statistics_momentum: weight of a batch in ``average``.
+        statistics_momentum: weight of a batch in ``average`` and ``renorm``.
         target_weight: weight of the batch in ``mixed``.
         learns: which parameters of the network learn: scale and shift of all its batch, layer and group normalisations
             (``norm``), the whole ``network``, its label ``head``, or ``nothing``, with which the stream is served by
@@ -78,6 +80,8 @@ class TestTimeMethod(Method, abstract=True):
     #: Whether the pass that learns gives what is served. If not, :meth:`present_outputs` makes a pass of its own
     #: before. It does so, too, if a moving average of the network is served.
     serves_learning_pass: ClassVar[bool] = True
+    #: Whether the rows that count are those that a device sends to a cloud.
+    counts_uploads: ClassVar[bool] = False
     #: Why the first batch is not served what the start model gives under the same statistics; empty if it is.
     first_served_reason: ClassVar[str] = ""
     #: The method's own rule of when to return to the start, in words; empty without one. See :meth:`restart_due`.
@@ -120,25 +124,8 @@ class TestTimeMethod(Method, abstract=True):
         self.eval()
 
     def choose_parameters(self) -> None:
-        """Leaves a gradient to those parameters of the network alone that learn.
-
-        Raises:
-            UserError: if there are none.
-        """
-        if self.learns in ("network", "nothing"):
-            return
-        chosen = trained_parameters(self.network.label_head())
-        if self.learns == "norm":
-            chosen = norm_parameters(self.network)
-        if not chosen:
-            what = "scale and shift of normalisations" if self.learns == "norm" else "the label head"
-            raise UserError(
-                f"{type(self).__name__} learns {what} (model.learns {self.learns}), and model.network has none that "
-                "learn: take another network, or model.learns network"
-            )
-        self.network.requires_grad_(False)
-        for parameter in chosen:
-            parameter.requires_grad_(True)
+        """Leaves a gradient to those parameters of the network alone that learn; see :func:`choose_parameters`."""
+        choose_parameters(self.network, self.learns, type(self).__name__)
 
     # ---- what a method writes
 
@@ -168,14 +155,14 @@ class TestTimeMethod(Method, abstract=True):
         """By what batch normalisation normalises within a step; ``None``: by running statistics, as in evaluation."""
         if self.statistics == "running":
             return None
-        weight = self.statistics_momentum if self.statistics == "average" else self.target_weight
+        weight = self.target_weight if self.statistics == "mixed" else self.statistics_momentum
         return StreamStatistics(self.statistics, weight)
 
     @property
     def statistics_in_words(self) -> str:
         """By what batch normalisation normalises, with its weight."""
-        weights = {"average": self.statistics_momentum, "mixed": self.target_weight}
-        return f"{self.statistics} {weights[self.statistics]:g}" if self.statistics in weights else self.statistics
+        by = self.stream_statistics
+        return self.statistics if by is None or by.rule == "batch" else f"{by.rule} {by.weight:g}"
 
     def present_outputs(self, batch: Batch) -> Any:
         """Outputs of the model as it is now."""
@@ -342,3 +329,29 @@ class TestTimeMethod(Method, abstract=True):
         """As the base; every rank then knows all that the start model predicted."""
         self.served.share_start()
         super().on_test_epoch_end()
+
+
+def choose_parameters(network: NetworkBase, learns: Learns, method: str, place: str = "model.network") -> None:
+    """Leaves a gradient to those parameters of a network alone that learn.
+
+    Args:
+        network: changed in place.
+        learns: see :class:`TestTimeMethod`.
+        method: whose network it is.
+        place: where the network was given.
+
+    Raises:
+        UserError: if there are none.
+    """
+    if learns in ("network", "nothing"):
+        return
+    chosen = norm_parameters(network) if learns == "norm" else trained_parameters(network.label_head())
+    if not chosen:
+        what = "scale and shift of normalisations" if learns == "norm" else "the label head"
+        raise UserError(
+            f"{method} learns {what} (model.learns {learns}), and {place} has none that learn: take another network, or"
+            " model.learns network"
+        )
+    network.requires_grad_(False)
+    for parameter in chosen:
+        parameter.requires_grad_(True)

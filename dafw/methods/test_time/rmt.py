@@ -1,7 +1,8 @@
 """RMT: a robust mean teacher, whose student keeps near the source's prototypes."""
 
+import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 import torch
@@ -15,11 +16,13 @@ from dafw.methods.base import Losses
 from dafw.methods.source_statistics import UsesSource
 from dafw.methods.test_time.base import TestTimeMethod
 from dafw.methods.test_time.replay import SourceReplay
+from dafw.methods.test_time.warm_up import warm_up
 from dafw.nn.mlp import mlp
 from dafw.nn.network import Network
 from dafw.nn.precision import full_precision
 from dafw.nn.stream_views import TestTimeViews, unit_images
 from dafw.nn.teacher import Teacher
+from dafw.optim.optimizers import make_optimizer
 from dafw.problems import Outputs
 from dafw.ranges import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -37,7 +40,9 @@ class RMT(UsesSource, TestTimeMethod):
     Döbler et al., Robust Mean Teacher for Continual and Gradual Test-Time Adaptation, CVPR 2023,
     https://arxiv.org/abs/2211.13081. Adam with a rate of 1e-3 in batches of 200 for CIFAR; SGD with Nesterov's momentum
     and 0.01 in batches of 64 for ImageNet. The paper replays the source (``source_weight: 1``) and warms student and
-    teacher up on it before the stream. Here a run is source-free by default, and there is no warm-up.
+    teacher up on 50,000 of its samples before the stream (``warmup_samples``), see
+    :func:`~dafw.methods.test_time.warm_up.warm_up`. Here a run is source-free by default. A warm-up has an optimiser of
+    its own; the authors' code goes on with the state of that one. A return to the start goes back to its end.
 
     A prototype is the mean of the start model's features of a class of the source, in evaluation mode. It is a
     statistic of the source, see :class:`~dafw.methods.source_statistics.UsesSource`. The contrast has the rows of all
@@ -49,6 +54,8 @@ class RMT(UsesSource, TestTimeMethod):
         contrast_weight: see the loss (paper: 1).
         source_weight: see the loss (paper: 1). Above 0 each step replays as many labelled samples of the source as a
             batch of the stream has.
+        warmup_samples: training samples of the source for the warm-up, in batches of the stream's size (paper: 50,000);
+            0 for none.
         temperature: of the contrast (paper: 0.1).
         projection: width of the projector's two layers (paper: 128); 0 for none (the authors' code for DomainNet-126).
         decay: share of itself that the teacher keeps in a step (paper: 0.999). Its buffers stay.
@@ -82,6 +89,7 @@ class RMT(UsesSource, TestTimeMethod):
         weight: NonNegativeFloat = 1.0,
         contrast_weight: NonNegativeFloat = 1.0,
         source_weight: NonNegativeFloat = 0.0,
+        warmup_samples: NonNegativeInt = 0,
         temperature: PositiveFloat = 0.1,
         projection: NonNegativeInt = 128,
         decay: ClosedUnitInterval = 0.999,
@@ -96,6 +104,9 @@ class RMT(UsesSource, TestTimeMethod):
             raise UserError("RMT has a teacher of its own: leave out model.ema_decay")
         self.weight, self.contrast_weight, self.source_weight = weight, contrast_weight, source_weight
         self.temperature, self.prototype_samples = temperature, prototype_samples
+        self.warmup_samples = warmup_samples
+        if warmup_samples:  # a return to the start restores what the warm-up made of the network
+            self.not_restarted = tuple(one for one in self.not_restarted if one != "network.")  # type: ignore[misc]
         self.augment = augment or TestTimeViews()
         width = network.num_features
         self.projector = mlp(width, [projection], projection) if projection else torch.nn.Identity()
@@ -109,7 +120,8 @@ class RMT(UsesSource, TestTimeMethod):
     @property
     def source_use(self) -> str:
         """See the base."""
-        return "samples" if self.source_weight and self.learns != "nothing" else "statistics"
+        uses = self.learns != "nothing" and (self.source_weight or self.warmup_samples)
+        return "samples" if uses else "statistics"
 
     def take_from_source(self) -> None:
         """Fills the prototypes."""
@@ -120,6 +132,48 @@ class RMT(UsesSource, TestTimeMethod):
             )
             self.prototypes.copy_(found["means"])
             self.known.copy_(found["counts"] > 0)
+        if self.warmup_samples and self.learns != "nothing":
+            self.warm_up()
+
+    def warm_up(self) -> None:
+        """Gives student and teacher the weights that the warm-up has made, which are computed once."""
+        by = self.stream_statistics
+        settings: dict[str, Any] = {"statistics": asdict(by) if by else None, "optimizer": self.optimizer}
+        settings |= {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        learnt = [name for name, one in self.network.named_parameters() if one.requires_grad]
+        found = self.source_statistics(
+            "warm_up",
+            self.warmed_up,
+            count=self.warmup_samples,
+            batch_size=self.data.target_batch_size,
+            settings={**settings, "decay": self.teacher.decay, "learnt": learnt},
+        )
+        with torch.no_grad():
+            for name, model in (("student", self.network), ("teacher", self.teacher.module)):
+                for key, parameter in model.named_parameters():
+                    parameter.copy_(found[f"{name}.{key}"])
+
+    def warmed_up(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """The parameters of student and teacher after the warm-up."""
+        samples = min(self.warmup_samples, sum(len(domain) for domain in self.data.source_domains("train")))
+
+        def optimizer_of(student: Network) -> torch.optim.Optimizer:
+            options = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+            return make_optimizer(self.optimizer, student.parameter_groups(self.lr), fused=self.fused, **options)
+
+        def logits_of(batch: Batch, model: torch.nn.Module) -> Tensor:
+            logits: Tensor = self.forward_rows(batch.x, 0, model, batch.sizes).logits
+            return logits
+
+        with self.layout.temporarily(stream=self.stream_statistics, track=False):
+            return warm_up(
+                self.network,
+                batches,
+                steps=math.ceil(samples / self.data.target_batch_size),
+                decay=self.teacher.decay,
+                optimizer_of=optimizer_of,
+                logits_of=logits_of,
+            )
 
     def class_means(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """The mean feature of each class of the source under the start model, (K, d), and the number of samples."""
@@ -137,7 +191,8 @@ class RMT(UsesSource, TestTimeMethod):
     def on_fit_start(self) -> None:
         """As the bases; finds the samples that are replayed."""
         super().on_fit_start()
-        self._replay = SourceReplay.of(self, "source_weight") if self.source_use == "samples" else None
+        replays = self.source_weight and self.learns != "nothing"
+        self._replay = SourceReplay.of(self, "source_weight") if replays else None
 
     # ---- the stream
 
