@@ -1,6 +1,6 @@
 """How far target samples are from held-out source samples, each score beside what the source itself gives."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,7 +131,7 @@ def feature_distance(evidence: SourceEvidence, target: Any, rng: np.random.Gener
 
 def warning(scores: Mapping[str, ShiftScore]) -> str | None:
     """A sentence that says what to do if some scores exceed what held-out source samples give; else ``None``."""
-    said = {
+    said: dict[str, Callable[[ShiftScore], str]] = {
         "proxy_a_distance": lambda one: f"their features (proxy A-distance {one.value:.2f}, source {one.held_out:.2f})",
         "below_floor": lambda one: (
             f"the confidence of the predictions ({100 * one.value:.0f} % below the source's floor, "

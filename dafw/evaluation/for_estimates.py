@@ -34,13 +34,13 @@ class Rows(NamedTuple):
     """Outputs for the samples of one loader, on the CPU, in their domain's order.
 
     Attributes:
-        index: (m,), positions of the samples in their domain.
+        positions: (m,), of the samples in their domain.
         logits: (m, K) float32.
         features: (f, d) float32, of some of the samples, evenly spaced.
         labels: (m,), of a source; empty for a target.
     """
 
-    index: Tensor
+    positions: Tensor
     logits: Tensor
     features: Tensor
     labels: Tensor

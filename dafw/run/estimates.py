@@ -33,7 +33,7 @@ def source_evidence(method: Method, data: DomainDataModule) -> SourceEvidence | 
     if not sources:
         return of_start_model(method, data.num_classes)
     domains = {position: method.evaluator.evaluations[position].domain for position in sources}
-    names = [domains[position].id(index) for position, rows in sources.items() for index in rows.index.tolist()]
+    names = [domains[position].id(index) for position, rows in sources.items() for index in rows.positions.tolist()]
     logits, labels, features = (
         torch.cat([getattr(rows, name) for rows in sources.values()]).numpy()
         for name in ("logits", "labels", "features")

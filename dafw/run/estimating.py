@@ -106,7 +106,7 @@ def outputs(cli: DafwCLI, folder: Path) -> dict[str, Outputs]:
     assert method.evaluator.for_estimates is not None
     found = method.evaluator.for_estimates.of_targets()
     return {
-        name: Outputs([ids[index] for index in rows.index.tolist()], rows)
+        name: Outputs([ids[index] for index in rows.positions.tolist()], rows)
         for (name, ids), rows in zip(names.items(), found.values(), strict=True)
     }
 

@@ -86,8 +86,8 @@ def estimate_points(results: Mapping[Key, CellResult]) -> list[EstimatePoint]:
             if truth is None or not isfinite(truth):
                 continue
             for name, one in by_name.items():
-                percents = (100 * one[key] for key in ("value", "low", "high"))
-                found.append(EstimatePoint(row, task, seed, target, name, *percents, 100 * truth))
+                value, low, high = (100 * one[key] for key in ("value", "low", "high"))
+                found.append(EstimatePoint(row, task, seed, target, name, value, low, high, 100 * truth))
     return found
 
 
