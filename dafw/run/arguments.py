@@ -12,13 +12,15 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import get_loader, set_loader
+from jsonargparse import ArgumentParser, get_loader, set_loader
 
 from dafw.errors import UserError
 from dafw.names import LISTS, NAMES, quoted, value_of
 
 MODE = "names"
 """The parser's mode in which :func:`read` loads files and values."""
+SERVING = ("predict", "estimate")
+"""The commands that serve images without labels."""
 _PLACES = {
     f"--data.{inside}{key}": tuple(key.split("."))
     for inside in ("", "init_args.")
@@ -93,18 +95,33 @@ def _with_lists(value: Any) -> Any:
 set_loader(MODE, read, (yaml.YAMLError,))
 
 
-def add_predicted(parser: Any) -> None:
-    """Adds the arguments of ``dafw predict`` that say what is predicted."""
-    parser.add_argument("--images", type=str, nargs="+", help="files, or folders of images, to predict")
-    parser.add_argument("--texts", type=str | None, default=None, help="a file of texts to predict")
+def add_served(parser: ArgumentParser, command: str) -> None:
+    """Adds what a command serves, and for ``estimate`` which other runs see it."""
+    parser.add_argument("--images", type=str, nargs="+", help="files, or folders of images, instead of the targets")
+    parser.add_argument("--texts", type=str | None, default=None, help="a file of texts, instead of the targets")
     parser.add_argument(
         "--split",
         type=Literal["test", "all"] | None,
         default=None,
-        help="what of a target is predicted; by default its test split, and all of a target without labels",
+        help="what of a target is served; by default its test split, and all of a target without labels",
     )
+    if command == "estimate":
+        parser.add_argument("--with", type=str, nargs="+", help="other runs or checkpoints, for agreement")
 
 
 def of_files(config: Mapping[str, Any]) -> bool:
-    """Whether files that are named are predicted, and not the targets."""
+    """Whether files that are named are served, and not the targets."""
     return bool(config.get("images") or config.get("texts"))
+
+
+def one_kind(given: Mapping[str, Any]) -> str | None:
+    """Which of ``images``, ``texts`` and ``split`` is given.
+
+    Raises:
+        UserError: if more than one is.
+    """
+    kinds = [key for key in ("images", "texts", "split") if given[key]]
+    if len(kinds) > 1:
+        why = "split is a part of a target: " if "split" in kinds else ""
+        raise UserError(f"{why}give --{kinds[0]} or --{kinds[1]}, not both")
+    return kinds[0] if kinds else None

@@ -25,7 +25,7 @@ from dafw.lightning_adapter import plain_config
 from dafw.nn.weights import without_weights
 from dafw.plain_yaml import TOO_DEEP
 from dafw.ranges import check_ranges
-from dafw.run.arguments import MODE, add_predicted, of_files, with_text_names
+from dafw.run.arguments import MODE, SERVING, add_served, of_files, with_text_names
 from dafw.run.checks import check_trainer_arguments
 from dafw.run.config_errors import broken_file, check_augment, check_constructor, check_files, explain, find_class
 from dafw.run.given import import_backbone, trained_checkpoint, trained_classes
@@ -80,7 +80,7 @@ class DafwCLI(LightningCLI):
 
     Args:
         arguments: of the command.
-        command: ``fit``, ``validate``, ``test`` or ``predict``.
+        command: ``fit``, ``validate``, ``test``, ``predict`` or ``estimate``.
     """
 
     def __init__(self, arguments: list[str], command: str = "fit") -> None:
@@ -143,8 +143,8 @@ class DafwCLI(LightningCLI):
         parser.add_argument("--run", type=RunOptions, default=RunOptions())
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to evaluate")
         parser.add_argument("--output", type=str | None, default=None, help="where test or predict writes its file")
-        if self.command == "predict":
-            add_predicted(parser)
+        if self.command in SERVING:
+            add_served(parser, self.command)
 
     def before_instantiate_classes(self) -> None:
         """Refuses arguments without a class, since the parser would make the abstract base class.
@@ -174,7 +174,7 @@ class DafwCLI(LightningCLI):
 
     def _instantiate(self) -> None:
         setting = getattr(find_class(self.config["model"]["class_path"]), "setting", None)
-        needs_source = self.command != "predict" and (setting is None or setting.sees_source)
+        needs_source = self.command not in SERVING and (setting is None or setting.sees_source)
         if self.command == "fit" and needs_source:
             super().instantiate_classes()
             return

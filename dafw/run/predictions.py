@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dafw.data.batch import collate
+from dafw.data.domain import Domain
 from dafw.data.joint import JointDataset
 from dafw.data.sampler import ShardSampler
 from dafw.errors import UserError
@@ -37,7 +38,7 @@ def predict_targets(trainer: pl.Trainer, method: Method, data: DomainDataModule,
         return [data.original_size(domain.id(one)) for one in index]
 
     method.evaluator.file_sizes = sizes
-    predicted = gather_predictions(trainer.predict(method, datamodule=data) or [], data)
+    predicted = gather_predictions(serve_targets(trainer, method, data), data)
     if not trainer.is_global_zero:
         return
     method.problem.write_predictions(predicted, data.known_names, output)
@@ -62,22 +63,74 @@ def predict_images(trainer: pl.Trainer, method: Method, data: DomainDataModule, 
     Raises:
         UserError: if the datamodule cannot prepare an image, or none of the files can be read.
     """
-    prepare, paths = data.evaluation_transform(), find_images(given)
-    mixed = (data.seed, DOMAIN) if method.data_request.mixed_evaluation else None
-    loader = ImageBatches(paths, prepare, data.eval_batch_size, mixed)
+    loader = image_loader(method, data, given)
+    paths = loader.paths
 
     def sizes_of(_: int, index: list[int]) -> list[tuple[int, int] | None]:
         return [data.original_size(str(paths[one].resolve())) for one in index]
 
     method.evaluator.file_sizes = sizes_of
-    batches: list[Any] = trainer.predict(method, dataloaders=loader) or []
-    loader.report()
-    positions, columns = _in_order(batches)
+    positions, columns = _in_order(serve_images(trainer, method, loader))
     ids = [str(paths[position]) for position in positions]
     sizes = [data.original_size(str(paths[position].resolve())) for position in positions]
     method.problem.write_predictions([Predicted(DOMAIN, ids, columns, sizes)], data.known_names, output)
     print(f"{len(ids)} predictions; skipped files: {len(loader.skipped)}")
     print(output)
+
+
+def serve_targets(trainer: pl.Trainer, method: Method, data: DomainDataModule) -> list[Any]:
+    """The value of ``Trainer.predict`` for the targets. The evaluator collects what estimates need, over all ranks."""
+    method.evaluator.estimated_files = 0
+    batches: list[Any] = trainer.predict(method, datamodule=data) or []
+    if method.evaluator.for_estimates is not None:
+        method.evaluator.for_estimates.gather()
+    return batches
+
+
+def image_loader(method: Method, data: DomainDataModule, given: list[str]) -> ImageBatches:
+    """Batches of the images that ``--images`` names.
+
+    Raises:
+        UserError: if the datamodule cannot prepare an image, or there is none.
+    """
+    prepare, paths = data.evaluation_transform(), find_images(given)
+    mixed = (data.seed, DOMAIN) if method.data_request.mixed_evaluation else None
+    return ImageBatches(paths, prepare, data.eval_batch_size, mixed)
+
+
+def serve_images(trainer: pl.Trainer, method: Method, loader: ImageBatches) -> list[Any]:
+    """As :func:`serve_files`, for images. What was left out is listed on standard error.
+
+    Raises:
+        UserError: if none of the images can be read.
+    """
+    batches = serve_files(trainer, method, loader, len(loader.paths))
+    loader.report()
+    return batches
+
+
+def text_loader(method: Method, data: DomainDataModule, given: str) -> tuple[Domain, DataLoader[Any]]:
+    """The texts of a file, and batches of them.
+
+    Raises:
+        UserError: if the run is of other data, or the file cannot be read.
+    """
+    if not isinstance(data, TextDomains):
+        raise UserError(f"the run is of {type(data).__name__}, which serves no texts: leave out --texts")
+    domain = data.texts(user_path(given))
+    mixed = (data.seed, domain.name) if method.data_request.mixed_evaluation else None
+    order = ShardSampler(len(domain), data.eval_batch_size, mixed=mixed)
+    dataset = JointDataset([domain])
+    return domain, DataLoader(dataset, batch_sampler=order, collate_fn=collate, num_workers=data.num_workers)
+
+
+def serve_files(trainer: pl.Trainer, method: Method, loader: Any, count: int) -> list[Any]:
+    """The value of ``Trainer.predict`` for so many samples of no target. The evaluator collects what estimates need."""
+    method.evaluator.estimated_files = count
+    batches: list[Any] = trainer.predict(method, dataloaders=loader) or []
+    if method.evaluator.for_estimates is not None:
+        method.evaluator.for_estimates.gather()
+    return batches
 
 
 def predict_texts(trainer: pl.Trainer, method: Method, data: DomainDataModule, given: str, output: Path) -> None:
@@ -93,13 +146,8 @@ def predict_texts(trainer: pl.Trainer, method: Method, data: DomainDataModule, g
     Raises:
         UserError: if the run is of other data, or the file cannot be read.
     """
-    if not isinstance(data, TextDomains):
-        raise UserError(f"the run is of {type(data).__name__}, which serves no texts: leave out --texts")
-    domain = data.texts(user_path(given))
-    mixed = (data.seed, domain.name) if method.data_request.mixed_evaluation else None
-    order = ShardSampler(len(domain), data.eval_batch_size, mixed=mixed)
-    loader = DataLoader(JointDataset([domain]), batch_sampler=order, collate_fn=collate, num_workers=data.num_workers)
-    batches: list[Any] = trainer.predict(method, dataloaders=loader) or []
+    domain, loader = text_loader(method, data, given)
+    batches = serve_files(trainer, method, loader, len(domain))
     positions, columns = _in_order(batches)
     ids = [domain.id(position) for position in positions]
     method.problem.write_predictions([Predicted(domain.name, ids, columns)], data.known_names, output)

@@ -1,5 +1,6 @@
 """Texts from the command line: one key names the encoder, and a run trains, goes on, and predicts."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -62,6 +63,20 @@ def test_predictions_of_the_target_and_of_further_texts(capsys: pytest.CaptureFi
     for number, row in enumerate(rows(Path("more-predicted.csv").read_text())):
         assert row["sample"] == f"more.csv/{number + 2}"
         assert float(row["p_pos"]) == pytest.approx(float(found[f"films/{number}"]["p_pos"]), abs=2e-6)
+
+
+def test_an_estimate_for_further_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    import dafw
+
+    shutil.copy("data/films.csv", "more.csv")
+    done = call(capsys, "estimate", "run", "--texts", "more.csv", "--output", "e.json")
+    assert done.code == 0, done
+    (report,) = json.loads(Path("e.json").read_text())["reports"].values()
+    assert report["samples"] == 60
+    texts = [row["text"] for row in rows(Path("more.csv").read_text())]
+    again = dafw.load("run").estimate(texts, batch_size=16)
+    assert again.estimates["ac"].value == pytest.approx(report["estimates"]["ac"]["value"], abs=1e-5)
+    assert again.shift.keys() == report["shift"].keys()
 
 
 def test_what_predict_refuses(capsys: pytest.CaptureFixture[str]) -> None:
