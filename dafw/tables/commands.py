@@ -16,7 +16,7 @@ from dafw.run.worker import EXECUTE
 from dafw.tables.checking import check_runs
 from dafw.tables.grid import Table
 from dafw.tables.overlay import parse_settings
-from dafw.tables.pages import write_pages
+from dafw.tables.pages import check_page, write_pages
 from dafw.tables.progress import make_reporter
 from dafw.tables.reading import find_table, load_table, table_files
 from dafw.tables.render import render_csv, render_latex, render_markdown, render_terminal
@@ -102,6 +102,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _show(table: Table, args: argparse.Namespace) -> int:
     store = load(table, args.root)
+    check_page(store, args.root)
     warn_of_changes(store)
     sheet = make_sheet(store)
     if args.format == "terminal":
