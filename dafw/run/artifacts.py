@@ -86,6 +86,7 @@ def collect_result(
         holds_out_source=data.holds_out_source,
         fast_forms=method.fast_forms,
         source_use=method.source_use,
+        cost=clock.cost(),
         stream=stream_result(method, data, clock.seconds["train"], trainer.world_size),
     )
 

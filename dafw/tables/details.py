@@ -204,7 +204,7 @@ def flat(text: str) -> dict[str, str]:
 
     It follows the parser's events, so that no file can nest too deeply, and no alias is written out.
 
-    >>> flat("model: {class_path: DANN, init_args: {width: 8}}\\ndata: {source: [a, b]}")
+    >>> flat("{model: {class_path: DANN, init_args: {width: 8}}, data: {source: [a, b]}}")
     {'model.class_path': 'DANN', 'model.width': '8', 'data.source': 'a, b'}
 
     Raises:

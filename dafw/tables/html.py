@@ -1,9 +1,9 @@
-"""Renders a table as one page that needs nothing else: no other file, no network, and for the table itself no script."""
+"""Renders a table as one page that needs no other file and no network, and to show the table no script."""
 
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -16,10 +16,11 @@ from dafw.escape import html
 from dafw.tables.caption import duration
 from dafw.tables.details import DETAILS, LEAST, Detail, details, links
 from dafw.tables.fields import target_columns
+from dafw.tables.further import Further
 from dafw.tables.render import NONE, blocks, marks_of
 from dafw.tables.sheet import Line, Sheet, Value
 from dafw.tables.store import Store
-from dafw.tables.thumbnails import thumbnails
+from dafw.tables.thumbnails import embedded, thumbnails
 
 MOST_BYTES = 9_500_000
 """Size of a page that mail servers still carry, and phones open."""
@@ -35,7 +36,13 @@ CLASSES = {
 }
 
 
-def render_html(sheet: Sheet, store: Store, folder: Path, pictures: Mapping[str, tuple[bytes, bytes]]) -> str:
+def render_html(
+    sheet: Sheet,
+    store: Store,
+    folder: Path,
+    pictures: Mapping[str, tuple[bytes, bytes]],
+    further: Sequence[Further] = (),
+) -> str:
     """The page.
 
     Args:
@@ -43,6 +50,7 @@ def render_html(sheet: Sheet, store: Store, folder: Path, pictures: Mapping[str,
         store: its runs.
         folder: where the page will lie; links to run directories are relative to it.
         pictures: ``{caption: (light PNG, dark PNG)}``, embedded.
+        further: small tables below them.
     """
     environment = _environment()
     style, script = _source("page.css"), _source("charts.js") + _source("page.js")
@@ -57,7 +65,7 @@ def render_html(sheet: Sheet, store: Store, folder: Path, pictures: Mapping[str,
         "blank": NONE,
         "caption": (*sheet.caption, *_colours(lines)),
         "pictures": [_picture(caption, *both) for caption, both in pictures.items()],
-        "further": (),
+        "further": further,
         "runs": list(_runs(store, folder)),
         "criteria": store.table.select,
         "style": Markup(style),
@@ -153,10 +161,13 @@ def _block(store: Store, heading: str, columns: tuple[str, ...], lines: tuple[Li
             groups.append([])
         cells = [_cell(store, line, *one) for one in zip(columns, line.values, strict=True)]
         groups[-1].append({"kind": CLASSES[line.kind], "label": line.label, "marks": marks_of(line), "cells": cells})
-    heads = [
-        {"name": _arrow(name), "attributes": _attributes({"class": SUMMARIES.get(name, "")})} for name in columns
-    ]
-    return {"heading": heading, "by_task": not set(_tasks(store)).isdisjoint(columns), "columns": heads, "groups": groups}
+    heads = [{"name": _arrow(name), "attributes": _attributes({"class": SUMMARIES.get(name, "")})} for name in columns]
+    return {
+        "heading": heading,
+        "by_task": not set(_tasks(store)).isdisjoint(columns),
+        "columns": heads,
+        "groups": groups,
+    }
 
 
 def _cell(store: Store, line: Line, column: str, value: Value | None) -> dict[str, Any]:
@@ -197,8 +208,13 @@ def _arrow(task: str) -> str:
 
 def _picture(caption: str, light: bytes, dark: bytes) -> dict[str, Any]:
     heading, _, said = caption.partition(": ")
-    day, night = (f"data:image/png;base64,{base64.b64encode(png).decode()}" for png in (light, dark))
-    return {"heading": heading, "said": said, "light": day, "dark": night, "drawn": heading == "Over training"}
+    return {
+        "heading": heading,
+        "said": said,
+        "light": embedded(light),
+        "dark": embedded(dark),
+        "drawn": heading == "Over training",
+    }
 
 
 def _runs(store: Store, folder: Path) -> Iterator[dict[str, Any]]:

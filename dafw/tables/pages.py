@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from dafw.errors import UserError, warning_that_names
 from dafw.files import remove_abandoned, replacing, write_atomically
 from dafw.run.directory import EXAMPLES
+from dafw.tables.costs import costs
+from dafw.tables.criteria import criteria
 from dafw.tables.details import control_rows
+from dafw.tables.further import Further
 from dafw.tables.html import render_html
 from dafw.tables.render import render_cells, render_csv, render_latex, render_markdown
 from dafw.tables.sheet import Sheet
@@ -36,8 +39,14 @@ PLOTS = Path(__file__).resolve().parents[1] / "plots"
 """The code that draws, on which a picture depends."""
 
 
-def write_pages(sheet: Sheet, store: Store, root: Path) -> Path:
+def write_pages(sheet: Sheet, store: Store, root: Path, tests: Sequence[Further] = ()) -> Path:
     """Writes ``table.md``, ``table.tex``, ``table.csv``, ``cells.csv``, the plots and ``index.html``.
+
+    Args:
+        sheet: the table.
+        store: its runs.
+        root: folder of the run directories.
+        tests: small tables for the page, which has the criteria and the costs besides.
 
     Returns:
         The HTML page.
@@ -50,7 +59,8 @@ def write_pages(sheet: Sheet, store: Store, root: Path) -> Path:
     write_atomically(folder / "table.csv", render_csv(sheet))
     write_atomically(folder / CELLS, render_cells(store))
     pictures = _pictures(sheet, store, folder)
-    write_atomically(folder / PAGE, render_html(sheet, store, folder, pictures))
+    further = (*tests, *criteria(store), *costs(store))
+    write_atomically(folder / PAGE, render_html(sheet, store, folder, pictures, further))
     return folder / PAGE
 
 
@@ -169,7 +179,9 @@ def _said_of_dots(sheet: Sheet, dots: Sequence[tuple[Any, ...]]) -> str:
 def _said_of_curves(series: Mapping[str, Mapping[str, Curve]], controls: Mapping[str, str]) -> str:
     curves = [curve for by_row in series.values() for curve in by_row.values()]
     spread = ", mean and one std over seeds" if any(std for curve in curves for std in curve[2]) else ""
-    dashed = " Dashed: the method's control." if any(row in controls for rows in series.values() for row in rows) else ""
+    dashed = (
+        " Dashed: the method's control." if any(row in controls for rows in series.values() for row in rows) else ""
+    )
     return f"The target's test metric at each validation (ticks){spread}; nothing is selected by it.{dashed}"
 
 

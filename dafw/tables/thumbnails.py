@@ -16,6 +16,17 @@ FOLDER = "thumbnails"
 """Beside the page: the small pictures, so that the next page need not make them again."""
 
 
+LARGE = 250_000
+"""Bytes of a figure of the table above which the page carries it in a smaller form."""
+
+
+def embedded(png: bytes) -> str:
+    """A figure of the table as a data URI. A large one is scaled to 1,600 pixels, and loses a little."""
+    if len(png) <= LARGE:
+        return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return _uri(_webp(io.BytesIO(png), 1600))
+
+
 def thumbnails(store: Store, folder: Path, room: int) -> tuple[dict[str, dict[str, str]], int]:
     """Pictures of the runs for the page, as data URIs.
 
@@ -44,9 +55,9 @@ def thumbnails(store: Store, folder: Path, room: int) -> tuple[dict[str, dict[st
         if not content:
             continue
         kept.add(name)
-        uri = f"data:image/webp;base64,{base64.b64encode(content).decode()}"
+        uri = _uri(content)
         if len(uri) > room:
-            left_out += 1
+            left_out, room = left_out + 1, 0
             continue
         room -= len(uri)
         found.setdefault(key, {})[path.stem] = uri
@@ -79,14 +90,26 @@ def _small(path: Path, folder: Path, width: int) -> tuple[str, bytes]:
         kept = folder / f"{hashlib.sha256(key.encode(errors='replace')).hexdigest()[:16]}.webp"
         if kept.exists():
             return kept.name, kept.read_bytes()
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-        small.thumbnail((width, 4 * width))
-        buffer = io.BytesIO()
-        small.save(buffer, format="webp", quality=70, method=2)
+        content = _webp(path, width)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return "", b""
     folder.mkdir(exist_ok=True)
     with replacing(kept, sync=False) as file:
-        file.write(buffer.getvalue())
-    return kept.name, buffer.getvalue()
+        file.write(content)
+    return kept.name, content
+
+
+def _webp(source: Path | io.BytesIO, width: int) -> bytes:
+    """A picture as WebP, at most so many pixels wide, and four times as high."""
+    from PIL import Image
+
+    with Image.open(source) as image:
+        small = image.convert("RGB")
+    small.thumbnail((width, 4 * width))
+    buffer = io.BytesIO()
+    small.save(buffer, format="webp", quality=70, method=2)
+    return buffer.getvalue()
+
+
+def _uri(webp: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"

@@ -27,75 +27,10 @@ HISTORY = [
     {"step": step, "validators": {"im": 0.1 * step}, "oracle": {}, "test": {"mnistm": {"accuracy": 0.4 + step / 1e3}}}
     for step in (50, 100)
 ]
-#: What the script finds goes into an element that the dump of the page shows.
-DRIVE = """
-const findings = {};
-const requests = [];
-addEventListener("securitypolicyviolation", (event) => requests.push(event.blockedURI || event.violatedDirective));
-const names = (table = document.querySelector("table.grid")) =>
-  [...table.tBodies].filter((body) => !body.hidden).map((body) => body.rows[0].cells[0].textContent.trim());
-const press = (element, key) => element.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
-const type = (id, text) => { const field = document.getElementById(id); field.value = text; field.dispatchEvent(new Event("input")); };
-const heads = [...document.querySelectorAll("table.grid thead button")];
-findings.names = names();
-heads[1].click();
-findings.descending = [names(), heads[1].closest("th").getAttribute("aria-sort")];
-heads[1].click();
-findings.ascending = names();
-heads[1].click();
-findings.unsorted = [names(), heads[1].closest("th").getAttribute("aria-sort")];
-type("methods", "dann");
-findings.filtered = [names(), document.getElementById("shown").textContent];
-findings.curves = [...document.querySelectorAll("#training .chart")].map((one) => [...one.querySelectorAll(".legend li")].map((item) => item.textContent));
-type("methods", "");
-type("tasks", "optdigits");
-findings.columns = heads.filter((one) => one.offsetParent).map((one) => one.textContent);
-type("tasks", "");
-const hide = document.querySelector(".kind[value=gain]");
-hide.click();
-findings.hidden = [...document.querySelectorAll("tr.gain")].every((line) => !line.offsetParent);
-hide.click();
-const first = document.querySelector("table.grid td button");
-first.focus();
-press(first, "ArrowRight");
-findings.right = document.activeElement.getAttribute("aria-label");
-press(document.activeElement, "ArrowLeft");
-press(document.activeElement, "ArrowDown");
-findings.down = document.activeElement.getAttribute("aria-label");
-document.activeElement.click();
-const dialog = document.querySelector("dialog");
-findings.open = [dialog.open, dialog.querySelector("h2").textContent, dialog.contains(document.activeElement)];
-findings.headings = [...dialog.querySelectorAll("h3")].map((one) => one.textContent);
-findings.charts = [...dialog.querySelectorAll(".chart > b")].map((one) => one.textContent);
-findings.legend = [...dialog.querySelectorAll(".chart")][0].querySelector(".legend").textContent;
-findings.marks = [...dialog.querySelectorAll(".chart")][0].querySelectorAll(".mark").length;
-findings.pictures = [...dialog.querySelectorAll("img")].map((one) => one.src.slice(0, 22));
-findings.command = dialog.querySelector("pre").textContent;
-findings.log = dialog.querySelectorAll("pre")[1].textContent;
-findings.settings = Object.fromEntries([...dialog.querySelectorAll("table.settings")].at(0).querySelectorAll("tbody tr").values()
-  .map((line) => [...line.cells].map((cell) => cell.textContent)).map(([key, ...values]) => [key, values]));
-dialog.querySelectorAll(".seeds button")[1].click();
-findings.second = dialog.querySelector("pre").textContent;
-dialog.querySelector(".close").click();
-findings.closed = [!dialog.open, document.activeElement.getAttribute("aria-label")];
-const [one, other] = document.querySelectorAll("#compare select");
-one.value = "1"; other.value = "0"; other.dispatchEvent(new Event("change"));
-findings.compared = [...document.querySelectorAll("#compare tbody th")].map((cell) => cell.textContent);
-findings.drawn = [...document.querySelectorAll(".drawn")].every((section) => section.hidden);
-findings.links = [...document.querySelectorAll("a[href], [src], [srcset], link, form, iframe")].map((element) =>
-  element.getAttribute("href") ?? element.getAttribute("src") ?? element.getAttribute("srcset") ?? element.outerHTML).filter((link) => !link.startsWith("data:"));
-fetch("https://example.org/").catch(() => {
-  findings.requests = performance.getEntriesByType("resource").map((entry) => entry.name).filter((name) => !name.startsWith("data:"));
-  setTimeout(() => {
-    findings.refused = requests;
-    findings.title = document.title;
-    parent.postMessage(JSON.stringify(findings), "*");
-  }, 50);
-});
-"""
+DRIVE = (Path(__file__).parent / "drive_page.js").read_text(encoding="utf-8")
 
 
-FRAME = """<!doctype html><iframe src="driven.html" width="{width}" height="900"></iframe><script>
+FRAME = """<!doctype html><iframe src="driven.html" width="WIDTH" height="900"></iframe><script>
 addEventListener("message", (event) => { const out = document.createElement("pre"); out.id = "findings";
   out.textContent = event.data; document.body.append(out); });
 </script>"""
@@ -109,9 +44,14 @@ def found(page: Path, script: str, width: int = 1440) -> dict[str, Any]:
     text = text.replace("script-src '", f"script-src 'sha256-{digest}' '")
     copy, frame = page.with_name("driven.html"), page.with_name("frame.html")
     copy.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
-    frame.write_text(FRAME.format(width=width), encoding="utf-8")
+    frame.write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1600,1000"]
-    command += [f"--user-data-dir={page.parent / 'browser'}", "--virtual-time-budget=3000", "--dump-dom", frame.as_uri()]
+    command += [
+        f"--user-data-dir={page.parent / 'browser'}",
+        "--virtual-time-budget=3000",
+        "--dump-dom",
+        frame.as_uri(),
+    ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=True)
     written = re.search(r'<pre id="findings">(.*?)</pre>', done.stdout, re.DOTALL)
     assert written is not None, f"the script did not end: {done.stderr[-2000:]}"
@@ -161,7 +101,6 @@ def test_the_page_in_a_browser(page: Path) -> None:
     assert got["pictures"] == ["data:image/webp;base64"]
     assert re.fullmatch(r"dafw fit --config \S+DANN-mnist-mnistm-s0-\w+/config.yaml", got["command"])
     assert got["log"] == f"started\n100 %\nseed 0 {NASTY}"
-    print(got["settings"])
     assert list(got["settings"]) == ["model.weight"]
     assert "-s1-" in got["second"]
     assert got["closed"] == [True, got["down"]]
@@ -177,16 +116,19 @@ def test_the_page_in_a_browser(page: Path) -> None:
 def test_on_a_phone_the_first_column_and_the_average_stay_in_view(page: Path) -> None:
     script = """
     const card = document.querySelector(".card");
-    const head = [...document.querySelectorAll("table.grid thead th")];
+    const head = [...document.querySelector("table.grid").querySelectorAll("thead th")];
     const sides = (cell) => { const box = cell.getBoundingClientRect(); return [box.left, box.right]; };
     const edge = card.getBoundingClientRect();
-    const seen = [0, 60].map((to) => { card.scrollLeft = to; return [sides(head[0]), sides(head.at(-2)), edge.right]; });
-    parent.postMessage(JSON.stringify({ seen, scrolls: card.scrollWidth > card.clientWidth, page: document.documentElement.scrollWidth,
-      width: innerWidth, curve: document.querySelector("#training svg").getBoundingClientRect().width }), "*");
+    const at = (to) => { card.scrollLeft = to; return [sides(head[0]), sides(head.at(-2)), edge.right]; };
+    const seen = [0, 60].map(at);
+    const curve = document.querySelector("#training svg").getBoundingClientRect().width;
+    const scrolls = card.scrollWidth > card.clientWidth;
+    const found = { seen, scrolls, page: document.documentElement.scrollWidth, width: innerWidth, curve };
+    parent.postMessage(JSON.stringify(found), "*");
     """
     got = found(page, script, 390)
     assert got["width"] == 390
-    assert got["page"] == 390, "the page itself does not scroll sideways"
+    assert got["page"] <= 390, "the page itself does not scroll sideways"
     assert got["scrolls"]
     for (left, _), (_, right), edge in got["seen"]:
         assert 0 <= left < 30
@@ -209,8 +151,9 @@ def test_without_its_script_the_page_shows_the_table(page: Path) -> None:
     bare = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
     (page.parent / "bare.html").write_text(bare, encoding="utf-8")
     script = """
-    parent.postMessage(JSON.stringify({ rows: [...document.querySelectorAll("table.grid tr")].filter((line) => line.offsetParent).length,
-      picture: [...document.querySelectorAll("img")].every((one) => one.offsetParent), buttons: document.querySelectorAll("button").length }), "*");
+    const seen = (query) => [...document.querySelectorAll(query)].filter((one) => one.offsetParent).length;
+    const found = { rows: seen("table.grid tr"), pictures: seen("img"), buttons: seen("button") };
+    parent.postMessage(JSON.stringify(found), "*");
     """
     got = found(page.parent / "bare.html", script)
-    assert got == {"rows": 1 + 4, "picture": True, "buttons": 0}
+    assert got == {"rows": (1 + 4) + (1 + 3) + (1 + 3), "pictures": 2, "buttons": 0}

@@ -39,7 +39,7 @@ function tools() {
   $(".sub")[0].after(make("div", { class: "tools" }, text("methods"), text("tasks"), boxes, make("output", { id: "shown", "aria-live": "polite" })));
 }
 
-const number = (text) => parseFloat(text.replace("\u2212", "-"));
+const number = (text) => parseFloat(text.replace("\u2212", "-").replaceAll(",", ""));
 
 function sortable(table) {
   const heads = $("thead th", table);
