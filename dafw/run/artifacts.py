@@ -17,6 +17,7 @@ from dafw import plots
 from dafw.callbacks import averaging
 from dafw.checkpoints import checkpoints
 from dafw.errors import UserError, warning_that_names
+from dafw.estimation import SourceEvidence
 from dafw.files import write_atomically
 from dafw.methods import Method
 from dafw.methods.starting import fill, find_checkpoint
@@ -25,6 +26,7 @@ from dafw.problems.base import Picture
 from dafw.run import provenance
 from dafw.run.clock import Clock
 from dafw.run.directory import EXAMPLES
+from dafw.run.estimates import record_estimates
 from dafw.run.identity import changing_callbacks, config_hash
 from dafw.run.result import Result, SettingRecord, Validation
 from dafw.run.sources import sources_of
@@ -36,7 +38,12 @@ MOST_TARGETS = 4
 
 
 def collect_result(
-    trainer: pl.Trainer, method: Method, data: DomainDataModule, config: dict[str, Any], clock: Clock
+    trainer: pl.Trainer,
+    method: Method,
+    data: DomainDataModule,
+    config: dict[str, Any],
+    clock: Clock,
+    evidence: SourceEvidence | None = None,
 ) -> Result:
     """The result of a run after its test.
 
@@ -46,6 +53,7 @@ def collect_result(
         data: the data that it was tested on.
         config: the complete configuration.
         clock: measured the run.
+        evidence: what is kept of the source, see :func:`~dafw.run.estimates.source_evidence`.
     """
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     monitors = {monitor for each in callbacks if isinstance(monitor := getattr(each, "monitor", None), str)}
@@ -88,6 +96,7 @@ def collect_result(
         source_use=method.source_use,
         cost=clock.cost(),
         stream=stream_result(method, data, clock.seconds["train"], trainer.world_size),
+        estimates=record_estimates(method, evidence),
     )
 
 
@@ -193,7 +202,9 @@ def _stream_picture(result: Result | None) -> dict[str, Figure]:
     return {"stream": plots.stream_errors(found.bins, segments, found.samples)}
 
 
-def write_plots(method: Method, data: DomainDataModule, folder: Path, result: Result | None = None) -> list[Path]:
+def write_plots(
+    method: Method, data: DomainDataModule, folder: Path, result: Result | None = None, curves: bool = True
+) -> list[Path]:
     """Draws a finished run into ``plots/``: curves, the problem's pictures and the method's own.
 
     A picture that fails is left out, with a warning that names it.
@@ -203,12 +214,13 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path, result: Re
         data: the datamodule with the test splits.
         folder: the run directory, with ``metrics.csv``.
         result: the result of the run, whose stream is drawn; ``None``: no stream is.
+        curves: whether what was logged is drawn.
 
     Returns:
         The PNG files.
     """
 
-    def curves() -> dict[str, Figure]:
+    def logged_values() -> dict[str, Figure]:
         logged = plots.read_metrics(folder / "metrics.csv")
         series = {name: values for name, values in logged.items() if not name.startswith("test/")}
         return {"curves": plots.curves(series)} if series else {}
@@ -222,7 +234,7 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path, result: Re
             write_atomically(folder / EXAMPLES, json.dumps(found))
         return method.problem.pictures(shown, names)
 
-    drawn: dict[str, Callable[[], Mapping[str, Picture]]] = {"curves": curves}
+    drawn: dict[str, Callable[[], Mapping[str, Picture]]] = {"curves": logged_values} if curves else {}
     drawn[f"pictures of {type(method.problem).__name__}"] = predicted
     drawn["stream"] = lambda: _stream_picture(result)
     drawn["metrics"] = lambda: method.problem.metric_pictures(method.evaluator.test)

@@ -117,6 +117,9 @@ class Result:
             and target together; and in bytes ``peak_resident`` and ``peak_device``, the most memory that the first
             rank's process and its CUDA device held. It lacks what nobody knows.
         stream: what happened on the stream of a test-time method; ``None`` without a stream.
+        estimates: by target and estimator, what the accuracy on the target's test split was estimated to be without its
+            labels: ``value``, and its range from ``low`` to ``high``; see :mod:`dafw.estimation`. It is empty if the
+            accuracy cannot be estimated.
     """
 
     method: str
@@ -155,6 +158,7 @@ class Result:
     source_use: str = ""
     cost: Mapping[str, int] = field(default_factory=dict)
     stream: StreamResult | None = None
+    estimates: Mapping[str, Metrics] = field(default_factory=dict)
 
     @property
     def untested(self) -> tuple[str, ...]:
@@ -258,6 +262,7 @@ def _parse(given: Any) -> Result:
         source_use=str(given.get("source_use", "")),
         cost={name: int(value) for name, value in given.get("cost", {}).items()},
         stream=StreamResult.parse(given["stream"]) if given.get("stream") else None,
+        estimates={target: _metrics(found) for target, found in given.get("estimates", {}).items()},
     )
 
 

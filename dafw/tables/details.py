@@ -125,7 +125,7 @@ def _run(store: Store, row: str, task: str, seed: int, folder: Path, detail: Det
         return found
     scores = {name: store.scores(row, task, seed, name) for name in _criteria(store, result)}
     means = {terminal(name): round(100 * fmean(one.values()), 2) for name, one in scores.items() if one}
-    curves = {**_validations(result, detail.points), "losses": _losses(directory / METRICS, detail.points)}
+    curves = {**_validations(result, detail.points), "logged": _logged(directory / METRICS, detail.points)}
     return {**found, "scores": means, "steps": result.run.steps, "seconds": result.run.seconds["total"], **curves}
 
 
@@ -148,18 +148,25 @@ def _validations(result: CellResult, most: int) -> dict[str, Any]:
     }
 
 
-def _losses(path: Path, most: int) -> dict[str, Any]:
-    """Of the terms of the loss in a ``metrics.csv`` the steps, and by name the values. Empty if it cannot be read."""
+def _logged(path: Path, most: int) -> dict[str, Any]:
+    """Of the terms of the loss and the diagnostics in a ``metrics.csv`` the steps, and by name the values.
+
+    They are at the steps with terms of the loss. It is empty if the file cannot be read.
+    """
     with suppress(OSError, ValueError, csv.Error), path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file)
         head = next(lines, [])
-        terms = {name.removeprefix("train/"): place for place, name in enumerate(head) if name.startswith("train/")}
-        first = min(terms.values(), default=0)
-        rows = [row for row in lines if terms and len(row) == len(head) and row[first]]
-        rows = _thinned(rows, most)
-        steps = [int(row[0]) for row in rows]
-        values = {terminal(name): [_number(row[place]) for row in rows] for name, place in terms.items()}
-        return {"at": steps, "terms": values} if rows else {}
+        places = {
+            group: {name.removeprefix(group): place for place, name in enumerate(head) if name.startswith(group)}
+            for group in ("train/", "diagnostics/")
+        }
+        first = min(places["train/"].values(), default=0)
+        rows = _thinned([row for row in lines if first and len(row) == len(head) and row[first]], most)
+        found = {
+            group.rstrip("/"): {terminal(name): [_number(row[place]) for row in rows] for name, place in named.items()}
+            for group, named in places.items()
+        }
+        return {"at": [int(row[0]) for row in rows], **found} if rows else {}
     return {}
 
 

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import astuple
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
@@ -16,7 +17,9 @@ from dafw.run.directory import EXAMPLES
 from dafw.tables.costs import costs
 from dafw.tables.criteria import criteria
 from dafw.tables.details import control_rows
+from dafw.tables.estimates import EstimatePoint, draw_estimates, estimate_points
 from dafw.tables.further import Further
+from dafw.tables.further_estimates import estimate_table
 from dafw.tables.html import render_html
 from dafw.tables.render import render_cells, render_csv, render_latex, render_markdown
 from dafw.tables.sheet import Sheet
@@ -59,7 +62,7 @@ def write_pages(sheet: Sheet, store: Store, root: Path, tests: Sequence[Further]
     write_atomically(folder / "table.csv", render_csv(sheet))
     write_atomically(folder / CELLS, render_cells(store))
     pictures = _pictures(sheet, store, folder)
-    further = (*tests, *criteria(store), *costs(store))
+    further = (*tests, *criteria(store), *estimate_table(_estimates(store)), *costs(store))
     write_atomically(folder / PAGE, render_html(sheet, store, folder, pictures, further))
     return folder / PAGE
 
@@ -89,6 +92,9 @@ def _pictures(sheet: Sheet, store: Store, folder: Path) -> dict[str, tuple[bytes
     if series := _series(store):
         said = _said_of_curves(series, own := _own_controls(store))
         wanted.append((f"Over training: {said}", "training.png", _curves, (series, own)))
+    if points := [astuple(point) for point in _estimates(store)]:
+        said = "Without labels: the estimate over the accuracy by target labels; whiskers are ranges; equal on the line."
+        wanted.append((said, "estimates.png", _scatter, points))
     if examples := _examples(store):
         sure = "; scores above 0.5" if examples["kind"] == "boxes" else ""
         said = (
@@ -113,6 +119,15 @@ def _curves(given: tuple[Mapping[str, Mapping[str, Curve]], dict[str, str]], met
 
     series, controls = given
     return histories(series, metric=metric, theme=theme, controls=controls)
+
+
+def _scatter(points: list[tuple[Any, ...]], metric: str, theme: Theme) -> "Figure":
+    return draw_estimates([EstimatePoint(*one) for one in points], theme)
+
+
+def _estimates(store: Store) -> list[EstimatePoint]:
+    """The estimates of accuracy that the runs kept."""
+    return estimate_points(store.results)
 
 
 def _images(examples: dict[str, Any], metric: str, theme: Theme) -> "Figure":

@@ -150,7 +150,8 @@ function scores(cell) {
 function oneRun(row, task, run) {
   shots ??= JSON.parse($("#pictures")[0].textContent);
   const pictures = Object.entries(shots[`${row},${task},${run.seed}`] ?? {});
-  const losses = Object.entries(run.losses?.terms ?? {}).map(([name, y], i) => chart([{ label: name, x: run.losses.at, y, colour: i }], { title: name, at: run.at }));
+  const logged = (group, colour) => Object.entries(run.logged?.[group] ?? {}).map(([name, y]) => chart([{ label: name, x: run.logged.at, y, colour }], { title: name, at: run.at }));
+  const [losses, diagnostics] = [logged("train", 0), logged("diagnostics", 2)];
   const validators = Object.entries(run.validators ?? {}).map(([name, y]) => chart([{ label: name, x: run.at, y, colour: 7 }], { title: name, at: run.at }));
   const part = (heading, ...content) => content.length ? [make("h3", {}, heading), ...content] : [];
   return [
@@ -158,6 +159,7 @@ function oneRun(row, task, run) {
     ...part("Pictures", ...(pictures.length ? [make("div", { class: "shots" }, pictures.map(([name, src]) => make("figure", {}, make("img", { src, alt: name }), make("figcaption", {}, name))))] : [])),
     ...part("Terms of the loss", ...(losses.length ? [make("div", { class: "charts" }, losses)] : [])),
     ...part("Validators", ...(validators.length ? [make("div", { class: "charts" }, validators)] : [])),
+    ...part("Diagnostics", ...(diagnostics.length ? [make("div", { class: "charts" }, diagnostics)] : [])),
     ...part("Command", make("pre", { tabindex: 0 }, run.command)),
     ...part("End of the log", ...(run.log ? [make("pre", { tabindex: 0 }, run.log)] : [])),
     ...part("Files", ...(run.files.length ? [make("p", {}, run.files.flatMap(([name, href], i) => [i ? " \u00b7 " : "", make("a", { href }, name)]))] : [])),
