@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -58,7 +58,7 @@ class RunOptions:
         keep_checkpoints: how many of the newest checkpoints stay.
         wandb: W&B mode: offline, online or disabled.
         project: W&B project; the datamodule's name by default.
-        plots: write embedding, confusion matrix and curves. ``samples`` leaves out the curves, which the page of a table
+        plots: write embedding, confusion matrix and curves. ``samples`` leaves out the curves, which a table's page
             draws itself.
         threads: number of threads of each process; what torch takes by default. Another number changes rounding.
         rerun: make a finished run again. Its result and its checkpoints are removed first.

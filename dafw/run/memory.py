@@ -13,7 +13,7 @@ def restart_peaks() -> None:
 
     with suppress(OSError):
         (PROCESS / "clear_refs").write_text("5", encoding="ascii")
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats()
 
 
@@ -31,6 +31,6 @@ def peaks() -> dict[str, int]:
         lines = (PROCESS / "status").read_text(encoding="ascii", errors="replace").splitlines()
         peak = next(line for line in lines if line.startswith("VmHWM:"))
         found["peak_resident"] = 1024 * int(peak.split()[1])
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         found["peak_device"] = int(torch.cuda.max_memory_allocated())
     return found

@@ -30,14 +30,18 @@ def costs(store: Store) -> tuple[Further, ...]:
         return ()
     machines = "; ".join(dict.fromkeys(result.run.machine for result in store.results.values()))
     heads = ("steps", "seconds", "of training", "samples/s", "peak resident, MiB", "peak device, MiB")
-    notes = (
-        f"Means over the runs of a row, made on {machines}. Runs that share a machine slow each other.",
-        "Samples/s: samples of source and target in training steps, on all ranks, over the seconds of training without "
-        "validations. Peaks are of the first rank: memory of its process in the machine, and on its CUDA device.",
-    )
     used = [place for place in range(len(heads) + 1) if place < 4 or any(line[place] != NONE for line in lines)]
+    notes = [f"Means over the runs of a row, made on {machines}. Runs that share a machine slow each other."]
+    if 4 in used:
+        notes.append(
+            "Samples/s: samples of source and target in training steps, on all ranks, over the seconds of training "
+            "without validations."
+        )
+    peaks = {5: "memory of its process in the machine (resident)", 6: "memory on its CUDA device"}
+    if said := [what for place, what in peaks.items() if place in used]:
+        notes.append(f"Peaks are of the first rank: {', '.join(said)}.")
     kept = tuple(tuple(line[place] for place in used) for line in (("method", *heads), *lines))
-    return (Further("What a run took", kept[0], kept[1:], notes),)
+    return (Further("What a run took", kept[0], kept[1:], tuple(notes)),)
 
 
 PEAKS = ("peak_resident", "peak_device")

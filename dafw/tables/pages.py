@@ -93,7 +93,9 @@ def _pictures(sheet: Sheet, store: Store, folder: Path) -> dict[str, tuple[bytes
         said = _said_of_curves(series, own := _own_controls(store))
         wanted.append((f"Over training: {said}", "training.png", _curves, (series, own)))
     if points := [astuple(point) for point in _estimates(store)]:
-        said = "Without labels: the estimate over the accuracy by target labels; whiskers are ranges; equal on the line."
+        said = (
+            "Without labels: the estimate over the accuracy by target labels; whiskers are ranges; equal on the line."
+        )
         wanted.append((said, "estimates.png", _scatter, points))
     if examples := _examples(store):
         sure = "; scores above 0.5" if examples["kind"] == "boxes" else ""

@@ -9,7 +9,7 @@ from typing import Any
 import fake_runs
 import numpy as np
 import pytest
-from commands import call
+from commands import QUICK, call
 from scipy import stats
 
 from dafw.run.directory import run_directory
@@ -219,10 +219,10 @@ def test_the_table_in_wandb_has_the_same_numbers(
 
 
 def test_a_run_records_what_it_took(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from commands import QUICK
-
-    done = call(capsys, "fit", "--model", "DANN", "--model.width", "8", *QUICK, "--run.dir", tmp_path / "run")
-    assert done.code == 0
+    fit = ("fit", "--model", "DANN", "--model.width", "8", *QUICK, "--run.dir", tmp_path / "run")
+    assert call(capsys, *fit, "--run.plots", "samples").code == 0
+    drawn = {path.name for path in (tmp_path / "run" / "plots").iterdir()}
+    assert drawn == {"embedding.png", "confusion.png"}, "the curves are left to the page of a table"
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["cost"]["samples"] == 2 * 16, "two steps of eight samples of each domain"
     if Path("/proc/self/status").exists():
