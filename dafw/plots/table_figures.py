@@ -88,16 +88,21 @@ def table_bars(dots: Sequence[Dot], *, metric: str = "accuracy", theme: Theme = 
 
 
 def histories(
-    series: Mapping[str, Mapping[str, tuple[Any, Any, Any]]], *, metric: str = "accuracy", theme: Theme = "light"
+    series: Mapping[str, Mapping[str, tuple[Any, Any, Any]]],
+    *,
+    metric: str = "accuracy",
+    theme: Theme = "light",
+    controls: Mapping[str, str] | None = None,
 ) -> Figure:
     """The test metric over training: a panel for each task, a line for each method with a band of one std over seeds.
 
     It shows whether training had settled, and how much the choice of a checkpoint matters. Nothing is selected by it.
 
     Args:
-        series: ``{task: {method: (steps, means, stds)}}``, in percent. Stds may be zero.
+        series: ``{task: {row: (steps, means, stds)}}``, in percent. Stds may be zero.
         metric: name of the axis.
         theme: colours of a light or a dark page.
+        controls: by row that is a control, its method. It has the colour of the method, and is dashed.
 
     Raises:
         ValueError: if there are no series.
@@ -105,20 +110,23 @@ def histories(
     tasks = [task for task in series if series[task]]
     if not tasks:
         raise ValueError("histories: no series to draw")
-    methods = list(dict.fromkeys(method for task in tasks for method in series[task]))
-    style = styles(methods)
+    own = controls or {}
+    style = styles(list(dict.fromkeys(own.get(row, row) for task in tasks for row in series[task])))
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
     _, line, _ = INK[theme]
     figure, axes = new_figure(max(5.0, 3.9 * columns), 2.7 * rows + 0.5, columns, theme, rows)
     for axis, task in zip(axes, tasks, strict=False):
-        for method, (steps, means, stds) in series[task].items():
-            colour, marker = style[method]
+        for row, (steps, means, stds) in series[task].items():
+            colour, marker = style[own.get(row, row)]
             x, y, spread = (np.asarray(part, dtype=np.float64) for part in (steps, means, stds))
-            axis.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=escape.plot(method))
+            dashes = "--" if row in own else "-"
+            axis.plot(x, y, dashes, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=escape.plot(row))
             axis.fill_between(x, y - spread, y + spread, color=colour, alpha=0.15, linewidth=0)
         axis.set_title(_arrow(task), fontsize=9, loc="left", color=INK[theme][0])
         steps_below(axis)
+        axis.set_xticks(sorted({step for curve in series[task].values() for step in curve[0]}), minor=True)
+        axis.tick_params(axis="x", which="minor", color=INK[theme][0], length=4)
         axis.grid(color=line, linewidth=0.5, alpha=0.6)
     axes[0].set_ylabel(escape.plot(f"target test {metric.replace('_', ' ')}, %"), fontsize=8)
     for axis in axes[len(tasks) :]:

@@ -94,6 +94,7 @@ def collect_result(
         holds_out_source=data.holds_out_source,
         fast_forms=method.fast_forms,
         source_use=method.source_use,
+        cost=clock.cost(),
         stream=stream_result(method, data, clock.seconds["train"], trainer.world_size),
         estimates=record_estimates(method, evidence),
     )
@@ -201,7 +202,9 @@ def _stream_picture(result: Result | None) -> dict[str, Figure]:
     return {"stream": plots.stream_errors(found.bins, segments, found.samples)}
 
 
-def write_plots(method: Method, data: DomainDataModule, folder: Path, result: Result | None = None) -> list[Path]:
+def write_plots(
+    method: Method, data: DomainDataModule, folder: Path, result: Result | None = None, curves: bool = True
+) -> list[Path]:
     """Draws a finished run into ``plots/``: curves, the problem's pictures and the method's own.
 
     A picture that fails is left out, with a warning that names it.
@@ -211,12 +214,13 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path, result: Re
         data: the datamodule with the test splits.
         folder: the run directory, with ``metrics.csv``.
         result: the result of the run, whose stream is drawn; ``None``: no stream is.
+        curves: whether what was logged is drawn.
 
     Returns:
         The PNG files.
     """
 
-    def curves() -> dict[str, Figure]:
+    def logged_values() -> dict[str, Figure]:
         logged = plots.read_metrics(folder / "metrics.csv")
         series = {name: values for name, values in logged.items() if not name.startswith("test/")}
         return {"curves": plots.curves(series)} if series else {}
@@ -230,7 +234,7 @@ def write_plots(method: Method, data: DomainDataModule, folder: Path, result: Re
             write_atomically(folder / EXAMPLES, json.dumps(found))
         return method.problem.pictures(shown, names)
 
-    drawn: dict[str, Callable[[], Mapping[str, Picture]]] = {"curves": curves}
+    drawn: dict[str, Callable[[], Mapping[str, Picture]]] = {"curves": logged_values} if curves else {}
     drawn[f"pictures of {type(method.problem).__name__}"] = predicted
     drawn["stream"] = lambda: _stream_picture(result)
     drawn["metrics"] = lambda: method.problem.metric_pictures(method.evaluator.test)

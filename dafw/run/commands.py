@@ -244,7 +244,7 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
         if evidence is not None:
             evidence.write(folder / EVIDENCE)
         write_result(result, folder / RESULT)
-        pictures = write_plots(method, data, folder, result) if options.plots else []
+        pictures = write_plots(method, data, folder, result, curves=options.plots != "samples") if options.plots else []
         if tracker is not None:
             track_result(tracker, folder, result, pictures)
         _print_targets(result)

@@ -6,7 +6,7 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -53,7 +53,8 @@ class RunOptions:
         keep_checkpoints: how many of the newest checkpoints stay.
         wandb: W&B mode: offline, online or disabled.
         project: W&B project; the datamodule's name by default.
-        plots: write embedding, confusion matrix and curves.
+        plots: write embedding, confusion matrix and curves. ``samples`` leaves out the curves, which a table's page
+            draws itself.
         threads: number of threads of each process; what torch takes by default. Another number changes rounding.
         rerun: make a finished run again. Its result and its checkpoints are removed first.
         validators: further label-free validators, which each validation computes, as class paths.
@@ -67,7 +68,7 @@ class RunOptions:
     keep_checkpoints: int = 2
     wandb: WandbMode = "offline"
     project: str | None = None
-    plots: bool = True
+    plots: bool | Literal["samples"] = True
     threads: int | None = None
     rerun: bool = False
     validators: list[Validator] = field(default_factory=list)

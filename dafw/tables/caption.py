@@ -61,9 +61,8 @@ def caption(store: Store, kinds: Iterable[str], marks: Iterable[str]) -> list[st
         kinds: kinds of the lines that are shown. Others are not explained.
         marks: marks that are shown.
     """
-    return [
-        sentence for sentence in (*_numbers(store), *_lines(store, set(kinds), set(marks)), *_runs(store)) if sentence
-    ]
+    found = (*_numbers(store), *_lines(store, set(kinds), set(marks)), *provenance(store))
+    return [sentence for sentence in found if sentence]
 
 
 def _numbers(store: Store) -> list[str]:
@@ -309,7 +308,8 @@ def _lines(store: Store, kinds: set[str], marks: set[str]) -> list[str]:
     return sentences
 
 
-def _runs(store: Store) -> list[str]:
+def provenance(store: Store) -> list[str]:
+    """The last sentences under a table: the runs behind it, and what made them."""
     results = list(store.results.values())
     cells = store.table.runs()
     sentences = [f"{len(results)} of {len(cells)} runs are done."]

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,23 +14,29 @@ from dafw.files import user_path
 from dafw.run.directory import discard, lock
 from dafw.run.worker import EXECUTE
 from dafw.tables.checking import check_runs
+from dafw.tables.costs import costs
+from dafw.tables.criteria import criteria
+from dafw.tables.further import Further, further_csv, further_latex, further_markdown, further_terminal
 from dafw.tables.grid import Table
 from dafw.tables.launchers import launcher
 from dafw.tables.overlay import parse_settings
-from dafw.tables.pages import write_pages
+from dafw.tables.pages import check_page, write_pages
 from dafw.tables.progress import make_reporter
 from dafw.tables.queue import cancel
 from dafw.tables.reading import find_table, load_table, table_files
 from dafw.tables.render import render_csv, render_latex, render_markdown, render_terminal
 from dafw.tables.sheet import Sheet, make_sheet
+from dafw.tables.significance import significance
 from dafw.tables.status import describe, states
 from dafw.tables.store import Store, load
+from dafw.tables.tracking import track_table
 
-TEXT: dict[str, Callable[[Sheet], str]] = {
-    "markdown": render_markdown,
-    "latex": render_latex,
-    "csv": render_csv,
+TEXT: dict[str, tuple[Callable[[Sheet], str], Callable[[Sequence[Further]], str]]] = {
+    "markdown": (render_markdown, further_markdown),
+    "latex": (render_latex, further_latex),
+    "csv": (render_csv, further_csv),
 }
+"""By format, what writes the table and what writes those below it."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -63,6 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         one.add_argument("--allow-oracle", action="store_true", help="allow checkpoints chosen with target labels")
     formats = ("terminal", *TEXT, "html")
     show.add_argument("--format", choices=formats, default="terminal", help="what to print; html: the page's path")
+    show.add_argument(
+        "--tests", action="store_true", help="tests over seeds and tasks, and mean ranks, below the table"
+    )
+    show.add_argument("--criteria", action="store_true", help="all criteria side by side, with --allow-oracle regrets")
+    show.add_argument("--costs", action="store_true", help="seconds, samples/s and peak memory of each row")
+    wandb = "log the table and its files to W&B, offline unless it says online"
+    show.add_argument("--wandb", nargs="?", choices=("offline", "online"), const="offline", help=wandb)
     run.add_argument("--workers", type=_positive, help="processes (default: one per GPU, or one per core)")
     whose = "local, slurm, or a function of yours: package.module:function"
     run.add_argument("--launcher", default="local", help=whose)
@@ -109,14 +122,21 @@ def main(args: argparse.Namespace) -> int:
 
 def _show(table: Table, args: argparse.Namespace) -> int:
     store = load(table, args.root)
+    check_page(store, args.root)
     warn_of_changes(store)
     sheet = make_sheet(store)
+    tests = significance(store) if args.tests else ()
+    asked = (*tests, *(criteria(store) if args.criteria else ()), *(costs(store) if args.costs else ()))
     if args.format == "terminal":
         render_terminal(sheet, Console())
+        further_terminal(asked, Console())
     if args.format in TEXT:
-        sys.stdout.write(TEXT[args.format](sheet))
+        write, write_further = TEXT[args.format]
+        sys.stdout.write(write(sheet) + write_further(asked))
     sys.stdout.flush()  # pictures may take seconds
-    page = write_pages(sheet, store, args.root)
+    page = write_pages(sheet, store, args.root, tests)
+    if args.wandb:
+        track_table(sheet, store, page.parent, args.wandb)
     if args.format not in TEXT:
         print(page)
     return 0

@@ -1,62 +1,32 @@
-"""Renders a table as one static page, without scripts or other files. The reader's setting makes it light or dark."""
+"""Renders a table as one page that needs no other file and no network, and to show the table no script."""
 
 import base64
-import os
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
-from urllib.parse import quote
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from dafw.escape import html
-from dafw.run.directory import CONFIG
-from dafw.run.result import RESULT
 from dafw.tables.caption import duration
+from dafw.tables.details import DETAILS, LEAST, Detail, details, links
+from dafw.tables.fields import target_columns
+from dafw.tables.further import Further
 from dafw.tables.render import NONE, blocks, marks_of
 from dafw.tables.sheet import Line, Sheet, Value
 from dafw.tables.store import Store
+from dafw.tables.thumbnails import embedded, thumbnails
 
-STYLE = """
-:root { color-scheme: light dark; --paper: #f6f8fa; --card: #fff; --ink: #1f2328; --soft: #59636e; --line: #d0d7de;
-  --good: #1a7f37; --bad: #cf222e; --link: #0969da; --band: #f6f8fa; }
-@media (prefers-color-scheme: dark) { :root { --paper: #0d1117; --card: #161b22; --ink: #e6edf3; --soft: #9198a1;
-  --line: #3d444d; --good: #3fb950; --bad: #f85149; --link: #4493f8; --band: #1c2129; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 2rem 1rem 4rem; }
-h1 { font-size: 1.7rem; margin: 0 0 .2rem; }
-h2 { font-size: 1.05rem; margin: 2rem 0 .6rem; }
-.sub { color: var(--soft); margin: 0 0 1rem; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow-x: auto; }
-table { border-collapse: separate; border-spacing: 0; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .34rem .8rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--card); }
-thead th { font-weight: 600; border-bottom: 2px solid var(--line); }
-thead th.sum, td.sum { border-left: 1px solid var(--line); }
-td.sum + td.sum, th.sum + th.sum { border-left: 0; }
-tbody th { font-weight: 600; }
-tr.method > * { border-top: 1px solid var(--line); padding-top: .5rem; }
-tbody tr.method:first-child > * { border-top: 0; }
-tr.method td { font-weight: 600; }
-tr.method td small, small { font-weight: 400; color: var(--soft); font-size: .82em; }
-tbody tr:not(.method) > * { padding-top: .14rem; padding-bottom: .14rem; }
-tbody tr:not(.method) th { font-weight: 400; padding-left: 2rem; color: var(--soft); }
-tbody tr:not(.method) td, tbody td.none { color: var(--soft); }
-tr.gain td, tr.gain th { color: var(--ink) !important; }
-tr.gain td.up { color: var(--good) !important; } tr.gain td.down { color: var(--bad) !important; }
-.tag { font-size: .72rem; font-weight: 600; border: 1px solid var(--bad); color: var(--bad); border-radius: 999px;
-  padding: 0 .5em; margin-left: .4em; vertical-align: 1px; }
-ul.caption { color: var(--soft); padding-left: 1.1rem; margin: .8rem 0; font-size: .9rem; }
-.missing { border-left: 4px solid var(--bad); background: var(--card); padding: .6rem 1rem; margin: 1rem 0;
-  border-radius: 4px; }
-.missing ul { margin: .2rem 0; padding-left: 1.1rem; columns: 22rem; }
-figure { margin: 0; padding: 1rem; } img { max-width: 100%; height: auto; display: block; margin: 0 auto; }
-figcaption { color: var(--soft); font-size: .9rem; margin-top: .5rem; }
-details { margin-top: 2rem; } summary { cursor: pointer; font-weight: 600; font-size: 1.05rem; margin-bottom: .6rem; }
-.runs td, .runs th { font-size: .86rem; text-align: left; padding: .25rem .7rem; } .runs td.num { text-align: right; }
-a { color: var(--link); text-decoration: none; } a:hover { text-decoration: underline; }
-@media print { body { background: #fff; } .card { border: 0; } details { display: none; } }
-"""
-FILES = (RESULT, CONFIG, "metrics.csv", "log.txt")
+MOST_BYTES = 9_500_000
+"""Size of a page that mail servers still carry, and phones open."""
+MOST_DETAILS = 6_000_000
+"""Letters of the curves, configurations and logs, at most."""
+SUMMARIES = {"average": "sum average", "worst": "sum"}
 CLASSES = {
     "method": "method",
     "published": "published",
@@ -66,39 +36,99 @@ CLASSES = {
 }
 
 
-def render_html(sheet: Sheet, store: Store, folder: Path, pictures: dict[str, tuple[bytes, bytes]]) -> str:
+def render_html(
+    sheet: Sheet,
+    store: Store,
+    folder: Path,
+    pictures: Mapping[str, tuple[bytes, bytes]],
+    further: Sequence[Further] = (),
+) -> str:
     """The page.
 
     Args:
         sheet: the table.
-        store: its runs, for the list at the end.
+        store: its runs.
         folder: where the page will lie; links to run directories are relative to it.
         pictures: ``{caption: (light PNG, dark PNG)}``, embedded.
+        further: small tables below them.
     """
-    title = html(sheet.title)
-    parts = [f"<h1>{title}</h1>", f'<p class="sub">{html(_summary(store))}</p>']
-    if sheet.missing:
-        names = "".join(f"<li>{html(name)}</li>" for name in sheet.missing)
-        parts.append(f'<div class="missing"><b>No number ({len(sheet.missing)})</b><ul>{names}</ul></div>')
-    for heading, columns, lines in blocks(sheet):
-        parts += [f"<h2>{html(heading)}</h2>", _table(columns, lines)]
-    colours = (
-        ["Green and red: the 95 % interval of minus control lies above or below 0."]
-        if any('class="gain"' in part for part in parts)
-        else []
+    environment = _environment()
+    style, script = _source("page.css"), _source("charts.js") + _source("page.js")
+    shown = blocks(sheet)
+    lines = [line for _, _, found in shown for line in found]
+    given = {
+        "title": sheet.title,
+        "summary": _summary(store),
+        "gone": _gone(store),
+        "missing": sheet.missing,
+        "blocks": [_block(store, *block) for block in shown],
+        "blank": NONE,
+        "caption": (*sheet.caption, *_colours(lines)),
+        "pictures": [_picture(caption, *both) for caption, both in pictures.items()],
+        "further": further,
+        "runs": list(_runs(store, folder)),
+        "criteria": store.table.select,
+        "style": Markup(style),
+        "style_hash": _digest(style),
+        "script": Markup(script),
+        "script_hash": _digest(script),
+    }
+    detail, data = _details(store, folder)
+    page = environment.get_template("page.html")
+    empty = page.render(**given, data=data, thumbnails=_json({}), left_out="")
+    small, left_out = thumbnails(store, folder, MOST_BYTES - len(empty.encode()))
+    return page.render(**given, data=data, thumbnails=_json(small), left_out=_left_out(detail, left_out))
+
+
+@cache
+def _environment() -> Environment:
+    """Every value becomes text: markup is escaped, and control characters are spelt out."""
+    return Environment(
+        loader=PackageLoader("dafw.tables"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else Markup(html(value)),
     )
-    said = "".join(f"<li>{html(one)}</li>" for one in (*sheet.caption, *colours))
-    parts.append(f'<ul class="caption">{said}</ul>')
-    for caption, (light, dark) in pictures.items():
-        heading, _, said = caption.partition(": ")
-        parts += [f"<h2>{html(heading)}</h2>", _picture(said, light, dark)]
-    parts.append(_runs(store, folder))
-    body = "\n".join(parts)
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}<title>{title}</title><style>{STYLE}</style></head>\n'
-        f"<body><main>\n{body}\n</main></body></html>\n"
-    )
+
+
+@cache
+def _source(name: str) -> str:
+    loader = _environment().loader
+    assert loader is not None
+    return loader.get_source(_environment(), name)[0]
+
+
+def _digest(text: str) -> str:
+    """By which the page's policy allows its own style and script, and no other."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _json(value: Any) -> Markup:
+    """JSON inside of a script element, which no text can end."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
+def _details(store: Store, folder: Path) -> tuple[Detail, Markup]:
+    """What the script knows, with as much detail as fits."""
+    for detail in DETAILS:
+        data = _json(details(store, folder, detail))
+        if len(data.encode()) <= MOST_DETAILS:
+            return detail, data
+    return LEAST, data
+
+
+def _left_out(detail: Detail, pictures: int) -> str:
+    """Says what the page would have if it were not too large."""
+    sentences = []
+    if detail != DETAILS[0]:
+        points = f"curves have at most {detail.points} points" if detail.points else "runs have no curves here"
+        sentences.append(f"{points}, and logs at most {detail.log} letters".capitalize())
+    if pictures:
+        sentences.append(f"{pictures:,} pictures of runs are left out; they are in plots/ of each run directory")
+    size = f"The page stays below {round(MOST_BYTES / 1e6)} MB. "
+    return size + "".join(f"{said}. " for said in sentences).strip() if sentences else ""
 
 
 def _summary(store: Store) -> str:
@@ -109,73 +139,94 @@ def _summary(store: Store) -> str:
     return f"{grid} · {len(store.results)} of {len(table.runs())} runs done"
 
 
-def _table(columns: tuple[str, ...], lines: tuple[Line, ...]) -> str:
-    sums = [name in ("average", "worst") for name in columns]
-    marks = [' class="sum"' if one else "" for one in sums]
-    head = "".join(f"<th{mark}>{_arrow(name)}</th>" for name, mark in zip(columns, marks, strict=True))
-    rows = []
+def _gone(store: Store) -> str:
+    """Says that there is no run at all; empty if there is one."""
+    return "" if store.results or store.broken else "No run of this table is there yet: dafw table run makes them."
+
+
+def _colours(lines: list[Line]) -> list[str]:
+    """Explains the colours that are there."""
+    gains = {value.direction for line in lines if line.kind == "minus control" for value in line.values if value}
+    said = {1: "green: the 95 % interval of minus control lies above 0", -1: "red: it lies below 0"}
+    alone = {-1: "red: the 95 % interval of minus control lies below 0"} if 1 not in gains else {}
+    found = [(said | alone)[direction] for direction in (1, -1) if direction in gains]
+    return [f"{'; '.join(found)}.".capitalize()] if found else []
+
+
+def _block(store: Store, heading: str, columns: tuple[str, ...], lines: tuple[Line, ...]) -> dict[str, Any]:
+    """A heading, its columns, and the lines in groups that stay together: a method and what belongs to it."""
+    groups: list[list[dict[str, Any]]] = []
     for line in lines:
-        tag = "".join(f' <span class="tag">{mark}</span>' for mark in marks_of(line))
-        name = html(line.label)
-        cells = "".join(_cell(line, value, one) for value, one in zip(line.values, sums, strict=True))
-        rows.append(f'<tr class="{CLASSES[line.kind]}"><th scope="row">{name}{tag}</th>{cells}</tr>')
-    return (
-        f'<div class="card"><table><thead><tr><th>method</th>{head}</tr></thead><tbody>'
-        + "\n".join(rows)
-        + "</tbody></table></div>"
-    )
+        if line.kind == "method" or not groups:
+            groups.append([])
+        cells = [_cell(store, line, *one) for one in zip(columns, line.values, strict=True)]
+        groups[-1].append({"kind": CLASSES[line.kind], "label": line.label, "marks": marks_of(line), "cells": cells})
+    heads = [{"name": _arrow(name), "attributes": _attributes({"class": SUMMARIES.get(name, "")})} for name in columns]
+    return {
+        "heading": heading,
+        "by_task": not set(_tasks(store)).isdisjoint(columns),
+        "columns": heads,
+        "groups": groups,
+    }
+
+
+def _cell(store: Store, line: Line, column: str, value: Value | None) -> dict[str, Any]:
+    kinds = [SUMMARIES.get(column)]
+    if value is None:
+        kinds.append("none")
+    elif line.kind == "minus control" and value.direction:
+        kinds.append("up" if value.direction > 0 else "down")
+    found = {"class": " ".join(filter(None, kinds)), "title": value.note if value is not None else ""}
+    row, task = _rows(store).get((line.kind, line.row)), _tasks(store).get(column)
+    if row is not None and task is not None:
+        found["data-cell"] = f"{row},{task}"
+    return {"attributes": _attributes(found), "value": value}
+
+
+def _rows(store: Store) -> dict[tuple[str, str], int]:
+    """By kind and row of a line, the position of the row whose runs it shows."""
+    rows = list(enumerate(store.table.rows))
+    return {("control", row.control_of): number for number, row in rows if row.control_of is not None} | {
+        ("method", row.name): number for number, row in rows if row.control_of is None
+    }
+
+
+def _tasks(store: Store) -> dict[str, int]:
+    """By column, the position of its task. The summaries have none."""
+    tasks = store.table.tasks
+    targets = {column: tasks.index(task) for column, (task, _) in target_columns(tasks).items()}
+    return targets | {task: number for number, task in enumerate(tasks)}
+
+
+def _attributes(given: Mapping[str, str]) -> Markup:
+    return Markup("".join(f' {name}="{html(value)}"' for name, value in given.items() if value != ""))
 
 
 def _arrow(task: str) -> str:
-    return html(task.replace("->", " → ").replace(",", ", "))
+    return task.replace("->", " \u2192 ").replace(",", ", ")
 
 
-def _cell(line: Line, value: Value | None, is_sum: bool) -> str:
-    classes = ["sum"] if is_sum else []
-    if value is None:
-        return f'<td class="{" ".join([*classes, "none"])}">{NONE}</td>'
-    if line.kind == "minus control" and value.direction:
-        classes.append("up" if value.direction > 0 else "down")
-    title = f' title="{html(value.note)}"' if value.note else ""
-    spread = f" <small>{value.spread}</small>" if value.spread else ""
-    count = f" <small>({value.count})</small>" if value.count else ""
-    return f'<td class="{" ".join(classes)}"{title}>{value.number}{spread}{count}{value.mark}</td>'
+def _picture(caption: str, light: bytes, dark: bytes) -> dict[str, Any]:
+    heading, _, said = caption.partition(": ")
+    return {
+        "heading": heading,
+        "said": said,
+        "light": embedded(light),
+        "dark": embedded(dark),
+        "drawn": heading == "Over training",
+    }
 
 
-def _picture(caption: str, light: bytes, dark: bytes) -> str:
-    day, night = (f"data:image/png;base64,{base64.b64encode(png).decode()}" for png in (light, dark))
-    said = html(caption)
-    return (
-        f'<figure class="card"><picture><source media="(prefers-color-scheme: dark)" srcset="{night}">'
-        f'<img alt="{said}" src="{day}"></picture><figcaption>{said}</figcaption></figure>'
-    )
-
-
-def _runs(store: Store, folder: Path) -> str:
+def _runs(store: Store, folder: Path) -> Iterator[dict[str, Any]]:
     criteria = store.table.select
-    head = "".join(f"<th>{html(name)}, %</th>" for name in criteria)
-    rows = []
     for cell in store.table.runs():
-        directory = store.directories[cell.row, cell.task, cell.seed]
         result = store.get(cell.row, cell.task, cell.seed)
-        links = []
-        pictures = sorted(path.relative_to(directory).as_posix() for path in directory.glob("plots/*.png"))
-        for name in (*FILES, *pictures):
-            if (directory / name).is_file():
-                href = html(quote(Path(os.path.relpath(directory / name, folder)).as_posix(), safe="/+"))
-                links.append(f'<a href="{href}">{html(name.removeprefix("plots/"))}</a>')
-        numbers = []
-        for criterion in criteria:
-            scores = store.scores(cell.row, cell.task, cell.seed, criterion) or {}
-            percent = f"{fmean(100 * score for score in scores.values()):.2f}" if scores else NONE
-            numbers.append(f'<td class="num">{percent}</td>')
-        seconds = duration(result.run.seconds["total"]) if result is not None else NONE
-        rows.append(
-            f"<tr><td>{html(cell.row)}</td><td>{_arrow(cell.task)}</td><td>{cell.seed}</td>{''.join(numbers)}"
-            f'<td class="num">{seconds}</td><td>{" · ".join(links) or "not started"}</td></tr>'
-        )
-    return (
-        f'<details><summary>Runs ({len(rows)})</summary><div class="card"><table class="runs"><thead><tr>'
-        f"<th>method</th><th>task</th><th>seed</th>{head}<th>time</th><th>files</th></tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div></details>"
-    )
+        scores = [store.scores(cell.row, cell.task, cell.seed, name) for name in criteria]
+        yield {
+            "row": cell.row,
+            "task": _arrow(cell.task),
+            "seed": cell.seed,
+            "numbers": [f"{fmean(100 * score for score in one.values()):.2f}" if one else NONE for one in scores],
+            "time": duration(result.run.seconds["total"]) if result is not None else NONE,
+            "links": links(store.directories[cell.row, cell.task, cell.seed], folder),
+        }

@@ -3,16 +3,23 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import astuple
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
-from dafw.errors import warning_that_names
+from dafw.errors import UserError, warning_that_names
 from dafw.files import remove_abandoned, replacing, write_atomically
 from dafw.run.directory import EXAMPLES
+from dafw.tables.costs import costs
+from dafw.tables.criteria import criteria
+from dafw.tables.details import control_rows
+from dafw.tables.estimates import EstimatePoint, draw_estimates, estimate_points
+from dafw.tables.further import Further
+from dafw.tables.further_estimates import estimate_table
 from dafw.tables.html import render_html
 from dafw.tables.render import render_cells, render_csv, render_latex, render_markdown
 from dafw.tables.sheet import Sheet
@@ -22,17 +29,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Theme = Literal["light", "dark"]
+Curve = tuple[list[int], list[float], list[float]]
+"""Steps, means and standard deviations."""
 Draw = Callable[[Any, str, Theme], "Figure"]
 PLAIN = ("SourceOnly", "ERM")
 """Methods that train on labelled sources alone."""
 MOST_COLUMNS, MOST_IMAGES = 5, 2
 """Rows of a table, and images of a target, whose predictions the page shows."""
+PAGE, CELLS = "index.html", "cells.csv"
+"""Names of the page, and of the file with a line for each run."""
 PLOTS = Path(__file__).resolve().parents[1] / "plots"
 """The code that draws, on which a picture depends."""
 
 
-def write_pages(sheet: Sheet, store: Store, root: Path) -> Path:
+def write_pages(sheet: Sheet, store: Store, root: Path, tests: Sequence[Further] = ()) -> Path:
     """Writes ``table.md``, ``table.tex``, ``table.csv``, ``cells.csv``, the plots and ``index.html``.
+
+    Args:
+        sheet: the table.
+        store: its runs.
+        root: folder of the run directories.
+        tests: small tables for the page, which has the criteria and the costs besides.
 
     Returns:
         The HTML page.
@@ -43,10 +60,25 @@ def write_pages(sheet: Sheet, store: Store, root: Path) -> Path:
     write_atomically(folder / "table.md", render_markdown(sheet))
     write_atomically(folder / "table.tex", render_latex(sheet))
     write_atomically(folder / "table.csv", render_csv(sheet))
-    write_atomically(folder / "cells.csv", render_cells(store))
+    write_atomically(folder / CELLS, render_cells(store))
     pictures = _pictures(sheet, store, folder)
-    write_atomically(folder / "index.html", render_html(sheet, store, folder, pictures))
-    return folder / "index.html"
+    further = (*tests, *criteria(store), *estimate_table(_estimates(store)), *costs(store))
+    write_atomically(folder / PAGE, render_html(sheet, store, folder, pictures, further))
+    return folder / PAGE
+
+
+def check_page(store: Store, root: Path) -> None:
+    """Refuses to replace a page with numbers by an empty one.
+
+    Raises:
+        UserError: if the table has a page with the numbers of runs, and none of its runs is there any more.
+    """
+    page = root / "tables" / store.table.folder / PAGE
+    with suppress(OSError):
+        if not (store.results or store.broken) and (page.parent / CELLS).read_bytes().count(b"\n") > 1:
+            raise UserError(
+                f"the runs behind {page} are gone, so it stays as it is: remove it, or make them with dafw table run"
+            )
 
 
 def _pictures(sheet: Sheet, store: Store, folder: Path) -> dict[str, tuple[bytes, bytes]]:
@@ -56,11 +88,15 @@ def _pictures(sheet: Sheet, store: Store, folder: Path) -> dict[str, tuple[bytes
     metric = store.table.metric
     wanted: list[tuple[str, str, Draw, Any]] = []
     if dots := _dots(sheet):
-        said = "dots are means over seeds, whiskers one std; hollow: the method's control; ticks: published."
-        wanted.append((f"At a glance: Checkpoint {sheet.sections[0].criterion}; {said}", "table.png", _bars, dots))
+        wanted.append((f"At a glance: {_said_of_dots(sheet, dots)}", "table.png", _bars, dots))
     if series := _series(store):
-        said = "The target's test metric at each validation, mean and one std over seeds; nothing is selected by it."
-        wanted.append((f"Over training: {said}", "training.png", _curves, series))
+        said = _said_of_curves(series, own := _own_controls(store))
+        wanted.append((f"Over training: {said}", "training.png", _curves, (series, own)))
+    if points := [astuple(point) for point in _estimates(store)]:
+        said = (
+            "Without labels: the estimate over the accuracy by target labels; whiskers are ranges; equal on the line."
+        )
+        wanted.append((said, "estimates.png", _scatter, points))
     if examples := _examples(store):
         sure = "; scores above 0.5" if examples["kind"] == "boxes" else ""
         said = (
@@ -80,10 +116,20 @@ def _bars(dots: list[tuple[Any, ...]], metric: str, theme: Theme) -> "Figure":
     return table_bars([Dot(*one) for one in dots], metric=metric, theme=theme)
 
 
-def _curves(series: dict[str, Any], metric: str, theme: Theme) -> "Figure":
+def _curves(given: tuple[Mapping[str, Mapping[str, Curve]], dict[str, str]], metric: str, theme: Theme) -> "Figure":
     from dafw.plots import histories
 
-    return histories(series, metric=metric, theme=theme)
+    series, controls = given
+    return histories(series, metric=metric, theme=theme, controls=controls)
+
+
+def _scatter(points: list[tuple[Any, ...]], metric: str, theme: Theme) -> "Figure":
+    return draw_estimates([EstimatePoint(*one) for one in points], theme)
+
+
+def _estimates(store: Store) -> list[EstimatePoint]:
+    """The estimates of accuracy that the runs kept."""
+    return estimate_points(store.results)
 
 
 def _images(examples: dict[str, Any], metric: str, theme: Theme) -> "Figure":
@@ -132,6 +178,28 @@ def _key_of(path: Path) -> str:
             return str(image.info.get("Comment", ""))
     except (OSError, SyntaxError):
         return ""
+
+
+def _said_of_dots(sheet: Sheet, dots: Sequence[tuple[Any, ...]]) -> str:
+    """Explains what is drawn, and no more."""
+    kinds = {kind for *_, kind in dots}
+    several = any(std is not None and kind != "published" for *_, std, kind in dots)
+    parts = [
+        f"Checkpoint {sheet.sections[0].criterion}",
+        "dots are means over seeds, whiskers one std" if several else "dots are of one seed",
+        "hollow: the method's control" if "control" in kinds else "",
+        "ticks: published" if "published" in kinds else "",
+    ]
+    return f"{'; '.join(filter(None, parts))}."
+
+
+def _said_of_curves(series: Mapping[str, Mapping[str, Curve]], controls: Mapping[str, str]) -> str:
+    curves = [curve for by_row in series.values() for curve in by_row.values()]
+    spread = ", mean and one std over seeds" if any(std for curve in curves for std in curve[2]) else ""
+    dashed = (
+        " Dashed: the method's control." if any(row in controls for rows in series.values() for row in rows) else ""
+    )
+    return f"The target's test metric at each validation (ticks){spread}; nothing is selected by it.{dashed}"
 
 
 def _dots(sheet: Sheet) -> list[tuple[str, str, float, float | None, str]]:
@@ -186,15 +254,23 @@ def _kept(store: Store, row: str, task: str) -> dict[str, Any]:
     return {}
 
 
-def _series(store: Store) -> dict[str, dict[str, tuple[list[int], list[float], list[float]]]]:
-    """``{task: {method: (steps, means, stds)}}`` over the seeds with a validation at a step, without controls."""
+def _own_controls(store: Store) -> dict[str, str]:
+    """By row that is the control of one method alone, this method."""
+    methods: dict[str, list[str]] = {}
+    for method, control in control_rows(store).items():
+        methods.setdefault(control, []).append(method)
+    return {control: of[0] for control, of in methods.items() if len(of) == 1}
+
+
+def _series(store: Store) -> dict[str, dict[str, Curve]]:
+    """``{task: {row: (steps, means, stds)}}`` over the seeds with a validation at a step."""
     table = store.table
-    series: dict[str, dict[str, tuple[list[int], list[float], list[float]]]] = {}
+    series: dict[str, dict[str, Curve]] = {}
     for task in table.tasks:
         for row in table.rows:
             by_step: dict[int, list[float]] = {}
             for seed in table.seeds:
-                result = store.get(row.name, task, seed) if row.control_of is None else None
+                result = store.get(row.name, task, seed)
                 for one in result.run.history if result is not None else ():
                     scores = [one.test.get(name, {}).get(table.metric) for name in result.run.target] if result else []
                     known = [100 * score for score in scores if score is not None]

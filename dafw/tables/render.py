@@ -1,6 +1,7 @@
 """Renders a sheet as terminal text, Markdown, LaTeX and CSV."""
 
 import re
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -8,7 +9,9 @@ from rich.text import Text
 
 from dafw import escape
 from dafw.run.criteria import LEFT_OUT
+from dafw.tables.costs import PEAKS, samples_per_second
 from dafw.tables.sheet import Line, Sheet, Value
+from dafw.tables.statistics import lower_is_better
 from dafw.tables.store import Store
 
 NONE = "\u2013"
@@ -109,23 +112,41 @@ def render_markdown(sheet: Sheet) -> str:
 
 
 def render_latex(sheet: Sheet) -> str:
-    """``table`` environments for the packages booktabs, graphicx (to fit the width) and fontenc with T1."""
+    """``table`` environments for the packages booktabs, graphicx (to fit the width) and fontenc with T1.
+
+    The caption is one sentence. Below the table is what a reader needs for the numbers. Where they come from is in a
+    comment. In each column the best number of a method is bold and the second underlined.
+    """
     parts = []
+    read = [said for said in sheet.caption if said not in sheet.provenance]
+    metrics = [section.metric for section in sheet.sections]
     for number, (heading, columns, lines) in enumerate(blocks(sheet)):
+        metric = metrics[number] if number < len(metrics) else metrics[0]
+        ranked = [
+            _best_and_second([line.values[i] for line in lines if _competes(line)], metric) for i in range(len(columns))
+        ]
         body: list[str] = []
         for line in lines:
             if line.kind == "method" and body:
                 body.append(r"\addlinespace")
             first = escape.latex(label(line).strip())
             first = first if line.kind == "method" else rf"\quad {first}"
-            body.append(" & ".join([first, *map(_tex_value, line.values)]) + r" \\")
-        said = " ".join([f"{sheet.title}.", *([f"{heading}."] if "last" not in heading else []), *sheet.caption])
+            shown = ranked if _competes(line) else [("", "")] * len(columns)
+            body.append(" & ".join([first, *map(_tex_value, line.values, shown)]) + r" \\")
+        said = sheet.caption[0].partition(";")[0]
+        said = f"{sheet.title}: {said[0].lower()}{said[1:]}{f'; {heading[0].lower()}{heading[1:]}' if number else ''}."
+        marks = [
+            "Bold: the highest mean of a method, underlined: the second, without rows that train on target labels."
+        ]
+        marks = [marks[0].replace("highest", "lowest")] if lower_is_better(metric) else marks
+        notes = [*([f"{heading}."] if "last" not in heading else []), *read, *(marks if any(map(any, ranked)) else [])]
         tag = re.sub(r"[^\w.-]", "-", sheet.name) + (f"-{number}" if number else "")
         parts.append(
             "\n".join(
                 [
                     r"\begin{table}[t]",
                     r"\centering",
+                    *(f"% {escape.latex(sentence)}" for sentence in sheet.provenance),
                     rf"\caption{{{escape.latex(said)}}}",
                     rf"\label{{tab:{tag}}}",
                     r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
@@ -136,6 +157,8 @@ def render_latex(sheet: Sheet) -> str:
                     *body,
                     r"\bottomrule",
                     r"\end{tabular}}",
+                    r"\par\smallskip",
+                    rf"\parbox{{\linewidth}}{{\footnotesize {escape.latex(' '.join(notes))}}}",
                     r"\end{table}",
                 ]
             )
@@ -143,16 +166,37 @@ def render_latex(sheet: Sheet) -> str:
     return "% needs booktabs, graphicx and [T1]{fontenc}\n" + "\n\n".join(parts) + "\n"
 
 
-def _tex_value(value: Value | None) -> str:
+def _competes(line: Line) -> bool:
+    """Whether a line may have the best number: that of a method which target labels do not train."""
+    return line.kind == "method" and not line.oracle
+
+
+def _best_and_second(values: Sequence[Value | None], metric: str) -> tuple[str, str]:
+    """The best number and the next one, as they are printed; empty unless two methods have a number."""
+    found = [value for value in values if value is not None]
+    order = sorted(found, key=lambda value: value.mean, reverse=not lower_is_better(metric))
+    numbers = list(dict.fromkeys(value.number for value in order)) if len(found) > 1 else []
+    return (*numbers[:2], "", "")[0], (*numbers[:2], "", "")[1]
+
+
+def _tex_value(value: Value | None, ranked: tuple[str, str]) -> str:
     if value is None:
         return "--"
     spread = rf" {{\scriptsize {escape.latex(value.spread)}}}" if value.spread else ""
     count = rf" {{\scriptsize ({value.count})}}" if value.count else ""
-    return escape.latex(value.number) + spread + count + escape.latex(value.mark)
+    number = escape.latex(value.number)
+    if value.number in ranked:
+        number = rf"\textbf{{{number}}}" if value.number == ranked[0] else rf"\underline{{{number}}}"
+    return number + spread + count + escape.latex(value.mark)
 
 
 def render_csv(sheet: Sheet) -> str:
-    """CSV with a line for each number: criterion, row, kind of line, column, mean, interval and so on."""
+    """CSV with a line for each number, see :func:`numbers`."""
+    return escape.csv(numbers(sheet))
+
+
+def numbers(sheet: Sheet) -> list[list[object]]:
+    """A head, and a line for each number: criterion, row, kind of line, column, mean, interval and so on."""
     rows: list[list[object]] = [
         ["criterion", "row", "kind", "column", "mean", "std", "low", "high", "n", "mark", "note", "metric"]
     ]
@@ -165,18 +209,23 @@ def render_csv(sheet: Sheet) -> str:
                     front = [section.criterion, line.row, line.kind, column]
                     ends = ["", ""] if value.interval is None else [round(end, 4) for end in value.interval]
                     rows.append([*front, round(value.mean, 4), std, *ends, n, value.mark, value.note, section.metric])
-    return escape.csv(rows)
+    return rows
 
 
 def render_cells(store: Store) -> str:
-    """CSV with a line for each run, criterion and target: percent, and the run's steps, seconds and directory.
+    """CSV with a line for each run, criterion and target, see :func:`cells`."""
+    return escape.csv(cells(store))
 
-    ``oracle`` says whether target labels trained this run, or any run of its row.
+
+def cells(store: Store) -> list[list[object]]:
+    """A head, and a line for each run, criterion and target: percent, and what the run took and where it is.
+
+    ``oracle`` says whether target labels trained this run, or any run of its row. Speed and peaks of memory are empty
+    where nobody knows them.
     """
+    heads = ["row", "task", "seed", "criterion", "domain", "percent", "oracle", "steps", "seconds", "directory"]
     oracles = store.oracles
-    rows: list[list[object]] = [
-        ["row", "task", "seed", "criterion", "domain", "percent", "oracle", "steps", "seconds", "directory"]
-    ]
+    rows: list[list[object]] = [[*heads, "samples_per_second", *PEAKS]]
     for cell in store.table.runs():
         result = store.get(cell.row, cell.task, cell.seed)
         for criterion in (*result.criteria, LEFT_OUT) if result is not None else ():
@@ -184,6 +233,8 @@ def render_cells(store: Store) -> str:
                 assert result is not None
                 oracle = result.run.oracle or cell.row in oracles
                 run = result.run
-                numbers = [round(100 * score, 4), oracle, run.steps, run.seconds["total"], result.directory.name]
-                rows.append([cell.row, cell.task, cell.seed, criterion, domain, *numbers])
-    return escape.csv(rows)
+                found = [round(100 * score, 4), oracle, run.steps, run.seconds["total"], result.directory.name]
+                speed = samples_per_second(run)
+                found += ["" if speed is None else round(speed, 1), *(run.cost.get(name, "") for name in PEAKS)]
+                rows.append([cell.row, cell.task, cell.seed, criterion, domain, *found])
+    return rows

@@ -11,7 +11,7 @@ from typing import Literal
 
 from dafw.errors import choose
 from dafw.run.criteria import LEFT_OUT
-from dafw.tables.caption import caption
+from dafw.tables.caption import caption, provenance
 from dafw.tables.fields import split_task, target_columns
 from dafw.tables.grid import Table
 from dafw.tables.protocols import other_protocols, published_differences
@@ -102,7 +102,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A complete table with all its numbers."""
+    """A complete table with all its numbers. The last sentences of the caption are its provenance."""
 
     name: str
     title: str
@@ -111,6 +111,7 @@ class Sheet:
     by_criterion: tuple[Line, ...]
     caption: tuple[str, ...]
     missing: tuple[str, ...]
+    provenance: tuple[str, ...]
 
     @property
     def criteria(self) -> tuple[str, ...]:
@@ -144,6 +145,7 @@ def make_sheet(store: Store) -> Sheet:
         by_criterion=tuple(_by_criterion(store)) if len(table.select) > 1 else (),
         caption=tuple(caption(store, {line.kind for line in shown}, _marks(shown))),
         missing=tuple(_missing(store)),
+        provenance=tuple(provenance(store)),
     )
 
 

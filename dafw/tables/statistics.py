@@ -55,3 +55,12 @@ def worst(domains: Mapping[str, Mapping[int, float]]) -> str | None:
     """The name with the lowest mean over its seeds; ``None`` unless every name has a number."""
     means = {name: fmean(values.values()) for name, values in domains.items() if values}
     return min(means, key=lambda name: means[name]) if means and len(means) == len(domains) else None
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric counts mistakes, such as the share of known samples that are rejected.
+
+    >>> lower_is_better("fpr95"), lower_is_better("accuracy")
+    (True, False)
+    """
+    return metric.startswith("fpr") or metric.endswith(("loss", "error"))

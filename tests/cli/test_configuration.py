@@ -36,7 +36,7 @@ def test_the_written_configuration_makes_the_same_run(capsys: pytest.CaptureFixt
     assert other.name == folder.name
     results = [json.loads((place / "result.json").read_text()) for place in (folder, other)]
     for result in results:
-        del result["seconds"], result["git_revision"]
+        del result["seconds"], result["cost"], result["git_revision"]
     assert results[0] == results[1]
     assert (folder / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
 

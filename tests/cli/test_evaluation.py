@@ -66,7 +66,7 @@ def test_a_test_writes_a_result(capsys: pytest.CaptureFixture[str]) -> None:
         tested = read_result_file(path)
         assert tested.seconds["total"] > 0
         assert tested.checkpoint == str(checkpoint)
-        assert replace(tested, checkpoint="", history=run.history, seconds=run.seconds) == run
+        assert replace(tested, checkpoint="", history=run.history, seconds=run.seconds, cost=run.cost) == run
     assert read_result_file(folder / RESULT) == run
 
 

@@ -25,7 +25,7 @@ def same(one: Path, other: Path) -> None:
     assert (one / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
     results = [json.loads((folder / "result.json").read_text()) for folder in (one, other)]
     for result in results:
-        del result["seconds"], result["git_revision"]
+        del result["seconds"], result["cost"], result["git_revision"]
         if result["stream"] is not None:
             del result["stream"]["speed"], result["stream"]["peak_memory_mib"]
     assert results[0] == results[1]

@@ -63,6 +63,7 @@ RUN = Result(
     samples={"b/test": [21, "0123"]},
     holds_out_source=False,
     fast_forms={"channels_last": True, "fused": False},
+    cost={"samples": 384, "peak_resident": 1 << 29},
     source_use="statistics",
     stream=StreamResult(
         protocol={"stream": "continual", "batch_size": 4, "images_per_domain": None, "knows_shifts": False},
@@ -82,7 +83,7 @@ RUN = Result(
     estimates={"b": {"ac": {"value": 0.5, "low": 0.25, "high": 0.75}}},
 )
 LATER: dict[str, Any] = {"sources": {}, "repositories": {}, "samples": {}, "holds_out_source": True, "fast_forms": {}}
-LATER |= {"source_use": "", "stream": None, "estimates": {}}
+LATER |= {"source_use": "", "stream": None, "cost": {}, "estimates": {}}
 """Fields that results made before they were added lack, with what they are then."""
 
 

@@ -2,22 +2,28 @@
 
 import csv
 import io
+import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from commands import killed_while_writing
+import yaml
+from commands import call, killed_while_writing
+from PIL import Image
 from rich.console import Console
 
 from dafw import escape
 from dafw.files import UNFINISHED
 from dafw.plots import Dot, table_bars
+from dafw.tables.details import flat
 from dafw.tables.grid import Table
 from dafw.tables.pages import write_pages
+from dafw.tables.reading import load_table
 from dafw.tables.render import render_cells, render_csv, render_latex, render_markdown, render_terminal
 from dafw.tables.sheet import Sheet, make_sheet
 from dafw.tables.store import Store, load
@@ -150,7 +156,8 @@ def test_the_page_stands_alone_and_links_its_runs(made: tuple[Sheet, Store, Path
     assert f"Digits {NASTY}" in text
     assert "\u22125.0 [\u22125.0, \u22125.0]" in re.sub(r"\s+", " ", text)
     assert "target optdigits->mnist seed 1" in text
-    assert not [tag for tag, _ in page.attributes if tag in ("script", "link", "b>")]
+    assert not [tag for tag, _ in page.attributes if tag in ("link", "b>")]
+    assert not [given for tag, given in page.attributes if tag == "script" and "src" in given]
     pictures = [given["src"] or "" for tag, given in page.attributes if tag == "img"]
     assert len(pictures) == 2
     assert all(one.startswith("data:image/png;base64,iVBOR") for one in pictures)
@@ -248,3 +255,80 @@ def test_a_kill_leaves_every_file_of_a_table_whole(made: tuple[Sheet, Store, Pat
         assert (folder / name).read_bytes() == b"old"
     write_pages(sheet, store, root)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == new
+
+
+def test_the_page_is_bounded_and_says_what_it_leaves_out(
+    make_table: Make, fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures are scaled; then those of later seeds and of less importance go; then points and letters of logs."""
+    table = make_table(tasks=["mnist->mnistm"], seeds=[0, 1])
+    root = fill(table, lambda *_: 0.5, history=HISTORY)
+    store = load(table, root)
+    sheet = make_sheet(store)
+    noise = Image.effect_noise((600, 300), 80)
+    for directory in store.directories.values():
+        (directory / "plots").mkdir()
+        for name in ("confusion.png", "embedding.png", "curves.png"):
+            noise.save(directory / "plots" / name)
+        (directory / "log.txt").write_text("a line of the log\n" * 200, encoding="utf-8")
+
+    def shown() -> tuple[dict[str, list[str]], str, int]:
+        path = write_pages(sheet, store, root)
+        text = path.read_text(encoding="utf-8")
+        (pictures,) = re.findall(r'id="pictures">(.*?)</script>', text)
+        found = {key: list(names) for key, names in json.loads(pictures).items()}
+        kept = [name for names in found.values() for name in names]
+        assert len(list((path.parent / "thumbnails").iterdir())) - len(kept) in (0, 1), "the others are removed"
+        return found, " ".join(re.findall(r"The page stays below.*?(?=</p>)", text)), path.stat().st_size
+
+    pictures, said, size = shown()
+    assert pictures == {f"{row},0,{seed}": ["embedding", "confusion"] for seed in (0, 1) for row in (0, 1, 2)}
+    assert said == ""
+    monkeypatch.setattr("dafw.tables.html.MOST_BYTES", size - 150_000)
+    pictures, said, smaller = shown()
+    assert smaller < size - 150_000
+    assert list(pictures)[:3] == ["0,0,0", "1,0,0", "2,0,0"]
+    assert all("embedding" in names for key, names in pictures.items() if key.endswith(",0"))
+    left_out = 12 - sum(map(len, pictures.values()))
+    assert f"{left_out} pictures of runs are left out; they are in plots/ of each run directory." in said
+    monkeypatch.setattr("dafw.tables.html.MOST_DETAILS", 9_000)
+    _, said, _ = shown()
+    assert "Curves have at most 24 points, and logs at most 600 letters." in said
+
+
+def test_a_page_of_runs_that_are_gone_is_not_replaced(
+    grid_file: Callable[..., Path], fill: Fill, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = grid_file(seeds=[0])
+    table = load_table(grid)
+    root = fill(table, lambda *_: 0.5)
+    page = write_pages(make_sheet(load(table, root)), load(table, root), root)
+    before = page.read_bytes()
+    for directory in root.glob("*-*"):
+        shutil.rmtree(directory)
+    assert call(capsys, "table", "show", grid, "--root", root) == (
+        2,
+        "",
+        f"dafw: error: the runs behind {page} are gone, so it stays as it is: remove it, or make them with dafw table "
+        "run\n",
+    )
+    assert page.read_bytes() == before
+    shutil.rmtree(page.parent)
+    assert call(capsys, "table", "show", grid, "--root", root).code == 0
+    assert "No run of this table is there yet: dafw table run makes them." in page.read_text(encoding="utf-8")
+
+
+def test_the_configuration_of_a_run_is_read_without_building_it() -> None:
+    """Aliases, and lists in lists, stay small; a text that is not YAML is an error and no crash."""
+    text = (
+        "a: &x [1, 2]\nb: *x\nmodel: {class_path: X, init_args: {of: {}, parts: [{k: 1}, {k: 2}], pair: [[1, 2], 3]}}"
+    )
+    found = flat(text)
+    assert found["a"] == "1, 2"
+    assert found["b"] == "*x"
+    assert found["model.class_path"] == "X"
+    assert (found["model.parts.0.k"], found["model.parts.1.k"]) == ("1", "2")
+    assert flat("[" * 900 + "1" + "]" * 900)
+    for broken in ("a: [", "a: b: c", "\x00"):
+        with pytest.raises(yaml.YAMLError):
+            flat(broken)
