@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dafw.commands.data import show
+from dafw.commands.data import check, show
 from dafw.data.fetching import fetch
 from dafw.data.manifest import missing_files
 from dafw.data.unpacking import UNPACKING, Bounds, file_hash, is_archive, unpack, unpacked
@@ -40,7 +40,8 @@ def prepare(args: argparse.Namespace) -> int:
         raise UserError(f"{root} (--root) is a file: give the folder that shall hold {facts.name}")
     for archive in archives:
         verify(archive, _known(mirror, archive), mirror, anyway=args.unverified)
-    missing = [] if archives else [one for one in mirror.files if not _there(one, root)]
+    wanted = () if archives or _complete(facts, root) else mirror.files
+    missing = [one for one in wanted if not _there(one, root)]
     if not archives and not mirror.files and not root.is_dir():
         raise UserError(f"{facts.name} is not fetched, since {mirror.why}: get {facts.get}, and give it with --archive")
     if archives or missing:
@@ -57,6 +58,15 @@ def prepare(args: argparse.Namespace) -> int:
     if code and mirror.why and not archives:
         print(terminal(f"not all of {facts.name} is fetched, since {mirror.why}: give it with --archive"))
     return code
+
+
+def _complete(facts: Benchmark, root: Path) -> bool:
+    """Whether a folder holds all of the benchmark, however it got there."""
+    try:
+        found, problems = check(facts, find_home(facts, root))
+    except UserError:
+        return False
+    return not problems and not any(domain.problems for domain in found)
 
 
 def _keep_listings(facts: Benchmark, root: Path) -> None:

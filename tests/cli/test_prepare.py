@@ -190,6 +190,13 @@ def test_fetching(capsys: pytest.CaptureFixture[str], server: str, archives: Pat
     assert len(Server.sent["webcam.tar"]) == 1
 
 
+def test_what_is_there_already_is_not_fetched(capsys: pytest.CaptureFixture[str], server: str, tmp_path: Path) -> None:
+    done = prepare(capsys, tmp_path / "made")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.endswith("Office31 is complete\n")
+    assert not Server.sent
+
+
 def test_a_server_with_other_files(
     capsys: pytest.CaptureFixture[str], server: str, archives: Path, tmp_path: Path
 ) -> None:
