@@ -10,7 +10,8 @@ from dafw.data.fields import MASK
 from dafw.data.hub import pretrained
 from dafw.errors import UserError
 
-KEY = "data.tokenizer"
+KEY = "data.tokenizer or model.network.backbone"
+"""What may have named the tokenizer: the command line gives data the tokenizer of the backbone."""
 USUAL_LENGTH = 256
 """Tokens of a text that are kept if nothing is said."""
 _NO_LIMIT = 1_000_000

@@ -99,7 +99,10 @@ def test_what_predict_refuses(capsys: pytest.CaptureFixture[str]) -> None:
             "the backbone mnist_net takes images, and TextDomains serves texts",
         ),
         (("--model.network.backbone", "transformers:gone/away/far"), "the folder gone/away/far"),
-        (("--model.network.backbone", "transformers:data"), "the folder data (data.tokenizer) holds no model"),
+        (
+            ("--model.network.backbone", "transformers:data"),
+            "backbone) holds no model: it has no file config.json",
+        ),
         (("--data.tokenizer", "other"), "leave data.tokenizer out, since it follows the backbone"),
         (("--data.augment", "weak"), "data.augment weak changes images, and texts are none"),
         (("--data.max_length", "30"), "takes at most 24 tokens"),
