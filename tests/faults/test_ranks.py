@@ -18,6 +18,7 @@ from two_ranks import gloo_threads
 import dafw.run.commands
 from dafw.checkpoints import checkpoints
 from dafw.errors import UserError
+from dafw.estimation import SourceEvidence
 from dafw.run.directory import EVIDENCE, is_running
 from dafw.testing.cases import TINY
 from dafw.testing.toys import ToyData
