@@ -23,8 +23,14 @@ if TYPE_CHECKING:
     from dafw.run.config import DafwCLI
 
 SHOWN = 5
-UNSEARCHED = ("data.oracle", "data.source", "data.target", "model.checkpoint", "trainer.callbacks")
-UNSEARCHED += ("data.pseudo_labels",)
+UNSEARCHED = (
+    "data.oracle",
+    "data.pseudo_labels",
+    "data.source",
+    "data.target",
+    "model.checkpoint",
+    "trainer.callbacks",
+)
 """Keys that must be the same in all trials of a study, since they say what it is about or which labels it uses."""
 HELD_OUT_HELP = (
     "labelled domains that are no targets, whose stream the objective held_out scores (held-out corruptions)"

@@ -70,15 +70,15 @@ class Shallow(AdaptationMethod):
 
     def _fit(self) -> None:
         domains, count = self.data.train_domains, len(self.data.labelled)
-        source, labels = self._features(domains[:count])
-        target, _ = self._features(domains[count:])
+        source, labels = self._passed(domains[:count])
+        target, _ = self._passed(domains[count:])
         try:
             self.fitted.fit(source, labels, target, **self.options, seed=self.data_seed)
         except ValueError as error:
             raise UserError(f"Shallow cannot be fitted ({self.options['alignment']}): {sentence(error)}") from error
 
     @torch.no_grad()
-    def _features(self, domains: list[Domain]) -> tuple[Tensor, Tensor]:
+    def _passed(self, domains: list[Domain]) -> tuple[Tensor, Tensor]:
         """The features of all samples of some domains in evaluation mode, and the labels of those that have one."""
         data: Any = self.data
         features, labels = list[Tensor](), [torch.zeros(0, dtype=torch.int64)]
