@@ -161,7 +161,7 @@ class ImageFolderDomains(DomainDataModule):
                 raise UserError(
                     f"nothing says what the classes are: {self.root} has no {gone}, and no target has labels"
                 )
-        self.class_names = tuple(sorted(labels, key=_natural))
+        self.class_names = tuple(sorted(labels, key=natural_order))
         self._images: dict[str, Sequence[Tensor]] = {}
         self._placed: dict[str, NDArray[np.float64]] = {}
         self._told = False
@@ -328,6 +328,6 @@ class ImageFolderDomains(DomainDataModule):
         return f"{name}: {images} images, {classes}; {', '.join(f'{count} {split}' for split, count in parts.items())}"
 
 
-def _natural(label: str) -> tuple[int, int, str]:
+def natural_order(label: str) -> tuple[int, int, str]:
     """A sort key that orders numbers by value and puts them before words."""
     return (0, int(label), label) if label.isdecimal() else (1, 0, label)

@@ -1,4 +1,4 @@
-"""A trained run in the hands of another program: its classes, its result, and its predictions for images."""
+"""A trained run in the hands of another program: its classes, its result, and its predictions for images or texts."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dafw.api.data import make_data
 from dafw.api.runs import import_pandas
 from dafw.checkpoints import check_classes, newest_checkpoint, read_checkpoint
-from dafw.data.batch import Batch
+from dafw.data.batch import Batch, Sample, collate
 from dafw.errors import UserError, sentence
 from dafw.estimation import OtherModel, Report
 from dafw.evaluation.for_estimates import ForEstimates, Loader, Rows
@@ -28,6 +28,7 @@ from dafw.run.directory import run_of
 from dafw.run.estimates import evidence_if_kept, evidence_of
 from dafw.run.result import Result, read_result
 from datamodules.base import DomainDataModule
+from datamodules.text import TextDomains
 
 UNKNOWN = "unknown"
 """The class name of what a method rejects."""
@@ -35,10 +36,10 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions for N images.
+    """Predictions for N images or texts.
 
     Attributes:
-        names: the path of each image; its position for one that is no file.
+        names: the path of each image; its position for one that is no file, and for a text.
         classes: the predicted class of each; ``unknown`` for one that the method rejects.
         probabilities: (N, K) float32 on the CPU, of the known classes.
         class_names: the names of the K known classes.
@@ -149,6 +150,8 @@ class Trained:
     def transform(self) -> Callable[[Any], Any]:
         """The function that prepares an image as the run's evaluation does: a path or an image of Pillow to a tensor.
 
+        That of a run on texts makes the tokens of a text.
+
         Raises:
             UserError: if the data cannot be had, or does not say how an image is prepared.
         """
@@ -156,37 +159,42 @@ class Trained:
 
     @torch.no_grad()
     def predict(self, images: Any, *, batch_size: int = 64) -> Predictions:
-        """The classes of images.
+        """The classes of images, or of texts for a run on texts.
 
         Args:
             images: one image or many: paths, images of Pillow, uint8 arrays (H, W) or (H, W, 3), which
                 :attr:`transform` prepares; or prepared tensors (3, H, W), or (N, 3, H, W), of uint8 or of floating
-                point in [0, 1].
+                point in [0, 1]. For a run on texts one text or many.
             batch_size: images at a time.
 
         Raises:
-            UserError: for an image of another form, size or range, a file that cannot be read, or a run that predicts
-                something else than classes.
+            UserError: for an image of another form, size or range, a file that cannot be read, an empty text, or a run
+                that predicts something else than classes.
         """
         if not isinstance(self.method.problem, Classification):
             kind = self.method.problem.kind
             raise UserError(f"this run is for {kind}, and predict gives classes: take dafw predict")
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {batch_size}")
-        given = _rows(images)
+        given, texts = _rows(images), self._takes_texts
         if not given:
-            raise UserError("there is no image to predict")
-        parts, shape = [], self._shape
+            raise UserError(f"there is no {'text' if texts else 'image'} to predict")
+        parts, shape = [], None if texts else self._shape
         for start in range(0, len(given), batch_size):
+            if texts:
+                parts.append(self._predict(self._tokens(given[start : start + batch_size], start)))
+                continue
             rows = []
             for position in range(start, min(start + batch_size, len(given))):
                 rows.append(self._prepare(f"image {position}", given[position], shape))
                 shape = tuple(rows[-1].shape)
-            parts.append(self._predict(torch.stack(rows), start))
+            parts.append(self._predict(_batch(torch.stack(rows), start)))
         columns = {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
         names = (*self.class_names, UNKNOWN)
         return Predictions(
-            names=tuple(fspath(one) if isinstance(one, str | PathLike) else str(i) for i, one in enumerate(given)),
+            names=tuple(
+                fspath(one) if isinstance(one, str | PathLike) and not texts else str(i) for i, one in enumerate(given)
+            ),
             classes=tuple(names[position] for position in columns["prediction"].tolist()),
             probabilities=columns["probabilities"],
             class_names=self.class_names,
@@ -197,8 +205,8 @@ class Trained:
         """The accuracy on images without labels, estimated, and how far they are from the source.
 
         Args:
-            images: see :meth:`predict`.
-            others: further runs that see the same images, for estimates by agreement.
+            images: images or texts, see :meth:`predict`.
+            others: further runs that see the same, for estimates by agreement.
             batch_size: images at a time.
 
         Raises:
@@ -226,15 +234,28 @@ class Trained:
         found.gather()
         return found.rows[0]
 
-    def _predict(self, x: Tensor, first: int) -> dict[str, Tensor]:
-        rows = first + torch.arange(len(x))
-        batch = Batch(x=x, y=[], domain=torch.zeros_like(rows), index=rows, num_source=0).to(self.method.device)
+    @cached_property
+    def _takes_texts(self) -> bool:
+        with suppress(UserError):  # which says what is wrong when the data are needed
+            return isinstance(self.data, TextDomains)
+        return False
+
+    def _tokens(self, texts: Sequence[Any], first: int) -> Batch:
+        """A batch of texts, the first of which is number ``first``."""
+        for position, text in enumerate(texts, first):
+            if not isinstance(text, str) or not text.strip():
+                what = "empty" if isinstance(text, str) else f"a {type(text).__name__}"
+                raise UserError(f"text {position} is {what}: give texts to a run on texts")
+        return collate([Sample(self.transform(text), None, 0, row, {}, {}) for row, text in enumerate(texts, first)])
+
+    def _predict(self, batch: Batch) -> dict[str, Tensor]:
         try:
-            found = self.method.evaluator.predict(batch)
+            found = self.method.evaluator.predict(batch.to(self.method.device))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # of a layer that takes one size alone
-            raise UserError(f"images of {tuple(x.shape[1:])} do not fit the network ({sentence(error)})") from error
+            what = f"images of {tuple(batch.x.shape[1:])}" if isinstance(batch.x, Tensor) else "texts"
+            raise UserError(f"{what} do not fit the network ({sentence(error)})") from error
         return {key: value for key, value in found.items() if key != "index"}
 
     @cached_property
@@ -272,6 +293,12 @@ class Trained:
             raise UserError(f"{name} is {found}, and {shape or '(C, H, W)'} is needed: prepare its file with transform")
         check_scale(image[None])
         return image
+
+
+def _batch(x: Tensor, first: int) -> Batch:
+    """A batch of images, the first of which is number ``first``."""
+    rows = first + torch.arange(len(x))
+    return Batch(x=x, y=[], domain=torch.zeros_like(rows), index=rows, num_source=0)
 
 
 def _rows(images: Any) -> list[Any]:

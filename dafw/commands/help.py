@@ -30,6 +30,7 @@ OPTIONS = {
     "ckpt": ("--ckpt_path FILE", "the checkpoint; the newest one of the run directory if it is left out"),
     "output": ("--output FILE", "the file to write"),
     "images": ("--images PATH", "these images instead of the run's targets: files or a folder, no labels needed"),
+    "texts": ("--texts FILE", "the texts of this file, as a run on texts reads them"),
     "split": ("--split all|test", "the samples of each target to serve"),
     "with": ("--with RUN ...", "other runs or checkpoints that see the same images, for estimates by agreement"),
 }
@@ -39,8 +40,8 @@ SHOWN = {
     "fit": (*TRAINING, "epochs", "devices", "accelerator", "seed", "dir", "print"),
     "validate": EVALUATION,
     "test": (*EVALUATION, "output"),
-    "predict": ("images", "split", "output", *EVALUATION),
-    "estimate": ("images", "with", "split", "output", *EVALUATION),
+    "predict": ("images", "texts", "split", "output", *EVALUATION),
+    "estimate": ("images", "texts", "with", "split", "output", *EVALUATION),
 }
 EXAMPLES = {
     "fit": (

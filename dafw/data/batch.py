@@ -1,6 +1,6 @@
 """The joint batch: source rows first, target rows next, held-out rows last. Only source rows have labels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Self
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dafw.data.domain import Domain
+from dafw.data.fields import MASK, Fields, differ_in_length, have_same_names, pad_to_longest
 from dafw.data.padding import IGNORE, Empty, pad_to_largest
 
 
@@ -16,7 +17,7 @@ class Sample(NamedTuple):
     """One sample as a dataset serves it.
 
     Attributes:
-        x: the input; for an image a tensor (C, H, W).
+        x: the input; for an image a tensor (C, H, W), for a text a mapping of tensors (L,), or the text itself.
         y: the label; ``None`` where the domain has none. A class is a number, a mask a uint8 tensor (H, W), boxes a
             mapping with ``boxes`` (n, 4) and ``labels`` (n,).
         domain: position of its domain in the dataset.
@@ -45,7 +46,9 @@ class Batch:
 
     Args:
         x: inputs in the order source, target, held-out: (N, ...) in one tensor. Images of several sizes are padded with
-            zeros. A mapping of tensors, such as tokens and their mask, stays one. Other values are a list.
+            zeros. Samples of several parts, such as tokens and their mask, are :class:`~dafw.data.fields.Fields`, whose
+            rows are sliced as those of a tensor. Parts that differ in length are padded with zeros to the longest of
+            the batch if the samples have an ``attention_mask``. Other values, such as texts, are a list.
         y: labels of the first ``num_source`` inputs: (num_source, ...) in one tensor, or a list. Masks of several sizes
             are padded with :data:`~dafw.data.padding.IGNORE`.
         domain: (N,) int64, position of each row's domain in the datamodule's order (sources, then targets).
@@ -105,7 +108,7 @@ def _apply(value: Any, function: Callable[[Any], Any], kind: type) -> Any:
     if isinstance(value, kind):
         return function(value)
     if isinstance(value, dict):
-        return {key: _apply(item, function, kind) for key, item in value.items()}
+        return type(value)({key: _apply(item, function, kind) for key, item in value.items()})
     if isinstance(value, list | tuple):
         items = [_apply(item, function, kind) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
@@ -149,7 +152,7 @@ def collate(samples: Sequence[Sample], empty: Empty = _new) -> Batch:
         places += [] if sample.place is None else [sample.place]
         num_again += sample.again
         num_held_out += sample.held_out
-    labels = _Rows(len(y), empty, fill=IGNORE)
+    labels = _Rows(len(y), empty, labels=True)
     for label in y:
         labels.add(label)
     stacked = {name: rows.batch() for name, rows in views.items()}
@@ -176,11 +179,12 @@ class _Rows:
     Args:
         count: number of the values.
         empty: makes the tensor that they are stacked into.
-        fill: the value of the padding, where images differ in size.
+        labels: whether they are labels. Masks that differ in size are then padded with :data:`IGNORE`, and mappings of
+            other values than tensors of one shape stay a list.
     """
 
-    def __init__(self, count: int, empty: Empty, fill: int = 0) -> None:
-        self.count, self.empty, self.fill = count, empty, fill
+    def __init__(self, count: int, empty: Empty, labels: bool = False) -> None:
+        self.count, self.empty, self.labels = count, empty, labels
         self.values: list[Any] = []
         self.stacked: Tensor | None = None
 
@@ -208,15 +212,27 @@ class _Rows:
         values = self.values
         if values and _are_planes(values):
             sizes = torch.tensor([value.shape[-2:] for value in values], dtype=torch.int64)
-            return pad_to_largest(values, self.fill, self.empty), sizes
-        if values and _are_alike(values):
-            columns = {key: _Rows(self.count, self.empty) for key in values[0]}
-            for value in values:
-                for key, column in columns.items():
-                    column.add(value[key])
-            return {key: column.batch()[0] for key, column in columns.items()}, None
+            return pad_to_largest(values, IGNORE if self.labels else 0, self.empty), sizes
+        if have_same_names(values) and (parts := self._parts(values)) is not None:
+            return parts, None
         numbers = all(isinstance(value, int | float | np.number) for value in values)
         return (torch.as_tensor(values) if values and numbers else values), None
+
+    def _parts(self, values: list[Any]) -> Fields | None:
+        """Mappings of the same names, part by part; ``None`` if a part has no one shape and no mask tells padding."""
+        found = Fields()
+        for name in values[0]:
+            column = [value[name] for value in values]
+            if differ_in_length(column) and MASK in values[0] and not self.labels:
+                found[name] = pad_to_longest(column, self.empty)
+                continue
+            rows = _Rows(self.count, self.empty)
+            for value in column:
+                rows.add(value)
+            if rows.stacked is None and (self.labels or any(isinstance(value, Tensor) for value in column)):
+                return None
+            found[name] = rows.batch()[0]
+        return found
 
 
 def _are_planes(values: list[Any]) -> bool:
@@ -224,12 +240,3 @@ def _are_planes(values: list[Any]) -> bool:
     if not all(isinstance(value, Tensor) and value.ndim in (2, 3) for value in values):
         return False
     return len({(value.shape[:-2], value.dtype) for value in values}) == 1
-
-
-def _are_alike(values: list[Any]) -> bool:
-    """Whether all values are mappings to tensors of the same shapes under the same names, such as tokens."""
-    if not all(isinstance(value, Mapping) and "boxes" not in value for value in values):
-        return False
-    if not all(isinstance(part, Tensor) for value in values for part in value.values()):
-        return False
-    return len({tuple((key, part.shape, part.dtype) for key, part in value.items()) for value in values}) == 1

@@ -65,7 +65,7 @@ class Report:
         for name, one in self.estimates.items():
             said = "does not exist" if one.value != one.value else f"{_percent(one.value)}  {_range(one)}"
             yield f"  {titles[name]:<{width}}  {said}"
-        yield f"  {'shift':<{width}}    images  held-out source, at most"
+        yield f"  {'shift':<{width}}      here  held-out source, at most"
         for name, score in self.shift.items():
             more = "  exceeded" if score.exceeds else ""
             yield f"  {TITLES[name]:<{width}}  {score.value:8.2f}  {score.held_out:.2f}, {score.limit:.2f}{more}"

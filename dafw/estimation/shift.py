@@ -144,6 +144,6 @@ def warning(scores: Mapping[str, ShiftScore]) -> str | None:
         return None
     listed = f"{', '.join(found[:-1])} and {found[-1]}" if len(found) > 1 else found[0]
     return (
-        f"these images differ from the held-out source images in {listed}: label about 100 of them and count the "
+        f"these samples differ from the held-out source samples in {listed}: label about 100 of them and count the "
         "mistakes before you rely on the predictions or on an estimate"
     )

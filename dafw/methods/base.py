@@ -320,6 +320,7 @@ class Method(
         self.evaluator.check(stage)
         if stage == "fit":
             self.check_optimisation()
+            self.check_inputs()
             if not self.training:  # as a method that was loaded from a checkpoint
                 self.train()
         else:

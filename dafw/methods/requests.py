@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from torch import Tensor
+
 from dafw.data.served import ServedDomains
 from dafw.data.setting import Balanced, DataRequest, Setting
 from dafw.errors import UserError
@@ -28,6 +30,8 @@ class Requests(Base):
     views: tuple[str, ...] = ()
     #: Whether a step needs the reference of each target image, see :class:`~dafw.data.references.References`.
     references: ClassVar[bool] = False
+    #: What a step does that only images, or other inputs of one tensor, allow; empty if there is no such thing.
+    only_images: str = ""
     #: Share of each target's training samples that is kept apart and comes as the batch's last rows.
     held_out: ClassVar[float] = 0.0
     #: Samples of all sources together, and of all targets together, that a batch must hold, over all ranks.
@@ -62,6 +66,20 @@ class Requests(Base):
         if data is None:
             raise UserError(f"{type(self).__name__} needs a DomainDataModule: give it to the trainer as datamodule")
         return data
+
+    def check_inputs(self) -> None:
+        """Looks whether the training samples are images, if a step needs them.
+
+        Raises:
+            UserError: if they are the tokens of texts, or something else that is no tensor.
+        """
+        domains = [] if self.datamodule is None or not self.only_images else self.datamodule.train_domains
+        for domain in domains[:1]:
+            if len(domain) and not isinstance(domain.inputs[0], Tensor):
+                raise UserError(
+                    f"{type(self).__name__} {self.only_images}, and the samples of {domain.name} are none: take "
+                    "another method"
+                )
 
     @property
     def source_use(self) -> str:

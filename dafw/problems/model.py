@@ -27,7 +27,8 @@ class NetworkBase(Recorded, nn.Module):
     A network never sees a label. It takes a batch of uint8 images, (N, C, H, W), or of floating point images in
     [0, 1], and normalises them per channel on their device, ``(x / 255 - mean) / std``, in the dtype of the parameters.
     An input that is not 4-D is passed on as it is, floating point and uint8 values in the parameters' dtype. A mapping
-    of inputs is passed on as a mapping, each of its values treated so.
+    of inputs is passed on as a mapping, each of its values treated so. A list of texts is passed on to a backbone that
+    has a true attribute ``takes_texts``.
 
     A backbone that arrives in evaluation mode is put into training mode, with all its parts. If it arrives in training
     mode, parts of it that are in evaluation mode stay so, and the log says it.
@@ -176,6 +177,13 @@ class NetworkBase(Recorded, nn.Module):
         """
         if isinstance(x, Mapping):
             return {name: self.normalise(value) for name, value in x.items()}
+        if isinstance(x, list) and x and isinstance(x[0], str):
+            if not getattr(self.backbone, "takes_texts", False):
+                raise UserError(
+                    f"the backbone {getattr(self, 'backbone_name', type(self.backbone).__name__)} takes no texts: give "
+                    "--model.network.backbone transformers: and the name or folder of an encoder"
+                )
+            return x
         if not isinstance(x, Tensor):
             raise UserError(
                 f"a network takes a batch as one tensor (N, C, H, W) and got a {type(x).__name__}: torch.stack images"

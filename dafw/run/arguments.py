@@ -6,6 +6,7 @@ wanted.
 
 import json
 import re
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import lru_cache
 from typing import Any, Literal
@@ -25,19 +26,6 @@ _PLACES = {
     for inside in ("", "init_args.")
     for key in (*NAMES, "label_sets", *(f"label_sets.{role}" for role in LISTS))
 }
-
-
-def add_serving_arguments(parser: ArgumentParser, command: str) -> None:
-    """Adds which images a command serves, and for ``estimate`` which other runs see them."""
-    parser.add_argument("--images", type=str, nargs="+", help="files, or folders of images, instead of the targets")
-    parser.add_argument(
-        "--split",
-        type=Literal["test", "all"] | None,
-        default=None,
-        help="what of a target is served; by default its test split, and all of a target without labels",
-    )
-    if command == "estimate":
-        parser.add_argument("--with", type=str, nargs="+", help="other runs or checkpoints, for agreement")
 
 
 def with_text_names(arguments: list[str]) -> list[str]:
@@ -105,3 +93,35 @@ def _with_lists(value: Any) -> Any:
 
 
 set_loader(MODE, read, (yaml.YAMLError,))
+
+
+def add_served(parser: ArgumentParser, command: str) -> None:
+    """Adds what a command serves, and for ``estimate`` which other runs see it."""
+    parser.add_argument("--images", type=str, nargs="+", help="files, or folders of images, instead of the targets")
+    parser.add_argument("--texts", type=str | None, default=None, help="a file of texts, instead of the targets")
+    parser.add_argument(
+        "--split",
+        type=Literal["test", "all"] | None,
+        default=None,
+        help="what of a target is served; by default its test split, and all of a target without labels",
+    )
+    if command == "estimate":
+        parser.add_argument("--with", type=str, nargs="+", help="other runs or checkpoints, for agreement")
+
+
+def of_files(config: Mapping[str, Any]) -> bool:
+    """Whether files that are named are served, and not the targets."""
+    return bool(config.get("images") or config.get("texts"))
+
+
+def one_kind(given: Mapping[str, Any]) -> str | None:
+    """Which of ``images``, ``texts`` and ``split`` is given.
+
+    Raises:
+        UserError: if more than one is.
+    """
+    kinds = [key for key in ("images", "texts", "split") if given[key]]
+    if len(kinds) > 1:
+        why = "split is a part of a target: " if "split" in kinds else ""
+        raise UserError(f"{why}give --{kinds[0]} or --{kinds[1]}, not both")
+    return kinds[0] if kinds else None

@@ -31,6 +31,7 @@ from dafw.nn.distributed import leave_process_group, report_once
 from dafw.problems import Problem
 from dafw.ranges import check_ranges
 from dafw.run import provenance
+from dafw.run.arguments import one_kind
 from dafw.run.artifacts import code_of, collect_result, write_plots
 from dafw.run.checks import check_moved_data, check_trainer, refuse_other_run, warn_of_changes, warn_of_validators
 from dafw.run.clock import Clock
@@ -41,7 +42,7 @@ from dafw.run.estimating import estimate, warn_of_shift
 from dafw.run.given import run_folder, with_run
 from dafw.run.identity import config_hash
 from dafw.run.loggers import CsvLog, first_on_machine, rank, track_result, wandb_logger
-from dafw.run.predictions import predict_images, predict_targets
+from dafw.run.predictions import predict_images, predict_targets, predict_texts
 from dafw.run.result import RESULT, TEST, Result, read_result, write_result
 from dafw.run.sources import Sources, changed_since, merged
 from dafw.run.stream_record import served_rows
@@ -333,23 +334,24 @@ def evaluate(command: str, cli: DafwCLI) -> int:
 
 
 def predict(cli: DafwCLI, run: TrainedRun) -> None:
-    """Predicts the targets, or the files that ``--images`` names, with the method as it is."""
+    """Predicts the targets, or what ``--images`` or ``--texts`` names, with the method as it is."""
     given, problem = cli.config_init, cli.model.problem
     if type(problem).write_predictions is Problem.write_predictions:
         raise UserError(
             f"{type(problem).__name__} does not say how predictions are written: it must define write_predictions"
         )
-    if given["images"] and given["split"]:
-        raise UserError("split is a part of a target: give --images or --split, not both")
+    kind = one_kind(given)
     output = user_path(given["output"] or problem.predictions_name)
     problem.check_output(output)
-    if given["images"]:
+    if kind in ("images", "texts"):
         cli.use_one_device()
     else:
         cli.datamodule.predict_split = given["split"]
     trainer = cli.make_trainer([Stopping()], [], run.folder, lines=True)
     if given["images"]:
         predict_images(trainer, cli.model, cli.datamodule, given["images"], output)
+    elif given["texts"]:
+        predict_texts(trainer, cli.model, cli.datamodule, given["texts"], output)
     else:
         predict_targets(trainer, cli.model, cli.datamodule, output)
     if trainer.is_global_zero:

@@ -32,7 +32,7 @@ from dafw.nn.backbones import check_known
 from dafw.nn.weights import without_weights
 from dafw.plain_yaml import TOO_DEEP, load_yaml
 from dafw.ranges import check_ranges
-from dafw.run.arguments import MODE, SERVING, add_serving_arguments, with_text_names
+from dafw.run.arguments import MODE, SERVING, add_served, of_files, with_text_names
 from dafw.run.checks import check_trainer_arguments
 from dafw.run.config_errors import broken_file, check_augment, check_constructor, check_files, explain, find_class
 from dafw.run.given import NETWORK, NETWORKS, import_backbone, trained_checkpoint, trained_classes
@@ -41,6 +41,7 @@ from dafw.run.plain_weights import take_plain_weights
 from dafw.run.presets import with_presets
 from dafw.run.sizes import follow_size
 from dafw.run.threads import THREADS
+from dafw.run.tokenizer import follow_encoder
 from dafw.selection import Validator
 from datamodules.base import DomainDataModule
 
@@ -135,6 +136,7 @@ class DafwCLI(LightningCLI):
             parser.set_defaults({"trainer.max_epochs": 1})
             super().parse_arguments(parser, arguments)
         follow_size(self.config, arguments)
+        follow_encoder(self.config)
         take_plain_weights(self.config)
         for key, value in list(self.config.items()):
             if value == "None":  # what the parser makes of null on the command line for a nested "str | None"
@@ -149,7 +151,7 @@ class DafwCLI(LightningCLI):
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to evaluate")
         parser.add_argument("--output", type=str | None, default=None, help="where test or predict writes its file")
         if self.command in SERVING:
-            add_serving_arguments(parser, self.command)
+            add_served(parser, self.command)
 
     def before_instantiate_classes(self) -> None:
         """Refuses arguments without a class, since the parser would make the abstract base class.
@@ -184,7 +186,7 @@ class DafwCLI(LightningCLI):
             super().instantiate_classes()
             return
         config = resolved_config(self)
-        model = None if needs_source else TrainedModel(lambda: trained_classes(config), not config.get("images"))
+        model = None if needs_source else TrainedModel(lambda: trained_classes(config), not of_files(config))
         filled = self.command != "fit" and trained_checkpoint(config) is not None
         if filled:
             import_backbone(config)

@@ -38,7 +38,7 @@ _ALIEN = re.compile(r"(?:Import path(?: ([\w.]+))? does not correspond to|Not a 
 
 TOP_KEYS = (
     *("seed_everything", "model", "data", "trainer", "run", "ckpt_path", "output"),
-    *("images", "split", "with", "config"),
+    *("images", "texts", "split", "with", "config"),
 )
 RUN_KEYS = (
     *("root", "dir", "checkpoint_every", "keep_checkpoints", "wandb", "project", "plots"),

@@ -69,9 +69,10 @@ def record_estimates(method: Method, evidence: SourceEvidence | None) -> dict[st
         method: after its test.
         evidence: see :func:`source_evidence`.
     """
-    found = method.evaluator.for_estimates
-    if found is None or evidence is None or not len(evidence) or evidence.num_classes < 2:
+    if evidence is None or not len(evidence) or evidence.num_classes < 2:
         return {}
+    found = method.evaluator.for_estimates
+    assert found is not None  # there is no evidence otherwise
     return {
         name: {estimator: asdict(one) for estimator, one in estimates(evidence, rows.logits).items()}
         for name, rows in found.of_targets().items()

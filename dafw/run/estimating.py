@@ -1,9 +1,9 @@
 """``dafw estimate``: how good a run is on images without labels; and the warning of ``dafw predict``."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,14 +15,17 @@ from dafw.estimation import OtherModel, Report, SourceEvidence, shift_scores, wa
 from dafw.evaluation.for_estimates import Rows
 from dafw.files import check_writable, user_path, write_atomically
 from dafw.methods import Method
+from dafw.run.arguments import one_kind
 from dafw.run.config import DafwCLI, parse
 from dafw.run.estimates import evidence_if_kept, evidence_of
 from dafw.run.given import with_run
 from dafw.run.images import DOMAIN
-from dafw.run.predictions import image_loader, serve_images, serve_targets
+from dafw.run.predictions import image_loader, serve_files, serve_images, serve_targets, text_loader
 from dafw.run.trained import TrainedRun, fill_from_checkpoint
 
-COVERS = "The range covers the chance of the draw of images and of source samples alone, not that an assumption fails."
+COVERS = (
+    "The range covers the chance of the draw of these and of the source's samples alone, not that an assumption fails."
+)
 
 
 class Outputs(NamedTuple):
@@ -44,8 +47,7 @@ def estimate(cli: DafwCLI, run: TrainedRun) -> None:
         UserError: for a run of which no estimate can be made, saying why; see :func:`outputs` and :func:`other_model`.
     """
     given = cli.config_init
-    if given["images"] and given["split"]:
-        raise UserError("split is a part of a target: give --images or --split, not both")
+    one_kind(given)
     if given["output"]:
         check_writable(user_path(given["output"]))
     evidence = evidence_of(cli.model, run.folder, run.path)
@@ -57,7 +59,7 @@ def estimate(cli: DafwCLI, run: TrainedRun) -> None:
         logits, positions = together(name, own, [(kept, found) for kept, found in seen])
         reports[name] = Report.of(evidence, own.rows.logits[positions], own.rows.features, logits)
     for name, report in reports.items():
-        print(terminal(f"{name}: {report.samples:,} images, {len(evidence):,} held-out source samples"))
+        print(terminal(f"{name}: {report.samples:,} samples, {len(evidence):,} held-out source samples"))
         print("\n".join(report.lines()))
     print(COVERS)
     for note in next(iter(reports.values())).notes:
@@ -68,19 +70,19 @@ def estimate(cli: DafwCLI, run: TrainedRun) -> None:
     if given["output"]:
         path = user_path(given["output"])
         facts = {"run": str(run.folder), "source": {"domains": evidence.domains, "samples": len(evidence)}}
-        found = {"images": {name: one.as_dict() for name, one in reports.items()}}
+        found = {"reports": {name: one.as_dict() for name, one in reports.items()}}
         write_atomically(path, json.dumps({**facts, **found}, indent=1))
         print(path)
 
 
-def other_model(name: str, given: dict[str, object]) -> tuple[DafwCLI, TrainedRun, SourceEvidence | None]:
+def other_model(name: str, given: Mapping[str, Any]) -> tuple[DafwCLI, TrainedRun, SourceEvidence | None]:
     """Another run or checkpoint that ``--with`` names, and what its run keeps of the source.
 
     An earlier checkpoint has no such thing, so it serves the estimators of two models alone.
     """
-    where = [] if not given["images"] else ["--images", *map(str, given["images"])]  # type: ignore[call-overload]
-    split = [] if not given["split"] else ["--split", str(given["split"])]
-    cli = parse(with_run("estimate", [name, *where, *split]), "estimate")
+    kind = one_kind(given)
+    what = [] if kind is None else given[kind] if kind == "images" else [given[kind]]
+    cli = parse(with_run("estimate", [name, *([f"--{kind}"] if kind else []), *what]), "estimate")
     run = fill_from_checkpoint(cli, "estimate")
     return cli, run, evidence_if_kept(run.folder, run.path)
 
@@ -99,6 +101,10 @@ def outputs(cli: DafwCLI, folder: Path) -> dict[str, Outputs]:
         loader = image_loader(method, data, given["images"])
         serve_images(trainer, method, loader)
         names = {DOMAIN: [str(path) for path in loader.paths]}
+    elif given["texts"]:
+        domain, batches = text_loader(method, data, given["texts"])
+        serve_files(trainer, method, batches, len(domain))
+        names = {domain.name: [domain.id(index) for index in range(len(domain))]}
     else:
         serve_targets(trainer, method, data)
         domains = {name: data.predicted(name).domain for name in data.target}

@@ -7,12 +7,20 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader
 
+from dafw.data.batch import collate
+from dafw.data.domain import Domain
+from dafw.data.joint import JointDataset
+from dafw.data.sampler import ShardSampler
+from dafw.errors import UserError
 from dafw.escape import terminal
+from dafw.files import user_path
 from dafw.methods import Method
 from dafw.problems import Predicted
 from dafw.run.images import DOMAIN, ImageBatches, find_images
 from datamodules.base import DomainDataModule
+from datamodules.text import TextDomains
 
 
 def predict_targets(trainer: pl.Trainer, method: Method, data: DomainDataModule, output: Path) -> None:
@@ -91,19 +99,60 @@ def image_loader(method: Method, data: DomainDataModule, given: list[str]) -> Im
 
 
 def serve_images(trainer: pl.Trainer, method: Method, loader: ImageBatches) -> list[Any]:
-    """The value of ``Trainer.predict`` for images. The evaluator collects what estimates need.
-
-    What was left out is listed on standard error.
+    """As :func:`serve_files`, for images. What was left out is listed on standard error.
 
     Raises:
         UserError: if none of the images can be read.
     """
-    method.evaluator.estimated_files = len(loader.paths)
-    batches: list[Any] = trainer.predict(method, dataloaders=loader) or []
+    batches = serve_files(trainer, method, loader, len(loader.paths))
     loader.report()
+    return batches
+
+
+def text_loader(method: Method, data: DomainDataModule, given: str) -> tuple[Domain, DataLoader[Any]]:
+    """The texts of a file, and batches of them.
+
+    Raises:
+        UserError: if the run is of other data, or the file cannot be read.
+    """
+    if not isinstance(data, TextDomains):
+        raise UserError(f"the run is of {type(data).__name__}, which serves no texts: leave out --texts")
+    domain = data.texts(user_path(given))
+    mixed = (data.seed, domain.name) if method.data_request.mixed_evaluation else None
+    order = ShardSampler(len(domain), data.eval_batch_size, mixed=mixed)
+    dataset = JointDataset([domain])
+    return domain, DataLoader(dataset, batch_sampler=order, collate_fn=collate, num_workers=data.num_workers)
+
+
+def serve_files(trainer: pl.Trainer, method: Method, loader: Any, count: int) -> list[Any]:
+    """The value of ``Trainer.predict`` for so many samples of no target. The evaluator collects what estimates need."""
+    method.evaluator.estimated_files = count
+    batches: list[Any] = trainer.predict(method, dataloaders=loader) or []
     if method.evaluator.for_estimates is not None:
         method.evaluator.for_estimates.gather()
     return batches
+
+
+def predict_texts(trainer: pl.Trainer, method: Method, data: DomainDataModule, given: str, output: Path) -> None:
+    """Predicts the texts of a file, and writes the predictions.
+
+    Args:
+        trainer: makes the predictions, in one process.
+        method: the trained method.
+        data: the run's datamodule, which knows the columns of the file and the tokenizer.
+        given: the file.
+        output: where to write.
+
+    Raises:
+        UserError: if the run is of other data, or the file cannot be read.
+    """
+    domain, loader = text_loader(method, data, given)
+    batches = serve_files(trainer, method, loader, len(domain))
+    positions, columns = _in_order(batches)
+    ids = [domain.id(position) for position in positions]
+    method.problem.write_predictions([Predicted(domain.name, ids, columns)], data.known_names, output)
+    print(f"{len(ids)} predictions")
+    print(output)
 
 
 def gather_predictions(predicted: list[Any], data: DomainDataModule) -> list[Predicted]:

@@ -59,7 +59,7 @@ class EstimatorError:
     Attributes:
         estimator: its name.
         title: what it is called in words.
-        absolute: of the absolute errors, with their mean and its 95 % interval over runs.
+        absolute: of the absolute errors over runs.
         signed: of estimate minus truth.
         largest: the largest absolute error of a run.
         holds: the share of estimates whose range holds the truth.
@@ -71,6 +71,12 @@ class EstimatorError:
     signed: Statistic
     largest: float
     holds: float
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mean absolute error over runs, from 0 up; ``None`` for a single run."""
+        found = self.absolute.interval
+        return None if found is None else (max(0.0, found[0]), found[1])
 
 
 def estimate_points(results: Mapping[Key, CellResult]) -> list[EstimatePoint]:

@@ -156,13 +156,13 @@ def test_the_table_for_a_folder_with_other_runs(capsys: pytest.CaptureFixture[st
     assert done.code == 0, done
     lines = done.out.splitlines()
     kept = len(SourceEvidence.read(Path("run0", EVIDENCE)))
-    assert lines[0] == f"images: 120 images, {kept} held-out source samples"
+    assert lines[0] == f"images: 120 samples, {kept} held-out source samples"
     for text in ("average confidence (ac)", "agreement of seeds (gde)", "(aline_d)", "drift of the predicted"):
         assert text in done.out
     assert "not that an assumption fails" in done.out
     Path("data").symlink_to("kept")  # which the datamodule of a loaded run looks for
     assert done.err.count("dafw: skipped: ") == 3, "each of the three runs says it"
-    written = found("e.json")["images"]["images"]
+    written = found("e.json")["reports"]["images"]
     assert set(written["estimates"]) == set(ESTIMATORS)
     paths = sorted(str(one) for one in Path("kept/b").rglob("*.png") if one.name != "broken.png")
     first, *rest = (dafw.load(f"run{seed}") for seed in "012")
@@ -179,7 +179,7 @@ def test_the_table_for_a_folder_with_other_runs(capsys: pytest.CaptureFixture[st
 def test_the_targets_of_a_run_are_what_a_result_records(capsys: pytest.CaptureFixture[str], runs: Path) -> None:
     done = call(capsys, "estimate", "run0", "--output", "e.json")
     assert done.code == 0, done
-    written, recorded = found("e.json")["images"], found("run0/result.json")["estimates"]
+    written, recorded = found("e.json")["reports"], found("run0/result.json")["estimates"]
     assert set(written) == {"b"}
     for name, one in recorded["b"].items():
         assert one["value"] == pytest.approx(written["b"]["estimates"][name]["value"], abs=1e-6)
@@ -193,7 +193,7 @@ def test_images_of_another_kind_are_warned_of(capsys: pytest.CaptureFixture[str]
     for command in ("estimate", "predict"):
         done = call(capsys, command, "run0", "--images", "white", "--output", f"{command}.out")
         assert done.code == 0, done
-        assert "dafw: warning: images: these images differ from the held-out source images in" in done.err, command
+        assert "dafw: warning: images: these samples differ from the held-out source samples in" in done.err, command
         assert done.err.count("label about 100 of them") == 1
     same = call(capsys, "predict", "run0", "--images", "data/a", "--output", "same.csv")
     assert (same.code, same.err) == (0, "")
@@ -236,7 +236,7 @@ def test_an_earlier_checkpoint_serves_the_estimators_of_two_models(
     shutil.copy(kept, kept.with_name("step=5.ckpt"))
     done = call(capsys, "estimate", "run0", "--with", kept.with_name("step=5.ckpt"), "run1", "--output", "e.json")
     assert done.code == 0, done
-    estimates = found("e.json")["images"]["b"]["estimates"]
+    estimates = found("e.json")["reports"]["b"]["estimates"]
     assert "does not exist" in done.out
     assert np.isnan(estimates["aline_s"]["value"])
     assert 0.5 <= estimates["gde"]["value"] <= 1

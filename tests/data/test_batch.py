@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dafw.data import Batch, Sample, collate
+from dafw.data.fields import Fields
 
 
 class Box(NamedTuple):
@@ -74,6 +75,42 @@ def test_tokens_are_stacked_key_by_key() -> None:
     }
     assert (batch.sizes, len(batch)) == (None, 3)
     assert {value.device.type for value in batch.to("meta").x.values()} == {"meta"}
+
+
+def test_tokens_of_several_lengths_are_padded_where_a_mask_tells() -> None:
+    rows = [
+        {"ids": torch.full((1 + i,), 5), "attention_mask": torch.ones(1 + i), "text": "ab"[: i + 1]} for i in (0, 1)
+    ]
+    batch = collate([sample(i, row, None, other=row) for i, row in enumerate(rows)])
+    for found in (batch.x, batch.views["other"]):
+        assert found["ids"].tolist() == [[5, 0], [5, 5]]
+        assert found["attention_mask"].tolist() == [[1, 0], [1, 1]]
+        assert found["text"] == ["a", "ab"]
+    moved = batch.to("meta")
+    assert isinstance(moved.x, Fields)
+    assert (moved.x["ids"].device.type, moved.x["text"]) == ("meta", ["a", "ab"])
+
+
+def test_rows_of_inputs_of_several_parts() -> None:
+    rows = [{"ids": torch.tensor([i, 7]), "text": str(i)} for i in range(4)]
+    x = collate([sample(i, row, i) for i, row in enumerate(rows)]).x
+    for chosen, expected in (
+        (slice(2), [0, 1]),
+        (slice(3, None), [3]),
+        (torch.tensor([2, 0]), [2, 0]),
+        (torch.tensor([False, True, False, True]), [1, 3]),
+    ):
+        part = x[chosen]
+        assert isinstance(part, Fields)
+        assert part["ids"][:, 0].tolist() == expected
+        assert part["text"] == list(map(str, expected))
+
+
+def test_labels_of_several_parts_that_are_no_tensors_stay_a_list() -> None:
+    labels: list[Any] = [{"score": 1.5, "words": ["a"]}, {"score": 2.0, "words": []}]
+    assert collate([sample(i, torch.ones(2), y) for i, y in enumerate(labels)]).y == labels
+    ragged = [{"part": torch.ones(i), "attention_mask": torch.ones(i)} for i in (1, 2)]
+    assert isinstance(collate([sample(i, torch.ones(2), y) for i, y in enumerate(ragged)]).y, list)
 
 
 def test_what_is_neither_an_image_nor_a_number_stays_a_list() -> None:

@@ -132,3 +132,26 @@ def test_images_of_different_sizes() -> None:
             assert x[:, : 4 + index].equal(images[index])
             assert not x[:, 4 + index :].any()
             assert y["boxes"].equal(torch.full((index, 4), float(index)))
+
+
+def test_tokens_and_texts_come_through_the_slots() -> None:
+    def tokens(index: int) -> dict[str, Any]:
+        ids = torch.arange(1 + index % 3)
+        return {"ids": ids, "attention_mask": torch.ones_like(ids), "text": f"number {index}"}
+
+    def make(name: str, length: int) -> Domain:
+        return Domain(name, [tokens(index) for index in range(length)], np.arange(length))
+
+    def same(x: dict[str, Any]) -> dict[str, Any]:
+        return x
+
+    data = JointDataset([make("a", 5), make("b", 4).unlabelled()], views={"same": same})
+    sampler = JointBatchSampler([Stream("a", 5, 4), Stream("b", 4, 4)], seed=1, steps_per_epoch=STEPS)
+    expected = list(DataLoader(data, batch_sampler=sampler, collate_fn=collate))
+    found = DataLoader(data, batch_sampler=sampler, collate_fn=SharedMemoryCollator(1), num_workers=1)
+    for got, batch in zip(found, expected, strict=True):
+        for one, other in ((got.x, batch.x), (got.views["same"], batch.views["same"])):
+            assert type(one) is type(other)
+            assert one["text"] == other["text"]
+            assert one["ids"].equal(other["ids"])
+        assert len({part.untyped_storage().data_ptr() for part in (got.x["ids"], got.y, got.views["same"]["ids"])}) == 1

@@ -16,6 +16,8 @@ from two_ranks import gloo_threads
 import dafw.run.commands
 from dafw.checkpoints import checkpoints
 from dafw.errors import UserError
+from dafw.estimation import SourceEvidence
+from dafw.run.directory import EVIDENCE
 from dafw.testing.cases import TINY
 from dafw.testing.toys import ToyData
 
@@ -61,6 +63,18 @@ def close(one: Path, other: Path) -> None:
 
 def test_two_train_what_one_trains(one: Path, two: Path) -> None:
     close(one, two)
+
+
+def test_two_keep_of_the_source_what_one_keeps(one: Path, two: Path) -> None:
+    first, second = (SourceEvidence.read(folder / EVIDENCE) for folder in (one, two))
+    assert len(first) == 21
+    for name in ("samples", "labels"):
+        assert np.array_equal(getattr(first, name), getattr(second, name))
+    for name in ("logits", "features"):
+        assert np.allclose(getattr(first, name), getattr(second, name), atol=1e-6)
+    found = [json.loads((folder / "result.json").read_text())["estimates"]["b"] for folder in (one, two)]
+    for name, estimate in found[0].items():
+        assert estimate == pytest.approx(found[1][name], abs=1e-5)
 
 
 def test_every_sample_is_tested_once(one: Path, two: Path) -> None:

@@ -138,6 +138,7 @@ class MemSPM(DCC):
         self.decoder: Decoder | None = None
         if reconstruction_weight:
             widths = decoder_widths or (128, 64, 32)
+            self.only_images = "reconstructs images unless model.reconstruction_weight is 0"
             self.decoder = Decoder(network.num_features, len(network.mean), widths).to(network.shift)
 
     def build_network(self, network: NetworkBase, num_classes: int) -> None:
@@ -201,7 +202,7 @@ class MemSPM(DCC):
         """The reconstruction of all rows' images from ``joint.features``, the embeddings read from the memory."""
         if self.decoder is None:
             return {}
-        if batch.x.ndim != 4:
+        if not isinstance(batch.x, Tensor) or batch.x.ndim != 4:
             raise UserError("only images can be reconstructed: model.reconstruction_weight 0 for other inputs")
         images = self.network.normalise(batch.x)
         if self.reconstruction_size is not None:

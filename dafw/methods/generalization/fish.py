@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dafw.data.batch import Batch
+from dafw.data.fields import join_rows
 from dafw.errors import UserError
 from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.methods.manual import ManualOptimization
@@ -109,6 +110,5 @@ class Fish(ManualOptimization, GeneralizationMethod):
 
 
 def take(values: Any, part: list[slice]) -> Any:
-    """The given rows of a batch's inputs or labels, (N, ...) or a list."""
-    found = [values[rows] for rows in part]
-    return torch.cat(found) if isinstance(values, Tensor) else [value for some in found for value in some]
+    """The given rows of a batch's inputs or labels, (N, ...), :class:`~dafw.data.fields.Fields` or a list."""
+    return join_rows([values[rows] for rows in part])

@@ -45,6 +45,7 @@ class Mixup(GeneralizationMethod):
     def __init__(self, network: Network, *, alpha: NonNegativeFloat = 0.2, **base) -> None:  # type: ignore[no-untyped-def]
         super().__init__(network, **base)
         self.alpha = alpha
+        self.only_images = "averages images" if alpha else ""
 
     def losses(self, batch: Batch) -> Losses:
         """One pass of all mixed images."""

@@ -117,6 +117,7 @@ class UDIM(ManualOptimization, GeneralizationMethod):
     """
 
     control: ClassVar[dict[str, Any]] = {"weight": 0.0}
+    only_images = "changes images by their gradient"
     search_space: ClassVar[dict[str, Any]] = {"weight": (0.1, 10.0), "radius": (0.03, 10.0), "lr": (1e-5, 1e-2)}
     backbone_passes: ClassVar[int] = 3
     takes_sharpness: ClassVar[bool] = True

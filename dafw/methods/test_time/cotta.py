@@ -54,6 +54,7 @@ class CoTTA(TestTimeMethod):
 
     default_statistics = "batch"
     host_reads: ClassVar[int] = 1
+    only_images = "makes views of images"
     search_space: ClassVar[dict[str, Any]] = {"lr": (1e-5, 1e-2), "restore": [0.0, 0.001, 0.01], "decay": [0.99, 0.999]}
     first_served_reason = "the first batch is served the mean of its views if the start model is unsure of it"
 

@@ -52,6 +52,7 @@ class DeYO(TestTimeMethod):
         UserError: if nothing is left that learns.
     """
 
+    only_images = "shuffles the patches of images"
     search_space: ClassVar[dict[str, Any]] = {"lr": (1e-5, 1e-2), "threshold": [0.1, 0.2, 0.3], "margin": [0.4, 0.5]}
     default_statistics: ClassVar[StatisticsRule] = "batch"
     default_learns: ClassVar[Learns] = "norm"

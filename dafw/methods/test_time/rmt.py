@@ -70,6 +70,7 @@ class RMT(UsesSource, TestTimeMethod):
 
     default_statistics = "batch"
     backbone_passes: ClassVar[int] = 2
+    only_images = "makes views of images"
     search_space: ClassVar[dict[str, Any]] = {"lr": (1e-5, 1e-2), "contrast_weight": [0.0, 0.5, 1.0]}
     prototypes: Tensor
     known: Tensor

@@ -59,6 +59,7 @@ class ROID(TestTimeMethod):
     default_statistics = "batch"
     default_learns = "norm"
     backbone_passes: ClassVar[int] = 2
+    only_images = "makes views of images"
     search_space: ClassVar[dict[str, Any]] = {"lr": (1e-5, 1e-2), "momentum_start": [0.9, 0.99, 0.999]}
     first_served_reason = "the first batch's scores are corrected by its prior, too"
     recent: Tensor

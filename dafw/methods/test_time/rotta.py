@@ -64,6 +64,7 @@ class RoTTA(ManualOptimization, TestTimeMethod):
     #: An update is due after a number of rows, so a batch may have none, one, or more.
     backbone_passes: ClassVar[int | None] = None
     host_reads: ClassVar[int] = 1
+    only_images = "keeps images and makes views of them"
     search_space: ClassVar[dict[str, Any]] = {"lr": (1e-5, 1e-2), "capacity": [16, 64, 256], "decay": [0.99, 0.999]}
 
     def __init__(  # type: ignore[no-untyped-def]
