@@ -94,7 +94,9 @@ def test_its_content(wheel: Path) -> None:
     assert not [name for name, file in files.items() if file.startswith("test_") or name.startswith("tests/")]
     for folder, home in (("dafw", ""), ("datamodules", ""), ("experiments", "dafw/")):
         for path in (CHECKOUT / folder).rglob("*"):
-            if path.suffix in (".py", ".yaml", ".csv") and not {"__pycache__", "runs"} & set(path.parts):
+            if path.suffix in (".py", ".yaml", ".csv", ".html", ".css", ".js") and not {"__pycache__", "runs"} & set(
+                path.parts
+            ):
                 assert f"{home}{path.relative_to(CHECKOUT).as_posix()}" in names
 
 
