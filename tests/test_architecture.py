@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dafw.methods",),
     ("dafw.evaluation", "dafw.callbacks"),
     ("dafw.selection", "dafw.optim"),
-    ("dafw.losses",),
+    ("dafw.losses", "dafw.estimation"),
     ("dafw.nn",),
     ("dafw.problems",),
     ("dafw.metrics",),

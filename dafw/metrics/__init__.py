@@ -1,6 +1,7 @@
-"""Metrics of unknown classes and of masks (torchmetrics classes), and how well groups separate styles."""
+"""Metrics of unknown classes and of masks (torchmetrics classes), of styles in groups, and of two domains' distance."""
 
 from dafw.metrics.arguments import check_arguments, update_metrics
+from dafw.metrics.domain_distance import proxy_a_distance
 from dafw.metrics.masks import (
     ClassDice,
     ClassIoU,
@@ -48,6 +49,7 @@ __all__ = [
     "mask_metrics",
     "mean_split",
     "open_set_metrics",
+    "proxy_a_distance",
     "style_split",
     "update_metrics",
     "volume_metrics",
