@@ -1,67 +1,27 @@
 """A trained run in the hands of another program: its classes, its result, and its predictions for images."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from dafw.api.data import make_data
-from dafw.api.runs import import_pandas
 from dafw.checkpoints import check_classes, newest_checkpoint, read_checkpoint
 from dafw.data.batch import Batch
 from dafw.errors import UserError, sentence
+from dafw.export.folder import Exported, Form
+from dafw.export.predicting import Predictions, predict_rows, prepared
 from dafw.files import user_path
 from dafw.methods import Method
 from dafw.problems import Classification
-from dafw.problems.model import check_scale
 from dafw.run.directory import run_of
 from dafw.run.result import Result, read_result
 from datamodules.base import DomainDataModule
-
-UNKNOWN = "unknown"
-"""The class name of what a method rejects."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Predictions for N images.
-
-    Attributes:
-        names: the path of each image; its position for one that is no file.
-        classes: the predicted class of each; ``unknown`` for one that the method rejects.
-        probabilities: (N, K) float32 on the CPU, of the known classes.
-        class_names: the names of the K known classes.
-        unknown: (N,) margins by which images are rejected, positive ones are; ``None`` if the method rejects none.
-    """
-
-    names: tuple[str, ...]
-    classes: tuple[str, ...]
-    probabilities: Tensor
-    class_names: tuple[str, ...]
-    unknown: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def to_dataframe(self) -> Any:
-        """A pandas frame with the columns of a prediction file: sample, prediction, perhaps unknown, ``p_<class>``.
-
-        Raises:
-            UserError: if pandas is not installed.
-        """
-        columns: dict[str, Any] = {"sample": self.names, "prediction": self.classes}
-        if self.unknown is not None:
-            columns["unknown"] = self.unknown.numpy()
-        shares = {f"p_{name}": self.probabilities[:, k].numpy() for k, name in enumerate(self.class_names)}
-        return import_pandas().DataFrame({**columns, **shares})
 
 
 class Served(nn.Module):
@@ -168,27 +128,11 @@ class Trained:
         if not isinstance(self.method.problem, Classification):
             kind = self.method.problem.kind
             raise UserError(f"this run is for {kind}, and predict gives classes: take dafw predict")
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, not {batch_size}")
-        given = _rows(images)
-        if not given:
-            raise UserError("there is no image to predict")
-        parts, shape = [], self._shape
-        for start in range(0, len(given), batch_size):
-            rows = []
-            for position in range(start, min(start + batch_size, len(given))):
-                rows.append(self._prepare(f"image {position}", given[position], shape))
-                shape = tuple(rows[-1].shape)
-            parts.append(self._predict(torch.stack(rows)))
-        columns = {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
-        names = (*self.class_names, UNKNOWN)
-        return Predictions(
-            names=tuple(fspath(one) if isinstance(one, str | PathLike) else str(i) for i, one in enumerate(given)),
-            classes=tuple(names[position] for position in columns["prediction"].tolist()),
-            probabilities=columns["probabilities"],
-            class_names=self.class_names,
-            unknown=columns.get("unknown"),
-        )
+
+        def prepare(name: str, image: Any, shape: tuple[int, ...] | None) -> Tensor:
+            return prepared(name, image, self.transform, shape)
+
+        return predict_rows(images, batch_size, prepare, self._predict, self.class_names, self._shape)
 
     def _predict(self, x: Tensor) -> dict[str, Tensor]:
         rows = torch.arange(len(x))
@@ -201,6 +145,31 @@ class Trained:
             raise UserError(f"images of {tuple(x.shape[1:])} do not fit the network ({sentence(error)})") from error
         return {key: value for key, value in found.items() if key != "index"}
 
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        to: Form = "safetensors",
+        dtype: str = "float32",
+        images: Sequence[str | Path] = (),
+        **further: Any,
+    ) -> Exported:
+        """Exports the model, see :func:`dafw.api.exporting.save`; :func:`dafw.from_pretrained` reads it again.
+
+        Args:
+            folder: must not exist.
+            to: ``torch``, ``onnx`` or ``safetensors``.
+            dtype: of the weights: ``float32``, ``bfloat16`` or ``float16``.
+            images: files and folders of images for the check; the run's test images if empty.
+            further: see :func:`dafw.api.exporting.save`.
+
+        Raises:
+            UserError: see :func:`dafw.api.exporting.save`.
+        """
+        from dafw.api.exporting import save
+
+        return save(self, folder, to=to, dtype=dtype, images=images, **further)
+
     @cached_property
     def _shape(self) -> tuple[int, ...] | None:
         """The shape of every prepared image, (C, H, W); ``None`` if it depends on the image, or is not known."""
@@ -208,42 +177,6 @@ class Trained:
             shapes = {tuple(self.transform(Image.new("RGB", sides)).shape) for sides in ((300, 500), (500, 300))}
             return shapes.pop() if len(shapes) == 1 else None
         return None
-
-    def _prepare(self, name: str, image: Any, shape: tuple[int, ...] | None) -> Tensor:
-        """One image as the network takes it, (C, H, W).
-
-        Args:
-            name: what an error calls it.
-            image: see :meth:`predict`.
-            shape: the shape that it must have; ``None`` if any.
-        """
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or image.ndim < 2:
-                held = f"an array of {image.dtype} {image.shape}"
-                raise UserError(f"{name} is {held}: give uint8 (H, W) or (H, W, 3), or a tensor (C, H, W)")
-            image = Image.fromarray(image)
-        if isinstance(image, str | PathLike):
-            path = user_path(fspath(image))
-            if path.is_dir():
-                raise UserError(f"{path} is a folder: give the paths of its images")
-            image = self.transform(path)
-        elif isinstance(image, Image.Image):
-            image = self.transform(image)
-        if not isinstance(image, Tensor):
-            raise UserError(f"{name} is a {type(image).__name__}: give a path, an image, an array or a tensor")
-        found = tuple(image.shape)
-        if len(found) != 3 or found != (shape or found):
-            raise UserError(f"{name} is {found}, and {shape or '(C, H, W)'} is needed: prepare its file with transform")
-        check_scale(image[None])
-        return image
-
-
-def _rows(images: Any) -> list[Any]:
-    """One image, or several, as a list."""
-    if isinstance(images, Tensor | np.ndarray):
-        return list(images) if images.ndim == 4 else [images]
-    single = isinstance(images, str | PathLike | Image.Image) or not isinstance(images, Iterable)
-    return [images] if single else list(images)
 
 
 def load(path: str | Path, *, data: DomainDataModule | None = None, device: str | torch.device = "cpu") -> Trained:

@@ -18,7 +18,7 @@ from dafw.errors import UserError
 #: Arithmetic of sizes by its name in a file.
 SIZES: dict[str, Callable[..., Any]] = {
     **{f"size.{one.__name__}": one for one in (operator.add, operator.sub, operator.mul, operator.neg)},
-    **{f"size.{one.__name__}": one for one in (operator.floordiv, operator.mod, operator.truediv, operator.pow)},
+    **{f"size.{one.__name__}": one for one in (operator.floordiv, operator.mod, operator.truediv)},
     **{f"size.{one.__name__}": one for one in (torch.sym_min, torch.sym_max, torch.sym_float, torch.sym_int)},
     "getitem": operator.getitem,
 }
