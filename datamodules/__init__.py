@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datamodules.mnist_variants import ColoredMNIST, RotatedMNIST
     from datamodules.scenes import DrivingScenes
     from datamodules.shapes import ShapesOnPhotos
+    from datamodules.unlabelled import UnlabelledImages
     from datamodules.voc import VocDomains
     from datamodules.wheat import GlobalWheat
 
@@ -43,6 +44,7 @@ _HOMES = {
     "RotatedMNIST": "mnist_variants",
     "ShapesOnPhotos": "shapes",
     "TerraIncognita": "benchmarks",
+    "UnlabelledImages": "unlabelled",
     "VLCS": "benchmarks",
     "VocDomains": "voc",
 }
@@ -70,6 +72,7 @@ __all__ = [
     "RotatedMNIST",
     "ShapesOnPhotos",
     "TerraIncognita",
+    "UnlabelledImages",
     "VocDomains",
 ]
 
