@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -168,9 +169,7 @@ def compare(frozen: Tensor, adapted: Tensor, evidence: SourceEvidence | None) ->
     changed = float((before.argmax(1) != after.argmax(1)).float().mean())
     confidence = float(before.amax(1).mean()), float(after.amax(1).mean())
     if evidence is None:
-        said = (
-            "Nothing can be claimed: the model carries no outputs of held-out source images, so nothing is estimated."
-        )
+        said = "Nothing can be claimed: the model carries no outputs of held-out source images to estimate from."
         return Comparison(len(frozen), changed, confidence, {}, {}, said, None)
     old, new = estimates(evidence, frozen), estimates(evidence, adapted)
     usable = [name for name in old if math.isfinite(old[name].value) and math.isfinite(new[name].value)]
@@ -192,13 +191,12 @@ def report(found: Comparison, method: str, model: str) -> str:
     lines = [f"# {markdown(method)} on {found.images} images without labels", "", found.verdict, "", CAVEAT, ""]
     lines += ["- `model/`: the adapted model", "- `frozen/`: the model that it began with", "- `run/`: the run", ""]
     lines += [f"- began with: {markdown(model)}", f"- images whose class changed: {100 * found.changed:.1f} %"]
-    before, after = (f"{100 * one:.1f} %" for one in found.confidence)
-    lines += [f"- mean largest probability: {before} frozen, {after} adapted", ""]
+    sure = " frozen, ".join(f"{100 * one:.1f} %" for one in found.confidence)
+    lines += [f"- mean largest probability: {sure} adapted", ""]
     if found.frozen:
         lines += ["| estimated accuracy | frozen | adapted |", "| --- | ---: | ---: |"]
-        lines += [
-            f"| {markdown(one)} | {_range(found.frozen[one])} | {_range(found.adapted[one])} |" for one in found.frozen
-        ]
+        for name, before in found.frozen.items():
+            lines.append(f"| {markdown(name)} | {_range(before)} | {_range(found.adapted[name])} |")
         lines += ["", "In brackets the 95 % range.", ""]
     return "\n".join(lines)
 
@@ -233,6 +231,8 @@ def finish(start: Start, adapted: Method, paths: Sequence[Path], folder: Path, g
                 replace(evidence, start_model=True).write(kept)  # type: ignore[arg-type]
             files = {EVIDENCE: kept}
         about = _about(place, name, given, found)
+        if (folder / place).exists():  # of a command that was killed here
+            shutil.rmtree(folder / place)
         export(method, start.classes, start.how, checked, folder / place, Wanted(about=about, files=files))  # type: ignore[arg-type]
     said = {"model": given, "method": name, **asdict(found)}
     write_atomically(folder / REPORT, json.dumps(said, indent=1))

@@ -133,6 +133,7 @@ def about(trained: "Trained", control: str | Path | None, licence: str) -> dict[
     if trained.method.setting.streams_target:
         limits.insert(0, TEST_TIME_NOTE)
     facts: dict[str, Any] = {"title": f"{name}, exported by dafw {__version__}"}
+    facts["labelled"] = list(trained.method.trained_on)
     if result is None:
         limits.append("This is a checkpoint without a run: nothing is known of its training.")
         return {**facts, "training": {"method": name}, "limits": limits}

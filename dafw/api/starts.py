@@ -80,11 +80,8 @@ def exported_start(folder: Path, work: Path, trust: bool) -> Start:
                 raise UserError(f"{folder} names the class {name}, and there is no module {module}") from error
     prefix = config.network_prefix
     weights = read_weights(folder / MODEL["safetensors"])
-    held = {
-        key.removeprefix(prefix): one.float() if one.is_floating_point() else one
-        for key, one in weights.items()
-        if key.startswith(prefix)
-    }
+    own = {key.removeprefix(prefix): one for key, one in weights.items() if key.startswith(prefix)}
+    held = {key: one.float() if one.is_floating_point() else one for key, one in own.items()}
     try:
         with without_weights():
             network = build(dict(config.network))

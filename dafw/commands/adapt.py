@@ -9,9 +9,7 @@ from dafw.escape import terminal
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``dafw adapt``. All others go to ``dafw fit``."""
-    parser.add_argument(
-        "model", metavar="MODEL", help="an exported model, a run, a timm model, or a file of its weights"
-    )
+    parser.add_argument("model", metavar="MODEL", help="an exported model, a run, a timm model or its file")
     parser.add_argument("--images", nargs="+", required=True, metavar="PATH", help="files or folders of images")
     parser.add_argument("--method", required=True, help="AdaBN, a source-free or a test-time method, as SHOT or Tent")
     parser.add_argument("--output", default="adapted", metavar="FOLDER", help="the folder to write (adapted)")
@@ -19,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", metavar="FILE", help="of a timm model: the names of its classes, one a line")
     parser.add_argument("--backbone", help="the timm model that a file of weights is of")
     parser.add_argument(
-        "--trust", choices=("true", "false"), default="false", help="import classes of the model (false)"
+        "--trust", choices=("true", "false"), default="false", help="import the model's own classes (false)"
     )
 
 
@@ -44,9 +42,8 @@ def main(arguments: argparse.Namespace, further: Sequence[str]) -> int:
     from dafw.run.entry import run_command
 
     folder = user_path(arguments.output)
-    if (folder / adapting.REPORT).exists() or (
-        folder.exists() and not (folder / "run").is_dir() and any(folder.iterdir())
-    ):
+    goes_on = (folder / "run").is_dir() and not (folder / adapting.REPORT).exists()
+    if folder.exists() and not goes_on:
         raise UserError(f"{folder} exists already: give another --output, or remove it")
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size must be at least 1, not {arguments.batch_size}")
