@@ -76,7 +76,8 @@ class Exported:
         if (version := given.pop("version", None)) != VERSION:
             raise UserError(f"{path} has version {version!s:.20}, and this dafw reads {VERSION}: export the run again")
         try:
-            found = cls(**{key: tuple(one) if isinstance(one, list) else one for key, one in given.items()})
+            values: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in given.items()}
+            found = cls(**values)
             found.check()
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged: it lacks a value, or has one of another form") from error

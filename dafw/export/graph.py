@@ -33,7 +33,8 @@ _CHECKS = ("_assert_async", "_assert_scalar", "_assert_tensor_metadata", "sym_co
 
 def decomposed(program: ExportedProgram) -> ExportedProgram:
     """The same program in operators of Core ATen."""
-    return program.run_decompositions()
+    found: ExportedProgram = program.run_decompositions()
+    return found
 
 
 def encode(program: ExportedProgram) -> tuple[dict[str, Any], dict[str, Tensor]]:
