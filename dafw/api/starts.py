@@ -16,7 +16,7 @@ from dafw.export.folder import MODEL, Exported, read_weights
 from dafw.files import replacing, user_path
 from dafw.methods import Method, SourceOnly
 from dafw.nn.network import Network
-from dafw.nn.weights import without_weights
+from dafw.nn.weights import SUFFIXES, without_weights
 from dafw.problems.model import NetworkBase
 from dafw.recording import build, describe, may_name
 
@@ -123,7 +123,7 @@ def plain_start(given: str, work: Path, classes: Sequence[str], backbone: str | 
     is_file = user_path(given).is_file()
     if is_file and backbone is None:
         raise UserError(f"{given} holds weights and does not say of which network: give --backbone, a model of timm")
-    if not is_file and ("/" in given or "." in Path(given).suffix):
+    if not is_file and ("/" in given or Path(given).suffix in SUFFIXES):
         raise UserError(f"there is no {given}: give an exported model, a run, a file of weights or a model of timm")
     network = Network(backbone or given, weights=given if is_file else "timm", head="pretrained")
     kept = network.kept_head

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from dafw.api.exporting import TEST_TIME_NOTE, about
+from dafw.api.trained import Trained
 from dafw.errors import UserError
 from dafw.export.folder import Form
 from dafw.export.forms import trace
 from dafw.export.graph import Program, encode
 from dafw.export.making import Wanted, export
 from dafw.export.served import ServedClasses
-from dafw.methods import Tent
 from dafw.testing.cases import Case, case, cases
 
 CASES = {one.class_path.rpartition(".")[2]: one for one in cases()}
@@ -91,7 +92,6 @@ def test_a_rejection_is_an_output(tmp_path: Path) -> None:
 
 
 def test_the_card_of_a_test_time_method_says_what_does_not_travel() -> None:
-    from dafw.api.exporting import TEST_TIME_NOTE
-
-    assert Tent.setting.streams_target
-    assert "does not travel" in TEST_TIME_NOTE
+    method = CASES["Tent"].make()
+    trained = Trained(method, ("a", "b", "c"), Path("tent.ckpt"), None, CASES["Tent"].make_data())
+    assert about(trained, None, "")["limits"][0] == TEST_TIME_NOTE
