@@ -18,6 +18,7 @@ RUN_COMMANDS = {
     "validate": "the validators and source accuracy of a run: dafw validate RUN",
     "test": "every domain's test metrics of a run: dafw test RUN",
     "predict": "a file with sample, prediction and probabilities: dafw predict RUN|MODEL [--images FOLDER]",
+    "estimate": "the accuracy on images without labels, estimated: dafw estimate RUN [--images FOLDER] [--with RUN2]",
 }
 OTHER_COMMANDS = {
     "methods": "every method, one line each",

@@ -20,12 +20,13 @@ from dafw.data.preparing import Preparation
 from dafw.errors import UserError
 from dafw.escape import markdown
 from dafw.estimation import Estimate, SourceEvidence, estimates
-from dafw.estimation.source_evidence import FILE as EVIDENCE
 from dafw.export.folder import is_exported
 from dafw.export.making import Wanted, check_kind, export
 from dafw.files import user_path, write_atomically
 from dafw.methods import AdaBN, Method
 from dafw.names import quoted
+from dafw.run.directory import EVIDENCE
+from dafw.run.estimates import evidence_if_kept
 from dafw.run.images import find_images
 
 REPORT, CARD = "report.json", "README.md"
@@ -80,7 +81,9 @@ def starting_model(given: str, work: Path, classes: Sequence[str], backbone: str
         how = preparation_of(trained)
         if how is None:
             raise UserError(f"the run {given} does not say how an image file is prepared, so no folder can be read")
-        evidence = None if trained.directory is None else trained.directory / EVIDENCE
+        run = trained.directory
+        kept = run is not None and evidence_if_kept(run, trained.checkpoint) is not None
+        evidence = run / EVIDENCE if run is not None and kept else None
         return Start(trained.checkpoint, trained.method, trained.class_names, how, evidence)
     return plain_start(given, work, classes, backbone)
 
@@ -218,8 +221,8 @@ def finish(start: Start, adapted: Method, paths: Sequence[Path], folder: Path, g
         given: what the user calls the model before.
         batch: images at a time.
     """
-    evidence = None
-    if start.evidence is not None and start.evidence.is_file():
+    evidence, rejects = None, any(one.evaluator.open_set.rejects for one in (start.method, adapted))
+    if start.evidence is not None and start.evidence.is_file() and not rejects:  # no estimate knows what is rejected
         evidence = SourceEvidence.read(start.evidence)
     found = compare(outputs(start.method, start.how, paths, batch), outputs(adapted, start.how, paths, batch), evidence)
     name, checked = type(adapted).__name__, [start.how.decode(path) for path in paths[:8]]

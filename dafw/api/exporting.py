@@ -13,11 +13,11 @@ from dafw import __version__
 from dafw.data.images import CorruptImage
 from dafw.data.preparing import Preparation
 from dafw.errors import UserError, choose
-from dafw.estimation.source_evidence import FILE as EVIDENCE
 from dafw.export.folder import DTYPES, FORMS, Exported
 from dafw.export.making import Wanted, check_kind, export
 from dafw.files import user_path
-from dafw.run.directory import CONFIG
+from dafw.run.directory import CONFIG, EVIDENCE
+from dafw.run.estimates import evidence_if_kept
 from dafw.run.images import find_images
 from dafw.run.result import Result, read_result
 
@@ -72,8 +72,8 @@ def save(
     found, what = _images(trained, how, images)
     facts = about(trained, control, licence)
     facts["check images"] = what
-    evidence = None if run is None else run / EVIDENCE
-    files = {EVIDENCE: evidence} if evidence is not None and evidence.is_file() else {}
+    kept = run is not None and evidence_if_kept(run, trained.checkpoint) is not None
+    files = {EVIDENCE: run / EVIDENCE} if run is not None and kept else {}
     wanted = Wanted(to, dtype, resize, tolerance, opset, facts, files)  # type: ignore[arg-type]
     return export(trained.method, trained.class_names, how, found, user_path(folder), wanted)
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dafw.data.preparing import Fitted, Preparation
 from dafw.errors import UserError
-from dafw.estimation.source_evidence import FILE as EVIDENCE
 from dafw.export.folder import MODEL, Exported, read_weights
 from dafw.files import replacing, user_path
 from dafw.methods import Method, SourceOnly
@@ -19,6 +18,7 @@ from dafw.nn.network import Network
 from dafw.nn.weights import SUFFIXES, without_weights
 from dafw.problems.model import NetworkBase
 from dafw.recording import build, describe, may_name
+from dafw.run.directory import EVIDENCE
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,15 @@ from dafw.api.data import make_data
 from dafw.checkpoints import check_classes, newest_checkpoint, read_checkpoint
 from dafw.data.batch import Batch
 from dafw.errors import UserError, sentence
+from dafw.estimation import OtherModel, Report
+from dafw.evaluation.for_estimates import ForEstimates, Loader, Rows
 from dafw.export.folder import Exported, Form
-from dafw.export.predicting import Predictions, predict_rows, prepared
+from dafw.export.predicting import Predictions, predict_rows, prepared, rows_of
 from dafw.files import user_path
 from dafw.methods import Method
 from dafw.problems import Classification
 from dafw.run.directory import run_of
+from dafw.run.estimates import evidence_if_kept, evidence_of
 from dafw.run.result import Result, read_result
 from datamodules.base import DomainDataModule
 
@@ -134,8 +137,41 @@ class Trained:
 
         return predict_rows(images, batch_size, prepare, self._predict, self.class_names, self._shape)
 
-    def _predict(self, x: Tensor) -> dict[str, Tensor]:
-        rows = torch.arange(len(x))
+    def estimate(self, images: Any, *, others: Sequence["Trained"] = (), batch_size: int = 64) -> Report:
+        """The accuracy on images without labels, estimated, and how far they are from the source.
+
+        Args:
+            images: see :meth:`predict`.
+            others: further runs that see the same images, for estimates by agreement.
+            batch_size: images at a time.
+
+        Raises:
+            UserError: see :meth:`predict` and :func:`dafw.run.estimates.evidence_of`; for a run of other classes.
+        """
+        if self.directory is None:
+            raise UserError(f"{self.checkpoint} lies in no run directory, which keeps what an estimate needs")
+        evidence = evidence_of(self.method, self.directory, self.checkpoint)
+        given = rows_of(images)
+        models = []
+        for one in others:
+            kept = None if one.directory is None else evidence_if_kept(one.directory, one.checkpoint)
+            models.append(OtherModel(one._scores(given, batch_size).logits, kept))
+        rows = self._scores(given, batch_size)
+        return Report.of(evidence, rows.logits, rows.features, models)
+
+    def _scores(self, images: list[Any], batch_size: int) -> Rows:
+        """The outputs for images."""
+        evaluator = self.method.evaluator
+        evaluator.for_estimates = found = ForEstimates([Loader("", len(images))])
+        try:
+            self.predict(images, batch_size=batch_size)
+        finally:
+            evaluator.for_estimates = None
+        found.gather()
+        return found.rows[0]
+
+    def _predict(self, x: Tensor, first: int) -> dict[str, Tensor]:
+        rows = first + torch.arange(len(x))
         batch = Batch(x=x, y=[], domain=torch.zeros_like(rows), index=rows, num_source=0).to(self.method.device)
         try:
             found = self.method.evaluator.predict(batch)

@@ -29,11 +29,9 @@ OPTIONS = {
     "print": ("--print_config", "print the whole configuration, and do nothing"),
     "ckpt": ("--ckpt_path FILE", "the checkpoint; the newest one of the run directory if it is left out"),
     "output": ("--output FILE", "the file to write"),
-    "images": (
-        "--images PATH",
-        "predict these images instead of the run's targets: files or a folder, no labels needed",
-    ),
-    "split": ("--split all|test", "the samples of each target to predict"),
+    "images": ("--images PATH", "these images instead of the run's targets: files or a folder, no labels needed"),
+    "split": ("--split all|test", "the samples of each target to serve"),
+    "with": ("--with RUN ...", "other runs or checkpoints that see the same images, for estimates by agreement"),
 }
 TRAINING = ("config", "model", "backbone", "weights", "lr", "data", "source", "target", "root", "batch", "steps")
 EVALUATION = ("ckpt", "config", "model", "data", "source", "target", "root", "batch", "accelerator")
@@ -42,6 +40,7 @@ SHOWN = {
     "validate": EVALUATION,
     "test": (*EVALUATION, "output"),
     "predict": ("images", "split", "output", *EVALUATION),
+    "estimate": ("images", "with", "split", "output", *EVALUATION),
 }
 EXAMPLES = {
     "fit": (
@@ -51,6 +50,10 @@ EXAMPLES = {
     "validate": ("dafw validate runs/RUN",),
     "test": ("dafw test runs/RUN",),
     "predict": ("dafw predict runs/RUN --images photos --output predictions.csv",),
+    "estimate": (
+        "dafw estimate runs/RUN --images photos",
+        "dafw estimate runs/RUN --with runs/RUN2 --output found.json",
+    ),
 }
 
 

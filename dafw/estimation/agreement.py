@@ -14,7 +14,7 @@ class Agreement(Estimator):
     """
 
     name: ClassVar[str] = "gde"
-    title: ClassVar[str] = "agreement of seeds (GDE)"
+    title: ClassVar[str] = "agreement of seeds"
     needs_models: ClassVar[int] = 1
     reference: ClassVar[str] = "Jiang et al., ICLR 2022, https://arxiv.org/abs/2106.13799"
 

@@ -68,7 +68,7 @@ class AgreementOnTheLine(Estimator):
     """
 
     name: ClassVar[str] = "aline_s"
-    title: ClassVar[str] = "agreement on the line, line alone (ALine-S)"
+    title: ClassVar[str] = "agreement on the line"
     needs_models: ClassVar[int] = 2
     reference: ClassVar[str] = "Baek et al., NeurIPS 2022, https://arxiv.org/abs/2206.13089"
 
@@ -87,7 +87,7 @@ class PairwiseAgreementOnTheLine(AgreementOnTheLine):
     """
 
     name: ClassVar[str] = "aline_d"
-    title: ClassVar[str] = "agreement on the line, pair by pair (ALine-D)"
+    title: ClassVar[str] = "agreement on the line, by pairs"
 
     def value(self, observed: Observed) -> float:
         """The accuracy of this model that solves the system; nan without a line."""

@@ -1,6 +1,7 @@
 """What an estimator of accuracy sees, its estimate, and the range of it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -89,10 +90,25 @@ class Observed:
     shared: Integers
     shared_labels: Integers
 
+    @classmethod
+    def of(cls, source_logits: Any, labels: Any, logits: Any) -> Self:
+        """What a single model's outputs show.
+
+        Args:
+            source_logits: (m, K), of held-out source samples.
+            labels: (m,), their labels.
+            logits: (n, K), of target samples.
+        """
+        none = np.empty((0, len(logits)), np.int64)
+        source, target = Scores.of(source_logits), Scores.of(logits)
+        known = array(labels).astype(np.int64)
+        return cls(source, known, target, none, np.empty((1, 0), np.int64), np.empty(0, np.int64))
+
     @property
     def correct(self) -> NDArray[np.bool_]:
         """(m,), whether the model is right about each held-out source sample."""
-        return self.source.prediction == self.labels
+        right: NDArray[np.bool_] = self.source.prediction == self.labels
+        return right
 
     def drawn_anew(self, rng: np.random.Generator) -> Self:
         """As many source, target and shared source samples, drawn with replacement."""
@@ -135,13 +151,14 @@ class Estimator(ABC):
         """The estimate, a fraction; nan if it does not exist."""
 
 
-def drawn(observed: Observed, seed: int) -> list[Observed]:
-    """:data:`REPLICATES` bootstrap samples. Every estimator gets the same."""
+def drawn(observed: Observed, seed: int) -> Iterator[Observed]:
+    """:data:`REPLICATES` bootstrap samples, one after the other."""
     rng = np.random.default_rng(seed)
-    return [observed.drawn_anew(rng) for _ in range(REPLICATES)]
+    for _ in range(REPLICATES):
+        yield observed.drawn_anew(rng)
 
 
-def with_range(value: float, replicates: list[float], n: int) -> Estimate:
+def with_range(value: float, replicates: Sequence[float], n: int) -> Estimate:
     """An estimate with Wilson's 95 % interval of a share of n samples.
 
     If the bootstrap varies more than such a share does, because there are few source samples for example, the interval

@@ -1,6 +1,7 @@
 """All estimates of one model's accuracy on one target."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,12 +66,14 @@ def estimates(
         if array(other.logits).shape != given.shape:
             raise UserError(f"another model predicts {array(other.logits).shape} scores, and this one {given.shape}")
     present = [kind() for kind in ESTIMATORS.values() if kind.needs_models <= len(others)]
-    if not all(np.isfinite(one).all() for one in (given, evidence.logits, *(array(one.logits) for one in others))):
+    rows = [given, array(evidence.logits), *(array(one.logits) for one in others)]
+    if not all(np.isfinite(one).all() for one in rows):
         return {one.name: Estimate(np.nan, np.nan, np.nan) for one in present}
     observed = observe(evidence, given, others)
-    anew = drawn(observed, seed)
+    anew = [[one.value(again) for one in present] for again in drawn(observed, seed)]
     return {
-        one.name: with_range(one.value(observed), [one.value(again) for again in anew], len(given)) for one in present
+        one.name: with_range(one.value(observed), replicates, len(given))
+        for one, replicates in zip(present, zip(*anew, strict=True), strict=True)
     }
 
 
@@ -80,25 +83,35 @@ def check(evidence: SourceEvidence, logits: Any) -> None:
     Raises:
         UserError: see :func:`estimates`.
     """
+    check_evidence(evidence)
     if logits.ndim != 2:
         raise UserError(f"an estimate needs class scores (n, K), and these are {tuple(logits.shape)}")
-    if not len(evidence):
-        raise UserError("an estimate needs held-out source samples, and this run keeps none")
     if not len(logits):
         raise UserError("an estimate needs images, and there is none")
     if logits.shape[1] != evidence.num_classes:
         raise UserError(f"the model has {logits.shape[1]} classes, and its source samples {evidence.num_classes}")
+
+
+def check_evidence(evidence: SourceEvidence) -> None:
+    """Refuses what a run keeps if no estimate can be made of it.
+
+    Raises:
+        UserError: without a source sample, or for a single class.
+    """
+    if not len(evidence):
+        raise UserError("an estimate needs held-out source samples, and this run keeps none")
     if evidence.num_classes < 2:
         raise UserError("an estimate needs two classes or more: a model of one class is always certain")
 
 
 def observe(evidence: SourceEvidence, logits: Any, others: Sequence[OtherModel] = ()) -> Observed:
     """What the estimators see."""
-    target = Scores.of(logits)
-    predicted = [Scores.of(other.logits).prediction for other in others]
+    alone = Observed.of(evidence.logits, evidence.labels, logits)
+    if not others:
+        return alone
+    predicted = np.stack([Scores.of(other.logits).prediction for other in others])
     shared, labels = _shared([evidence, *(other.evidence for other in others)])
-    stacked = np.stack(predicted) if predicted else np.empty((0, len(target)), np.int64)
-    return Observed(Scores.of(evidence.logits), evidence.labels, target, stacked, shared, labels)
+    return replace(alone, others=predicted, shared=shared, shared_labels=labels)
 
 
 def _shared(kept: Sequence[SourceEvidence | None]) -> tuple[Integers, Integers]:

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from dafw.errors import UserError
 from dafw.files import replacing
 
-FILE = "source_evidence.safetensors"
-"""The file of it in a run directory."""
 MOST_SAMPLES = 10_000
 """Samples that are kept at most, evenly spaced."""
 MOST_FEATURES = 2_000

@@ -1,10 +1,10 @@
 """Validation, test and prediction, the same for all methods: metrics of each domain, label-free validators, oracle."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from inspect import signature
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from torchmetrics import MetricCollection
 from dafw.data.batch import Batch
 from dafw.data.domain import Domain
 from dafw.data.roles import Evaluation
-from dafw.data.setting import Setting
 from dafw.errors import UserError
 from dafw.evaluation.columns import TestColumns, evidence_of_all_ranks
+from dafw.evaluation.evaluated import Evaluated, ExtraTestMetrics
+from dafw.evaluation.for_estimates import ForEstimates, Loader
 from dafw.evaluation.mean_loss import MeanLoss
 from dafw.evaluation.open_set import OpenSet
 from dafw.lightning_adapter import log_and_return
@@ -24,26 +25,8 @@ from dafw.nn.distributed import gather_unequal
 from dafw.problems import Problem
 from dafw.selection import VALIDATORS, Evidence, Validator, together
 
-if TYPE_CHECKING:
-    import pytorch_lightning as pl
-
-    from dafw.evaluation.rejection import Rejection
-
-
 SOURCE_ROLES = ("source_train", "source_val")
 """The roles whose samples the validators of the source see."""
-
-
-class ExtraTestMetrics(NamedTuple):
-    """A method's own numbers of a test, besides the metrics of each domain.
-
-    Attributes:
-        overall: numbers of all targets together, by name.
-        by_class: by the name of a class, then by that of the number.
-    """
-
-    overall: dict[str, float]
-    by_class: dict[str, dict[str, float]]
 
 
 class Volumes(NamedTuple):
@@ -58,42 +41,6 @@ class Volumes(NamedTuple):
     numbers: Tensor
 
 
-class Evaluated(Protocol):
-    """What an evaluator needs of a method. No part of it takes a label, but for :meth:`extra_test_metrics`."""
-
-    setting: ClassVar[Setting]
-    problem: Problem
-    num_classes: int
-    rejection: "Rejection | None"
-    training: bool
-    steps_started: int
-    history: list[dict[str, Any]]
-
-    @property
-    def eval_network(self) -> Any: ...  # noqa: D102
-    @property
-    def rejects_itself(self) -> bool: ...  # noqa: D102
-    @property
-    def device(self) -> torch.device: ...  # noqa: D102
-    @property
-    def trainer(self) -> "pl.Trainer": ...  # noqa: D102
-    @property
-    def datamodule(self) -> Any: ...  # noqa: D102
-    def evaluate(self, batch: Batch, source: bool) -> Any: ...  # noqa: D102
-    def evaluate_variants(self, batch: Batch, source: bool) -> Mapping[str, Any]: ...  # noqa: D102
-    def unknown_scores(self, outputs: Any) -> Tensor | None: ...  # noqa: D102
-    def test_columns(self, batch: Batch) -> Mapping[str, Tensor]: ...  # noqa: D102
-    @staticmethod
-    def extra_test_metrics(  # noqa: D102
-        targets: list[TestColumns], class_names: tuple[str, ...]
-    ) -> ExtraTestMetrics: ...
-    def train(self, mode: bool = True) -> Any: ...  # noqa: D102
-    def eval(self) -> Any: ...  # noqa: D102
-    def write(self, values: Mapping[str, float]) -> None: ...  # noqa: D102
-    @property
-    def log_dict(self) -> Callable[..., None]: ...  # noqa: D102
-
-
 class Evaluator:
     """Scores a method's outputs. Labels reach the evaluator alone: the method gets each batch without them.
 
@@ -105,6 +52,9 @@ class Evaluator:
         evaluations: the contents of the loaders at work.
         test: the metrics of the last test by domain, then by name.
         extra: the method's own numbers of the last test.
+        for_estimates: collects outputs from which accuracy is estimated; ``None`` if it cannot be.
+        estimated_files: the number of files that a prediction is of, or 0 for a prediction of targets, if it collects
+            outputs as well; ``None``: a prediction collects none.
         num_target_test: number of samples of the targets in the last test, over all ranks.
         file_sizes: height and width of the files of some samples of a loader, by their positions in it, to which
             predictions are scaled; ``None``: they stay as they are.
@@ -122,6 +72,8 @@ class Evaluator:
         self.columns: dict[int, list[TestColumns]] = {}
         self.test: dict[str, dict[str, float]] = {}
         self.extra = ExtraTestMetrics({}, {})
+        self.for_estimates: ForEstimates | None = None
+        self.estimated_files: int | None = None
         self.num_target_test = 0
         self.file_sizes: Callable[[int, list[int]], list[tuple[int, int] | None]] | None = None
 
@@ -141,6 +93,11 @@ class Evaluator:
         """Whether label-free validators apply: the problem gives evidence, and training sees the target in epochs."""
         setting = self.method.setting
         return self.problem.supports_unsupervised_validators and setting.sees_target and not setting.streams_target
+
+    @property
+    def estimates_accuracy(self) -> bool:
+        """Whether accuracy can be estimated without labels: not for masks and boxes, nor where samples are rejected."""
+        return self.problem.estimates_accuracy and not self.open_set.may_reject
 
     @property
     def reads_source(self) -> bool:
@@ -193,6 +150,9 @@ class Evaluator:
         }
         self.collected, self.columns, self.num_target_test = [[] for _ in self.evaluations], {}, 0
         self.open_set.start()
+        collects = stage == "test" or (stage == "predict" and self.estimated_files is not None)
+        loaders = list(map(Loader.of, self.evaluations)) or [Loader("", self.estimated_files or 0)]
+        self.for_estimates = ForEstimates(loaders) if collects and self.estimates_accuracy else None
 
     def step(self, batch: Batch, position: int) -> None:
         """Scores one batch where it has labels, and collects what validators and the method's own numbers need.
@@ -222,6 +182,8 @@ class Evaluator:
             self.source_losses[position].update(*self.problem.summed_loss(outputs, y))
         if (role == "target_val" and self.uses_validators) or (role in SOURCE_ROLES and self.reads_source):
             self._collect(position, batch, outputs, y if role == "source_val" else None)
+        if self.for_estimates is not None and is_labelled >= is_source:
+            self.for_estimates.add(position, self.problem.evidence(outputs), batch.index, y if is_source else None)
         if role == "target_test" and is_labelled and (columns := self.method.test_columns(batch)):
             found = TestColumns({**columns}, y, batch.index)
             self.columns.setdefault(position, []).append(found)
@@ -235,6 +197,8 @@ class Evaluator:
         """
         batch = batch.unlabelled(self.evaluations[position].domain if self.evaluations else None)
         outputs = self.method.evaluate(batch, False)
+        if self.for_estimates is not None:
+            self.for_estimates.add(position, self.problem.evidence(outputs), batch.index, None)
         sizes = [None] * len(batch) if self.file_sizes is None else self.file_sizes(position, batch.index.tolist())
         return {"index": batch.index, **self.problem.predictions_at(outputs, sizes, *self.open_set.margins(outputs))}
 
@@ -289,6 +253,8 @@ class Evaluator:
         for evaluation in self.evaluations:
             if evaluation.role == "target_test" and evaluation.domain.name in self.test:
                 self.test[evaluation.domain.name] |= self.extra.overall
+        if self.for_estimates is not None:
+            self.for_estimates.gather()
         values = {f"test/{domain}/{name}": v for domain, metrics in self.test.items() for name, v in metrics.items()}
         log_and_return(self.method, values, self.method.steps_started)
 

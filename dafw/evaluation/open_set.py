@@ -11,7 +11,7 @@ from dafw.nn.distributed import gather_unequal
 from dafw.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:
-    from dafw.evaluation.evaluator import Evaluated
+    from dafw.evaluation.evaluated import Evaluated
     from dafw.evaluation.rejection import Rejection
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,11 @@ class OpenSet:
         """Whether the target has classes of its own."""
         data = self.method.datamodule
         return data is not None and bool(data.has_unknown)
+
+    @property
+    def may_reject(self) -> bool:
+        """Whether a sample may count as one of no known class, by the method or by its label."""
+        return self.rejects or self.has_unknown
 
     @property
     def is_fitting(self) -> bool:

@@ -75,7 +75,7 @@ def predict_rows(
     images: Any,
     batch_size: int,
     prepare: Callable[[str, Any, tuple[int, ...] | None], Tensor],
-    forward: Callable[[Tensor], dict[str, Tensor]],
+    forward: Callable[[Tensor, int], dict[str, Tensor]],
     class_names: tuple[str, ...],
     shape: tuple[int, ...] | None,
     any_size: bool = False,
@@ -86,7 +86,7 @@ def predict_rows(
         images: one image or many.
         batch_size: images at a time.
         prepare: from a name for errors, an image and a shape to a tensor (C, H, W).
-        forward: from images (N, C, H, W) to the columns of their predictions.
+        forward: from images (N, C, H, W) and the position of the first to the columns of their predictions.
         class_names: of the known classes.
         shape: of every image; ``None``: that of the first.
         any_size: whether each batch may have a shape of its own.
@@ -105,7 +105,7 @@ def predict_rows(
         for position in range(start, min(start + batch_size, len(given))):
             rows.append(prepare(f"image {position}", given[position], shape))
             shape = None if any_size else tuple(rows[-1].shape)
-        parts.append(forward(torch.stack(rows)))
+        parts.append(forward(torch.stack(rows), start))
     columns = {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
     return predictions(given, columns, class_names)
 

@@ -96,9 +96,12 @@ class Pretrained:
         def one(name: str, image: Any, shape: tuple[int, ...] | None) -> Tensor:
             return prepared(name, image, self.prepare, shape)
 
+        def forward(x: Tensor, _: int) -> dict[str, Tensor]:
+            return self.columns(x)
+
         any_size = 0 in self.config.shape
         shape = None if any_size or self.config.prepare is None else tuple(self.prepare(Image.new("RGB", (9, 7))).shape)
-        return predict_rows(images, 1 if any_size else batch_size, one, self.columns, self.class_names, shape, any_size)
+        return predict_rows(images, 1 if any_size else batch_size, one, forward, self.class_names, shape, any_size)
 
 
 def from_pretrained(folder: str | Path, *, trust: bool = False, device: torch.device | str = "cpu") -> Pretrained:

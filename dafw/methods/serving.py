@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.evaluation.columns import TestColumns
-from dafw.evaluation.evaluator import Evaluator, ExtraTestMetrics
+from dafw.evaluation.evaluated import ExtraTestMetrics
+from dafw.evaluation.evaluator import Evaluator
 from dafw.evaluation.rejection import Rejection
 from dafw.lightning_adapter import has_trainer
 from dafw.methods.target_statistics import Statistics, copied, estimate, served_with

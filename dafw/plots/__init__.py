@@ -10,6 +10,7 @@ from dafw.files import replacing
 from dafw.plots.box_rows import Boxes, BoxRow, box_errors, boxes
 from dafw.plots.confusion_matrix import confusion
 from dafw.plots.embeddings import embedding
+from dafw.plots.estimate_scatter import EstimateDot, estimate_scatter
 from dafw.plots.example_images import ExampleRow, Examples, examples
 from dafw.plots.mask_rows import MaskRow, masks
 from dafw.plots.run_curves import curves, read_metrics
@@ -23,6 +24,7 @@ __all__ = [
     "BoxRow",
     "Boxes",
     "Dot",
+    "EstimateDot",
     "ExampleRow",
     "Examples",
     "MaskRow",
@@ -32,6 +34,7 @@ __all__ = [
     "confusion",
     "curves",
     "embedding",
+    "estimate_scatter",
     "examples",
     "histories",
     "kept_boxes",

@@ -89,6 +89,8 @@ class Problem(Recorded):
     open_primary: ClassVar[str] = ""
     #: Whether label-free validators apply: :meth:`evidence` gives feature vectors and class scores.
     supports_unsupervised_validators: bool = False
+    #: Whether the accuracy can be estimated without labels: :meth:`evidence` gives one row of class scores a sample.
+    estimates_accuracy: ClassVar[bool] = False
     #: The names of the label-free validators that make sense for it, see :data:`dafw.selection.VALIDATORS`.
     validators: ClassVar[tuple[str, ...]] = ("entropy", "im", "snd", "dev")
     #: Whether labels lie in the image's plane, so that views need the affine map of what they moved.

@@ -35,6 +35,8 @@ class Classification(Problem):
     primary: str = "accuracy"
     open_primary: ClassVar[str] = "h_score"
     supports_unsupervised_validators: bool = True
+    estimates_accuracy: ClassVar[bool] = True
+    validators: ClassVar[tuple[str, ...]] = (*Problem.validators, "ac", "atc_ne")
 
     def __init__(self, label_smoothing: ClosedUnitInterval = 0.0) -> None:
         self.label_smoothing = label_smoothing

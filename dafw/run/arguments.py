@@ -8,21 +8,36 @@ import json
 import re
 from copy import deepcopy
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import yaml
-from jsonargparse import get_loader, set_loader
+from jsonargparse import ArgumentParser, get_loader, set_loader
 
 from dafw.errors import UserError
 from dafw.names import LISTS, NAMES, quoted, value_of
 
 MODE = "names"
 """The parser's mode in which :func:`read` loads files and values."""
+SERVING = ("predict", "estimate")
+"""The commands that serve images without labels."""
 _PLACES = {
     f"--data.{inside}{key}": tuple(key.split("."))
     for inside in ("", "init_args.")
     for key in (*NAMES, "label_sets", *(f"label_sets.{role}" for role in LISTS))
 }
+
+
+def add_serving_arguments(parser: ArgumentParser, command: str) -> None:
+    """Adds which images a command serves, and for ``estimate`` which other runs see them."""
+    parser.add_argument("--images", type=str, nargs="+", help="files, or folders of images, instead of the targets")
+    parser.add_argument(
+        "--split",
+        type=Literal["test", "all"] | None,
+        default=None,
+        help="what of a target is served; by default its test split, and all of a target without labels",
+    )
+    if command == "estimate":
+        parser.add_argument("--with", type=str, nargs="+", help="other runs or checkpoints, for agreement")
 
 
 def with_text_names(arguments: list[str]) -> list[str]:

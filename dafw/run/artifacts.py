@@ -17,6 +17,7 @@ from dafw import plots
 from dafw.callbacks import averaging
 from dafw.checkpoints import checkpoints
 from dafw.errors import UserError, warning_that_names
+from dafw.estimation import SourceEvidence
 from dafw.files import write_atomically
 from dafw.methods import Method
 from dafw.methods.starting import fill, find_checkpoint
@@ -25,6 +26,7 @@ from dafw.problems.base import Picture
 from dafw.run import provenance
 from dafw.run.clock import Clock
 from dafw.run.directory import EXAMPLES
+from dafw.run.estimates import record_estimates
 from dafw.run.identity import changing_callbacks, config_hash
 from dafw.run.result import Result, SettingRecord, Validation
 from dafw.run.sources import sources_of
@@ -36,7 +38,12 @@ MOST_TARGETS = 4
 
 
 def collect_result(
-    trainer: pl.Trainer, method: Method, data: DomainDataModule, config: dict[str, Any], clock: Clock
+    trainer: pl.Trainer,
+    method: Method,
+    data: DomainDataModule,
+    config: dict[str, Any],
+    clock: Clock,
+    evidence: SourceEvidence | None = None,
 ) -> Result:
     """The result of a run after its test.
 
@@ -46,6 +53,7 @@ def collect_result(
         data: the data that it was tested on.
         config: the complete configuration.
         clock: measured the run.
+        evidence: what is kept of the source, see :func:`~dafw.run.estimates.source_evidence`.
     """
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     monitors = {monitor for each in callbacks if isinstance(monitor := getattr(each, "monitor", None), str)}
@@ -87,6 +95,7 @@ def collect_result(
         fast_forms=method.fast_forms,
         source_use=method.source_use,
         stream=stream_result(method, data, clock.seconds["train"], trainer.world_size),
+        estimates=record_estimates(method, evidence),
     )
 
 

@@ -20,7 +20,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dafw.callbacks import Checkpointing, Stopped, Stopping
-from dafw.checkpoints import check_classes, check_finite, check_method, check_rule, checkpoints, first_fault
+from dafw.checkpoints import check_classes, check_finite, check_method, checkpoints
 from dafw.errors import TrainingFailure, UserError, sentence, warn
 from dafw.escape import csv, terminal
 from dafw.files import check_writable, naming_files, remove_unfinished, trouble, user_path, write_atomically
@@ -35,8 +35,10 @@ from dafw.run.artifacts import code_of, collect_result, write_plots
 from dafw.run.checks import check_moved_data, check_trainer, refuse_other_run, warn_of_changes, warn_of_validators
 from dafw.run.clock import Clock
 from dafw.run.config import DafwCLI, RunOptions, parse, resolved_config
-from dafw.run.directory import CONFIG, SERVED, discard, lock
-from dafw.run.given import run_folder, trained_checkpoint, with_run
+from dafw.run.directory import CONFIG, EVIDENCE, SERVED, discard, lock
+from dafw.run.estimates import source_evidence
+from dafw.run.estimating import estimate, warn_of_shift
+from dafw.run.given import run_folder, with_run
 from dafw.run.identity import config_hash
 from dafw.run.loggers import CsvLog, first_on_machine, rank, track_result, wandb_logger
 from dafw.run.predictions import predict_images, predict_targets
@@ -44,13 +46,14 @@ from dafw.run.result import RESULT, TEST, Result, read_result, write_result
 from dafw.run.sources import Sources, changed_since, merged
 from dafw.run.stream_record import served_rows
 from dafw.run.threads import THREADS, kept_threads, say_threads, settle_threads
+from dafw.run.trained import TrainedRun, fill_from_checkpoint
 
 MISTAKE = 2
 """Exit code for a mistake of the user."""
 
 
 def main(command: str, arguments: list[str]) -> int:
-    """Carries out one of the four commands. :func:`dafw.cli.main` lists the exit codes."""
+    """Carries out one of the five commands. :func:`dafw.cli.main` lists the exit codes."""
     code = _main(command, arguments)
     if code != MISTAKE:  # where another rank may still wait for this one
         leave_process_group()
@@ -231,11 +234,14 @@ def train(cli: DafwCLI, config: dict[str, Any], folder: Path, tracker: Any, chec
         raise type(error)(f"{error}; the last good checkpoint is {good}") from error
     trainer.test(method, datamodule=data, verbose=False)
     if trainer.is_global_zero:
-        result = collect_result(trainer, method, data, config, clock)
+        evidence = source_evidence(method, data)
+        result = collect_result(trainer, method, data, config, clock, evidence)
         result = provenance.with_origin(result, checkpointing.sources, data.samples("fit"))
         log.sync()
         if result.stream is not None:
             write_atomically(folder / SERVED, csv(served_rows(method, data)))
+        if evidence is not None:
+            evidence.write(folder / EVIDENCE)
         write_result(result, folder / RESULT)
         pictures = write_plots(method, data, folder, result) if options.plots else []
         if tracker is not None:
@@ -292,30 +298,20 @@ def _print_end(folder: Path, clock: Clock) -> None:
 
 
 def evaluate(command: str, cli: DafwCLI) -> int:
-    """Carries out ``validate``, ``test`` or ``predict`` with a checkpoint.
+    """Carries out ``validate``, ``test``, ``predict`` or ``estimate`` with a checkpoint.
 
     ``test`` writes a result, as ``fit`` does: into ``test.json`` of the run directory, or into ``--output``.
     """
-    options: RunOptions = cli.config_init["run"]
-    config = resolved_config(cli)
     setting = cli.model.setting
     if command == "validate" and setting.streams_target:
         raise UserError(f"a {setting.name} run has no validation: dafw test scores what its stream has served")
-    folder, path = run_folder(config), trained_checkpoint(config)
-    cli.model.accept_changed_data = options.accept_changed_data
-    if path is None:
-        raise UserError(f"there is no checkpoint in {folder / 'checkpoints'}: train first, or give --ckpt_path")
-    content = check_method(path, type(cli.model))
-    check_classes(content["dafw"], path, cli.datamodule.known_names, cli.model.accept_changed_data)
-    if command != "validate":  # a validation fits the threshold anew
-        check_rule(content, path, cli.model)
-    try:
-        cli.model.load_state_dict(content["state_dict"])
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit this configuration: {first_fault(error)}") from error
-    cli.model.comes_from(content["dafw"], str(path))
+    run = fill_from_checkpoint(cli, command)
+    folder, path, content, config = run
     if command == "predict":
-        predict(cli, folder)
+        predict(cli, run)
+        return 0
+    if command == "estimate":
+        estimate(cli, run)
         return 0
     if command == "test" and (output := cli.config_init["output"]):
         check_writable(user_path(output))
@@ -327,14 +323,16 @@ def evaluate(command: str, cli: DafwCLI) -> int:
     if command == "test" and trainer.is_global_zero:
         for name in (one for one in cli.datamodule.target if one not in cli.datamodule.tested_targets):
             print(terminal(f"{name}: not tested, since it has no labels"))
-        result = _of_checkpoint(collect_result(trainer, cli.model, cli.datamodule, config, clock), content, path)
+        evidence = source_evidence(cli.model, cli.datamodule)
+        result = collect_result(trainer, cli.model, cli.datamodule, config, clock, evidence)
+        result = _of_checkpoint(result, content, path)
         code = code_of(cli.model, cli.datamodule, trainer.callbacks, config)  # type: ignore[attr-defined]
         result = provenance.with_origin(result, code, content["dafw"]["samples"])
         write_test(result, folder, cli.config_init["output"])
     return 0
 
 
-def predict(cli: DafwCLI, folder: Path) -> None:
+def predict(cli: DafwCLI, run: TrainedRun) -> None:
     """Predicts the targets, or the files that ``--images`` names, with the method as it is."""
     given, problem = cli.config_init, cli.model.problem
     if type(problem).write_predictions is Problem.write_predictions:
@@ -349,11 +347,13 @@ def predict(cli: DafwCLI, folder: Path) -> None:
         cli.use_one_device()
     else:
         cli.datamodule.predict_split = given["split"]
-    trainer = cli.make_trainer([Stopping()], [], folder, lines=True)
+    trainer = cli.make_trainer([Stopping()], [], run.folder, lines=True)
     if given["images"]:
         predict_images(trainer, cli.model, cli.datamodule, given["images"], output)
     else:
         predict_targets(trainer, cli.model, cli.datamodule, output)
+    if trainer.is_global_zero:
+        warn_of_shift(cli.model, run)
 
 
 def write_test(result: Result, folder: Path, output: str | None) -> None:

@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -32,7 +32,7 @@ from dafw.nn.backbones import check_known
 from dafw.nn.weights import without_weights
 from dafw.plain_yaml import TOO_DEEP, load_yaml
 from dafw.ranges import check_ranges
-from dafw.run.arguments import MODE, with_text_names
+from dafw.run.arguments import MODE, SERVING, add_serving_arguments, with_text_names
 from dafw.run.checks import check_trainer_arguments
 from dafw.run.config_errors import broken_file, check_augment, check_constructor, check_files, explain, find_class
 from dafw.run.given import NETWORK, NETWORKS, import_backbone, trained_checkpoint, trained_classes
@@ -85,7 +85,7 @@ class DafwCLI(LightningCLI):
 
     Args:
         arguments: of the command.
-        command: ``fit``, ``validate``, ``test`` or ``predict``.
+        command: ``fit``, ``validate``, ``test``, ``predict`` or ``estimate``.
     """
 
     def __init__(self, arguments: list[str], command: str = "fit") -> None:
@@ -147,14 +147,8 @@ class DafwCLI(LightningCLI):
         parser.add_argument("--run", type=RunOptions, default=RunOptions())
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to evaluate")
         parser.add_argument("--output", type=str | None, default=None, help="where test or predict writes its file")
-        if self.command == "predict":
-            parser.add_argument("--images", type=str, nargs="+", help="files, or folders of images, to predict")
-            parser.add_argument(
-                "--split",
-                type=Literal["test", "all"] | None,
-                default=None,
-                help="what of a target is predicted; by default its test split, and all of a target without labels",
-            )
+        if self.command in SERVING:
+            add_serving_arguments(parser, self.command)
 
     def before_instantiate_classes(self) -> None:
         """Refuses arguments without a class, since the parser would make the abstract base class.
@@ -184,7 +178,7 @@ class DafwCLI(LightningCLI):
 
     def _instantiate(self) -> None:
         setting = getattr(find_class(self.config["model"]["class_path"]), "setting", None)
-        needs_source = self.command != "predict" and (setting is None or setting.sees_source)
+        needs_source = self.command not in SERVING and (setting is None or setting.sees_source)
         if self.command == "fit" and needs_source:
             super().instantiate_classes()
             return

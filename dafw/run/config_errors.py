@@ -36,7 +36,10 @@ _NESTED = re.compile(r"NestedArg\(key='[^']*', val=(.*)\)$")
 _EXPECTED = re.compile(r"Expected an? (<class '[\w.]+'>|\w+\.Literal\[.*?\])")
 _ALIEN = re.compile(r"(?:Import path(?: ([\w.]+))? does not correspond to|Not a valid subclass of)")
 
-TOP_KEYS = ("seed_everything", "model", "data", "trainer", "run", "ckpt_path", "output", "images", "split", "config")
+TOP_KEYS = (
+    *("seed_everything", "model", "data", "trainer", "run", "ckpt_path", "output"),
+    *("images", "split", "with", "config"),
+)
 RUN_KEYS = (
     *("root", "dir", "checkpoint_every", "keep_checkpoints", "wandb", "project", "plots"),
     *("validators", "allow_oracle", "accept_changed_data"),

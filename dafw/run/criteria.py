@@ -10,7 +10,10 @@ from dafw.run.result import Metrics, Result, Validation
 
 LEFT_OUT = "leave_one_domain_out"
 """The criterion that chooses a checkpoint by runs without one of the sources."""
-READS_SOURCE = {"entropy": False, "im": False, "snd": False, "dev": True, "pseudo_boxes": False}
+READS_SOURCE = {
+    **{"entropy": False, "im": False, "snd": False, "dev": True},
+    **{"ac": False, "atc_ne": True, "pseudo_boxes": False},
+}
 """By validator of ours, whether it reads source samples, as :data:`dafw.selection.VALIDATORS` says. That
 imports torch, which a table can do without."""
 Scored = tuple[float, Validation]

@@ -16,6 +16,8 @@ CONFIG = "config.yaml"
 """The complete configuration of a run, in its directory."""
 EXAMPLES = "plots/examples.json"
 """Predictions for a few samples of the targets, in a run's directory, which a table draws beside those of others."""
+EVIDENCE = "source_evidence.safetensors"
+"""What a run keeps of its held-out source samples, see :class:`dafw.estimation.SourceEvidence`."""
 SERVED = "served.csv"
 """What a test-time run served, a line for each position of its stream, in its directory."""
 LOCK = ".lock"
@@ -51,7 +53,7 @@ def discard(folder: Path) -> None:
     for name in ("checkpoints", "plots"):
         if (folder / name).exists():
             shutil.rmtree(folder / name)
-    for name in ("metrics.csv", TEST, RESULT):
+    for name in ("metrics.csv", EVIDENCE, TEST, RESULT):
         (folder / name).unlink(missing_ok=True)
 
 

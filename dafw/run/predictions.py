@@ -30,7 +30,7 @@ def predict_targets(trainer: pl.Trainer, method: Method, data: DomainDataModule,
         return [data.original_size(domain.id(one)) for one in index]
 
     method.evaluator.file_sizes = sizes
-    predicted = gather_predictions(trainer.predict(method, datamodule=data) or [], data)
+    predicted = gather_predictions(serve_targets(trainer, method, data), data)
     if not trainer.is_global_zero:
         return
     method.problem.write_predictions(predicted, data.known_names, output)
@@ -55,22 +55,55 @@ def predict_images(trainer: pl.Trainer, method: Method, data: DomainDataModule, 
     Raises:
         UserError: if the datamodule cannot prepare an image, or none of the files can be read.
     """
-    prepare, paths = data.evaluation_transform(), find_images(given)
-    mixed = (data.seed, DOMAIN) if method.data_request.mixed_evaluation else None
-    loader = ImageBatches(paths, prepare, data.eval_batch_size, mixed)
+    loader = image_loader(method, data, given)
+    paths = loader.paths
 
     def sizes_of(_: int, index: list[int]) -> list[tuple[int, int] | None]:
         return [data.original_size(str(paths[one].resolve())) for one in index]
 
     method.evaluator.file_sizes = sizes_of
-    batches: list[Any] = trainer.predict(method, dataloaders=loader) or []
-    loader.report()
-    positions, columns = _in_order(batches)
+    positions, columns = _in_order(serve_images(trainer, method, loader))
     ids = [str(paths[position]) for position in positions]
     sizes = [data.original_size(str(paths[position].resolve())) for position in positions]
     method.problem.write_predictions([Predicted(DOMAIN, ids, columns, sizes)], data.known_names, output)
     print(f"{len(ids)} predictions; skipped files: {len(loader.skipped)}")
     print(output)
+
+
+def serve_targets(trainer: pl.Trainer, method: Method, data: DomainDataModule) -> list[Any]:
+    """The value of ``Trainer.predict`` for the targets. The evaluator collects what estimates need, over all ranks."""
+    method.evaluator.estimated_files = 0
+    batches: list[Any] = trainer.predict(method, datamodule=data) or []
+    if method.evaluator.for_estimates is not None:
+        method.evaluator.for_estimates.gather()
+    return batches
+
+
+def image_loader(method: Method, data: DomainDataModule, given: list[str]) -> ImageBatches:
+    """Batches of the images that ``--images`` names.
+
+    Raises:
+        UserError: if the datamodule cannot prepare an image, or there is none.
+    """
+    prepare, paths = data.evaluation_transform(), find_images(given)
+    mixed = (data.seed, DOMAIN) if method.data_request.mixed_evaluation else None
+    return ImageBatches(paths, prepare, data.eval_batch_size, mixed)
+
+
+def serve_images(trainer: pl.Trainer, method: Method, loader: ImageBatches) -> list[Any]:
+    """The value of ``Trainer.predict`` for images. The evaluator collects what estimates need.
+
+    What was left out is listed on standard error.
+
+    Raises:
+        UserError: if none of the images can be read.
+    """
+    method.evaluator.estimated_files = len(loader.paths)
+    batches: list[Any] = trainer.predict(method, dataloaders=loader) or []
+    loader.report()
+    if method.evaluator.for_estimates is not None:
+        method.evaluator.for_estimates.gather()
+    return batches
 
 
 def gather_predictions(predicted: list[Any], data: DomainDataModule) -> list[Predicted]:

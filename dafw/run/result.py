@@ -114,6 +114,9 @@ class Result:
         source_use: what of the source the training used: ``samples``, ``statistics`` of them or ``nothing``. It is
             empty if nobody knows.
         stream: what happened on the stream of a test-time method; ``None`` without a stream.
+        estimates: by target and estimator, what the accuracy on the target's test split was estimated to be without its
+            labels: ``value``, and its range from ``low`` to ``high``; see :mod:`dafw.estimation`. It is empty if the
+            accuracy cannot be estimated.
     """
 
     method: str
@@ -151,6 +154,7 @@ class Result:
     fast_forms: Mapping[str, bool] = field(default_factory=dict)
     source_use: str = ""
     stream: StreamResult | None = None
+    estimates: Mapping[str, Metrics] = field(default_factory=dict)
 
     @property
     def untested(self) -> tuple[str, ...]:
@@ -253,6 +257,7 @@ def _parse(given: Any) -> Result:
         fast_forms={name: bool(used) for name, used in given.get("fast_forms", {}).items()},
         source_use=str(given.get("source_use", "")),
         stream=StreamResult.parse(given["stream"]) if given.get("stream") else None,
+        estimates={target: _metrics(found) for target, found in given.get("estimates", {}).items()},
     )
 
 

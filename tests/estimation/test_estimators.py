@@ -202,3 +202,9 @@ def test_every_estimator_is_listed() -> None:
         found |= {one for one in vars(here).values() if isinstance(one, type) and issubclass(one, Estimator)}
     assert {one for one in found if not isabstract(one)} == set(ESTIMATORS.values())
     assert all(one.title and one.reference for one in ESTIMATORS.values())
+
+
+def test_the_page_lists_every_estimator() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "accuracy-without-labels.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert [name for name in ESTIMATORS if not any(f"`{name}`" in row for row in rows)] == []

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import dafw
 from dafw.api.adapting import compare
 from dafw.estimation import SourceEvidence
-from dafw.estimation.source_evidence import FILE
+from dafw.run.directory import EVIDENCE
 
 ONE = ("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--run.wandb", "disabled")
 
@@ -117,15 +117,15 @@ def test_evidence_travels_and_the_estimates_decide(
     start.mkdir()
     for one in model.iterdir():
         (start / one.name).write_bytes(one.read_bytes())
-    evidence().write(start / FILE)
+    evidence().write(start / EVIDENCE)
     given = ("--images", images / "photo", "--method", "AdaBN", "--output", tmp_path / "adapted")
     assert call(capsys, "adapt", start, *given).code == 0
     said = json.loads((tmp_path / "adapted" / "report.json").read_text())
     assert said["frozen"].keys() == said["adapted"].keys() != set()
     assert said["better"] in (True, False)
     assert "[" in (tmp_path / "adapted" / "README.md").read_text()
-    assert SourceEvidence.read(tmp_path / "adapted" / "model" / FILE).start_model
-    assert not SourceEvidence.read(tmp_path / "adapted" / "frozen" / FILE).start_model
+    assert SourceEvidence.read(tmp_path / "adapted" / "model" / EVIDENCE).start_model
+    assert not SourceEvidence.read(tmp_path / "adapted" / "frozen" / EVIDENCE).start_model
 
 
 def test_it_is_called_better_only_if_all_estimates_say_so() -> None:

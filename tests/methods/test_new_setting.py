@@ -53,8 +53,8 @@ def test_it_trains_on_the_target_alone_and_is_measured(tmp_path: Path) -> None:
     data.forbidden = [("a", split) for split in ("train", "val", "test")]
     method = CASE.make()
     toy_trainer(tmp_path).fit(method, datamodule=data)
-    assert [set(entry["validators"]) for entry in method.history] == [{"entropy", "im", "snd"}] * 2
-    assert set(directions(method)) == {"entropy", "im", "snd"}
+    assert [set(entry["validators"]) for entry in method.history] == [{"entropy", "im", "snd", "ac"}] * 2
+    assert set(directions(method)) == {"entropy", "im", "snd", "ac"}
     assert {name.split("/")[1] for name in measure(toy_trainer(tmp_path), method, data)} == {"b"}
 
 

@@ -73,7 +73,7 @@ def test_no_source_sample_is_ever_read(source: Path, tmp_path: Path) -> None:
     assert [batch.num_source for batch in batches.seen] == [0] * 6
     assert all(len(batch) == 8 and not len(batch.y) and batch.domain.tolist() == [0] * 8 for batch in batches.seen)
     assert [one.role for one in data.evaluations("validate")] == ["target_val", "target_test"]
-    assert [set(entry["validators"]) for entry in method.history] == [{"entropy", "im", "snd"}] * 2
+    assert [set(entry["validators"]) for entry in method.history] == [{"entropy", "im", "snd", "ac"}] * 2
     trainer.test(method, datamodule=data, verbose=False)
     assert {name.split("/")[1] for name in trainer.callback_metrics if name.startswith("test/")} == {"b"}
     (tmp_path / "metrics.csv").write_text("step,val/im\n3,0.1\n6,0.2\n")

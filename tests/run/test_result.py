@@ -79,9 +79,10 @@ RUN = Result(
         speed={"seconds": 1.5},
         peak_memory_mib=12.5,
     ),
+    estimates={"b": {"ac": {"value": 0.5, "low": 0.25, "high": 0.75}}},
 )
 LATER: dict[str, Any] = {"sources": {}, "repositories": {}, "samples": {}, "holds_out_source": True, "fast_forms": {}}
-LATER |= {"source_use": "", "stream": None}
+LATER |= {"source_use": "", "stream": None, "estimates": {}}
 """Fields that results made before they were added lack, with what they are then."""
 
 

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from dafw.selection import (
     VALIDATORS,
+    AverageConfidence,
     DeepEmbeddedValidation,
     Entropy,
     Evidence,
     InformationMaximisation,
     PseudoBoxes,
     SoftNeighbourhoodDensity,
+    ThresholdedConfidence,
 )
 from dafw.selection.dev import controlled_mean, density_ratios
 
@@ -146,7 +148,7 @@ def test_every_validator(name: str) -> None:
 
 def test_no_target_label_can_reach_a_validator() -> None:
     assert not any("target" in field.name and "label" in field.name for field in fields(Evidence))
-    assert sorted(VALIDATORS) == ["dev", "entropy", "im", "pseudo_boxes", "snd"]
+    assert sorted(VALIDATORS) == ["ac", "atc_ne", "dev", "entropy", "im", "pseudo_boxes", "snd"]
 
 
 @pytest.mark.parametrize("name", VALIDATORS)
@@ -191,6 +193,15 @@ def test_constant_features_leave_dev_the_source_risk() -> None:
     seen = replace(evidence(), source_train_features=ones, source_features=ones, target_features=ones)
     risk = torch.nn.functional.cross_entropy(seen.source_logits, seen.source_labels).item()
     assert DeepEmbeddedValidation()(seen).item() == pytest.approx(risk, rel=1e-6)
+
+
+def test_estimated_accuracies() -> None:
+    seen = evidence()
+    p, q = softmax(seen.source_logits), softmax(seen.target_logits)
+    assert AverageConfidence()(seen).item() == pytest.approx(q.max(1).mean(), rel=1e-12)
+    wrong = (p.argmax(1) != seen.source_labels.numpy()).sum()
+    threshold = np.sort(-entropy(p))[wrong]
+    assert ThresholdedConfidence()(seen).item() == pytest.approx((-entropy(q) >= threshold).mean(), rel=1e-12)
 
 
 def test_one_sample() -> None:

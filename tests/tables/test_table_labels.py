@@ -15,7 +15,7 @@ from rich.console import Console
 
 from dafw.data.domain import Domain
 from dafw.data.setting import Setting
-from dafw.evaluation.evaluator import ExtraTestMetrics
+from dafw.evaluation.evaluated import ExtraTestMetrics
 from dafw.run.artifacts import collect_result
 from dafw.run.clock import Clock
 from dafw.run.directory import run_directory

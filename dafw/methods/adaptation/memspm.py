@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dafw.data.batch import Batch
 from dafw.errors import UserError, choose
 from dafw.evaluation.columns import TestColumns
-from dafw.evaluation.evaluator import ExtraTestMetrics
+from dafw.evaluation.evaluated import ExtraTestMetrics
 from dafw.methods.adaptation.dcc import DCC
 from dafw.methods.adaptation.sub_prototypes import (
     Retrieved,
