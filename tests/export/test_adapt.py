@@ -1,6 +1,7 @@
 """``dafw adapt``: a model and images without labels to an adapted model, the frozen one, and what can be said."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +54,11 @@ def test_a_folder_is_all_it_takes(
     given = ("--images", images / "photo", "--method", method, "--output", output, "--batch_size", "8")
     done = call(capsys, "adapt", start, *given, *further)
     assert done.code == 0, done.err
-    assert done.out.splitlines()[-2].startswith("Nothing can be claimed: the model carries no outputs")
     said = json.loads((output / "report.json").read_text())
-    assert (said["method"], said["images"], said["better"]) == (method, 40, None)
-    assert "Nothing can be claimed" in (output / "README.md").read_text()
+    assert done.out.splitlines()[-2] == said["verdict"]
+    assert (said["method"], said["images"]) == (method, 40)
+    assert said["better"] in (True, False)
+    assert said["verdict"] in (output / "README.md").read_text()
     paths = sorted((images / "photo").rglob("*.png"))
     frozen, adapted = (dafw.from_pretrained(output / name) for name in ("frozen", "model"))
     expected = dafw.load(folder).predict(paths).probabilities
@@ -110,13 +112,24 @@ def test_models_that_cannot_be_trained(
         assert said in refused(capsys, "adapt", tmp_path / "other", *rest)
 
 
+def test_without_evidence_nothing_can_be_claimed(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(model, tmp_path / "start")
+    (tmp_path / "start" / EVIDENCE).unlink()
+    given = ("--images", images / "photo", "--method", "AdaBN", "--output", tmp_path / "adapted")
+    done = call(capsys, "adapt", tmp_path / "start", *given)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-2].startswith("Nothing can be claimed: the model carries no outputs")
+    said = json.loads((tmp_path / "adapted" / "report.json").read_text())
+    assert (said["better"], said["frozen"]) == (None, {})
+
+
 def test_evidence_travels_and_the_estimates_decide(
     model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = tmp_path / "start"
-    start.mkdir()
-    for one in model.iterdir():
-        (start / one.name).write_bytes(one.read_bytes())
+    shutil.copytree(model, start)
     evidence().write(start / EVIDENCE)
     given = ("--images", images / "photo", "--method", "AdaBN", "--output", tmp_path / "adapted")
     assert call(capsys, "adapt", start, *given).code == 0
