@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from dafw import __version__
 from dafw.errors import UserError, choose, nearest, sentence
-from dafw.files import naming_files
+from dafw.files import naming_files, user_path
 
 RUN_COMMANDS = {
     "fit": "train, test, and write a run directory; the same command resumes an interrupted run",
@@ -101,7 +101,7 @@ def _dispatch(command: str, rest: list[str]) -> int:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)  # a user's own method or datamodule lies beside the command
-    if command == "predict" and rest and (Path(rest[0]) / "config.json").is_file():  # no run has such a file
+    if command == "predict" and rest and (user_path(rest[0]) / "config.json").is_file():  # no run has such a file
         from dafw.commands.predict import add_arguments as add_predict
         from dafw.commands.predict import main as predict
 

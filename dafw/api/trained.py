@@ -133,7 +133,7 @@ class Trained:
             raise UserError(f"this run is for {kind}, and predict gives classes: take dafw predict")
 
         def prepare(name: str, image: Any, shape: tuple[int, ...] | None) -> Tensor:
-            return prepared(name, image, self.transform, shape)
+            return prepared(name, image, lambda one: self.transform(one), shape)  # made when a file needs it
 
         return predict_rows(images, batch_size, prepare, self._predict, self.class_names, self._shape)
 
