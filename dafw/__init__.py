@@ -9,10 +9,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dafw.api.making import make as make
     from dafw.api.runs import results as results
-    from dafw.api.trained import Predictions as Predictions
     from dafw.api.trained import Trained as Trained
     from dafw.api.trained import load as load
     from dafw.errors import UserError as UserError
+    from dafw.export.predicting import Predictions as Predictions
+    from dafw.export.pretrained import Pretrained as Pretrained
+    from dafw.export.pretrained import from_pretrained as from_pretrained
     from dafw.methods import *  # noqa: F403
     from dafw.nn.network import Network as Network
     from dafw.nn.segmentation import SegmentationNetwork as SegmentationNetwork
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Network": "dafw.nn.network",
-    "Predictions": "dafw.api.trained",
+    "Predictions": "dafw.export.predicting",
+    "Pretrained": "dafw.export.pretrained",
     "Result": "dafw.run.result",
     "SegmentationNetwork": "dafw.nn.segmentation",
     "Trained": "dafw.api.trained",
     "UserError": "dafw.errors",
+    "from_pretrained": "dafw.export.pretrained",
     "load": "dafw.api.trained",
     "make": "dafw.api.making",
     "results": "dafw.api.runs",

@@ -11,13 +11,13 @@ from typing import NoReturn
 
 from dafw import __version__
 from dafw.errors import UserError, choose, nearest, sentence
-from dafw.files import naming_files
+from dafw.files import naming_files, user_path
 
 RUN_COMMANDS = {
     "fit": "train, test, and write a run directory; the same command resumes an interrupted run",
     "validate": "the validators and source accuracy of a run: dafw validate RUN",
     "test": "every domain's test metrics of a run: dafw test RUN",
-    "predict": "a file with sample, prediction and probabilities: dafw predict RUN [--images FOLDER]",
+    "predict": "a file with sample, prediction and probabilities: dafw predict RUN|MODEL [--images FOLDER]",
     "estimate": "the accuracy on images without labels, estimated: dafw estimate RUN [--images FOLDER] [--with RUN2]",
 }
 OTHER_COMMANDS = {
@@ -26,6 +26,8 @@ OTHER_COMMANDS = {
     "presets": "every configuration that --config can name, one line each",
     "runs": "list the runs of a folder, or say what differs between two of them",
     "data": "unpack, check or cache an image benchmark on disk, or list what is known",
+    "export": "write a run's model for other programs: dafw export RUN --to torch|onnx|safetensors",
+    "adapt": "adapt a model to a folder of images without labels: dafw adapt MODEL --images FOLDER --method METHOD",
     "statistics": "compute what a method needs of the source, from a source model's run: dafw statistics RUN",
     "tune": "search a method's hyper-parameters by a score that needs no target label",
     "table": "run, show or check a table of methods x tasks x seeds",
@@ -99,6 +101,13 @@ def _dispatch(command: str, rest: list[str]) -> int:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)  # a user's own method or datamodule lies beside the command
+    if command == "predict" and rest and (user_path(rest[0]) / "config.json").is_file():  # no run has such a file
+        from dafw.commands.predict import add_arguments as add_predict
+        from dafw.commands.predict import main as predict
+
+        parser = Parser(prog="dafw predict", description=RUN_COMMANDS[command])
+        add_predict(parser)
+        return predict(parser.parse_args(rest))
     if command in RUN_COMMANDS:
         if (page := _help(command, rest)) is not None:
             print(page, end="")
@@ -125,6 +134,18 @@ def _dispatch(command: str, rest: list[str]) -> int:
 
         add_data(parser)
         return data(parser.parse_args(rest))
+    if command == "export":
+        from dafw.commands.export import add_arguments as add_export
+        from dafw.commands.export import main as export
+
+        add_export(parser)
+        return export(parser.parse_args(rest))
+    if command == "adapt":
+        from dafw.commands.adapt import add_arguments as add_adapt
+        from dafw.commands.adapt import main as adapt
+
+        add_adapt(parser)
+        return adapt(*parser.parse_known_args(rest))
     if command == "statistics":
         from dafw.commands.statistics import main as statistics
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from datamodules.shapes import ShapesOnPhotos
     from datamodules.signs import Signs
     from datamodules.text import TextDomains
+    from datamodules.unlabelled import UnlabelledImages
     from datamodules.voc import VocDomains
     from datamodules.wheat import GlobalWheat
 
@@ -65,6 +66,7 @@ _HOMES = {
     "Signs": "signs",
     "TerraIncognita": "benchmarks",
     "TextDomains": "text",
+    "UnlabelledImages": "unlabelled",
     "VLCS": "benchmarks",
     "VisDA2017": "benchmarks",
     "VocDomains": "voc",
@@ -100,6 +102,7 @@ __all__ = [
     "Signs",
     "TerraIncognita",
     "TextDomains",
+    "UnlabelledImages",
     "VisDA2017",
     "VocDomains",
 ]

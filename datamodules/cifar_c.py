@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dafw.data.corruptions import KINDS, SEVERITIES, parse_domain
 from dafw.data.domain import ArrayImages, Domain
-from dafw.data.images import ImageOrPath, prepare_image
+from dafw.data.preparing import Fitted
 from dafw.data.roles import Split
 from dafw.data.trained import looks_for_files
 from dafw.errors import UserError, choose, sentence
@@ -81,11 +81,7 @@ class _CifarC(DomainDataModule):
 
     def evaluation_transform(self) -> Any:
         """From a file or an image of Pillow to uint8 (3, 32, 32)."""
-
-        def prepare(image: ImageOrPath) -> Any:
-            return prepare_image(image, SIZE, "squash")
-
-        return prepare
+        return Fitted(SIZE, SIZE, "squash")
 
 
 class CIFAR10C(_CifarC):

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dafw.data.domain import ArrayImages, Domain
-from dafw.data.images import ImageOrPath, as_item, as_rgb
+from dafw.data.images import ImageOrPath
+from dafw.data.preparing import Squashed
 from dafw.errors import UserError, choose
 from datamodules import digit_images
 from datamodules.base import DomainDataModule
@@ -60,8 +61,7 @@ class DigitDomains(DomainDataModule):
 
         See :meth:`datamodules.evaluating.Evaluating.evaluation_transform`.
         """
-        size = self.size
-        return lambda image: as_item(digit_images.resize(np.asarray(as_rgb(image))[None], size)[0].copy())
+        return Squashed(self.size)
 
 
 def make_domain(name: str, images: Images, labels: NDArray[np.int64], ids: Sequence[str], size: int) -> Domain:

@@ -4,16 +4,15 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 from torch import Tensor
 
 from dafw.data.boxes import BoxLabels
 from dafw.data.domain import ArrayImages, Domain
-from dafw.data.images import ImageOrPath, as_item, as_rgb
+from dafw.data.images import ImageOrPath
+from dafw.data.preparing import Squashed
 from dafw.data.roles import Split
 from dafw.errors import UserError, choose
 from datamodules.boxes import BoxDomains
-from datamodules.digit_images import resize
 from datamodules.digit_scenes import Style, draw_scenes
 
 #: By the number of classes the digits that they are.
@@ -132,7 +131,7 @@ class DigitsInScene(BoxDomains):
 
         See :meth:`datamodules.evaluating.Evaluating.evaluation_transform`.
         """
-        return lambda image: as_item(resize(np.asarray(as_rgb(image))[None], self.size)[0].copy())
+        return Squashed(self.size)
 
 
 @lru_cache(maxsize=16)

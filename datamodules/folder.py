@@ -20,18 +20,16 @@ from dafw.data.entries import Entries
 from dafw.data.images import (
     CentreCropped,
     DecodedImages,
-    Fit,
     ImageOrPath,
     OriginalImages,
     Scaled,
-    cut_middle,
     decodes_file,
     find_corrupt,
-    prepare_image,
-    scale_image,
 )
 from dafw.data.manifest import check_files, read_manifest, refuse_outside, scan_folder, subfolders
+from dafw.data.preparing import Fitted
 from dafw.data.roles import Split
+from dafw.data.scaling import Fit
 from dafw.data.trained import known_domains, list_domains, looks_for_files
 from dafw.errors import UserError, choose
 from dafw.escape import terminal
@@ -288,10 +286,8 @@ class ImageFolderDomains(DomainDataModule):
 
         It is scaled and cut as in evaluation. See :meth:`datamodules.evaluating.Evaluating.evaluation_transform`.
         """
-        resize, fit = self.resize, self.fit
-        size = resize if self.evaluate_whole else self.size
-        finish = scale_image if self.evaluate_scaled else cut_middle
-        return lambda image: finish(prepare_image(image, resize, fit), size)
+        size = self.resize if self.evaluate_whole else self.size
+        return Fitted(size, self.resize, self.fit, self.evaluate_scaled)
 
     def evaluation_loader(self, domain: Domain, *, shard: bool = True) -> DataLoader[Any]:
         """Every sample of ``domain`` once, in order, as evaluation sees it: see the arguments ``evaluate_...``."""

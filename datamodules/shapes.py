@@ -10,12 +10,12 @@ from torch import Tensor
 
 from dafw.data.domain import ArrayImages, Domain
 from dafw.data.files import Arrays
-from dafw.data.images import ImageOrPath, as_item, as_rgb
+from dafw.data.images import ImageOrPath
+from dafw.data.preparing import Squashed
 from dafw.data.references import References
 from dafw.data.roles import Split
 from dafw.errors import choose
 from datamodules.base import DomainDataModule
-from datamodules.digit_images import resize
 from datamodules.shape_images import CLASSES, SIDE, scenes, shifted
 
 #: Number of scenes in each split of a domain.
@@ -88,7 +88,7 @@ class ShapesOnPhotos(DomainDataModule):
 
         See :meth:`datamodules.evaluating.Evaluating.evaluation_transform`.
         """
-        return lambda image: as_item(resize(np.asarray(as_rgb(image))[None], SIDE)[0].copy())
+        return Squashed(SIDE)
 
 
 def _scenes(style: str, name: str, split: Split) -> Arrays:

@@ -16,7 +16,9 @@ LONGEST = 400
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("dafw.__main__",),
     ("dafw.cli",),
-    ("dafw.tables", "dafw.tuning", "dafw.commands", "dafw.api"),
+    ("dafw.tables", "dafw.tuning", "dafw.commands"),
+    ("dafw.api",),
+    ("dafw.export",),
     ("dafw.testing",),
     ("dafw.run",),
     ("dafw.methods",),

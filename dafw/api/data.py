@@ -39,7 +39,7 @@ def make_data(directory: Path) -> DomainDataModule:
         raise UserError(f"{path} is damaged, and says how the run prepares images: give data") from error
     if isinstance(arguments.get("augment"), dict):
         del arguments["augment"]
-    for name in [*named, *_class_paths(arguments)]:
+    for name in [*named, *class_paths(arguments)]:
         module = name.rpartition(".")[0]
         if not may_name(module):
             raise UserError(f"{path} names {name}: import {module} first, if you trust it")
@@ -54,12 +54,12 @@ def make_data(directory: Path) -> DomainDataModule:
     return made
 
 
-def _class_paths(value: Any) -> Iterator[str]:
+def class_paths(value: Any) -> Iterator[str]:
     """The class paths within the arguments of a class."""
     if isinstance(value, dict):
         yield from [str(value["class_path"])] if "class_path" in value else []
         for item in value.values():
-            yield from _class_paths(item)
+            yield from class_paths(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _class_paths(item)
+            yield from class_paths(item)

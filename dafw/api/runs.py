@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dafw.errors import UserError, sentence, warn
+from dafw.export.frames import import_pandas
 from dafw.files import user_path
 from dafw.run.criteria import CellResult
 from dafw.run.result import RESULT, BrokenResult, read_result
@@ -58,16 +59,3 @@ def _row(directory: Path) -> dict[str, Any] | None:
         "seconds": run.seconds["total"],
         "directory": str(directory),
     }
-
-
-def import_pandas() -> Any:
-    """The package pandas.
-
-    Raises:
-        UserError: if it is not installed.
-    """
-    try:
-        import pandas
-    except ImportError as error:
-        raise UserError("a frame needs the package pandas: install it") from error
-    return pandas

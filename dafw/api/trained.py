@@ -1,71 +1,31 @@
 """A trained run in the hands of another program: its classes, its result, and its predictions for images or texts."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from dafw.api.data import make_data
-from dafw.api.runs import import_pandas
 from dafw.checkpoints import check_classes, newest_checkpoint, read_checkpoint
 from dafw.data.batch import Batch, Sample, collate
 from dafw.errors import UserError, sentence
 from dafw.estimation import OtherModel, Report
 from dafw.evaluation.for_estimates import ForEstimates, Loader, Rows
+from dafw.export.folder import Exported, Form
+from dafw.export.predicting import Predictions, predict_rows, predictions, prepared, rows_of
 from dafw.files import user_path
 from dafw.methods import Method
 from dafw.problems import Classification
-from dafw.problems.model import check_scale
 from dafw.run.directory import run_of
 from dafw.run.estimates import evidence_if_kept, evidence_of
 from dafw.run.result import Result, read_result
 from datamodules.base import DomainDataModule
 from datamodules.text import TextDomains
-
-UNKNOWN = "unknown"
-"""The class name of what a method rejects."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Predictions for N images or texts.
-
-    Attributes:
-        names: the path of each image; its position for one that is no file, and for a text.
-        classes: the predicted class of each; ``unknown`` for one that the method rejects.
-        probabilities: (N, K) float32 on the CPU, of the known classes.
-        class_names: the names of the K known classes.
-        unknown: (N,) margins by which images are rejected, positive ones are; ``None`` if the method rejects none.
-    """
-
-    names: tuple[str, ...]
-    classes: tuple[str, ...]
-    probabilities: Tensor
-    class_names: tuple[str, ...]
-    unknown: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def to_dataframe(self) -> Any:
-        """A pandas frame with the columns of a prediction file: sample, prediction, perhaps unknown, ``p_<class>``.
-
-        Raises:
-            UserError: if pandas is not installed.
-        """
-        columns: dict[str, Any] = {"sample": self.names, "prediction": self.classes}
-        if self.unknown is not None:
-            columns["unknown"] = self.unknown.numpy()
-        shares = {f"p_{name}": self.probabilities[:, k].numpy() for k, name in enumerate(self.class_names)}
-        return import_pandas().DataFrame({**columns, **shares})
 
 
 class Served(nn.Module):
@@ -174,32 +134,27 @@ class Trained:
         if not isinstance(self.method.problem, Classification):
             kind = self.method.problem.kind
             raise UserError(f"this run is for {kind}, and predict gives classes: take dafw predict")
+        if self._takes_texts:
+            return self._predict_texts(images, batch_size)
+
+        def prepare(name: str, image: Any, shape: tuple[int, ...] | None) -> Tensor:
+            return prepared(name, image, lambda one: self.transform(one), shape)  # made when a file needs it
+
+        def forward(x: Tensor, first: int) -> dict[str, Tensor]:
+            return self._predict(_batch(x, first))
+
+        return predict_rows(images, batch_size, prepare, forward, self.class_names, self._shape)
+
+    def _predict_texts(self, texts: Any, batch_size: int) -> Predictions:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {batch_size}")
-        given, texts = _rows(images), self._takes_texts
+        given = rows_of(texts)
         if not given:
-            raise UserError(f"there is no {'text' if texts else 'image'} to predict")
-        parts, shape = [], None if texts else self._shape
-        for start in range(0, len(given), batch_size):
-            if texts:
-                parts.append(self._predict(self._tokens(given[start : start + batch_size], start)))
-                continue
-            rows = []
-            for position in range(start, min(start + batch_size, len(given))):
-                rows.append(self._prepare(f"image {position}", given[position], shape))
-                shape = tuple(rows[-1].shape)
-            parts.append(self._predict(_batch(torch.stack(rows), start)))
+            raise UserError("there is no text to predict")
+        starts = range(0, len(given), batch_size)
+        parts = [self._predict(self._tokens(given[start : start + batch_size], start)) for start in starts]
         columns = {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
-        names = (*self.class_names, UNKNOWN)
-        return Predictions(
-            names=tuple(
-                fspath(one) if isinstance(one, str | PathLike) and not texts else str(i) for i, one in enumerate(given)
-            ),
-            classes=tuple(names[position] for position in columns["prediction"].tolist()),
-            probabilities=columns["probabilities"],
-            class_names=self.class_names,
-            unknown=columns.get("unknown"),
-        )
+        return predictions(list(range(len(given))), columns, self.class_names)
 
     def estimate(self, images: Any, *, others: Sequence["Trained"] = (), batch_size: int = 64) -> Report:
         """The accuracy on images without labels, estimated, and how far they are from the source.
@@ -215,7 +170,7 @@ class Trained:
         if self.directory is None:
             raise UserError(f"{self.checkpoint} lies in no run directory, which keeps what an estimate needs")
         evidence = evidence_of(self.method, self.directory, self.checkpoint)
-        given = _rows(images)
+        given = rows_of(images)
         models = []
         for one in others:
             kept = None if one.directory is None else evidence_if_kept(one.directory, one.checkpoint)
@@ -258,6 +213,31 @@ class Trained:
             raise UserError(f"{what} do not fit the network ({sentence(error)})") from error
         return {key: value for key, value in found.items() if key != "index"}
 
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        to: Form = "safetensors",
+        dtype: str = "float32",
+        images: Sequence[str | Path] = (),
+        **further: Any,
+    ) -> Exported:
+        """Exports the model, see :func:`dafw.api.exporting.save`; :func:`dafw.from_pretrained` reads it again.
+
+        Args:
+            folder: must not exist.
+            to: ``torch``, ``onnx`` or ``safetensors``.
+            dtype: of the weights: ``float32``, ``bfloat16`` or ``float16``.
+            images: files and folders of images for the check; the run's test images if empty.
+            further: see :func:`dafw.api.exporting.save`.
+
+        Raises:
+            UserError: see :func:`dafw.api.exporting.save`.
+        """
+        from dafw.api.exporting import save
+
+        return save(self, folder, to=to, dtype=dtype, images=images, **further)
+
     @cached_property
     def _shape(self) -> tuple[int, ...] | None:
         """The shape of every prepared image, (C, H, W); ``None`` if it depends on the image, or is not known."""
@@ -266,47 +246,11 @@ class Trained:
             return shapes.pop() if len(shapes) == 1 else None
         return None
 
-    def _prepare(self, name: str, image: Any, shape: tuple[int, ...] | None) -> Tensor:
-        """One image as the network takes it, (C, H, W).
-
-        Args:
-            name: what an error calls it.
-            image: see :meth:`predict`.
-            shape: the shape that it must have; ``None`` if any.
-        """
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or image.ndim < 2:
-                held = f"an array of {image.dtype} {image.shape}"
-                raise UserError(f"{name} is {held}: give uint8 (H, W) or (H, W, 3), or a tensor (C, H, W)")
-            image = Image.fromarray(image)
-        if isinstance(image, str | PathLike):
-            path = user_path(fspath(image))
-            if path.is_dir():
-                raise UserError(f"{path} is a folder: give the paths of its images")
-            image = self.transform(path)
-        elif isinstance(image, Image.Image):
-            image = self.transform(image)
-        if not isinstance(image, Tensor):
-            raise UserError(f"{name} is a {type(image).__name__}: give a path, an image, an array or a tensor")
-        found = tuple(image.shape)
-        if len(found) != 3 or found != (shape or found):
-            raise UserError(f"{name} is {found}, and {shape or '(C, H, W)'} is needed: prepare its file with transform")
-        check_scale(image[None])
-        return image
-
 
 def _batch(x: Tensor, first: int) -> Batch:
     """A batch of images, the first of which is number ``first``."""
     rows = first + torch.arange(len(x))
     return Batch(x=x, y=[], domain=torch.zeros_like(rows), index=rows, num_source=0)
-
-
-def _rows(images: Any) -> list[Any]:
-    """One image, or several, as a list."""
-    if isinstance(images, Tensor | np.ndarray):
-        return list(images) if images.ndim == 4 else [images]
-    single = isinstance(images, str | PathLike | Image.Image) or not isinstance(images, Iterable)
-    return [images] if single else list(images)
 
 
 def load(path: str | Path, *, data: DomainDataModule | None = None, device: str | torch.device = "cpu") -> Trained:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dafw.data.files import cache_dir, digest, making
-from dafw.data.images import Fit, as_item, image_stat, load_image
+from dafw.data.images import as_item, image_stat, load_image
+from dafw.data.scaling import Fit
 from dafw.errors import UserError
 from dafw.files import sync_to_disk
 from dafw.names import file_name

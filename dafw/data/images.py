@@ -11,30 +11,27 @@ from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.nn import functional
 
 from dafw.data.files import cache_dir, digest, making
+from dafw.data.scaling import Fit, cut_middle, fit_pixels, scale_image
 from dafw.errors import UserError
 from dafw.files import reading, write_atomically
 
 log = logging.getLogger(__name__)
 
-Fit = Literal["crop", "squash"]
 ImageOrPath = Image.Image | str | os.PathLike[str]
 
 _COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are tried first."""
 _NOT_READ = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 """Formats that Pillow knows, but that it does not decode, or not without another program."""
-_LONGEST = 100
-"""A strip that is more than this many times as long as wide is cut before it is scaled."""
 
 
 class CorruptImage(UserError):
@@ -125,24 +122,6 @@ def as_rgb(image: ImageOrPath, at_least: int | None = None) -> Image.Image:
         raise CorruptImage(f"the image cannot be decoded ({error})") from error
 
 
-def prepare_image(image: ImageOrPath, size: int, fit: Fit = "crop") -> Tensor:
-    """A file or an image of Pillow as the tensor that :class:`DecodedImages` holds of it: uint8 (3, size, size).
-
-    The size of a large JPEG is reduced while its file is decoded. So an image of Pillow that has been read may differ
-    from its file by a few levels.
-
-    Args:
-        image: a file, or an image of Pillow.
-        size: see :func:`load_image`.
-        fit: see :func:`load_image`.
-
-    Raises:
-        CorruptImage: if it cannot be decoded.
-        UserError: naming the file, if it does not exist, or cannot be read.
-    """
-    return as_item(_fit(as_rgb(image, at_least=_enough(size)), size, fit))
-
-
 def load_image(path: Path, size: int, fit: Fit = "crop") -> NDArray[np.uint8]:
     """One image file as uint8 RGB (size, size, 3); see :func:`load_rgb`.
 
@@ -171,10 +150,10 @@ def advising() -> Iterator[None]:
 
 
 def _load(path: Path, data: bytes, size: int, fit: Fit) -> NDArray[np.uint8]:
-    return _fit(_decode(path, data, at_least=_enough(size)), size, fit)
+    return _fit(_decode(path, data, at_least=enough(size)), size, fit)
 
 
-def _enough(size: int) -> int:
+def enough(size: int) -> int:
     """Pixels of the short side from which an image is scaled to ``size`` without a loss that is seen."""
     return math.ceil(1.75 * size)
 
@@ -228,22 +207,9 @@ def _levels(values: NDArray[Any], black: float, white: float) -> NDArray[np.uint
 
 
 def _fit(image: Image.Image, size: int, fit: Fit) -> NDArray[np.uint8]:
-    """(size, size, 3). Torch's antialiased scaling of bytes takes a third of PIL's time; they differ by one level."""
-    short = min(image.size)
-    if fit == "crop" and max(image.size) > _LONGEST * short:
-        image = _middle(image, _LONGEST * short)
-    width, height = (size if side == short or fit == "squash" else int(size * side / short) for side in image.size)
+    """(size, size, 3)."""
     pixels = torch.from_numpy(np.array(image)).view(1, image.height, image.width, 3).permute(0, 3, 1, 2)
-    scaled = functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.ascontiguousarray(scaled[top : top + size, left : left + size].numpy())
-
-
-def _middle(image: Image.Image, longest: int) -> Image.Image:
-    """The middle of an image, at most ``longest`` pixels wide and high."""
-    width, height = (min(side, longest) for side in image.size)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+    return np.ascontiguousarray(fit_pixels(pixels, size, fit)[0].permute(1, 2, 0).numpy())
 
 
 def as_item(pixels: NDArray[np.uint8]) -> Tensor:
@@ -316,19 +282,6 @@ class Scaled(CentreCropped):
 
     def __getitem__(self, index: Any) -> Any:
         return scale_image(self.images[index], self.size)
-
-
-def cut_middle(image: Tensor, size: int) -> Tensor:
-    """The middle of an image: (C, H, W) -> (C, size, size)."""
-    top, left = (round((side - size) / 2) for side in image.shape[-2:])
-    return image[:, top : top + size, left : left + size]
-
-
-def scale_image(image: Tensor, size: int) -> Tensor:
-    """All of an image of uint8, scaled by antialiased bilinear interpolation: (C, H, W) -> (C, size, size)."""
-    if image.shape[-2:] == (size, size):
-        return image
-    return functional.interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0]
 
 
 _DECODING = 2

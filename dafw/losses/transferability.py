@@ -29,7 +29,7 @@ def transferability(scores: Tensor, logits: Tensor, *, temperature: float = 1.0)
     Raises:
         ValueError: ``scores`` is not one number for each row, or there is only one class.
     """
-    if scores.numel() != len(logits) or logits.shape[1] < 2:
+    if scores.numel() != logits.shape[0] or logits.shape[1] < 2:
         shapes = f"{tuple(scores.shape)} and {tuple(logits.shape)}"
         raise ValueError(f"scores and logits must be (N,) and (N, K), K at least 2, not {shapes}")
     uncertainty = entropy(full_precision(logits) / temperature) / math.log(logits.shape[1])

