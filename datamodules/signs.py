@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dafw.data.augment import Word
 from dafw.data.entries import Entries
-from dafw.data.images import Fit
+from dafw.data.scaling import Fit
 from dafw.data.strings import Words
 from dafw.errors import UserError, choose
 from datamodules.benchmarks import _BenchmarkFolders

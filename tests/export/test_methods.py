@@ -13,6 +13,7 @@ from dafw.export.forms import trace
 from dafw.export.graph import Program, encode
 from dafw.export.making import Wanted, export
 from dafw.export.served import ServedClasses
+from dafw.methods import Shallow
 from dafw.testing.cases import Case, case, cases
 
 CASES = {one.class_path.rpartition(".")[2]: one for one in cases()}
@@ -22,6 +23,9 @@ OWN = ("SourceOnly", "AdaBN", "DCAN", "DRM", "KNN", "MCD", "MemSPM", "OSBP", "OV
 
 def served(one: Case) -> ServedClasses:
     method = one.make().eval()
+    if isinstance(method, Shallow):  # it is fitted when its training starts
+        features = method.network(torch.rand(12, 3, 6, 6)).features.detach()
+        method.fitted.fit(features, torch.arange(12) % 3, features, **method.options, seed=0)
     method.start_evaluation("predict")
     return ServedClasses(method).eval()
 
