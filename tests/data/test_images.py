@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dafw.data import images
+from dafw.data import images, scaling
 from dafw.data.images import CentreCropped, CorruptImage, endings, find_corrupt, load_image, load_rgb
 from dafw.errors import UserError
 
@@ -194,11 +194,11 @@ def test_a_strip_is_cut_before_it_is_scaled(root: Path, monkeypatch: pytest.Monk
     ramp = np.add.outer(np.arange(size[1]), np.arange(size[0])) // 15
     Image.fromarray(ramp.astype(np.uint8)).save(root / "x.png")
     made: list[tuple[int, int]] = []
-    scale = images.functional.interpolate
-    monkeypatch.setattr(images.functional, "interpolate", lambda x, to, **how: made.append(to) or scale(x, to, **how))
+    scale = scaling.functional.interpolate
+    monkeypatch.setattr(scaling.functional, "interpolate", lambda x, to, **how: made.append(to) or scale(x, to, **how))
     cut = load_image(root / "x.png", 16).astype(int)
     assert max(made[0]) == 1600
-    monkeypatch.setattr(images, "_LONGEST", 10_000)
+    monkeypatch.setattr(scaling, "_LONGEST", 10_000)
     assert np.abs(cut - load_image(root / "x.png", 16)).max() <= 1
     assert max(made[1]) > 4000
 
