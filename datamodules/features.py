@@ -1,7 +1,6 @@
 """Features in files of your own: npz, mat, Parquet or CSV."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -15,6 +14,7 @@ from dafw.errors import UserError, choose, nearest
 from dafw.files import reading, user_path
 from datamodules.feature_rows import FeatureModule, Part
 from datamodules.folder import natural_order
+from datamodules.row_files import domains_in, file_of
 from datamodules.splits import SHARES, Protocol, check_protocol, check_shares, in_protocol, places
 
 COLUMNS = ("label", "domain", "id", "split")
@@ -124,22 +124,7 @@ class FeatureDomains(FeatureModule):
             if words is None:
                 raise self._lacks(self.root, "domain", "or give the folder of one file for each domain as data.root")
             return tuple(sorted({one for one in words if one is not None}))
-        if self.files is not None:
-            return tuple(self.files)
-        names = sorted(one.stem for one in self.root.iterdir() if one.suffix.lower() in SUFFIXES)
-        if not names:
-            raise UserError(f"the folder {self.root} (data.root) holds no file that ends in {', '.join(SUFFIXES)}")
-        if twice := next((one for one, other in pairwise(names) if one == other), None):
-            raise UserError(f"{self.root} (data.root) holds several files of {twice}: name one in data.files")
-        return tuple(names)
-
-    def _path(self, name: str) -> Path:
-        if self.files is not None:
-            return self.root / self.files[choose("domain", name, self.files)]
-        found = [path for one in SUFFIXES if (path := self.root / f"{name}{one}").exists()]
-        if not found:
-            found = [path for path in self.root.iterdir() if path.stem == name and path.suffix.lower() in SUFFIXES]
-        return found[0] if found else self.root / f"{name}{SUFFIXES[0]}"
+        return domains_in(self.root, self.files, SUFFIXES)
 
     def _table(self, path: Path) -> FeatureTable:
         return read_features(path, self.features, [one for one in self.columns.values() if one])
@@ -152,7 +137,7 @@ class FeatureDomains(FeatureModule):
         )
 
     def _no_labels(self) -> UserError:
-        path = self.root if self.root.is_file() else self._path(next(iter(self._rows)))
+        path = self.root if self.root.is_file() else file_of(next(iter(self._rows)), self.root, self.files, SUFFIXES)
         if self.columns["label"] not in self._table(path).words:
             return self._lacks(path, "label")
         return UserError(f"the column {self.columns['label']} of {path} is empty: a source needs labels")
@@ -160,7 +145,7 @@ class FeatureDomains(FeatureModule):
     def _read(self, name: str) -> Rows:
         """All rows of a domain."""
         whole = self.root.is_file()
-        path = self.root if whole else self._path(name)
+        path = self.root if whole else file_of(name, self.root, self.files, SUFFIXES)
         table = self._table(path)
         chosen: NDArray[np.int64] | None = None
         if whole:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +18,7 @@ from dafw.errors import UserError, choose
 from dafw.files import reading, user_path
 from datamodules.base import DomainDataModule
 from datamodules.folder import natural_order
+from datamodules.row_files import domains_in, file_of
 from datamodules.splits import SHARES, Protocol, check_protocol, check_shares, in_protocol, places
 
 
@@ -107,35 +107,17 @@ class TextDomains(DomainDataModule):
         """The names of the domains that there are."""
         with reading("the file or folder", self.root):
             self.root.stat()
-            names = (
-                []
-                if self.root.is_file()
-                else sorted(one.stem for one in self.root.iterdir() if one.suffix.lower() in SUFFIXES)
-            )
         if self.root.is_file():
             self._whole = read_texts(self.root, self.columns)
             return tuple(sorted(word for word in self._whole.domains.counts() if word is not None))
-        if self.files is not None:
-            return tuple(self.files)
-        if not names:
-            raise UserError(f"the folder {self.root} (data.root) holds no file that ends in {', '.join(SUFFIXES)}")
-        if twice := next((one for one, other in pairwise(names) if one == other), None):
-            raise UserError(f"{self.root} (data.root) holds several files of {twice}: name one in data.files")
-        return tuple(names)
-
-    def _path(self, name: str) -> Path:
-        if self.files is not None:
-            return self.root / self.files[choose("domain", name, self.files)]
-        with reading("the folder", self.root):
-            found = [one for one in self.root.iterdir() if one.stem == name and one.suffix.lower() in SUFFIXES]
-        return found[0] if found else self.root / f"{name}{SUFFIXES[0]}"
+        return domains_in(self.root, self.files, SUFFIXES)
 
     def _read(self, name: str) -> TextTable:
         """All texts of a domain."""
         if self._whole is not None:
             table = self._whole.of(np.flatnonzero(self._whole.domains.are(name)))
         else:
-            table = read_texts(self._path(name), self.columns._replace(domain=None))
+            table = read_texts(file_of(name, self.root, self.files, SUFFIXES), self.columns._replace(domain=None))
         if not len(table):
             raise UserError(f"{table.path} has no text of {name}")
         bare = np.flatnonzero(table.labels.are(None))
