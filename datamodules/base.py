@@ -73,7 +73,7 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
             :class:`~dafw.data.target_stream.TargetStream`. Domains that it visits become targets, for any method.
         stream_order: order of a target's samples in the stream of a test-time method: ``random``, a function of the
             seed and the target's name, or ``stored``, the order that the data has.
-        images_per_domain: the first so many samples of each target's test split are its test split; ``None``: all.
+        images_per_domain: so many samples, spread over each target's test split, are its test split; ``None``: all.
         pseudo_labels: CSV file of ``dafw predict RUN --split all``, whose classes replace the labels of the sources.
         images: a file that lists them instead, see :class:`~datamodules.image_list.ImageList`.
     """
@@ -159,7 +159,7 @@ class DomainDataModule(Evaluating, Streaming, ServedDomains, pl.LightningDataMod
 
         A class of the target alone has the label ``num_classes``, which stands for unknown.
         """
-        domain = self.first_images(name, split, self.load(name, split))
+        domain = self.chosen_images(name, split, self.load(name, split))
         if self.pseudo_labels is not None and name in self.source:
             domain = relabelled(domain, split, self.pseudo_labels, self.class_names)
         if self.label_sets is None or domain.labels is None:

@@ -101,8 +101,12 @@ class Streaming:
                 f"{self.target_batch_size}, or leave the window out"
             )
 
-    def first_images(self, name: str, split: Split, domain: Domain) -> Domain:
-        """The listed samples of a target's test split, or its first ``images_per_domain``; of another split all."""
+    def chosen_images(self, name: str, split: Split, domain: Domain) -> Domain:
+        """The listed samples of a target's test split, or ``images_per_domain`` of them; of another split all.
+
+        The latter are spread evenly over the split. A folder's samples come class by class, so the first of them would
+        be of a few classes alone.
+        """
         limit = self.images_per_domain
         if self.image_list is not None and split == "test" and name in self.target:
             if name not in self._chosen_images:
@@ -110,7 +114,7 @@ class Streaming:
             return domain.subset(self._chosen_images[name])
         if limit is None or split != "test" or name not in self.target or len(domain) <= limit:
             return domain
-        return domain.subset(range(limit))
+        return domain.subset([number * len(domain) // limit for number in range(limit)])
 
     @property
     def stream_plan(self) -> StreamPlan:

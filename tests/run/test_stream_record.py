@@ -111,7 +111,7 @@ def test_the_result_of_a_stream(tmp_path: Path) -> None:
     first = dict(zip(header, rows[0], strict=True))
     plan = data.stream_plan
     assert (first["position"], first["domain"], first["step"]) == (0, "b", 0)
-    assert first["sample"] == f"b/{plan.rows.index[0]}"
+    assert first["sample"] == f"b/{2 * plan.rows.index[0]}"
     assert first["label"] == data.class_names[plan.rows.index[0] % 3]
     assert [row[header.index("used")] for row in rows] == method.served.used.long().tolist()
     wrong = [row[header.index("predicted")] != row[header.index("label")] for row in rows]
