@@ -347,6 +347,8 @@ def _wrong_value(key: str, given: str, expected: list[str]) -> str:
     """For a key that takes a value: the choices, or the types."""
     literals = [text for text in expected if "Literal" in text]
     choices = [choice for text in literals for choice in re.findall(r"[\[ ]'?([^\[\],']+)'?", text)]
+    if choices and any("bool" in text for text in expected):
+        choices = ["true", "false", *choices]
     if choices:
         return f'{key}: unknown value "{given}": {nearest(given, choices)}'.rstrip(": ")
     types = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text) for text in expected]

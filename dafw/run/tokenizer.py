@@ -20,7 +20,8 @@ def follow_encoder(config: Any) -> None:
             and other data.
     """
     data, network = config["data"], config["model"]["init_args"].get("network")
-    backbone = ((network or {}).get("init_args") or {}).get("backbone")
+    inner = network["init_args"] if "init_args" in (network or {}) else {}
+    backbone = inner.get("backbone")
     owner, encoder = find_class(data["class_path"]), encoder_of(backbone)
     if not (isinstance(owner, type) and issubclass(owner, TextDomains)):
         if encoder is not None and owner.__module__.partition(".")[0] == "datamodules":

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from dafw.errors import UserError, choose, sentence
+from dafw.tables import launch
 from dafw.tables.grid import Table
-from dafw.tables.launch import Report, run_table
 from dafw.tables.progress import Reporter
 
-Launcher = Callable[[Table, Path, Reporter], Report]
+Launcher = Callable[[Table, Path, Reporter], launch.Report]
 OWN = ("local", "slurm")
 
 
@@ -33,7 +33,7 @@ def launcher(args: argparse.Namespace) -> Launcher:
     if args.slurm:
         raise UserError(f"--slurm is for the launcher slurm, and the launcher is {name}")
     if name == "local":
-        return partial(run_table, workers=args.workers, function=args.function)
+        return partial(launch.run_table, workers=args.workers, function=args.function)
     module, colon, function = name.partition(":")
     if not colon:
         choose("launcher", name, OWN)

@@ -136,7 +136,7 @@ def test_keys(capsys: pytest.CaptureFixture[str], key: str, said: str) -> None:
         ("trainer.callbacks", "EarlyStoping", 'unknown callback "EarlyStoping": did you mean "EarlyStopping"?'),
         ("seed_everything", "abc", 'seed_everything: expected int, got "abc"'),
         ("run.wandb", "offlin", 'run.wandb: unknown value "offlin": did you mean "offline"?'),
-        ("run.plots", "maybe", 'run.plots: expected bool, got "maybe"'),
+        ("run.plots", "maybe", 'run.plots: unknown value "maybe": (choices: false, samples, true)'),
         ("run.checkpoint_every", "0", "run.checkpoint_every and run.keep_checkpoints must be at least 1"),
         ("config", "there/is/none.yaml", "there/is/none.yaml"),
         ("config", ".", "is not a file"),

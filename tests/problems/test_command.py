@@ -20,6 +20,7 @@ from dafw.metrics.boxes import NAMES
 from dafw.problems import Segmentation
 from dafw.testing import Case, cases
 from dafw.testing.dense_toys import ToySegmenter
+from dafw.testing.toys import toy_network
 
 #: What follows the number of predictions.
 COUNTED = "predictions, of its test split alone; --split all predicts all its samples"
@@ -209,7 +210,7 @@ def test_every_other_method_refuses_a_dense_problem() -> None:
 
 def signature(item: Case) -> dict[str, Any]:
     """The arguments that a method cannot do without."""
-    needed = {"num_sources": 2, "checkpoint": "none.ckpt"}
+    needed = {"num_sources": 2, "checkpoint": "none.ckpt", "cloud": toy_network()}
     parameters = inspect.signature(item.owner.__init__).parameters
     return {name: value for name, value in needed.items() if name in parameters}
 

@@ -76,7 +76,7 @@ FIRST = row("SourceOnly", "early")
         ({"tasks": ["a->b", "zz->b"]}, 'x on zz->b: unknown domain "zz": (choices: a, b, c)'),
         ({"tasks": ["a->b", "a->a"]}, 'the task "a->a" in t.yaml has a as a source and as a target'),
         ({"per_task": {"a->b": {"trainer": {"max_epoch": 2}}}}, 'x on a->b: unknown key "trainer.max_epoch"'),
-        ({"select": ["foo"]}, 'unknown selection criterion "foo": (choices: dev, entropy, im, last'),
+        ({"select": ["foo"]}, 'unknown selection criterion "foo": (choices: ac, atc_ne, dev, entropy, im, last'),
         ({"select": ["source_acuracy"]}, 'did you mean "source_accuracy"?'),
         (
             {"metric": "acuracy"},

@@ -88,6 +88,7 @@ class CEMA(ManualOptimization, TestTimeMethod):
     backbone_passes: ClassVar[int | None] = None
     host_reads: ClassVar[int] = 1
     counts_uploads: ClassVar[bool] = True
+    only_images = "keeps images that it uploads"
     search_space: ClassVar[dict[str, Any]] = {"lr": (1e-5, 1e-2), "margin": [0.2, 0.4, 0.6], "redundancy": [0.05, 0.4]}
 
     def __init__(  # type: ignore[no-untyped-def]

@@ -138,7 +138,7 @@ class MetaDMoEAdaptation(ManualOptimization, TestTimeMethod):
         """Makes the step if it is due, and serves the batch."""
         self.moves = self.learns != "nothing" and not self.adapted.value
         self.rows_used = torch.full_like(batch.index, self.moves, dtype=torch.bool)
-        loss = self.learn(batch) if self.moves else batch.x.new_zeros((), dtype=torch.float32)
+        loss = self.learn(batch) if self.moves else torch.zeros((), device=self.device)
         torch.clear_autocast_cache()  # of weights that have changed
         with torch.no_grad():
             self.keep(batch, self.present_outputs(batch))
