@@ -140,8 +140,10 @@ def new_statistics(start: Start, config: dict[str, Any]) -> Method:
     """The model with batch statistics of the images, which is all that AdaBN does without a source."""
     import pytorch_lightning as pl
 
+    from dafw.run.config import silence_lightning
     from datamodules.unlabelled import UnlabelledImages
 
+    silence_lightning()
     method: Method = AdaBN(start.network(), num_classes=len(start.classes))
     data = UnlabelledImages(**config["data"]["init_args"])
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}

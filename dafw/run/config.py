@@ -251,7 +251,7 @@ def parse(arguments: list[str], command: str = "fit") -> DafwCLI:
     Raises:
         UserError: for a wrong key, value, class or path.
     """
-    _quiet()
+    silence_lightning()
     arguments = with_presets(with_text_names(with_signed_names(arguments)))
     for key, source in (
         ("data.seed", "seed_everything"),
@@ -290,7 +290,7 @@ def _user_error(error: BaseException) -> UserError | None:
     return None
 
 
-def _quiet() -> None:
+def silence_lightning() -> None:
     """Silences messages of Lightning that no user can act on."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
