@@ -14,7 +14,7 @@ from dafw.errors import UserError, choose, nearest
 from dafw.files import reading, user_path
 from datamodules.feature_rows import FeatureModule, Part
 from datamodules.folder import natural_order
-from datamodules.row_files import domains_in, file_of
+from datamodules.row_files import check_split_column, domains_in, file_of
 from datamodules.splits import SHARES, Protocol, check_protocol, check_shares, in_protocol, places
 
 COLUMNS = ("label", "domain", "id", "split")
@@ -89,8 +89,7 @@ class FeatureDomains(FeatureModule):
             raise UserError(f"data.label_column, domain_column, id_column and split_column must differ, not {named}")
         self.protocol, self.split_seed = check_protocol(protocol, split_seed), split_seed
         self.split = check_shares(split)
-        if split_column is not None and protocol != "shares":
-            raise UserError(f"data.split_column says the splits, which data.protocol {protocol} would overrule")
+        check_split_column(split_column, protocol)
         self.holds_out_source = protocol != "office"
         self.domain_names = known_domains(self._domains, source, target)
         super().__init__(source, target, **base)

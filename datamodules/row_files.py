@@ -41,3 +41,13 @@ def file_of(name: str, folder: Path, files: Mapping[str, str] | None, suffixes: 
     with reading("the folder", folder):
         found = [one for one in folder.iterdir() if one.stem == name and one.suffix.lower() in suffixes]
     return found[0] if found else folder / f"{name}{suffixes[0]}"
+
+
+def check_split_column(column: str | None, protocol: str) -> None:
+    """Refuses a column that says the splits beside a protocol that divides the samples itself.
+
+    Raises:
+        UserError: saying so.
+    """
+    if column is not None and protocol != "shares":
+        raise UserError(f"data.split_column says the splits, which data.protocol {protocol} would overrule")

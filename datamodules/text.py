@@ -18,7 +18,7 @@ from dafw.errors import UserError, choose
 from dafw.files import reading, user_path
 from datamodules.base import DomainDataModule
 from datamodules.folder import natural_order
-from datamodules.row_files import domains_in, file_of
+from datamodules.row_files import check_split_column, domains_in, file_of
 from datamodules.splits import SHARES, Protocol, check_protocol, check_shares, in_protocol, places
 
 
@@ -87,8 +87,7 @@ class TextDomains(DomainDataModule):
             raise UserError(f"the columns of data.text_column, label_column and so on must differ, not {named}")
         self.protocol, self.split_seed = check_protocol(protocol, split_seed), split_seed
         self.split = check_shares(split)
-        if split_column is not None and protocol != "shares":
-            raise UserError(f"data.split_column says the splits, which data.protocol {protocol} would overrule")
+        check_split_column(split_column, protocol)
         self.holds_out_source = protocol != "office"
         self._whole: TextTable | None = None
         self.domain_names = known_domains(self._domains, source, target)

@@ -5,6 +5,7 @@ from typing import Any
 from dafw.errors import UserError, choose
 from dafw.run.criteria import LEFT_OUT
 from dafw.run.entry import inspect
+from dafw.run.ranks import ranks_of
 from dafw.tables.grid import Cell
 from dafw.tables.overlay import merge
 from dafw.tables.store import Store
@@ -33,6 +34,7 @@ def check_runs(store: Store) -> None:
             continue
         key = cell.row, cell.task if cell.task in own else ""
         try:
+            ranks_of(cell.config)
             if key not in domains:
                 with start_comes_later(cell.start is not None):
                     found = inspect(_with_network_of_start(cell))

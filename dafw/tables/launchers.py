@@ -1,7 +1,7 @@
 """Who makes the runs of a table: a pool of this machine, a SLURM cluster, or a function of the user's.
 
-A launcher is a function of the table, the root of the run directories, a reporter, and the options of the command. It
-makes every run that is not done and returns a :class:`~dafw.tables.launch.Report`.
+A launcher is a function of the table, the root of the run directories and a reporter. It makes every run that is not
+done and returns a :class:`~dafw.tables.launch.Report`.
 """
 
 import argparse

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from dafw.errors import UserError
 from dafw.estimation import SourceEvidence
 from dafw.run.directory import EVIDENCE, is_running
 from dafw.testing.cases import TINY
+from dafw.testing.processes import rank_variables
 from dafw.testing.toys import ToyData
 
 DOUBLE = (*FIT, "--trainer.precision", "64-true", "--data.eval_batch_size", "4")
@@ -48,14 +48,6 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first, second = ranks(folder, *TWO)
     assert (first.code, first.err, second.code, second.out, second.err) == (0, "", 0, "", "")
     return one_run(folder / "runs")
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-    return port
 
 
 def close(one: Path, other: Path) -> None:
@@ -241,7 +233,7 @@ def test_torchrun(tmp_path: Path, two: Path) -> None:
 @pytest.mark.slow
 def test_two_nodes_of_torchrun(tmp_path: Path, two: Path) -> None:
     """Two programs with a port each, which meet at a third, are two machines to Lightning."""
-    meeting = f"127.0.0.1:{free_port()}"
+    meeting = f"127.0.0.1:{rank_variables()[0]['MASTER_PORT']}"
     nodes = [
         start(
             tmp_path,

@@ -35,6 +35,10 @@ def test_the_launcher_of_the_documentation(
         (("--launcher", "nowhere_at_all:launch"), "nowhere_at_all"),
         (("--launcher", "fake_runs:lunch"), "has no lunch"),
         (("--slurm", "time=3"), "the launcher is local"),
+        (
+            ("--set", "trainer.num_nodes=2", "--launcher", "slurm"),
+            "source only on mnist->mnistm: a run of a table has the devices of one machine",
+        ),
     ],
 )
 def test_names_that_are_no_launcher(
