@@ -257,7 +257,8 @@ def _made(name: str, sources: Sequence[str], clean: str, arguments: Mapping[str,
     for key in OWN:
         if key in arguments and key not in ("root", "size"):
             raise UserError(f"data.base_args takes no {key}: give data.{key}")
-    takes = inspect.signature(owner.__init__).parameters
+    starts = [vars(one)["__init__"] for one in owner.__mro__ if "__init__" in vars(one)]
+    takes = {key for start in starts for key in inspect.signature(start).parameters}
     for key in ("root", "size"):
         if key in arguments and key not in takes:
             raise UserError(f"{name} (data.base) takes no {key}: leave out data.{key}")

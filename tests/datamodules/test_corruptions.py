@@ -115,6 +115,11 @@ def test_another_domain_of_the_base_may_be_corrupted() -> None:
     assert toy("fog_1", source=["a", "b"], clean="b").num_sources == 2
 
 
+def test_a_base_takes_the_arguments_of_its_parents() -> None:
+    """The class of RotatedMNIST does not name ``size``: its parent does."""
+    assert Corruptions("0", "snow_2", base="RotatedMNIST", size=20).base.size == 20  # type: ignore[attr-defined]
+
+
 @pytest.mark.usefixtures("few_digits")
 def test_digits_take_a_size_and_are_not_mirrored() -> None:
     data = Corruptions("mnist", "snow_2", base="Digits", size=32, augment="weak")

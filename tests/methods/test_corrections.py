@@ -13,6 +13,7 @@ from torch import Tensor
 from dafw.data.target_stream import TargetStream
 from dafw.errors import UserError
 from dafw.methods import LAME, T3A, AdaNPC, TestTimeMethod
+from dafw.nn.network import Network
 from dafw.testing import case
 from dafw.testing.cases import differences
 from dafw.testing.toys import ToyData, toy_network
@@ -138,3 +139,8 @@ def test_lame_gives_a_row_the_class_of_its_neighbours(tmp_path: Path) -> None:
     (found,) = pass_stream(method, {"x1": features.numpy()}, tmp_path, nothing)
     assert features.argmax(1).tolist() == [1] + [0] * 5 + [1] * 6
     assert found.argmax(1).tolist() == [0] * 6 + [1] * 6
+
+
+def test_a_label_head_of_two_layers_is_refused_by_t3a() -> None:
+    with pytest.raises(UserError, match=r"leave out model\.network\.head_width, or train with model\.network\.bottlen"):
+        T3A(Network("small_bn_net", input_size=20), num_classes=3, checkpoint="run")

@@ -57,7 +57,10 @@ class T3A(TestTimeMethod):
         self.supports = Supports(self.num_classes, per_class, drop_worst=drop_worst)
         rows = getattr(network.label_head(), "weight", None)
         if not isinstance(rows, Tensor) or rows.shape != (self.num_classes, network.num_features):
-            raise UserError("T3A replaces a label head of one linear layer: leave out model.network.head_width")
+            raise UserError(
+                "T3A replaces a label head of one linear layer, and this network has another: leave out"
+                " model.network.head_width, or train with model.network.bottleneck"
+            )
         logits = network.label_head()(rows.detach())
         self.supports.fill(rows.detach(), logits.argmax(1), entropy(logits.detach()))
 
