@@ -4,6 +4,8 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
@@ -124,6 +126,13 @@ class Detection(Problem):
     def row_losses(self, outputs: BoxOutputs, y: Boxes) -> Tensor:
         """The loss of each image (n,); the mean is the loss of the same random state."""
         return torch.stack(list(self.network.row_losses(outputs, y).values())).sum(0)
+
+    def part_losses(self, outputs: BoxOutputs, y: Boxes, parts: int) -> tuple[Tensor, Tensor]:
+        """See :meth:`~dafw.problems.base.Problem.part_losses`; a detector that can finds anchors and regions once."""
+        if not hasattr(self.network, "part_losses"):
+            return super().part_losses(outputs, y, parts)
+        whole, each = self.network.part_losses(outputs, y, parts)
+        return reduce(add, whole.values()), reduce(add, each.values())
 
     def summed_loss(self, outputs: BoxOutputs, y: Boxes) -> tuple[Tensor, Tensor | int]:
         """The sum of the losses that each image has alone, with the same random numbers, and the number of images.
