@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from box_loader import measure_boxes
 from harness import Measure, counted, interleave, timed
 from methods import Timed
 from step import LiveBytes, Weigh
@@ -47,7 +48,10 @@ METHODS: dict[str, dict[str, float]] = {
 }
 #: By the name of a row its method and its arguments: a teacher teaches from the first step on, and all parts are there.
 ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "NSA": ("NSA", {"threshold": 0.05, "border": 0, "texture_weights": [1.0, 1.0, 1.0], "largest": 1.0}),
+    "NSA": (
+        "NSA",
+        {"position_weight": 0.06, "threshold": 0.05, "border": 0, "texture_weights": [1.0, 1.0, 1.0], "largest": 1.0},
+    ),
     "MeanTeacher": ("MeanTeacher", {"burn_in": 0.0, "threshold": 0.05}),
     "MeanTeacher with soft labels": ("MeanTeacher", {"burn_in": 0.0, "threshold": 0.05, "labels": "soft"}),
 }
@@ -96,7 +100,7 @@ class Setting:
 
 
 SETTINGS = (Setting(), Setting("fcos"), Setting("retinanet", only=("SourceOnly",)))
-QUICK = Setting(backbone="tiny", size=32, batch=2, steps=2, rounds=1, only=("DANN",), images=10)
+QUICK = Setting(backbone="tiny", size=32, batch=2, steps=2, rounds=1, images=10)
 
 
 class Scenes(DomainDataModule):
@@ -200,7 +204,7 @@ def evaluation_time(images: int) -> float:
 
 
 def measure(quick: bool = False, settings: Sequence[Setting] = ()) -> list[Measure]:
-    """Time, peak of memory, passes and host reads of each detector and method, and the time of an evaluation."""
+    """Time, peak of memory, passes and host reads of each detector and method; evaluating, and loading images."""
     found: list[Measure] = []
     chosen = settings or ((QUICK,) if quick else SETTINGS)
     for setting in chosen:
@@ -208,7 +212,7 @@ def measure(quick: bool = False, settings: Sequence[Setting] = ()) -> list[Measu
             found += _measure(setting, Path(folder))
     images = chosen[0].images
     found.append(timed(f"metrics of {images} images", "s", [evaluation_time(images)], limit=EVALUATION))
-    return found
+    return found + measure_boxes(quick)
 
 
 def _measure(setting: Setting, folder: Path) -> list[Measure]:
