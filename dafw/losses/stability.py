@@ -164,7 +164,8 @@ def contrasted_positions(labels: Tensor, strong: Tensor, num_classes: int, insid
     Returns:
         (n, ceil(h / 7), ceil(w / 7)) int64; -1 for a position that does not count.
     """
-    one_hot = F.one_hot(labels, num_classes + 1).permute(0, 3, 1, 2).float() * inside[:, None]
+    number = torch.arange(num_classes + 1, device=labels.device)[:, None, None]
+    one_hot = ((labels[:, None] == number) & inside[:, None]).float()
 
     def around(maps: Tensor, side: int) -> Tensor:
         return F.avg_pool2d(maps, side, GRID, side // 2, divisor_override=1)

@@ -83,6 +83,8 @@ class Problem(Recorded):
     config_key: ClassVar[str] = "model.problem"
     #: The kind of prediction: classification, segmentation, detection, ...
     kind: ClassVar[str] = ""
+    #: What a label is, in words.
+    label_form: ClassVar[str] = ""
     #: The metric that tables print.
     primary: str = ""
     #: The metric that tables print where the target has classes of its own.
@@ -118,6 +120,10 @@ class Problem(Recorded):
             network: made the outputs that the other methods are given.
         """
         return self
+
+    def takes(self, label: Any) -> bool:
+        """Whether a sample's label has the form that this problem's labels have."""
+        return True
 
     # ---- learning
 

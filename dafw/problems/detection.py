@@ -76,6 +76,7 @@ class Detection(Problem):
     """
 
     kind: ClassVar[str] = "detection"
+    label_form: ClassVar[str] = "boxes with classes"
     is_spatial: ClassVar[bool] = True
     supports_unsupervised_validators: bool = True
     validators: ClassVar[tuple[str, ...]] = ("entropy", "im", "pseudo_boxes")
@@ -116,6 +117,10 @@ class Detection(Problem):
         if self._network is None:
             raise RuntimeError("Detection needs the network that made the outputs: problem.bind(network) first")
         return self._network
+
+    def takes(self, label: Any) -> bool:
+        """See :meth:`~dafw.problems.base.Problem.takes`."""
+        return isinstance(label, Mapping) and {"boxes", "labels"} <= label.keys()
 
     # ---- learning
 
