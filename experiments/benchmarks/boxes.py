@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -142,7 +143,7 @@ def train(setting: Setting, name: str, rows: int, folder: Path, steps: int, *wat
     chosen, arguments = ARGUMENTS.get(name, (name, {}))
     owner = getattr(dafw.methods, chosen)
     sources = ("day",) if owner.setting.sees_target else ("day", "dusk")
-    given = {} if owner.setting.sees_target else {"num_sources": len(sources)}
+    given = {"num_sources": len(sources)} if "num_sources" in signature(owner.__init__).parameters else {}
     method = owner(setting.network(), num_classes=len(CLASSES), problem=Detection(), **given, **arguments)
     data = Scenes(setting.size, sources, batch_size=rows, steps_per_epoch=steps)
     options: dict[str, Any] = {"limit_val_batches": 0, "log_every_n_steps": 1000}
