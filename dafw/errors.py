@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from unicodedata import normalize
 
-from dafw.escape import terminal
+from dafw.escape import named, terminal
 
 
 class UserError(Exception):
@@ -70,7 +70,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     close = [choice for choice in names if choice.casefold() == name.casefold()] or get_close_matches(
         name, names, n=1, cutoff=0.5
     )
-    listed = f"choices: {', '.join(names)}" if 0 < len(names) <= 12 else ""
+    listed = f"choices: {named(*names)}" if 0 < len(names) <= 12 else ""
     guess = f'did you mean "{close[0]}"?' if close else ""
     return " ".join(part for part in (guess, f"({listed})" if listed else "") if part)
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Control characters, line breaks, and the bytes of a file's name that are not UTF-8."""
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")
+_SEPARATES = re.compile("[,;:]")
+"""What separates the names of a sentence."""
 _TURNS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 """Characters that turn the direction of all that follows them, numbers too."""
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s?%?", re.IGNORECASE)
@@ -26,6 +28,15 @@ def _spelt(match: re.Match[str]) -> str:
 def terminal(text: object) -> str:
     r"""One line for a terminal or a log. Control characters are spelt out: a line break is ``\n``."""
     return _TURNS.sub(_spelt, _HIDDEN.sub(_spelt, str(text)))
+
+
+def named(*names: str) -> str:
+    """Names in a sentence, with commas between them. A name that could be taken for several stands in quotes.
+
+    >>> print(named("source only", "source only, strong", "AdaBN"))
+    source only, "source only, strong", AdaBN
+    """
+    return ", ".join(f'"{name}"' if _SEPARATES.search(name) else name for name in names)
 
 
 def html(text: object) -> str:

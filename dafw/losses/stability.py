@@ -11,6 +11,9 @@ from dafw.losses.maps import mean_over_places
 from dafw.nn.distributed import gather_unequal
 from dafw.nn.precision import full_precision
 
+#: Distance of two positions that may be contrasted (authors: 7).
+GRID = 7
+
 
 def contrast(positive: Tensor, negative: Tensor, counts: Tensor | None = None) -> Tensor:
     """The mean over negatives m of -log(e^p / (e^p + 2 e^m)) of each row; one term for each negative, no joint softmax.
@@ -50,7 +53,7 @@ def class_contrast(
     Args:
         student: (R, d).
         teacher: (R, d); no gradient flows into them.
-        labels: (R,) int64, 0 for the background and 1 to K for the classes.
+        labels: (R,) int64, 0 for the background, 1 to K for the classes and -1 for what does not count.
         num_classes: K.
         background: weight of the second term (authors: 0.1).
         hardest: number of background rows that count for each row (authors: 2).
@@ -67,9 +70,9 @@ def class_contrast(
     members = one_hot.sum(0)
     centres = one_hot.mT @ others / members.clamp_min(1)[:, None]
     to_centres = rows @ centres.mT
-    own = to_centres.gather(1, labels[:, None])
+    own = to_centres.gather(1, labels.clamp_min(0)[:, None])
     negatives = (members > 0) & (number > 0) & (number != labels[:, None])
-    to_background = (rows @ others.mT).masked_fill(classes > 0, -torch.inf)
+    to_background = (rows @ others.mT).masked_fill(classes != 0, -torch.inf)
     largest = to_background.topk(min(hardest, to_background.shape[1]), 1).values
     found = largest > -torch.inf
     largest = largest.masked_fill(~found, 0)
@@ -142,6 +145,41 @@ def texture_classes(
     mean = above.sum((1, 2), keepdim=True) / inside.sum((1, 2), keepdim=True).clamp_min(1)
     peak = above == F.max_pool2d(above[:, None], 7, 1, 3)[:, 0]
     return ((above > weak * mean) & peak & inside).long() + ((above > strong * mean) & peak & inside).long()
+
+
+def contrasted_positions(labels: Tensor, strong: Tensor, num_classes: int, inside: Tensor) -> Tensor:
+    """The classes of the positions of a feature map that are contrasted: every 7th in both directions, if it is clear.
+
+    A position has the most frequent class of the 5 x 5 around it, if two of them have this class or more than have
+    none; otherwise it is of the background. An object's position counts if more than 5 of the 3 x 3 around it have its
+    class, and if the 7 x 7 around it have no more of its class than the 5 x 5: it is the middle of a small object. A
+    position of the background counts if one of the 3 x 3 around it has strong texture.
+
+    Args:
+        labels: (n, h, w) int64, 0 for the background and 1 to K for the classes.
+        strong: (n, h, w) bool, the positions of strong texture.
+        num_classes: K.
+        inside: (n, h, w) bool, the positions that both images show.
+
+    Returns:
+        (n, ceil(h / 7), ceil(w / 7)) int64; -1 for a position that does not count.
+    """
+    number = torch.arange(num_classes + 1, device=labels.device)[:, None, None]
+    one_hot = ((labels[:, None] == number) & inside[:, None]).float()
+
+    def around(maps: Tensor, side: int) -> Tensor:
+        return F.avg_pool2d(maps, side, GRID, side // 2, divisor_override=1)
+
+    small, middle, large = (around(one_hot, side) for side in (3, 5, 7))
+    most, which = middle[:, 1:].max(1)
+    label = torch.where((most > 1.5) | (most > middle[:, 0]), which + 1, 0)
+
+    def of_label(counts: Tensor) -> Tensor:
+        return counts.gather(1, label[:, None])[:, 0]
+
+    clear = (of_label(large) - of_label(middle) < 0.5) & (of_label(small) > 5.5)
+    clear |= (label == 0) & (around(strong[:, None].float(), 3)[:, 0] > 0.5)
+    return torch.where(clear & inside[:, ::GRID, ::GRID], label, -1)
 
 
 def map_distance(

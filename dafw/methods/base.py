@@ -140,6 +140,11 @@ class Method(
                 f"{type(self).__name__} is a method for {' and '.join(self.kinds)}, and model.problem is "
                 f"{type(self.problem).__name__} ({self.problem.kind or 'of no kind'})"
             )
+        if network.kind and self.problem.kind and self.problem.kind != network.kind:
+            raise UserError(
+                f"model.problem is {type(self.problem).__name__}, and model.network {type(network).__name__} is for "
+                f"{network.kind}: leave out model.problem, or set model.network to a network for {self.problem.kind}"
+            )
         self.num_classes, self.rejection = num_classes, rejection
         if rejection is not None and self.rejects_itself:
             raise UserError(f"{type(self).__name__} itself says what is unknown, and takes no model.rejection")
@@ -321,6 +326,7 @@ class Method(
         if stage == "fit":
             self.check_optimisation()
             self.check_inputs()
+            self.check_labels()
             if not self.training:  # as a method that was loaded from a checkpoint
                 self.train()
         else:

@@ -81,6 +81,19 @@ class Requests(Base):
                     "another method"
                 )
 
+    def check_labels(self) -> None:
+        """Looks whether a label of the first labelled training domain is one for the problem.
+
+        Raises:
+            UserError: if it is not.
+        """
+        for domain in [] if self.datamodule is None else self.datamodule.train_domains[:1]:
+            if domain.labels is not None and len(domain) and not self.problem.takes(domain.labels[0]):
+                raise UserError(
+                    f"model.problem is {type(self.problem).__name__}, whose labels are {self.problem.label_form}, and "
+                    f"those of {domain.name} are not: choose data and model.network for one problem"
+                )
+
     @property
     def source_use(self) -> str:
         """What of the source the training uses: ``samples``, ``statistics`` that were computed of them, or ``nothing``.

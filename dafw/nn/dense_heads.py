@@ -108,6 +108,15 @@ class DenseHead(BoxHead):
         count = {name: found.pop(name) for name in ("count",) if name in found}
         return {**{TERMS[name]: value for name, value in end_needed(found).items()}, **count}
 
+    def compute_parts(
+        self, outputs: BoxOutputs, targets: list[dict[str, Tensor]], parts: int, *rest: Any
+    ) -> dict[str, Tensor]:
+        """:meth:`compute` of each of some parts of as many images, one after the other -> (parts,) by name."""
+        size = len(outputs) // parts
+        rows = [slice(start, start + size) for start in range(0, parts * size, size)]
+        each = [self.compute(outputs[part], targets[part], *rest) for part in rows]
+        return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
     def proposals(self, outputs: BoxOutputs, count: int) -> list[Tensor]:
         """See :meth:`~dafw.nn.detector.Detector.proposals`. They are the boxes of the anchors with the best class."""
         with torch.no_grad():
@@ -192,16 +201,31 @@ class Fcos(DenseHead):
         weight = count.clamp_min(1) * share_of_all(count)
         return {name: weight * value for name, value in found.items()}
 
-    def row_losses(self, outputs: BoxOutputs, targets: Targets, over_ranks: bool) -> dict[str, Tensor]:
+    def row_losses(
+        self, outputs: BoxOutputs, targets: Targets, over_ranks: bool, certain: bool = False
+    ) -> dict[str, Tensor]:
         """See :meth:`~dafw.nn.detector.Detector.row_losses`."""
         given = self._given(outputs, targets)
         per_level = [len(one) for one in outputs.anchors]
-        each = [self.compute(outputs[row : row + 1], given[row : row + 1], per_level) for row in range(len(given))]
-        count = torch.stack([one.pop("count") for one in each]).to(each[0]["class"].dtype)
+        found = self.compute_parts(outputs, given, len(given), per_level)
+        count = found.pop("count").to(found["class"].dtype)
         total = count.sum()
         share = share_of_all(total) if over_ranks else total.clamp_min(1).reciprocal()
-        weight = len(each) * count.clamp_min(1) * share
-        return {name: weight * torch.stack([one[name] for one in each]) for name in self.loss_names}
+        weight = len(given) * count.clamp_min(1) * share
+        return {name: weight * value for name, value in found.items()}
+
+    def part_losses(
+        self, outputs: BoxOutputs, targets: Targets, parts: int, over_ranks: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """See :meth:`~dafw.nn.detector.Detector.part_losses`."""
+        per_level = [len(one) for one in outputs.anchors]
+        found = self.compute_parts(outputs, self._given(outputs, targets), parts, per_level)
+        count = found.pop("count").to(found["class"].dtype)
+        counts = torch.cat([count.sum()[None], count])
+        share = share_of_all(counts) if over_ranks else counts.clamp_min(1).reciprocal()
+        sums = {name: count.clamp_min(1) * value for name, value in found.items()}
+        whole = {name: value.sum() * share[0] for name, value in sums.items()}
+        return whole, {name: value * share[1:] for name, value in sums.items()}
 
     def scores(self, outputs: BoxOutputs) -> Tensor:
         """The geometric mean of the probability of the likeliest class and that of being at an object's middle."""
@@ -231,12 +255,23 @@ class Retina(DenseHead):
         weight = weight_of_rank(len(outputs), found["class"]) if over_ranks else 1.0
         return {name: weight * value for name, value in found.items()}
 
-    def row_losses(self, outputs: BoxOutputs, targets: Targets, over_ranks: bool) -> dict[str, Tensor]:
+    def row_losses(
+        self, outputs: BoxOutputs, targets: Targets, over_ranks: bool, certain: bool = False
+    ) -> dict[str, Tensor]:
         """See :meth:`~dafw.nn.detector.Detector.row_losses`."""
         given = self._given(outputs, targets)
-        each = [self.compute(outputs[row : row + 1], given[row : row + 1]) for row in range(len(given))]
-        weight = weight_of_rank(len(each), each[0]["class"]) if over_ranks else 1.0
-        return {name: weight * torch.stack([one[name] for one in each]) for name in self.loss_names}
+        found = self.compute_parts(outputs, given, len(given))
+        weight = weight_of_rank(len(given), found["class"]) if over_ranks else 1.0
+        return {name: weight * value for name, value in found.items()}
+
+    def part_losses(
+        self, outputs: BoxOutputs, targets: Targets, parts: int, over_ranks: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """See :meth:`~dafw.nn.detector.Detector.part_losses`."""
+        found = self.compute_parts(outputs, self._given(outputs, targets), parts)
+        weight = weight_of_rank(len(outputs), found["class"]) if over_ranks else 1.0
+        found = {name: weight * value for name, value in found.items()}
+        return {name: value.mean() for name, value in found.items()}, found
 
     def scores(self, outputs: BoxOutputs) -> Tensor:
         """The score of the likeliest class."""

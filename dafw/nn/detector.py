@@ -190,13 +190,40 @@ class Detector(NetworkBase):
         _check_rows(outputs, y)
         return self.box_head.losses(outputs, y, over_ranks)
 
-    def row_losses(self, outputs: BoxOutputs, y: Targets, *, over_ranks: bool = True) -> dict[str, Tensor]:
+    def row_losses(
+        self, outputs: BoxOutputs, y: Targets, *, over_ranks: bool = True, certain: bool = False
+    ) -> dict[str, Tensor]:
         """The losses of each image, (N,) each; their means are :meth:`losses` with the same random numbers.
 
         Each anchor or region that was drawn has the same weight, so an image with more of them has a larger share.
+
+        Args:
+            outputs: see :meth:`losses`.
+            y: likewise.
+            over_ranks: likewise.
+            certain: multiply the loss ``class`` of each region by its largest probability, without a gradient, and the
+                loss ``objectness`` of each anchor by its probability of an object. Then the means are others.
+
+        Raises:
+            ValueError: for ``certain`` and a detector without proposals of its own.
         """
         _check_rows(outputs, y)
-        return self.box_head.row_losses(outputs, y, over_ranks)
+        if certain and "objectness" not in self.loss_names:
+            raise ValueError(f"{self.arch} has no proposals of its own, whose certainty could weigh its losses")
+        return self.box_head.row_losses(outputs, y, over_ranks, certain)
+
+    def part_losses(
+        self, outputs: BoxOutputs, y: Targets, parts: int, *, over_ranks: bool = True
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The losses of all images, and those that each of ``parts`` parts of as many images would have alone.
+
+        Both come from the same anchors and regions, so that these are found once.
+
+        Returns:
+            :meth:`losses`, and values (parts,) by the same names: :meth:`losses` of each part.
+        """
+        _check_rows(outputs, y)
+        return self.box_head.part_losses(outputs, y, parts, over_ranks)
 
     def proposals(self, outputs: BoxOutputs, count: int | None = None) -> list[Tensor]:
         """Boxes (n, 4) of each image that may hold an object, the likeliest first; no label is seen, no gradient kept.

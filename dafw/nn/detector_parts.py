@@ -32,14 +32,26 @@ class Term:
     Attributes:
         loss: its values, reduced by ``mean`` or ``sum``, or (n,) or (n, 4) if it is not reduced (``none``).
         image: (n,) int64, the image of each value.
-        count: how many anchors or regions the mean is over; there may be fewer values.
+        counts: how many anchors or regions of each image the mean is over; there may be fewer values.
         is_mean: whether torchvision takes the mean of the values itself, rather than dividing their sum.
+        certainty: how sure the detector is of each value's class, (n,) from 0 to 1; ``None``: no class is at stake.
     """
 
     loss: Callable[[str], Tensor]
     image: Tensor
-    count: int
+    counts: Sequence[int]
     is_mean: bool
+    certainty: Callable[[], Tensor] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many anchors or regions of all images the mean is over."""
+        return sum(self.counts)
+
+    def values(self) -> Tensor:
+        """The loss of each value (n,)."""
+        found = self.loss("none")
+        return found if found.ndim == 1 else found.sum(1)
 
 
 def term_losses(terms: Mapping[str, Term], over_ranks: bool) -> dict[str, Tensor]:
@@ -54,10 +66,15 @@ def term_losses(terms: Mapping[str, Term], over_ranks: bool) -> dict[str, Tensor
     return {name: value * share for (name, value), share in zip(sums.items(), shares, strict=True)}
 
 
-def term_rows(terms: Mapping[str, Term], rows: int, over_ranks: bool) -> dict[str, Tensor]:
-    """The losses of each image (N,) by name; their means are :func:`term_losses`."""
-    values = {name: one.loss("none") for name, one in terms.items()}
-    values = {name: value if value.ndim == 1 else value.sum(1) for name, value in values.items()}
+def term_rows(terms: Mapping[str, Term], rows: int, over_ranks: bool, certain: bool = False) -> dict[str, Tensor]:
+    """The losses of each image (N,) by name; their means are :func:`term_losses`.
+
+    With ``certain`` each value is multiplied by its certainty, where it has one.
+    """
+    values = {
+        name: one.certainty() * one.values() if certain and one.certainty else one.values()
+        for name, one in terms.items()
+    }
     like = next(iter(values.values()))
     alone = not over_ranks or world_size() == 1
     shares: Sequence[Tensor | float]
@@ -66,6 +83,19 @@ def term_rows(terms: Mapping[str, Term], rows: int, over_ranks: bool) -> dict[st
         name: value.new_zeros(rows).index_add(0, terms[name].image, value) * (rows * share)
         for (name, value), share in zip(values.items(), shares, strict=True)
     }
+
+
+def term_parts(terms: Mapping[str, Term], parts: int, rows: int, over_ranks: bool) -> dict[str, Tensor]:
+    """The losses of each of some parts of as many images (parts,) by name: :func:`term_losses` of those images."""
+    size, sums, counts = rows // parts, {}, []
+    for name, one in terms.items():
+        value = one.values()
+        sums[name] = value.new_zeros(parts).index_add(0, one.image.div(size, rounding_mode="floor"), value)
+        counts.append([float(sum(one.counts[part * size : (part + 1) * size])) for part in range(parts)])
+    like = next(iter(sums.values()))
+    number = torch.tensor(counts, dtype=like.dtype, device=like.device)
+    shares = share_of_all(number) if over_ranks else number.clamp_min(1).reciprocal()
+    return {name: value * share for (name, value), share in zip(sums.items(), shares, strict=True)}
 
 
 def _shares(terms: Mapping[str, Term], like: Tensor) -> Sequence[Tensor]:
@@ -206,8 +236,16 @@ class BoxHead(nn.Module):
         """See :meth:`~dafw.nn.detector.Detector.losses`."""
         raise NotImplementedError
 
-    def row_losses(self, outputs: BoxOutputs, targets: Targets, over_ranks: bool) -> dict[str, Tensor]:
+    def row_losses(
+        self, outputs: BoxOutputs, targets: Targets, over_ranks: bool, certain: bool = False
+    ) -> dict[str, Tensor]:
         """See :meth:`~dafw.nn.detector.Detector.row_losses`."""
+        raise NotImplementedError
+
+    def part_losses(
+        self, outputs: BoxOutputs, targets: Targets, parts: int, over_ranks: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """See :meth:`~dafw.nn.detector.Detector.part_losses`."""
         raise NotImplementedError
 
     def proposals(self, outputs: BoxOutputs, count: int) -> list[Tensor]:

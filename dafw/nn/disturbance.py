@@ -188,11 +188,13 @@ def region_labels(regions: list[Tensor], truth: Boxes, overlap: float = 0.5) -> 
     return torch.cat(found)
 
 
-def positions_in_boxes(truth: Boxes, grid: tuple[int, int], stride: tuple[float, float], like: Tensor) -> Tensor:
-    """Which positions of a feature map have their centre in a box, (N, h, w) bool.
+def position_labels(truth: Boxes, grid: tuple[int, int], stride: tuple[float, float], like: Tensor) -> Tensor:
+    """The class of each position of a feature map, (N, h, w) int64 from 1: that of the first box that its centre is in.
+
+    It is 0 for a position in no box.
 
     Args:
-        truth: boxes of each of N images.
+        truth: boxes and labels of each of N images.
         grid: height and width of the map.
         stride: of the map in both directions, in pixels.
         like: a tensor on the device, in floating point.
@@ -203,5 +205,10 @@ def positions_in_boxes(truth: Boxes, grid: tuple[int, int], stride: tuple[float,
     for label in truth:
         left, top, right, bottom = label["boxes"].to(like.dtype)[:, :, None].unbind(1)
         down, across = (rows > top) & (rows < bottom), (columns > left) & (columns < right)
-        found.append((down[:, :, None] & across[:, None, :]).any(0))
+        count = len(label["boxes"])
+        number = torch.arange(count, device=like.device)[:, None, None]
+        first = torch.where(down[:, :, None] & across[:, None, :], number, count)
+        ground = first.new_full((1, *grid), count)
+        classes = torch.cat([label["labels"].to(like.device) + 1, number.new_zeros(1)])
+        found.append(classes[torch.cat([first, ground]).amin(0)])
     return torch.stack(found)

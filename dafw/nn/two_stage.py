@@ -21,6 +21,7 @@ from dafw.nn.detector_parts import (
     image_of,
     image_sizes,
     term_losses,
+    term_parts,
     term_rows,
     to_list,
 )
@@ -64,9 +65,18 @@ class TwoStage(BoxHead):
         """See :meth:`~dafw.nn.detector.Detector.losses`."""
         return term_losses(self._terms(outputs, targets), over_ranks)
 
-    def row_losses(self, outputs: BoxOutputs, targets: Targets, over_ranks: bool) -> dict[str, Tensor]:
+    def row_losses(
+        self, outputs: BoxOutputs, targets: Targets, over_ranks: bool, certain: bool = False
+    ) -> dict[str, Tensor]:
         """See :meth:`~dafw.nn.detector.Detector.row_losses`."""
-        return term_rows(self._terms(outputs, targets), len(outputs), over_ranks)
+        return term_rows(self._terms(outputs, targets), len(outputs), over_ranks, certain)
+
+    def part_losses(
+        self, outputs: BoxOutputs, targets: Targets, parts: int, over_ranks: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """See :meth:`~dafw.nn.detector.Detector.part_losses`."""
+        terms = self._terms(outputs, targets)
+        return term_losses(terms, over_ranks), term_parts(terms, parts, len(outputs), over_ranks)
 
     def proposals(self, outputs: BoxOutputs, count: int) -> list[Tensor]:
         """See :meth:`~dafw.nn.detector.Detector.proposals`."""
@@ -130,11 +140,13 @@ class TwoStage(BoxHead):
         either = torch.cat([positive, negative])
         truth = torch.cat(labels).to(scores.dtype)  # torchvision's labels are float32 whatever the scores are
         image, of_positive = torch.cat([image_of(kind) for kind in drawn]), image_of(drawn[0])
-        objectness = partial(_binary, scores.flatten()[either], truth[either])
+        counts = [len(above) + len(below) for above, below in zip(*drawn, strict=True)]
+        drawn_scores = scores.flatten()[either]
+        objectness = partial(_binary, drawn_scores, truth[either])
         box = partial(_shift, deltas[positive], moves[positive])
         return {
-            "objectness": Term(objectness, image, len(either), True),
-            "proposal_box": Term(box, of_positive, len(either), False),
+            "objectness": Term(objectness, image, counts, True, drawn_scores.sigmoid),
+            "proposal_box": Term(box, of_positive, counts, False),
         }
 
     def _region_terms(
@@ -152,12 +164,14 @@ class TwoStage(BoxHead):
         right = [a[b] if len(a) else a.new_zeros((len(b), 4)) for a, b in zip(true, matched, strict=True)]
         moves = torch.cat(head.box_coder.encode(right, boxes))
         found, truth = self.regions(outputs, boxes), torch.cat(labels)
+        counts = [len(one) for one in boxes]
         with needed_reads():
             positive = torch.where(truth > 0)[0]
         own = found.deltas.reshape(len(truth), -1, 4)[positive, truth[positive]]
+        classes = partial(focal_cross_entropy, found.logits, truth, self.focal)
         return {
-            "class": Term(partial(focal_cross_entropy, found.logits, truth, self.focal), found.image, len(truth), True),
-            "box": Term(partial(_shift, own, moves[positive]), found.image[positive], len(truth), False),
+            "class": Term(classes, found.image, counts, True, partial(_likeliest, found.logits)),
+            "box": Term(partial(_shift, own, moves[positive]), found.image[positive], counts, False),
         }
 
 
@@ -167,3 +181,7 @@ def _binary(scores: Tensor, truth: Tensor, reduction: str) -> Tensor:
 
 def _shift(moves: Tensor, right: Tensor, reduction: str) -> Tensor:
     return F.smooth_l1_loss(moves, right, beta=1 / 9, reduction=reduction)
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    return logits.detach().softmax(1).amax(1)

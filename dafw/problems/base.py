@@ -83,6 +83,8 @@ class Problem(Recorded):
     config_key: ClassVar[str] = "model.problem"
     #: The kind of prediction: classification, segmentation, detection, ...
     kind: ClassVar[str] = ""
+    #: What a label is, in words.
+    label_form: ClassVar[str] = ""
     #: The metric that tables print.
     primary: str = ""
     #: The metric that tables print where the target has classes of its own.
@@ -119,6 +121,10 @@ class Problem(Recorded):
         """
         return self
 
+    def takes(self, label: Any) -> bool:
+        """Whether a sample's label has the form that this problem's labels have."""
+        return True
+
     # ---- learning
 
     def terms(self, outputs: Any, y: Any) -> dict[str, Tensor]:
@@ -138,6 +144,18 @@ class Problem(Recorded):
         """The supervised loss of each of n labelled rows -> (n,)."""
         rows = [self.loss(outputs[row : row + 1], y[row : row + 1]) for row in range(len(outputs))]
         return torch.stack(rows)
+
+    def part_losses(self, outputs: Any, y: Any, parts: int) -> tuple[Tensor, Tensor]:
+        """The supervised loss of all rows, and that of each of some parts of as many rows -> a scalar and (parts,).
+
+        Args:
+            outputs: of n labelled rows, those of the first part, those of the second part, and so on.
+            y: their labels.
+            parts: a number that divides n.
+        """
+        size = len(y) // parts
+        rows = [slice(start, start + size) for start in range(0, parts * size, size)]
+        return self.loss(outputs, y), torch.stack([self.loss(outputs[part], y[part]) for part in rows])
 
     def summed_loss(self, outputs: Any, y: Any) -> tuple[Tensor, Tensor | int]:
         """The loss of n evaluated rows as a sum over parts, and the number of these parts.

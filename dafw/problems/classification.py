@@ -32,6 +32,7 @@ class Classification(Problem):
     """
 
     kind: ClassVar[str] = "classification"
+    label_form: ClassVar[str] = "one class a sample"
     primary: str = "accuracy"
     open_primary: ClassVar[str] = "h_score"
     supports_unsupervised_validators: bool = True
@@ -40,6 +41,10 @@ class Classification(Problem):
 
     def __init__(self, label_smoothing: ClosedUnitInterval = 0.0) -> None:
         self.label_smoothing = label_smoothing
+
+    def takes(self, label: Any) -> bool:
+        """See :meth:`~dafw.problems.base.Problem.takes`."""
+        return not isinstance(label, Mapping) and getattr(label, "ndim", 0) < 2
 
     # ---- learning
 

@@ -4,6 +4,8 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
@@ -74,6 +76,7 @@ class Detection(Problem):
     """
 
     kind: ClassVar[str] = "detection"
+    label_form: ClassVar[str] = "boxes with classes"
     is_spatial: ClassVar[bool] = True
     supports_unsupervised_validators: bool = True
     validators: ClassVar[tuple[str, ...]] = ("entropy", "im", "pseudo_boxes")
@@ -115,6 +118,10 @@ class Detection(Problem):
             raise RuntimeError("Detection needs the network that made the outputs: problem.bind(network) first")
         return self._network
 
+    def takes(self, label: Any) -> bool:
+        """See :meth:`~dafw.problems.base.Problem.takes`."""
+        return isinstance(label, Mapping) and {"boxes", "labels"} <= label.keys()
+
     # ---- learning
 
     def terms(self, outputs: BoxOutputs, y: Boxes) -> dict[str, Tensor]:
@@ -124,6 +131,13 @@ class Detection(Problem):
     def row_losses(self, outputs: BoxOutputs, y: Boxes) -> Tensor:
         """The loss of each image (n,); the mean is the loss of the same random state."""
         return torch.stack(list(self.network.row_losses(outputs, y).values())).sum(0)
+
+    def part_losses(self, outputs: BoxOutputs, y: Boxes, parts: int) -> tuple[Tensor, Tensor]:
+        """See :meth:`~dafw.problems.base.Problem.part_losses`; a detector that can finds anchors and regions once."""
+        if not hasattr(self.network, "part_losses"):
+            return super().part_losses(outputs, y, parts)
+        whole, each = self.network.part_losses(outputs, y, parts)
+        return reduce(add, whole.values()), reduce(add, each.values())
 
     def summed_loss(self, outputs: BoxOutputs, y: Boxes) -> tuple[Tensor, Tensor | int]:
         """The sum of the losses that each image has alone, with the same random numbers, and the number of images.

@@ -42,6 +42,7 @@ class Segmentation(Problem):
     """
 
     kind: ClassVar[str] = "segmentation"
+    label_form: ClassVar[str] = "masks of height and width"
     primary: str = "miou"
     supports_unsupervised_validators: bool = True
     is_spatial: ClassVar[bool] = True
@@ -52,6 +53,10 @@ class Segmentation(Problem):
 
     def __init__(self, auxiliary_weight: NonNegativeFloat = 0.4, evidence_grid: PositiveInt = 4) -> None:
         self.auxiliary_weight, self.evidence_grid = auxiliary_weight, evidence_grid
+
+    def takes(self, label: Any) -> bool:
+        """See :meth:`~dafw.problems.base.Problem.takes`."""
+        return not isinstance(label, Mapping) and getattr(label, "ndim", 0) == 2
 
     # ---- learning
 

@@ -20,7 +20,10 @@ INCIDENTAL: dict[str, set[str]] = {
 DATA_PATHS = ("root", "manifest", "images")
 """Keys of a datamodule that say where its files lie. A run is the same wherever that is."""
 LATER: dict[str, dict[str, Any]] = {
-    "model": {"target_statistics": False, "statistics_momentum": 0.1, "target_weight": 0.1, "warmup_samples": 0},
+    "model": {
+        **{"target_statistics": False, "statistics_momentum": 0.1, "target_weight": 0.1, "warmup_samples": 0},
+        **{"position_weight": 0.0, "label_weights": "alike"},
+    },
     "data": {"evaluate_scaled": False, "stream": "continual"},
     "network": {"bottleneck_norm": True},
     "problem": {"ap": "coco", "evidence_score": 0.5},

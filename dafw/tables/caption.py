@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
+from dafw.escape import named
 from dafw.run.criteria import LEFT_OUT
 from dafw.run.result import SettingRecord
 from dafw.tables.fields import target_columns
@@ -91,9 +92,9 @@ def _numbers(store: Store) -> list[str]:
         "A task of several targets has a column for each, then one for their mean." if targets else "",
         f"average: over the tasks at each seed, then over seeds; worst: {lowest}." if several else "",
         f"worst: {lowest}." if targets and not several else "",
-        f"Rows marked (oracle) use target labels in training: {', '.join(oracles)}." if oracles else "",
+        f"Rows marked (oracle) use target labels in training: {named(*oracles)}." if oracles else "",
         *_oracle(store),
-        f"A callback was allowed to monitor target labels in: {', '.join(monitoring)}." if monitoring else "",
+        f"A callback was allowed to monitor target labels in: {named(*monitoring)}." if monitoring else "",
         "No target label was used to train or to select a checkpoint." if unseen else "",
         *_left_out(store),
         *_trained_validation(store),
@@ -171,10 +172,10 @@ def _starts(store: Store) -> list[str]:
             starts.setdefault(row.start, []).append(row.name)
     for start, rows in starts.items():
         verb = "starts" if len(rows) == 1 else "start"
-        sentences.append(f"{', '.join(rows)} {verb} from the models of {start}, of the same task and seed.")
+        sentences.append(f"{named(*rows)} {verb} from the models of {named(start)}, of the same task and seed.")
     for row in store.table.rows:
         if row.further_sources:
-            sentences.append(f"{row.name} trains on {', '.join(row.further_sources)} too, with labels.")
+            sentences.append(f"{named(row.name)} trains on {', '.join(row.further_sources)} too, with labels.")
         results = [result for (name, _, _), result in store.results.items() if name == row.name]
         absent = [
             one for one in store.table.select if one != LEFT_OUT and any(result.is_without(one) for result in results)
@@ -182,17 +183,18 @@ def _starts(store: Store) -> list[str]:
         lacking = [one for one in store.table.select if any(result.never_had(one) for result in results)]
         if lacking:
             sentences.append(
-                f"{row.name} has no {', '.join(lacking)}: its runs were made without this in run.validators; remove "
-                "them to make them again."
+                f"{named(row.name)} has no {', '.join(lacking)}: its runs were made without this in run.validators; "
+                "remove them to make them again."
             )
         if absent:
             setting = results[0].run.setting
             if setting.stream:
-                sentences.append(f"{row.name} is {setting.name}: it has no validation, hence no {', '.join(absent)}.")
+                said = f"{named(row.name)} is {setting.name}: it has no validation, hence no {', '.join(absent)}."
+                sentences.append(said)
                 continue
             kind, side = (f"a {setting.name} method", "target") if setting.source else (setting.name, "source")
             reads = f"which read{'s' if len(absent) == 1 else ''} {side} samples"
-            sentences.append(f"{row.name} is {kind}: there is no {', '.join(absent)}, {reads}.")
+            sentences.append(f"{named(row.name)} is {kind}: there is no {', '.join(absent)}, {reads}.")
     return sentences
 
 
@@ -208,7 +210,7 @@ def _left_out(store: Store) -> list[str]:
         f"{LEFT_OUT}: for {task} the validation step at which the runs without one of the sources score best on it, on "
         f"average over the sources; the run {helper} is scored on the test split of {left}, and what it scores on the "
         f"targets of {task} has no part in the choice. These are {len(table.helpers())} further runs.",
-        f"There is no {LEFT_OUT} for what trains on target labels: {', '.join(others)}." if others else "",
+        f"There is no {LEFT_OUT} for what trains on target labels: {named(*others)}." if others else "",
     ]
 
 
@@ -217,7 +219,7 @@ def _trained_validation(store: Store) -> list[str]:
     runs = [(name, result.run) for (name, _, _), result in store.results.items() if result.run.setting.source]
     found = {name for name, run in runs if not run.holds_out_source}
     rows = [row.name for row in store.table.rows if row.name in found]
-    where = f" in {', '.join(rows)}" if len(found) < len({name for name, _ in runs}) else ""
+    where = f" in {named(*rows)}" if len(found) < len({name for name, _ in runs}) else ""
     said = f"All samples of a source train{where}, those of its validation and test splits too"
     return [f"{said}: source_accuracy, source_loss and dev are of samples that were trained on."] if found else []
 
@@ -231,7 +233,7 @@ def _test_splits(store: Store) -> list[str]:
             for count in sorted(found):
                 counts.setdefault(count, []).append(row.name)
         if len(counts) > 1:
-            said = "; ".join(f"{count:,} for {', '.join(rows)}" for count, rows in sorted(counts.items(), reverse=True))
+            said = "; ".join(f"{count:,} for {named(*rows)}" for count, rows in sorted(counts.items(), reverse=True))
             learnt = any(row in store.oracles for rows in counts.values() for row in rows)
             why = " (what trains on target labels is not tested on the samples that it learnt)" if learnt else ""
             return [f"Not all rows are tested on the same target samples. In {task} there are {said}{why}."]
@@ -247,7 +249,7 @@ def _ranks(store: Store) -> list[str]:
             counts.setdefault(tuple(sorted(found)), []).append(row.name)
     if len({number for numbers in counts for number in numbers}) < 2:
         return []
-    said = "; ".join(f"{' and '.join(map(str, numbers))} for {', '.join(rows)}" for numbers, rows in counts.items())
+    said = "; ".join(f"{' and '.join(map(str, numbers))} for {named(*rows)}" for numbers, rows in counts.items())
     return [f"Ranks a run, by which a run is not told from another: {said}."]
 
 
@@ -260,7 +262,7 @@ def _settings(store: Store) -> list[str]:
     if len(settings) == 1 and not any(setting.target for setting in settings):
         (setting,) = settings
         return [f"Setting: {setting.name}, where no image of the target is seen in training."]
-    said = "; ".join(f"{setting.name}: {', '.join(rows)}" for setting, rows in settings.items())
+    said = "; ".join(f"{setting.name}: {named(*rows)}" for setting, rows in settings.items())
     return [f"The table mixes settings. {said}."] if len(settings) > 1 else []
 
 
@@ -269,7 +271,7 @@ def _transductive(store: Store) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for row, reason in store.transductive.items():
         reasons.setdefault(reason.rstrip("."), []).append(row)
-    said = "; ".join(f"{', '.join(rows)} ({reason})" for reason, rows in reasons.items())
+    said = "; ".join(f"{named(*rows)} ({reason})" for reason, rows in reasons.items())
     return [f"Rows marked (transductive) use other test samples to predict one: {said}."] if said else []
 
 
@@ -279,7 +281,7 @@ def _averaged(store: Store) -> list[str]:
     if not averaged or store.table.select == ("last",):
         return []
     by = ", ".join(sorted(set(averaged.values())))
-    rows = ", ".join(averaged)
+    rows = named(*averaged)
     return [f"{rows}: an average of the weights over training ({by}), hence the same number under every criterion."]
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from dafw.errors import UserError, choose
+from dafw.escape import named
 from dafw.run.criteria import LEFT_OUT
 from dafw.run.entry import inspect
 from dafw.run.ranks import ranks_of
@@ -47,7 +48,7 @@ def check_runs(store: Store) -> None:
             for name in (name for side in cell.domains for name in side):
                 choose("domain", name, domains[key])
         except UserError as error:
-            raise UserError(f"{cell.row} on {cell.task}: {error}") from error
+            raise UserError(f"{named(cell.row)} on {cell.task}: {error}") from error
     for criterion in store.table.select if domains else ():
         choose("selection criterion", criterion, [*FREE, *known, *_recorded(store)])
 

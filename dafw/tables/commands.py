@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -59,9 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="laid over every cell"
         )
     for one in (run, show, status):
-        one.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these rows, with their controls")
-        one.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help='only these tasks, as in "mnist->usps"')
-        one.add_argument("--seeds", nargs="+", default=[], type=int, metavar="SEED", help="only these seeds")
+        several: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+        rows = 'only these rows, with their controls; a name with blanks stands in quotes, as in "source only, strong"'
+        one.add_argument("--rows", metavar="ROW", help=rows, **several)
+        one.add_argument("--tasks", metavar="TASK", help='only these tasks, as in "mnist->usps"', **several)
+        one.add_argument("--seeds", type=int, metavar="SEED", help="only these seeds", **several)
     for one in (run, show):
         one.add_argument("--metric", help="what to print instead of the table's metrics, as in h_score_class_mean")
         criteria = "last, a validator, leave_one_domain_out, or oracle"

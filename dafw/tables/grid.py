@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dafw.errors import UserError, choose
+from dafw.escape import named
 from dafw.run.criteria import LEFT_OUT
 from dafw.run.directory import run_directory
 from dafw.run.identity import averages_weights
@@ -251,15 +252,18 @@ class Table:
         wanted = {*rows, *(row.controlled_by for row in self.rows if row.controlled_by and row.name in rows)}
         starts = starts_of(self.rows)
         kept = wanted.union(*(starts[name] for name in wanted))
-        brought = [f"{', '.join(rows)}, with what they start from: {', '.join(sorted(kept - wanted))}"]
-        named = brought if kept - wanted else rows
-        said = (("rows", named), ("tasks", wanted_tasks), ("seeds", [str(seed) for seed in seeds]))
+        brought = f", with what they start from: {named(*sorted(kept - wanted))}" if kept - wanted else ""
+        said = {
+            "rows": f"{named(*rows)}{brought}",
+            "tasks": ", ".join(wanted_tasks),
+            "seeds": ", ".join(str(seed) for seed in seeds),
+        }
         return replace(
             self,
             rows=tuple(row for row in self.rows if not rows or row.name in kept or row.control_of in wanted),
             tasks=tuple(task for task in self.tasks if not tasks or task in wanted_tasks),
             seeds=tuple(seed for seed in self.seeds if not seeds or seed in seeds),
-            narrowed="; ".join(f"{kind} {', '.join(names)}" for kind, names in said if names),
+            narrowed="; ".join(f"{kind} {names}" for kind, names in said.items() if names),
         )
 
 

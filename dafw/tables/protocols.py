@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from dafw.escape import named
 from dafw.run.stream_result import Setting
 from dafw.tables.published import Published
 from dafw.tables.store import Store
@@ -47,10 +48,10 @@ def _published_sentence(store: Store) -> str:
     differ: dict[str, list[str]] = {}
     for row in store.table.rows:
         for one in store.table.published if row.control_of is None else ():
-            if one.method == row.published and (said := published_differences(store, row.name, one)):
-                differ.setdefault(f"{row.name} in {one.source}", said)
-    named = "; ".join(f"{name} ({', '.join(how)})" for name, how in differ.items())
-    return f"Published numbers marked (other protocol) do not compare with their rows: {named}." if named else ""
+            if one.method == row.published and (how := published_differences(store, row.name, one)):
+                differ.setdefault(f"{named(row.name)} in {one.source}", how)
+    said = "; ".join(f"{name} ({', '.join(how)})" for name, how in differ.items())
+    return f"Published numbers marked (other protocol) do not compare with their rows: {said}." if said else ""
 
 
 def protocol_sentences(store: Store) -> list[str]:
@@ -60,7 +61,7 @@ def protocol_sentences(store: Store) -> list[str]:
         return []
     usual = [_said(name, _most([found[name] for _, found in runs])) for name in COMPARED]
     others = other_protocols(store)
-    said = "; ".join(f"{row} ({how})" for row, how in others.items())
+    said = "; ".join(f"{named(row)} ({how})" for row, how in others.items())
     resets = _grouped((row, str(found["reset"])) for row, found in runs)
     used = _grouped((row, str(found["source_use"])) for row, found in runs)
     return [
@@ -104,6 +105,6 @@ def _said(name: str, value: Setting) -> str:
 def _grouped(pairs: Iterable[tuple[str, str]]) -> str:
     rows: dict[str, list[str]] = {}
     for row, value in pairs:
-        named = rows.setdefault(value, [])
-        named += [] if row in named else [row]
-    return "; ".join(f"{value}: {', '.join(names)}" for value, names in rows.items())
+        known = rows.setdefault(value, [])
+        known += [] if row in known else [row]
+    return "; ".join(f"{value}: {named(*names)}" for value, names in rows.items())

@@ -6,6 +6,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from statistics import fmean
 
+from dafw.escape import named
 from dafw.run.criteria import LEFT_OUT, CellResult
 from dafw.run.directory import run_directory
 from dafw.run.identity import ORACLE
@@ -56,7 +57,7 @@ class Store:
             what = [one for (name, _, _), changed in found.items() if name == row.name for one in changed]
             if what:
                 rows.setdefault(frozenset(what), ([], list(dict.fromkeys(what))))[0].append(row.name)
-        return "; ".join(f"rows {', '.join(names)} ({_listed(what)})" for names, what in rows.values())
+        return "; ".join(f"rows {named(*names)} ({_listed(what)})" for names, what in rows.values())
 
     def has(self, metric: str, criterion: str) -> bool:
         """Whether a run has a score by another metric under a criterion; true for the final weights without runs."""

@@ -42,6 +42,7 @@ TINY: dict[str, dict[str, Any]] = {
     "NSA": {
         "threshold": 0.0,
         "regions": 8,
+        "position_weight": 0.5,
         "border": 0,
         "texture_weights": [1.0, 1.0, 1.0],
         "decay": 0.8,

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from box_loader import measure_boxes
 from harness import Measure, counted, interleave, timed
 from methods import Timed
 from step import LiveBytes, Weigh
@@ -47,7 +49,10 @@ METHODS: dict[str, dict[str, float]] = {
 }
 #: By the name of a row its method and its arguments: a teacher teaches from the first step on, and all parts are there.
 ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "NSA": ("NSA", {"threshold": 0.05, "border": 0, "texture_weights": [1.0, 1.0, 1.0], "largest": 1.0}),
+    "NSA": (
+        "NSA",
+        {"position_weight": 0.06, "threshold": 0.05, "border": 0, "texture_weights": [1.0, 1.0, 1.0], "largest": 1.0},
+    ),
     "MeanTeacher": ("MeanTeacher", {"burn_in": 0.0, "threshold": 0.05}),
     "MeanTeacher with soft labels": ("MeanTeacher", {"burn_in": 0.0, "threshold": 0.05, "labels": "soft"}),
 }
@@ -96,7 +101,7 @@ class Setting:
 
 
 SETTINGS = (Setting(), Setting("fcos"), Setting("retinanet", only=("SourceOnly",)))
-QUICK = Setting(backbone="tiny", size=32, batch=2, steps=2, rounds=1, only=("DANN",), images=10)
+QUICK = Setting(backbone="tiny", size=32, batch=2, steps=2, rounds=1, images=10)
 
 
 class Scenes(DomainDataModule):
@@ -138,7 +143,7 @@ def train(setting: Setting, name: str, rows: int, folder: Path, steps: int, *wat
     chosen, arguments = ARGUMENTS.get(name, (name, {}))
     owner = getattr(dafw.methods, chosen)
     sources = ("day",) if owner.setting.sees_target else ("day", "dusk")
-    given = {} if owner.setting.sees_target else {"num_sources": len(sources)}
+    given = {"num_sources": len(sources)} if "num_sources" in signature(owner.__init__).parameters else {}
     method = owner(setting.network(), num_classes=len(CLASSES), problem=Detection(), **given, **arguments)
     data = Scenes(setting.size, sources, batch_size=rows, steps_per_epoch=steps)
     options: dict[str, Any] = {"limit_val_batches": 0, "log_every_n_steps": 1000}
@@ -200,7 +205,7 @@ def evaluation_time(images: int) -> float:
 
 
 def measure(quick: bool = False, settings: Sequence[Setting] = ()) -> list[Measure]:
-    """Time, peak of memory, passes and host reads of each detector and method, and the time of an evaluation."""
+    """Time, peak of memory, passes and host reads of each detector and method; evaluating, and loading images."""
     found: list[Measure] = []
     chosen = settings or ((QUICK,) if quick else SETTINGS)
     for setting in chosen:
@@ -208,7 +213,7 @@ def measure(quick: bool = False, settings: Sequence[Setting] = ()) -> list[Measu
             found += _measure(setting, Path(folder))
     images = chosen[0].images
     found.append(timed(f"metrics of {images} images", "s", [evaluation_time(images)], limit=EVALUATION))
-    return found
+    return found + measure_boxes(quick)
 
 
 def _measure(setting: Setting, folder: Path) -> list[Measure]:

@@ -201,9 +201,7 @@ def measure(quick: bool = False) -> list[Measure]:
             say(f"loader: {setting.files} JPEG files of {setting.side} px, {size:.0f} kB each")
             for workers in setting.workers:
                 measures += _measure(setting, paths, root, workers)
-    from box_loader import measure_boxes  # which uses functions of this file
-
-    return measures + measure_boxes(quick)
+    return measures
 
 
 def _measure(setting: Setting, paths: list[Path], root: Path, workers: int) -> list[Measure]:

@@ -85,8 +85,11 @@ def test_live_bytes_end_with_their_tensors(step: ModuleType) -> None:
     assert live.now == 400
 
 
-def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import boxes
     import run
+
+    monkeypatch.setattr(boxes, "QUICK", replace(boxes.QUICK, only=("MeanTeacher", "DomainPenalisation")))
 
     page, results = tmp_path / "speed.md", tmp_path / "results.json"
     page.write_text("before\n<!-- measured: begin -->\nstale numbers\n<!-- measured: end -->\nafter\n")
@@ -103,6 +106,12 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert (measure["holds"] is None) == (measure["limit"] is None)
     limits = {measure["name"]: measure["limit"] for measure in found["benchmarks"]["methods"]}
     assert limits["step time, ParetoDA, resnet18"] == 2.2
+    boxed = [measure for measure in found["benchmarks"]["boxes"] if measure["limit"] is not None]
+    limits = {measure["name"].partition(",")[0]: measure["limit"] for measure in boxed}
+    assert limits["step time over torchvision"] == 1.03
+    assert {limits[f"step time over {name}"] for name in ("source", "rows")} == {2.2, 1.4}
+    assert (limits["step time over erm"], limits["peak of memory over rows"]) == (1.05, 1.2)
+    assert (limits["metrics of 10 images"], limits["boxes on 64x48"]) == (3.0, 80.0)
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")

@@ -69,6 +69,10 @@ def test_every_label_is_read_by_data_labels(capsys: pytest.CaptureFixture[str]) 
         (("--data.source_sampling", "class_balanced"), "data.source_sampling class_balanced needs one class a sample"),
         (("--data.augment", "crop"), 'unknown data.augment "crop"'),
         (("--data.on_bad_box", "drop"), "on_bad_box"),
+        (
+            ("--model.problem", "dafw.problems.Classification"),
+            "model.problem is Classification, and model.network Detector is for detection: leave out model.problem",
+        ),
     ],
 )
 def test_options_of_classification_are_refused(
@@ -76,6 +80,27 @@ def test_options_of_classification_are_refused(
 ) -> None:
     data = ("--data", "CocoDomains", "--data.root", "cameras", "--data.source", "a", "--data.target", "b")
     assert said in refused(capsys, "fit", *DETECTOR, *data, *SHORT, *option)
+
+
+@pytest.mark.parametrize(
+    ("network", "data", "said"),
+    [
+        (
+            DETECTOR,
+            ("--data", "Digits", "--data.source", "mnist", "--data.target", "optdigits"),
+            "model.problem is Detection, whose labels are boxes with classes, and those of mnist are not: choose data",
+        ),
+        (
+            ("--model", "SourceOnly", "--model.network.backbone", "resnet18"),
+            (*("--data", "CocoDomains", "--data.root", "cameras", "--data.source", "a", "--data.target", "b"),),
+            "model.problem is Classification, whose labels are one class a sample, and those of a are not: choose data",
+        ),
+    ],
+)
+def test_data_of_another_problem_is_refused_before_the_first_step(
+    network: tuple[str, ...], data: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(capsys, "fit", *network, *data, *SHORT[:-2])
 
 
 def test_a_source_free_teacher_that_finds_nothing_ends_with_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from dafw.errors import UserError
 from dafw.problems import Detection
 from datamodules import BoxBenchmarks, GlobalWheat
 from datamodules.box_benchmarks import domains
-from datamodules.box_layouts import layouts
+from datamodules.box_layouts import WHEAT, layouts
 from datamodules.wheat import ACQUISITIONS, PARTS
 
 PENN = """# Compatible with PASCAL Annotation Version 1.00
@@ -262,3 +262,12 @@ def test_the_list_and_the_check(
     assert "train: 8 of 3,655 images, 12 boxes, 2 images without a box; 3,647 images" in out
     assert "unknown benchmark with boxes" in refused(capsys, "data", "check", "PACS", "--boxes", "--root", root)
     assert "holds no folder VOCdevkit" in refused(capsys, "data", "check", "voc2007", "--root", tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name, facts in layouts().items() if facts["kind"] != WHEAT])
+def test_every_dataset_is_checked(name: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "data", "check", name, "--boxes", "--root", root)
+    assert code == 1, "a few images are no complete dataset"
+    assert f"{name} is not complete\nhow that is known, layout: " in out
+    parts = [line for line in out.splitlines() if " of " in line and " images, " in line]
+    assert len(parts) == len(layouts()[name]["counts"])

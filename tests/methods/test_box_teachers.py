@@ -150,6 +150,19 @@ def test_places_are_learnt_from_pseudo_labels_if_asked(tmp_path: Path) -> None:
         assert name not in without.losses(batch)
 
 
+def test_labels_count_by_the_students_certainty_if_asked(tmp_path: Path) -> None:
+    model, batch = trained(tmp_path, masked=MASKED, label_weights="certainty")
+    lesson, (x, sizes) = model.teach(batch), model.strong_target(batch)
+    target = replace(model.forward_rows(x, None, sizes=sizes), seeds=list(range(BATCH)))
+    rows = model.network.row_losses(target, lesson.labels, certain=True)
+    found = model.hard_terms(target, lesson)
+    assert set(found) == {"pseudo_class", "pseudo_objectness"}
+    for name in ("class", "objectness"):
+        torch.testing.assert_close(found[f"pseudo_{name}"], model.weight * (lesson.weights * rows[name]).mean())
+    alike = model.network.row_losses(target, lesson.labels)
+    assert (rows["class"] < alike["class"]).all()
+
+
 def test_a_student_that_says_what_the_teacher_says_has_nothing_to_learn(tmp_path: Path) -> None:
     model, batch = trained(tmp_path, labels="soft", pseudo_boxes=True, norm="frozen")
     model.teacher.copy_from()
@@ -192,6 +205,12 @@ def test_thresholds_of_single_classes(tmp_path: Path) -> None:
         ({"class_thresholds": {"one": -0.1}}, "model.class_thresholds must be from 0 to 1, not -0.1"),
         ({"labels": "smooth"}, 'unknown model.labels "smooth"'),
         ({"norm": "domain_specific"}, "model.burn_in 0"),
+        ({"label_weights": "sure"}, 'unknown model.label_weights "sure"'),
+        ({"label_weights": "certainty", "labels": "soft"}, "model.labels soft has none: leave it out"),
+        (
+            {"network": Detector("fcos", proposals_in_test=20), "label_weights": "certainty"},
+            "this detector has no regions of its own: leave it out",
+        ),
         (
             {"network": Detector("fcos", proposals_in_test=20), "labels": "soft", "pseudo_boxes": True},
             "model.network.arch to fasterrcnn",

@@ -10,6 +10,10 @@ from torch import Tensor
 
 from dafw.data.batch import Batch
 from dafw.methods import ERM, DomainPenalisation, GroupDRO
+from dafw.nn.dense_heads import DenseHead
+from dafw.nn.detector import Detector
+from dafw.nn.two_stage import TwoStage
+from dafw.problems import BoxOutputs
 from dafw.testing import case
 from dafw.testing.cases import STEPS_PER_EPOCH, differences, path_of
 
@@ -60,8 +64,10 @@ def test_without_its_rate_it_is_erm(owner: type[Any], tmp_path: Path) -> None:
     assert not differences(method.network.state_dict(), plain.network.state_dict())
 
 
-def test_group_dro_weighs_the_detectors_losses_of_each_source(tmp_path: Path) -> None:
-    item = case(GroupDRO, kind="detection", rate=0.5, norm="frozen")
+@pytest.mark.parametrize("arch", ["fasterrcnn", "fcos", "retinanet"])
+def test_group_dro_weighs_the_detectors_losses_of_each_source(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Detector(arch, proposals_in_test=20)
+    item = case(GroupDRO, kind="detection", network=network, rate=0.5, norm="frozen")
     method: Any = item.make()
     data = item.make_data()
     data.setup("fit")
@@ -71,8 +77,19 @@ def test_group_dro_weighs_the_detectors_losses_of_each_source(tmp_path: Path) ->
     method.layout.clock = (0, 0)  # every pass of a step draws alike
     passes: list[int] = []
     method.network.backbone.register_forward_hook(lambda *_: passes.append(1))
-    terms = method.losses(batch)
+    images: list[int] = []
+    owner, name = (TwoStage, "_terms") if arch == "fasterrcnn" else (DenseHead, "compute")
+    found = getattr(owner, name)
+
+    def watched(self: Any, outputs: BoxOutputs, *rest: Any) -> Any:
+        images.append(len(outputs))
+        return found(self, outputs, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, watched)
+        terms = method.losses(batch)
     assert len(passes) == 1
+    assert sum(images) == len(batch), "anchors and regions of each image are found once"
     half = len(batch) // 2
     outputs = method.forward_batch(batch)
     risks = torch.stack(
@@ -82,3 +99,8 @@ def test_group_dro_weighs_the_detectors_losses_of_each_source(tmp_path: Path) ->
     q = q / q.sum()
     torch.testing.assert_close(terms["reweighted"], ((q - 0.5) * risks).sum())
     torch.testing.assert_close(terms["supervised"], method.problem.loss(outputs, batch.y))
+    weights = list(method.network.parameters())
+    own = torch.autograd.grad(terms["supervised"] + terms["reweighted"], weights)
+    wanted = torch.autograd.grad(method.problem.loss(outputs, batch.y) + ((q - 0.5) * risks).sum(), weights)
+    for one, other in zip(own, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)

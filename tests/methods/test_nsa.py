@@ -11,8 +11,17 @@ from torch import Tensor
 from dafw.data.batch import Batch
 from dafw.data.geometry import invert, move_boxes
 from dafw.errors import UserError
-from dafw.losses.stability import class_contrast, map_distance, row_distance, standardised, texture, texture_classes
+from dafw.losses.stability import (
+    class_contrast,
+    contrasted_positions,
+    map_distance,
+    row_distance,
+    standardised,
+    texture,
+    texture_classes,
+)
 from dafw.methods import NSA, SourceOnly
+from dafw.methods.detection import nsa
 from dafw.nn.detector import Detector
 from dafw.nn.disturbance import (
     NUMBERS,
@@ -21,7 +30,7 @@ from dafw.nn.disturbance import (
     Light,
     disturb,
     moved_labels,
-    positions_in_boxes,
+    position_labels,
     region_labels,
     visible_share,
 )
@@ -34,7 +43,7 @@ MIRRORED = {"class_path": "dafw.nn.disturbance.Heavy", "init_args": {**STILL, "f
 
 
 def make_case(**arguments: Any) -> Case:
-    return case(NSA, **{**TINY["NSA"], **arguments})
+    return case(NSA, **{**TINY["NSA"], "position_weight": 0.0, **arguments})
 
 
 def batch_of(item: Case) -> Batch:
@@ -93,6 +102,7 @@ def test_every_detector_is_compared(arch: str) -> None:
         ({"light_weight": 0.0, "instance_weight": 0.0}, {"heavy"}),
         ({"heavy_weight": 0.0, "instance_weight": 0.0}, {"light_pixel", "light_region", "light_output"}),
         ({"heavy_weight": 0.0, "light_weight": 0.0}, {"instance"}),
+        ({"heavy_weight": 0.0, "light_weight": 0.0, "instance_weight": 0.0, "position_weight": 1.0}, {"position"}),
         ({"burn_in": 0.5}, set()),
     ],
 )
@@ -201,11 +211,78 @@ def test_labels_of_regions_and_positions_within_boxes() -> None:
     ]
     regions = [torch.tensor([[0.0, 0, 8, 9], [16, 16, 30, 30], [0, 0, 30, 30]]), torch.tensor([[0.0, 0, 8, 8]])]
     assert region_labels(regions, truth).tolist() == [3, 1, 0, 0]
-    inside = positions_in_boxes(truth, (4, 4), (8.0, 8.0), torch.zeros(()))
-    wanted = torch.zeros(2, 4, 4, dtype=torch.bool)
-    wanted[0, 0, 0] = True
-    wanted[0, 2:, 2:] = True
-    assert torch.equal(inside, wanted)
+    classes = position_labels(truth, (4, 4), (8.0, 8.0), torch.zeros(()))
+    wanted = torch.zeros(2, 4, 4, dtype=torch.int64)
+    wanted[0, 0, 0] = 3
+    wanted[0, 2:, 2:] = 1
+    assert torch.equal(classes, wanted)
+    above = [{"boxes": torch.tensor([[0.0, 0, 16, 16], [0, 0, 32, 32]]), "labels": torch.tensor([4, 1])}]
+    found = position_labels(above, (4, 4), (8.0, 8.0), torch.zeros(()))[0]
+    assert found[:2, :2].eq(5).all(), "the first box that a position is in"
+    assert found.eq(2).sum() == 12
+
+
+def clear_position(labels: Tensor, strong: Tensor, inside: Tensor, row: int, column: int) -> int:
+    """The class of one position, by loops."""
+
+    def around(side: int) -> list[tuple[int, int]]:
+        reach, (height, width) = side // 2, labels.shape
+        places = [
+            (row + down, column + right) for down in range(-reach, reach + 1) for right in range(-reach, reach + 1)
+        ]
+        return [(down, right) for down, right in places if 0 <= down < height and 0 <= right < width]
+
+    def count(side: int, number: int) -> int:
+        return sum(int(labels[place]) == number and bool(inside[place]) for place in around(side))
+
+    often = sorted(range(1, 4), key=lambda number: -count(5, number))[0]
+    label = often if count(5, often) >= 2 or count(5, often) > count(5, 0) else 0
+    clear = count(7, label) == count(5, label) and count(3, label) > 5
+    clear = clear or (label == 0 and any(bool(strong[place]) for place in around(3)))
+    return label if clear and bool(inside[row, column]) else -1
+
+
+def test_positions_in_the_middle_of_small_objects_and_of_strong_texture_are_contrasted() -> None:
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.zeros(3, 23, 30, dtype=torch.int64)
+    labels[0, 5:10, 5:10], labels[0, 12:17, 12:17], labels[0, 0:3, 20:23] = 1, 2, 3  # small ones on the grid
+    labels[1, 2:20, 2:20] = 1  # which is large
+    labels[2] = torch.randint(0, 4, (23, 30), generator=generator)
+    strong = torch.rand(3, 23, 30, generator=generator) < 0.03
+    inside = torch.ones(3, 23, 30, dtype=torch.bool)
+    inside[:, :, 28:] = False
+    found = contrasted_positions(labels, strong, 3, inside)
+    assert found.shape == (3, 4, 5)
+    wanted = [
+        [[clear_position(labels[n], strong[n], inside[n], 7 * i, 7 * j) for j in range(5)] for i in range(4)]
+        for n in range(3)
+    ]
+    assert found.tolist() == wanted
+    assert {int(found[0, 1, 1]), int(found[0, 2, 2])} == {1, 2}
+    assert (found[0] == 0).any()
+    assert (found[1] == 1).sum() == 0, "a large object has no clear middle"
+
+
+@pytest.mark.usefixtures("quiet")
+def test_the_contrast_of_positions_is_that_of_the_maps_at_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    item = make_case(light=NOTHING, position_weight=0.5)
+    method: Any = item.make().double().eval()
+    with torch.no_grad():  # a student that is not the teacher
+        for value in method.network.parameters():
+            value.add_(0.01 * torch.randn_like(value))
+    labels = torch.tensor([1, 0] * BATCH)  # the maps have one position of the grid
+    monkeypatch.setattr(nsa, "contrasted_positions", lambda *_: labels.view(-1, 1, 1))
+    batch = batch_of(item)
+    found = method.losses(batch)["position"]
+    student, teacher = method.network(batch.x).levels, method.teacher.module(batch.x).levels
+    wanted = []
+    for name in student:
+        inside = torch.ones(2 * BATCH, *student[name].shape[2:], dtype=torch.bool)
+        ours, theirs = (standardised(one[name], inside)[:, :, 0, 0] for one in (student, teacher))
+        wanted.append(class_contrast(ours, theirs, labels, method.num_classes))
+    torch.testing.assert_close(found, 0.5 * torch.stack(wanted).mean())
+    gradients = torch.autograd.grad(found, list(method.network.parameters()), allow_unused=True)
+    assert any(one is not None and float(one.abs().sum()) > 0 for one in gradients)
 
 
 def test_distances_by_hand() -> None:
@@ -241,6 +318,9 @@ def test_the_contrast_falls_when_a_row_comes_closer_to_its_class() -> None:
     assert one == 0, "no other class and no background"
     counts = torch.ones(9, dtype=torch.bool)
     counts[3:5] = False
+    idle = torch.cat([labels, torch.full((4,), -1)])
+    more = torch.cat([teacher, torch.randn(4, 4)])
+    torch.testing.assert_close(class_contrast(-more, more, idle, 2), far)
     kept: Tensor = class_contrast(-teacher, teacher, labels, 2, counts=counts)
     assert kept.isfinite()
     assert kept != far

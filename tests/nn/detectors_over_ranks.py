@@ -37,6 +37,12 @@ def everything(rank: int, world: int) -> dict[str, Tensor]:
             if world > 1:
                 dist.all_gather(both, rows.detach())
             found[f"{arch}/{name}"] = torch.stack(both, 1).flatten() if world > 1 else rows.detach()
+        for kind, terms in zip(("whole", "part"), network.part_losses(outputs, y[mine], 2), strict=True):
+            for name, value in terms.items():
+                mean = value.detach() / world
+                if world > 1:
+                    dist.all_reduce(mean)
+                found[f"{arch}/{kind} {name}"] = mean
         alone = network.losses(outputs, y[mine], over_ranks=False)
         assert all(torch.isfinite(value) for value in alone.values())
     return found

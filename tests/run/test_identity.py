@@ -57,6 +57,12 @@ def test_an_argument_that_came_later_leaves_the_runs_before_it_where_they_are() 
         network = {"class_path": "dafw.nn.network.Network", "init_args": {"backbone": "mnist_net", **arguments}}
         return config_hash({"model": {"class_path": "DANN", "init_args": {"network": network, "parts": None}}})
 
+    def of_model(method: str, **arguments: Any) -> str:
+        return config_hash({"model": {"class_path": method, "init_args": arguments}})
+
+    assert of_model("NSA") == of_model("NSA", position_weight=0.0) != of_model("NSA", position_weight=0.06)
+    assert of_model("MeanTeacher") == of_model("MeanTeacher", label_weights="alike")
+    assert of_model("MeanTeacher") != of_model("MeanTeacher", label_weights="certainty")
     assert of_network() == of_network(bottleneck_norm=True, bottleneck_init=None, head_init=None)
     assert of_network() != of_network(bottleneck_norm=False)
     assert of_data(root="d") == of_data(root="d", evaluate_scaled=False) != of_data(root="d", evaluate_scaled=True)

@@ -1,6 +1,7 @@
 """Rows and domains whose names are markup, formulas or numbers."""
 
 import csv
+import html
 import io
 import re
 from collections.abc import Callable
@@ -9,16 +10,18 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import call, refused
 from rich.console import Console
 
 from dafw import escape
 from dafw.errors import UserError
 from dafw.tables.grid import Table
+from dafw.tables.html import render_html
 from dafw.tables.overlay import parse_settings
 from dafw.tables.pages import write_pages
 from dafw.tables.progress import Live
 from dafw.tables.reading import load_table
-from dafw.tables.render import render_terminal
+from dafw.tables.render import render_cells, render_csv, render_latex, render_markdown, render_terminal
 from dafw.tables.sheet import make_sheet
 from dafw.tables.status import describe
 from dafw.tables.store import load
@@ -131,3 +134,48 @@ def test_what_a_table_dumps_is_read_back(make_table: Make) -> None:
     config = table.cells()[0].config
     assert yaml.safe_load(yaml.safe_dump(config)) == config
     assert config["data"]["init_args"]["source"] == ["1e3"]
+
+
+COMMAS = [
+    {"name": "mSDA", "model": {"class_path": "SourceOnly"}},
+    {"name": "mSDA, NN", "model": {"class_path": "SourceOnly", "init_args": {"lr": 0.2}}, "from": "mSDA"},
+    {"name": "mSDA, NN, long", "model": {"class_path": "SourceOnly", "init_args": {"lr": 0.3}}, "from": "mSDA, NN"},
+    {"name": "NN", "model": {"class_path": "SourceOnly", "init_args": {"lr": 0.4}}, "from": "mSDA, NN"},
+]
+
+
+def test_a_name_with_a_comma_is_no_list_of_names(make_table: Make, fill: Fill) -> None:
+    table = make_table(rows=COMMAS, tasks=["mnist->mnistm"], seeds=[0])
+    root = fill(table, lambda row, task, seed: 0.5)
+    store = load(table, root)
+    sheet = make_sheet(store)
+    said = '"mSDA, NN, long", NN start from the models of "mSDA, NN", of the same task and seed.'
+    assert said in sheet.caption
+    assert '"mSDA, NN" starts from the models of mSDA, of the same task and seed.' in sheet.caption
+    names = [row["name"] for row in COMMAS]
+    assert [line["row"] for line in csv.DictReader(io.StringIO(render_cells(store)))] == names
+    assert [line["row"] for line in csv.DictReader(io.StringIO(render_csv(sheet)))] == names
+    assert said in render_markdown(sheet)
+    assert said.replace('"', "\\textquotedbl{}") in render_latex(sheet)
+    assert said in html.unescape(render_html(sheet, store, root, {}))
+    part = table.only(["mSDA, NN, long", "mSDA"], [], [])
+    assert part.narrowed == 'rows "mSDA, NN, long", mSDA, with what they start from: "mSDA, NN"'
+    assert [row.name for row in part.rows] == names[:3]
+
+
+def test_rows_with_commas_are_chosen_on_the_command_line(
+    grid_file: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = grid_file(rows=COMMAS, tasks=["mnist->mnistm"], seeds=[0])
+    for rows in (("--rows", "mSDA, NN", "NN"), ("--rows", "mSDA, NN", "--rows", "NN")):
+        code, out, _ = call(capsys, "table", "status", file, *rows)
+        assert code == 0
+        assert "3 missing" in out
+        assert "mSDA, NN, long" not in out
+    assert refused(capsys, "table", "status", file, "--rows", "mSDA,", "NN") == (
+        'unknown row "mSDA,": did you mean "mSDA"? (choices: NN, mSDA, "mSDA, NN", "mSDA, NN, long")'
+    )

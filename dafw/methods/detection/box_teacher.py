@@ -21,6 +21,7 @@ from dafw.ranges import Checked, ClosedUnitInterval, NonNegativeFloat, PositiveI
 
 Labels = Literal["hard", "soft", "both"]
 Served = Literal["teacher", "student"]
+Weights = Literal["alike", "certainty"]
 #: The terms of a detector's loss that pseudo-labels teach whatever ``pseudo_boxes`` is. All others concern places.
 CLASSES = ("class", "objectness")
 
@@ -57,6 +58,9 @@ class BoxTeacher(Method, abstract=True):
         threshold: score above which a detection of the teacher is a pseudo-label; at 1 none is.
         class_thresholds: thresholds of single classes by name, in place of ``threshold``.
         pseudo_boxes: learn places from pseudo-labels too, and not only classes and what is an object.
+        label_weights: how much hard labels count: ``alike``; or ``certainty``, the loss of the class of a region times
+            the student's largest probability of a class, and the objectness of an anchor times the student's
+            probability of an object (MIC, whose code calls it ``prob``).
         masked: hides blocks of what the student sees of target images, see :class:`Masked`; none if null.
         decay: of the teacher.
         interval: steps between two steps of the teacher.
@@ -65,7 +69,8 @@ class BoxTeacher(Method, abstract=True):
         base: see :class:`~dafw.methods.base.Method`. ``ema_decay`` serves an average of the student.
 
     Raises:
-        UserError: for soft labels of places of a detector without regions of its own.
+        UserError: for soft labels of places, or labels that count by certainty, of a detector without regions of its
+            own.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("detection",)
@@ -83,6 +88,7 @@ class BoxTeacher(Method, abstract=True):
         threshold: ClosedUnitInterval = 0.7,
         class_thresholds: dict[str, ClosedUnitInterval] | None = None,
         pseudo_boxes: bool = False,
+        label_weights: Weights = "alike",
         masked: Masked | None = None,
         decay: ClosedUnitInterval = 0.9996,
         interval: PositiveInt = 1,
@@ -93,7 +99,8 @@ class BoxTeacher(Method, abstract=True):
         super().__init__(network, **base)
         choose("model.labels", labels, ("hard", "soft", "both"))
         choose("model.serve", serve, ("teacher", "student"))
-        self.weight, self.labels, self.pseudo_boxes = weight, labels, pseudo_boxes
+        choose("model.label_weights", label_weights, ("alike", "certainty"))
+        self.weight, self.labels, self.pseudo_boxes, self.label_weights = weight, labels, pseudo_boxes, label_weights
         self.class_thresholds, self.masked = class_thresholds or {}, masked
         self.regions, self.serve = regions, serve
         self.two_stages = "objectness" in self.network.loss_names
@@ -101,6 +108,11 @@ class BoxTeacher(Method, abstract=True):
             raise UserError(
                 "model.pseudo_boxes with model.labels soft compares the moves of regions, and this detector has no "
                 "regions of its own: leave it out, or set model.network.arch to fasterrcnn"
+            )
+        if label_weights == "certainty" and (labels == "soft" or not self.two_stages):
+            lacking = "model.labels soft has none" if labels == "soft" else "this detector has no regions of its own"
+            raise UserError(
+                f"model.label_weights certainty weighs the hard labels of regions, and {lacking}: leave it out"
             )
         self.register_buffer("thresholds", _above(torch.full((self.num_classes,), threshold)), persistent=False)
         self.teacher = Teacher(network, decay, interval=interval)
@@ -177,7 +189,8 @@ class BoxTeacher(Method, abstract=True):
 
     def hard_terms(self, target: BoxOutputs, lesson: Lesson) -> Losses:
         """The detector's losses with the pseudo-labels, means over all images; one without any counts as 0."""
-        found = self.network.row_losses(target, lesson.labels)
+        how = {"certain": True} if self.label_weights == "certainty" else {}
+        found = self.network.row_losses(target, lesson.labels, **how)
         factors = {name: self.weight * (self.pseudo_boxes or name in CLASSES) for name in found}
         terms = {f"pseudo_{name}": factor * (lesson.weights * found[name]).mean() for name, factor in factors.items()}
         return _folded(terms, [f"pseudo_{name}" for name in found if self.pseudo_boxes or name in CLASSES])

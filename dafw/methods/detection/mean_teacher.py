@@ -82,8 +82,12 @@ class MeanTeacher(BoxTeacher, AdaptationMethod):
     target images without a pseudo-label as if these held no object; here, as in MIC, such an image is skipped. They
     make one pass for source and one for target images; here both make one, and ``norm: separate`` normalises each
     domain by its own statistics. Adaptive Teacher's critic sees weak views, in passes of their own; here it sees the
-    rows that the student passes anyway, at all levels of the pyramid. The presets in ``experiments/detection`` list the
-    rest.
+    rows that the student passes anyway, at all levels of the pyramid. MIC's pseudo-labels do not count alike: its code
+    multiplies the loss of the class of each region of the masked image, labelled or background, by the largest
+    probability that the student gives it, without a gradient, and the loss of the objectness of each anchor by the
+    student's probability of an object, with its gradient. This is ``label_weights: certainty``. It is not the default,
+    so that runs which were made without it stay what they are; the preset has it. The presets in
+    ``experiments/detection`` list the rest.
 
     The control (``weight`` 0) has the same burn-in, views and average, and no loss of pseudo-labels.
 
@@ -100,7 +104,7 @@ class MeanTeacher(BoxTeacher, AdaptationMethod):
             Unbiased and Adaptive Teacher), which takes twice as many source rows.
         critic: adds Adaptive Teacher's critic, see :class:`ImageCritic`; none if null.
         teaching: see :class:`~dafw.methods.detection.box_teacher.BoxTeacher`: ``labels``, ``class_thresholds``,
-            ``pseudo_boxes``, ``masked``, ``interval``, ``regions``, ``serve``.
+            ``pseudo_boxes``, ``label_weights``, ``masked``, ``interval``, ``regions``, ``serve``.
 
     Raises:
         UserError: for a burn-in with ``norm`` ``domain_specific``, or one that no step follows.

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dafw.data.batch import Batch
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.nn.distributed import mean_over_ranks
@@ -24,7 +25,7 @@ class GroupDRO(GeneralizationMethod):
     Lopez-Paz, ICLR 2021, https://arxiv.org/abs/2007.01434, read in its code). On several ranks q follows the losses of
     all rows. DomainBed makes one pass per source. This differs from one pass of all sources if the network normalises
     by batch statistics. For boxes (a choice of dafw) L_m is the detector's loss of source m's images, from the outputs
-    of that one pass; the step computes the losses of each image twice, for the supervised term and for L_m.
+    of that one pass and from the anchors and regions of the supervised term.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K), or a detector.
@@ -45,12 +46,23 @@ class GroupDRO(GeneralizationMethod):
         self.rate = rate
         self.register_buffer("q", torch.ones(num_sources))
 
+    def losses(self, batch: Batch) -> Losses:
+        """The supervised loss of all rows, and what the weights add to it; without a rate they add nothing."""
+        joint = self.forward_batch(batch)
+        if self.rate == 0:
+            return {"supervised": self.problem.loss(joint, batch.y)}
+        supervised, risks = self.problem.part_losses(joint, batch.y, self.num_domains(batch))
+        return {"supervised": supervised, "reweighted": self.excess(risks)}
+
     def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
-        """The term that the weights add to the mean of the sources' losses."""
-        risks = torch.stack([self.problem.loss(one, y) for one, y in zip(domains, labels, strict=True)])
+        """The term that the weights add to the mean of the sources' losses, for outputs that lie apart."""
+        return {"reweighted": self.excess(torch.stack(list(map(self.problem.loss, domains, labels))))}
+
+    def excess(self, risks: Tensor) -> Tensor:
+        """By how much the weighted sum of the sources' losses (S,) is above their mean. The weights change first."""
         q = self.reweighted(risks)
         self.propose(q=q)
-        return {"reweighted": ((q - 1 / len(domains)) * risks).sum()}
+        return ((q - 1 / len(risks)) * risks).sum()
 
     @torch.no_grad()
     def reweighted(self, risks: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ function chart(series, { title, at = [] }) {
   [y0, y1] = [y0 - room, y1 + room];
   const X = (x) => left + ((x - x0) / (x1 - x0)) * (width - left - right);
   const Y = (y) => top + ((y1 - y) / (y1 - y0)) * (height - top - bottom);
-  const image = make("svg:svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${drawn.map((one) => one.label).join(", ")}` });
+  const image = make("svg:svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${drawn.map((one) => one.label).join("; ")}` });
   for (const y of ticks(y0, y1, 4)) {
     image.append(make("svg:line", { class: "axis", x1: left, x2: width - right, y1: Y(y), y2: Y(y) }));
     image.append(make("svg:text", { x: left - 5, y: Y(y) + 4, "text-anchor": "end" }, written(y)));
