@@ -66,13 +66,14 @@ def _of_selection(criterion: str, theirs: str) -> list[str]:
 
 
 def _of_data(config: Mapping[str, Any], theirs: Mapping[str, Setting]) -> list[str]:
-    """Batches of another size, and another number of images of a row that does not take all."""
+    """Batches of another size, and other images than a row that limits them, or that tests on all of a target."""
     ours = config.get("data", {}).get("init_args", {})
     found = []
     if isinstance(size := theirs.get("batch_size"), int) and ours.get("batch_size", size) != size:
         found.append(_said("batch_size", size))
     count = ours.get("images_per_domain")
-    if count is not None and "images_per_domain" in theirs and theirs["images_per_domain"] != count:
+    known = "images_per_domain" in theirs and (count is not None or ours.get("protocol") == "office")
+    if known and theirs["images_per_domain"] != count:
         found.append(_said("images_per_domain", theirs["images_per_domain"]))
     return found
 
