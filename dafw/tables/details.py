@@ -56,13 +56,14 @@ DETAILS = (MOST, Detail(24, 600), Detail(10, 200), LEAST)
 """From all that is useful to nothing. A page takes the first with which it is small enough."""
 
 
-def details(store: Store, folder: Path, detail: Detail) -> dict[str, Any]:
+def details(store: Store, folder: Path, detail: Detail, seeds: Sequence[int] | None = None) -> dict[str, Any]:
     """What the script of a page knows.
 
     Args:
         store: the results.
         folder: where the page will lie; links are relative to it.
         detail: how much of each run is kept.
+        seeds: of the runs; ``None``: all.
     """
     table = store.table
     names = [row.name for row in table.rows]
@@ -70,7 +71,7 @@ def details(store: Store, folder: Path, detail: Detail) -> dict[str, Any]:
     base = _most_common([config for config in configs.values() if config])
     cells = {}
     for (row, name), (column, task) in product(enumerate(names), enumerate(table.tasks)):
-        runs = [_run(store, name, task, seed, folder, detail) for seed in table.seeds]
+        runs = [_run(store, name, task, seed, folder, detail) for seed in (table.seeds if seeds is None else seeds)]
         if any(runs):
             own = _differences(configs[name, task], base)
             cells[f"{row},{column}"] = {"config": own, "runs": [run for run in runs if run]}

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -128,8 +127,7 @@ def _is_too_much(store: Store, folder: Path, detail: Detail) -> bool:
     count = sum(seed == first for _, _, seed in store.results)
     if detail == LEAST or count in (0, len(store.results)):
         return False
-    part = replace(store, table=store.table.only([], [], [first]))
-    size = len(_json(details(part, folder, detail)).encode())
+    size = len(_json(details(store, folder, detail, (first,))).encode())
     return size * len(store.results) / count > 1.1 * MOST_DETAILS
 
 
