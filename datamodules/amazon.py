@@ -219,7 +219,7 @@ def _of_authors(facts: ReviewFacts, home: Path, vocabulary: int) -> dict[tuple[s
     """The authors' counts of the most frequent words and pairs of words of all domains."""
     from scipy import sparse
 
-    words = defaultdict[str, int](lambda: len(words))
+    words: dict[str, int] = {}
     data, indices, ends, labels = array("f"), array("l"), array("l", [0]), array("b")
     found: dict[tuple[str, str], list[int]] = defaultdict(list)
     for name, kind in facts.each():
@@ -229,7 +229,7 @@ def _of_authors(facts: ReviewFacts, home: Path, vocabulary: int) -> dict[tuple[s
                 raise UserError(f"{path}, line {review.line}: the label is {review.label}: get the file again")
             found[name, "train" if kind in LABELS else "test"].append(len(labels))
             labels.append(LABELS.index(review.label))
-            indices.extend(words[word] for word in review.counts)
+            indices.extend(words.setdefault(word, len(words)) for word in review.counts)
             data.extend(review.counts.values())
             ends.append(len(indices))
     rows = sparse.csr_matrix((np.array(data), np.array(indices), np.array(ends)), (len(labels), len(words)))

@@ -99,7 +99,8 @@ class AmazonTexts(TextDomains):
                 texts.append(review.text)
                 lines.append(review.line)
                 words.add((kind if kind in LABELS else None, None, None))
-        return TextTable(path, Strings.of(texts), *words.columns(3), None, np.array(lines, np.int64))
+        labels, domains, splits = words.columns(3)
+        return TextTable(path, Strings.of(texts), labels, domains, splits, None, np.array(lines, np.int64))
 
     def load(self, name: str, split: Split) -> Domain:
         """See the base. What a target trains on has no labels with ``unlabelled``.

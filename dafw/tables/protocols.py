@@ -93,8 +93,9 @@ def published_sentences(store: Store) -> list[str]:
             ):
                 named = differ.setdefault(f"{row.name} in {one.source}", [])
                 named += [said for said in published_differences(store, row.name, one, criterion) if said not in named]
-    named = "; ".join(f"{name} ({', '.join(how)})" for name, how in differ.items() if how)
-    return [f"Published numbers marked (other protocol) do not compare with their rows: {named}."] if named else []
+    all_of_them = "; ".join(f"{name} ({', '.join(how)})" for name, how in differ.items() if how)
+    said = f"Published numbers marked (other protocol) do not compare with their rows: {all_of_them}."
+    return [said] if all_of_them else []
 
 
 def protocol_sentences(store: Store) -> list[str]:
