@@ -27,7 +27,10 @@ def _spelt(match: re.Match[str]) -> str:
 
 def terminal(text: object) -> str:
     r"""One line for a terminal or a log. Control characters are spelt out: a line break is ``\n``."""
-    return _TURNS.sub(_spelt, _HIDDEN.sub(_spelt, str(text)))
+    plain = str(text)
+    if plain.isascii() and plain.isprintable():  # as nearly all of it is, so that large pages are quick
+        return plain
+    return _TURNS.sub(_spelt, _HIDDEN.sub(_spelt, plain))
 
 
 def named(*names: str) -> str:

@@ -145,6 +145,8 @@ def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     with _of(path):
         try:
             with unfinished.open("wb") as file:
+                with suppress(OSError):  # a file system without such locks
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield file
                 if sync:
                     sync_to_disk(file)
@@ -213,7 +215,8 @@ def write_atomically(path: Path, text: str, sync: bool = True) -> None:
 def remove_abandoned(folder: Path, name: str = "") -> None:
     """Removes the files in ``folder`` that killed processes did not finish. Other processes may write there now.
 
-    A file counts as abandoned after :data:`ABANDONED` seconds.
+    A file counts as abandoned after :data:`ABANDONED` seconds, if no process holds it. So a clock that jumps, or a disk
+    that hangs, takes no file from a process that writes it.
 
     Args:
         folder: the folder.
@@ -221,8 +224,20 @@ def remove_abandoned(folder: Path, name: str = "") -> None:
     """
     for unfinished in folder.glob(f"{glob.escape(name)}*{UNFINISHED}"):
         with suppress(OSError):
-            if time.time() - unfinished.lstat().st_mtime > ABANDONED:
+            if time.time() - unfinished.lstat().st_mtime > ABANDONED and not _is_held(unfinished):
                 unfinished.unlink()
+
+
+def _is_held(path: Path) -> bool:
+    """Whether another process, or this one, writes a file now; no where the file system has no locks."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def remove_unfinished(folder: Path, name: str = "") -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.amazon import AmazonReviews
+    from datamodules.amazon_texts import AmazonTexts
     from datamodules.base import DomainDataModule
     from datamodules.benchmarks import (
         PACS,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AmazonReviews": "amazon",
+    "AmazonTexts": "amazon_texts",
     "BoxBenchmarks": "box_benchmarks",
     "CIFAR100C": "cifar_c",
     "CIFAR10C": "cifar_c",
@@ -78,6 +80,7 @@ __all__ = [
     "PACS",
     "VLCS",
     "AmazonReviews",
+    "AmazonTexts",
     "BoxBenchmarks",
     "CocoDomains",
     "ColoredMNIST",

@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+from array import array
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,10 +15,12 @@ from numpy.typing import NDArray
 from dafw.data.feature_files import Matrix
 from dafw.data.files import cache_dir, digest, making
 from dafw.data.msda import stacked_msda
+from dafw.data.review_files import LABELS, counted_reviews
 from dafw.data.roles import Split
 from dafw.errors import UserError, choose, sentence
 from dafw.files import reading, replacing, user_path
 from datamodules.feature_rows import FeatureModule, Part
+from datamodules.review_layouts import ReviewFacts, existing_review_file, find_reviews, review_file, review_layouts
 from datamodules.splits import places
 
 log = logging.getLogger(__name__)
@@ -40,13 +44,18 @@ class AmazonReviews(FeatureModule):
     ``_indices``, ``_indptr`` and ``_y``, and as many for ``test``, will do in their place. The reviews are from Blitzer
     et al., ACL 2007.
 
+    The files of counts of Blitzer et al. will do, too: ``<domain>/positive.review``, ``negative.review`` and
+    ``unlabeled.review`` of all four domains, in ``root`` or in ``processed_acl`` below it. The first two are the
+    training file. The third, whose lines have labels, is the test file. Counted are the words and pairs of words that
+    are most frequent in all reviews, whatever their labels. Equally frequent ones come in alphabetical order.
+
     The training file is divided: a share of it, chosen by a hash of the reviews' numbers, is the validation split. The
     test file is the test split.
 
     Args:
         source: labelled domain or domains.
         target: domain or domains to adapt to and to test on.
-        root: the folder of the files, or the npz file.
+        root: the folder of the files, or of the domains' folders, or the npz file.
         representation: ``counts`` as they are in the files. ``msda``: beside them the outputs of layers of a
             marginalised denoising autoencoder (:mod:`dafw.data.msda`), which are fitted on the training files of all
             domains of the run without labels. They are made once, and kept in the cache in half precision: 10 KB for
@@ -144,11 +153,16 @@ def read_reviews(root: Path, vocabulary: int) -> "Reviews":
         inside = [root] if root.is_file() else sorted(root.iterdir())
     stored = next((one for one in inside if one.suffix == ".npz"), None)
     texts = {path.stem: path for path in inside if path.suffix == ".svmlight"}
-    if stored is None and not texts:
-        raise UserError(f"{root} (data.root) holds neither <domain>_train.svmlight nor an npz file")
-    return Reviews(
-        _of_npz(stored, vocabulary) if not texts and stored is not None else _of_texts(texts, vocabulary), root
-    )
+    if texts:
+        return Reviews(_of_texts(texts, vocabulary), root)
+    if stored is not None:
+        return Reviews(_of_npz(stored, vocabulary), root)
+    facts = review_layouts()["AmazonReviews"]
+    if root.is_file() or not any(review_file(facts, find_reviews(facts, root), *one).is_file() for one in facts.each()):
+        raise UserError(
+            f"{root} (data.root) holds neither <domain>_train.svmlight, nor an npz file, nor <domain>/positive.review"
+        )
+    return Reviews(_of_authors(facts, find_reviews(facts, root), vocabulary), root)
 
 
 class Reviews(dict[tuple[str, str], Half]):
@@ -201,6 +215,32 @@ def _of_texts(paths: Mapping[str, Path], vocabulary: int) -> dict[tuple[str, str
     return {key: _checked("_".join(key), path, rows.tocsr(), labels) for (key, path), rows, labels in pairs}
 
 
+def _of_authors(facts: ReviewFacts, home: Path, vocabulary: int) -> dict[tuple[str, str], Half]:
+    """The authors' counts of the most frequent words and pairs of words of all domains."""
+    from scipy import sparse
+
+    words: dict[str, int] = {}
+    data, indices, ends, labels = array("f"), array("l"), array("l", [0]), array("b")
+    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for name, kind in facts.each():
+        path = existing_review_file(facts, home, name, kind)
+        for review in counted_reviews(path):
+            if review.label is None or (kind in LABELS and review.label != kind):
+                raise UserError(f"{path}, line {review.line}: the label is {review.label}: get the file again")
+            found[name, "train" if kind in LABELS else "test"].append(len(labels))
+            labels.append(LABELS.index(review.label))
+            indices.extend(words.setdefault(word, len(words)) for word in review.counts)
+            data.extend(review.counts.values())
+            ends.append(len(indices))
+    rows = sparse.csr_matrix((np.array(data), np.array(indices), np.array(ends)), (len(labels), len(words)))
+    frequency, names = np.asarray(rows.sum(axis=0)).ravel(), [*words]
+    kept = sorted(range(len(names)), key=lambda number: (-frequency[number], names[number]))[:vocabulary]
+    rows = rows[:, kept]
+    rows.resize(len(labels), vocabulary)
+    codes = np.array(labels, np.int64)
+    return {key: Half(rows[chosen], codes[chosen]) for key, chosen in found.items()}
+
+
 def _checked(head: str, path: Path, rows: Matrix, labels: NDArray[Any]) -> Half:
     """The reviews of a file, whose labels are 0 and 1, or -1 and 1."""
     if not np.isin(labels, (-1, 0, 1)).all() or not np.isfinite(rows.data).all():
@@ -226,8 +266,8 @@ def encoded_reviews(
     parts = [reviews[key].rows for key in keys]
     content = hashlib.sha256()
     for part in parts:
-        for array in (part.data, part.indices, part.indptr):
-            content.update(np.ascontiguousarray(array).tobytes())
+        for values in (part.data, part.indices, part.indptr):
+            content.update(np.ascontiguousarray(values).tobytes())
     mark = digest({"version": 1, "vocabulary": vocabulary, "rows": content.hexdigest(), **dict(options)})[:16]
     folder = cache_dir() / "features"
     files = [folder / f"msda-{mark}-{name}-{half}.npy" for name, half in keys]
@@ -249,6 +289,6 @@ def _write_encoded(files: Sequence[Path], parts: Sequence[Matrix], options: Mapp
     for number, outputs in enumerate(stacked_msda(fitted, parts, **options)):
         for all_layers, output in zip(made, outputs, strict=True):
             all_layers[:, number * width : (number + 1) * width] = output
-    for path, array in zip(files, made, strict=True):
+    for path, encoded in zip(files, made, strict=True):
         with replacing(path) as file:
-            np.save(file, array)
+            np.save(file, encoded)

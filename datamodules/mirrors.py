@@ -1,4 +1,4 @@
-"""Where the archives of the image benchmarks lie (``mirrors.yaml``), and what is known of their content."""
+"""Where the archives of the benchmarks lie (``mirrors.yaml``), and what is known of their content."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

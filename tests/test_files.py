@@ -23,6 +23,7 @@ from dafw.files import (
     locked,
     locked_folder,
     naming_files,
+    remove_abandoned,
     remove_unfinished,
     replacing,
     trouble,
@@ -100,6 +101,22 @@ def holder(path: Path) -> Iterator[multiprocessing.Process]:
     finally:
         process.kill()
         process.join()
+
+
+def test_a_clock_that_jumps_takes_no_file_from_its_writer(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with replacing(path) as file:
+        (unfinished,) = tmp_path.glob(f"*{UNFINISHED}")
+        os.utime(unfinished, (0, 0))  # as if decades had passed
+        remove_abandoned(tmp_path)
+        write_atomically(tmp_path / "b.txt", "another")
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole"
+    left = tmp_path / f"a.txt.1{UNFINISHED}"
+    left.touch()
+    os.utime(left, (0, 0))
+    remove_abandoned(tmp_path)
+    assert not left.exists()
 
 
 def test_a_lock_is_of_one_process_and_ends_with_it(tmp_path: Path) -> None:

@@ -27,11 +27,11 @@ def check_root(root: Path) -> None:
             raise UserError(f"the folder {root} (--root) does not exist")
 
 
-def difference(found: int, count: int) -> str:
-    """``complete``, or how many images are missing or too many."""
+def difference(found: int, count: int, what: str = "images") -> str:
+    """``complete``, or how many images (or ``what`` it is) are missing or too many."""
     if found == count:
         return "complete"
-    return f"{abs(found - count):,} images {'too many' if found > count else 'are missing'}"
+    return f"{abs(found - count):,} {what} {'too many' if found > count else 'are missing'}"
 
 
 def verdict(name: str, lines: Sequence[str], facts: Mapping[str, Any], complete: bool) -> tuple[list[str], bool]:

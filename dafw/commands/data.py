@@ -1,14 +1,15 @@
-"""``dafw data``: lists the known image benchmarks, prepares one, and checks that a folder holds all of it."""
+"""``dafw data``: lists the known benchmarks, prepares one, and checks that a folder holds all of it."""
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 from dafw.commands.boxes import box_names, check_box_files, describe_boxes
 from dafw.commands.complete import difference
+from dafw.commands.reviews import check_reviews, describe_reviews, review_names
 from dafw.commands.scenes import check_scenes, describe_scenes, scene_names
 from dafw.commands.shifts import check_shift, describe_shift, shifts
 from dafw.data.entries import PassedOver
@@ -18,6 +19,17 @@ from dafw.errors import UserError, choose
 from dafw.escape import terminal
 from dafw.files import user_path
 from datamodules.layouts import Benchmark, benchmarks, find_domain, find_home, list_checksum, list_domain
+
+Names = Callable[[], Iterable[str]]
+Describe = Callable[[str], Iterator[str]]
+CheckOne = Callable[[str, Path], tuple[list[str], bool]]
+FURTHER: tuple[tuple[Names, Describe, CheckOne], ...] = (
+    (shifts, describe_shift, check_shift),
+    (scene_names, describe_scenes, check_scenes),
+    (box_names, describe_boxes, check_box_files),
+    (review_names, describe_reviews, check_reviews),
+)
+"""What is known beside benchmarks of classes: names, what is said of one, and how its folder is checked."""
 
 
 @dataclass
@@ -44,12 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", required=True, parser_class=type(parser))
     commands.add_parser("list", help="the benchmarks, how many images belong in each, and how that is known")
     one = commands.add_parser("check", help="compare a folder with what should be there")
-    one.add_argument("name", help="the benchmark or the domain, as in PACS, gta5 or voc2007")
+    one.add_argument("name", help="the benchmark or the domain, as in PACS, gta5, voc2007 or AmazonTexts")
     one.add_argument("--root", required=True, type=Path, help="its folder, as given to data.root")
     one.add_argument("--boxes", action="store_true", help="the boxes of street scenes which have masks, too")
     one.add_argument("--decode", action="store_true", help="decode every image, too")
     one.add_argument("--sheet", type=Path, metavar="FILE", help="draw some images of each class and domain (PNG)")
-    one = commands.add_parser("prepare", help="unpack the archives of a benchmark of classes, or fetch them, and check")
+    one = commands.add_parser(
+        "prepare", help="unpack the archives of a benchmark of classes or reviews, or fetch them, and check"
+    )
     one.add_argument("name", help="the benchmark, as in Office31")
     one.add_argument("--root", required=True, type=Path, help="the folder that shall hold it, as given to data.root")
     one.add_argument("--archive", nargs="+", type=Path, default=[], metavar="FILE", help="its archives on this disk")
@@ -76,35 +90,30 @@ def main(args: argparse.Namespace) -> int:
     if args.action == "list":
         for facts in benchmarks().values():
             print("\n".join(describe(facts)))
-        for name in shifts():
-            print("\n".join(describe_shift(name)))
-        for name in scene_names():
-            print("\n".join(describe_scenes(name)))
-        for name in box_names():
-            print("\n".join(describe_boxes(name)))
+        for names, describe_one, _ in FURTHER:
+            for name in names():
+                print("\n".join(describe_one(name)))
         return 0
     if args.action in ("prepare", "cache"):
         from dafw.commands.prepare import cache, prepare
 
         return (prepare if args.action == "prepare" else cache)(args)
-    choose("benchmark", args.name, (*benchmarks(), *shifts(), *scene_names(), *box_names()))
+    choose("benchmark", args.name, (*benchmarks(), *(name for names, _, _ in FURTHER for name in names())))
     if args.sheet is not None and (args.boxes or args.name not in benchmarks()):
         raise UserError(f"--sheet draws benchmarks of classes, and {args.name} is none: leave it out")
-    if args.name in shifts():
-        lines, complete = check_shift(args.name, user_path(args.root))
-        print("\n".join(map(terminal, lines)))
-        return 0 if complete else 1
-    if args.boxes or args.name not in (*benchmarks(), *scene_names()):
+    if args.boxes:
         choose("benchmark with boxes", args.name, box_names())
-        lines, complete = check_box_files(args.name, user_path(args.root))
-        print("\n".join(map(terminal, lines)))
-        return 0 if complete else 1
-    if args.name in scene_names():
-        lines, complete = check_scenes(args.name, user_path(args.root))
-        print("\n".join(map(terminal, lines)))
-        return 0 if complete else 1
-    facts = benchmarks()[choose("benchmark", args.name, benchmarks())]
-    return show(facts, user_path(args.root), decode=args.decode, sheet=args.sheet)
+        return show_lines(*check_box_files(args.name, user_path(args.root)))
+    if args.name in benchmarks():
+        return show(benchmarks()[args.name], user_path(args.root), decode=args.decode, sheet=args.sheet)
+    check_one = next(check_one for names, _, check_one in FURTHER if args.name in names())
+    return show_lines(*check_one(args.name, user_path(args.root)))
+
+
+def show_lines(lines: list[str], complete: bool) -> int:
+    """Prints a comparison; 0 if all is there, and 1 otherwise."""
+    print("\n".join(map(terminal, lines)))
+    return 0 if complete else 1
 
 
 def show(facts: Benchmark, root: Path, *, decode: bool = False, sheet: Path | None = None) -> int:

@@ -5,11 +5,13 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from dafw.commands.data import check, show
+from dafw.commands.data import check, show, show_lines
+from dafw.commands.reviews import check_reviews, review_names
 from dafw.data.fetching import fetch
 from dafw.data.manifest import missing_files
 from dafw.data.unpacking import UNPACKING, Bounds, file_hash, is_archive, unpack, unpacked
@@ -19,9 +21,30 @@ from dafw.files import locked, reading, replacing, user_path
 from datamodules.layouts import Benchmark, benchmarks, find_home, list_domain
 from datamodules.listings import keep_listing
 from datamodules.mirrors import Mirror, MirroredFile, mirrors
+from datamodules.review_layouts import review_layouts
 
 EVERY = 5.0
 """Seconds between two lines that say how far it is."""
+
+
+class Prepared(NamedTuple):
+    """What is prepared.
+
+    Attributes:
+        name: the benchmark.
+        get: what to get.
+        files: how many files its archives hold, about.
+        show: prints the comparison of a folder with what should be there, and returns 0 if all is there.
+        complete: whether a folder holds all of it.
+        keep: keeps what runs to come would have to find out again.
+    """
+
+    name: str
+    get: str
+    files: int
+    show: Callable[[Path], int]
+    complete: Callable[[Path], bool]
+    keep: Callable[[Path], None]
 
 
 def prepare(args: argparse.Namespace) -> int:
@@ -33,49 +56,74 @@ def prepare(args: argparse.Namespace) -> int:
     Raises:
         UserError: if an archive is damaged, unsafe or another one, or none is given and none can be fetched.
     """
-    facts = benchmarks()[choose("benchmark", args.name, benchmarks())]
-    mirror, root = mirrors()[facts.name], user_path(args.root)
+    choose("benchmark", args.name, (*benchmarks(), *review_names()))
+    one = _images(benchmarks()[args.name]) if args.name in benchmarks() else _reviews(args.name)
+    mirror, root = mirrors()[one.name], user_path(args.root)
     archives = list(map(user_path, args.archive))
     if root.exists() and not root.is_dir():
-        raise UserError(f"{root} (--root) is a file: give the folder that shall hold {facts.name}")
+        raise UserError(f"{root} (--root) is a file: give the folder that shall hold {one.name}")
     for archive in archives:
         verify(archive, _known(mirror, archive), mirror, anyway=args.unverified)
-    wanted = () if archives or _complete(facts, root) else mirror.files
-    missing = [one for one in wanted if not _there(one, root)]
+    wanted = () if archives or one.complete(root) else mirror.files
+    missing = [file for file in wanted if not _there(file, root)]
     if not archives and not mirror.files and not root.is_dir():
-        raise UserError(f"{facts.name} is not fetched, since {mirror.why}: get {facts.get}, and give it with --archive")
+        raise UserError(f"{one.name} is not fetched, since {mirror.why}: get {one.get}, and give it with --archive")
     if archives or missing:
         with locked(root / UNPACKING / "lock", wait=False):
             try:
                 for archive in archives:
-                    _put(archive, _known(mirror, archive), root, facts)
-                for one in missing:
-                    _fetch(one, mirror, root, facts, anyway=args.unverified)
+                    _put(archive, _known(mirror, archive), root, one)
+                for file in missing:
+                    _fetch(file, mirror, root, one, anyway=args.unverified)
             finally:
                 _tidy(root)
-    code = show(facts, root)
-    _keep_listings(facts, root)
+    code = one.show(root)
+    one.keep(root)
     if code and mirror.why and not archives:
-        print(terminal(f"not all of {facts.name} is fetched, since {mirror.why}: give it with --archive"))
+        print(terminal(f"not all of {one.name} is fetched, since {mirror.why}: give it with --archive"))
     return code
 
 
-def _complete(facts: Benchmark, root: Path) -> bool:
-    """Whether a folder holds all of the benchmark, however it got there."""
-    try:
-        found, problems = check(facts, find_home(facts, root))
-    except UserError:
-        return False
-    return not problems and not any(domain.problems for domain in found)
+def _images(facts: Benchmark) -> Prepared:
+    """A benchmark of classes."""
+
+    def complete(root: Path) -> bool:
+        try:
+            found, problems = check(facts, find_home(facts, root))
+        except UserError:
+            return False
+        return not problems and not any(domain.problems for domain in found)
+
+    def keep(root: Path) -> None:
+        """Keeps the listings of large domains, of which no file is missing."""
+        home = find_home(facts, root)
+        for name in facts.domains:
+            begun, entries = time.time(), list_domain(facts, home, name)
+            if not missing_files(entries, home):
+                keep_listing(facts, home, name, entries, begun, wait=True)
+
+    images = sum(domain.images for domain in facts.domains.values())
+    return Prepared(facts.name, facts.get, images, lambda root: show(facts, root), complete, keep)
 
 
-def _keep_listings(facts: Benchmark, root: Path) -> None:
-    """Keeps the listings of large domains, of which no file is missing, for the runs to come."""
-    home = find_home(facts, root)
-    for name in facts.domains:
-        begun, entries = time.time(), list_domain(facts, home, name)
-        if not missing_files(entries, home):
-            keep_listing(facts, home, name, entries, begun, wait=True)
+def _reviews(name: str) -> Prepared:
+    """A form of the Amazon reviews."""
+
+    def complete(root: Path) -> bool:
+        try:
+            return check_reviews(name, root)[1]
+        except UserError:
+            return False
+
+    facts = review_layouts()[name]
+    return Prepared(
+        name,
+        facts.get,
+        len([*facts.each()]),
+        lambda root: show_lines(*check_reviews(name, root)),
+        complete,
+        lambda root: None,
+    )
 
 
 def _tidy(root: Path) -> None:
@@ -143,20 +191,20 @@ def _there(one: MirroredFile, root: Path) -> bool:
     return one.name in unpacked(root) or (root / one.to / one.name).is_file()
 
 
-def _fetch(one: MirroredFile, mirror: Mirror, root: Path, facts: Benchmark, *, anyway: bool) -> None:
+def _fetch(one: MirroredFile, mirror: Mirror, root: Path, prepared: Prepared, *, anyway: bool) -> None:
     path, told = root / UNPACKING / "fetched" / one.name, _Progress()
     if not path.is_file():
         print(terminal(f"{one.name}: fetching {one.url}"), file=sys.stderr)
         try:
             fetch(one.url, path, lambda done, total: told(f"{one.name}: {_share(done, total)}"))
         except UserError as error:
-            raise UserError(f"{error}; or get {facts.get}, and give it with --archive") from error
+            raise UserError(f"{error}; or get {prepared.get}, and give it with --archive") from error
     try:
         verify(path, one, mirror, anyway=anyway)
     except UserError:
         path.unlink()
         raise
-    _put(path, one, root, facts)
+    _put(path, one, root, prepared)
     path.unlink()
 
 
@@ -164,14 +212,14 @@ def _share(done: int, total: int | None) -> str:
     return f"{done / 1e6:,.0f} MB" + (f" of {total / 1e6:,.0f}" if total else "")
 
 
-def _put(archive: Path, known: MirroredFile | None, root: Path, facts: Benchmark) -> None:
+def _put(archive: Path, known: MirroredFile | None, root: Path, prepared: Prepared) -> None:
     """Unpacks an archive into the root. A file that is no archive, but that a mirror has, is copied."""
     if known is not None and not is_archive(archive) and known.name.endswith((".txt", ".csv", ".json")):
         with replacing(root / known.to / known.name) as file, archive.open("rb") as source:
             shutil.copyfileobj(source, file)
         return
-    images, told = sum(domain.images for domain in facts.domains.values()), _Progress()
-    bounds = Bounds(files=4 * images + 10_000, bytes=20 * archive.stat().st_size + (1 << 30))
+    told = _Progress()
+    bounds = Bounds(files=4 * prepared.files + 10_000, bytes=20 * archive.stat().st_size + (1 << 30))
     count = unpack(archive, root, bounds, lambda files: told(f"{archive.name}: {files:,} files unpacked"))
     print(terminal(f"{archive.name}: {f'{count:,} files unpacked' if count else 'unpacked before'}"), file=sys.stderr)
 

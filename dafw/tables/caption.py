@@ -9,7 +9,7 @@ from dafw.run.criteria import LEFT_OUT
 from dafw.run.result import SettingRecord
 from dafw.tables.fields import target_columns
 from dafw.tables.overlay import merge
-from dafw.tables.protocols import protocol_sentences
+from dafw.tables.protocols import protocol_sentences, published_sentences
 from dafw.tables.published import MARKS, MEANINGS
 from dafw.tables.store import Store
 
@@ -102,6 +102,7 @@ def _numbers(store: Store) -> list[str]:
         *_ranks(store),
         *_settings(store),
         *protocol_sentences(store),
+        *published_sentences(store),
         *_transductive(store),
         *_averaged(store),
         *table.notes,

@@ -56,13 +56,14 @@ DETAILS = (MOST, Detail(24, 600), Detail(10, 200), LEAST)
 """From all that is useful to nothing. A page takes the first with which it is small enough."""
 
 
-def details(store: Store, folder: Path, detail: Detail) -> dict[str, Any]:
+def details(store: Store, folder: Path, detail: Detail, seeds: Sequence[int] | None = None) -> dict[str, Any]:
     """What the script of a page knows.
 
     Args:
         store: the results.
         folder: where the page will lie; links are relative to it.
         detail: how much of each run is kept.
+        seeds: of the runs; ``None``: all.
     """
     table = store.table
     names = [row.name for row in table.rows]
@@ -70,7 +71,7 @@ def details(store: Store, folder: Path, detail: Detail) -> dict[str, Any]:
     base = _most_common([config for config in configs.values() if config])
     cells = {}
     for (row, name), (column, task) in product(enumerate(names), enumerate(table.tasks)):
-        runs = [_run(store, name, task, seed, folder, detail) for seed in table.seeds]
+        runs = [_run(store, name, task, seed, folder, detail) for seed in (table.seeds if seeds is None else seeds)]
         if any(runs):
             own = _differences(configs[name, task], base)
             cells[f"{row},{column}"] = {"config": own, "runs": [run for run in runs if run]}
@@ -106,8 +107,9 @@ def pictures_of(directory: Path) -> list[Path]:
 def links(directory: Path, folder: Path) -> list[tuple[str, str]]:
     """The files of a run that are there: name and link from ``folder``."""
     pictures = sorted(path.relative_to(directory).as_posix() for path in directory.glob("plots/*.png"))
+    place = Path(os.path.relpath(directory, folder))
     return [
-        (terminal(name.removeprefix("plots/")), quote(Path(os.path.relpath(directory / name, folder)).as_posix()))
+        (terminal(name.removeprefix("plots/")), quote((place / name).as_posix()))
         for name in (*FILES, *pictures)
         if (directory / name).is_file()
     ]
@@ -191,7 +193,15 @@ def _end_of_log(path: Path, most: int) -> str:
     with suppress(OSError), path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 8 * most))
         lines = _COLOURS.sub("", file.read().decode(errors="replace")).split("\n")
-        text = "\n".join(terminal(line.rstrip("\r").rpartition("\r")[2]) for line in lines if line.strip())
+        last: list[str] = []
+        letters = 0
+        for line in reversed(lines):  # until there are letters enough
+            if letters > most:
+                break
+            if line.strip():
+                last.append(terminal(line.rstrip("\r").rpartition("\r")[2]))
+                letters += len(last[-1]) + 1
+        text = "\n".join(reversed(last))
         return text[-most:].partition("\n")[2] if len(text) > most else text
     return ""
 

@@ -172,6 +172,10 @@ class Table:
         first = frozenset(names)
         return first | {name for name, starts in starts_of(self.rows).items() if not first.isdisjoint(starts)}
 
+    def config_of(self, row: str) -> dict[str, Any] | None:
+        """The configuration of a row's run on the first task; ``None`` if the table has no such row."""
+        return next((self._config(one, self.tasks[0], self.seeds[0]) for one in self.rows if one.name == row), None)
+
     def _configs(self, row: Row) -> Iterable[dict[str, Any]]:
         """The configuration of a row's run on each task. Seeds change nothing else in it."""
         return (self._config(row, task, self.seeds[0]) for task in self.tasks)

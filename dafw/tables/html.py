@@ -113,10 +113,22 @@ def _json(value: Any) -> Markup:
 def _details(store: Store, folder: Path) -> tuple[Detail, Markup]:
     """What the script knows, with as much detail as fits."""
     for detail in DETAILS:
+        if _is_too_much(store, folder, detail):
+            continue
         data = _json(details(store, folder, detail))
         if len(data.encode()) <= MOST_DETAILS:
             return detail, data
     return LEAST, data
+
+
+def _is_too_much(store: Store, folder: Path, detail: Detail) -> bool:
+    """Whether the runs of the first seed say that all runs would not fit: a large table is then not read twice."""
+    first = store.table.seeds[0]
+    count = sum(seed == first for _, _, seed in store.results)
+    if detail == LEAST or count in (0, len(store.results)):
+        return False
+    size = len(_json(details(store, folder, detail, (first,))).encode())
+    return size * len(store.results) / count > 1.1 * MOST_DETAILS
 
 
 def _left_out(detail: Detail, pictures: int) -> str:

@@ -1,15 +1,23 @@
-"""The protocols of streams in one table: what all rows share, and the rows that differ."""
+"""How numbers were made: the streams of a table's rows, and published numbers that were made in another way."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from dafw.escape import named
 from dafw.run.stream_result import Setting
-from dafw.tables.published import Published
+from dafw.tables.published import UNKNOWN, Published
 from dafw.tables.store import Store
 
 COMPARED = ("stream", "stream_order", "batch_size", "images_per_domain", "knows_shifts", "normalisation")
 """The settings without which two numbers on a stream do not compare. The others are a part of the method."""
+BACKBONES = {
+    "ResNet-50": ("resnet50", "resnet50d"),
+    "ResNet-101": ("resnet101", "resnet101d"),
+    "SE-ResNet-50": ("seresnet50",),
+    "CLIP ViT-B/16": ("vit_base_patch16_clip_224", "vit_base_patch16_clip_quickgelu_224"),
+}
+"""By the name in publications, the names of backbones without their weights."""
 
 
 def other_protocols(store: Store) -> dict[str, str]:
@@ -27,15 +35,48 @@ def other_protocols(store: Store) -> dict[str, str]:
     return {row: ", ".join(said) for row, said in differ.items() if said}
 
 
-def published_differences(store: Store, row: str, one: Published) -> list[str]:
-    """In which settings a published number was made on another stream than a row, in words; empty before its runs."""
+def published_differences(store: Store, row: str, one: Published, criterion: str) -> list[str]:
+    """In what a published number was made in another way than a row, in words.
+
+    What is not known of either is not compared. A number that labels of the target chose has a mark of its own.
+    """
+    theirs = {name: value for name, value in one.protocol.items() if value != UNKNOWN}
     ours = next((found for name, found in _runs(store) if name == row), None)
-    if ours is None:
+    if ours is not None:
+        names = [name for name in COMPARED if name in theirs and not _same(name, ours[name], theirs[name])]
+        return [_said(name, theirs[name]) for name in names]
+    config = store.table.config_of(row)
+    if config is None:
         return []
-    theirs = one.protocol
-    return [
-        _said(name, theirs[name]) for name in COMPARED if name in theirs and not _same(name, ours[name], theirs[name])
-    ]
+    return [*_of_network(config, one.backbone), *_of_selection(criterion, one.selection), *_of_data(config, theirs)]
+
+
+def _of_network(config: Mapping[str, Any], theirs: str) -> list[str]:
+    """Another backbone of those that both have a name for."""
+    given = config.get("model", {}).get("init_args", {}).get("network") or {}
+    ours = given.get("init_args", {}).get("backbone")
+    if theirs not in BACKBONES or not isinstance(ours, str):
+        return []
+    return [] if ours.partition(".")[0].removeprefix("legacy_") in BACKBONES[theirs] else [theirs]
+
+
+def _of_selection(criterion: str, theirs: str) -> list[str]:
+    ours = "source" if criterion.startswith("source_") else criterion
+    words = {"last": "the last epoch", "source": "chosen by held-out samples of the sources"}
+    return [words[theirs]] if theirs in words and theirs != ours else []
+
+
+def _of_data(config: Mapping[str, Any], theirs: Mapping[str, Setting]) -> list[str]:
+    """Batches of another size, and other images than a row that limits them, or that tests on all of a target."""
+    ours = config.get("data", {}).get("init_args", {})
+    found = []
+    if isinstance(size := theirs.get("batch_size"), int) and ours.get("batch_size", size) != size:
+        found.append(_said("batch_size", size))
+    count = ours.get("images_per_domain")
+    known = "images_per_domain" in theirs and (count is not None or ours.get("protocol") == "office")
+    if known and theirs["images_per_domain"] != count:
+        found.append(_said("images_per_domain", theirs["images_per_domain"]))
+    return found
 
 
 def _same(name: str, ours: Setting, theirs: Setting) -> bool:
@@ -43,15 +84,18 @@ def _same(name: str, ours: Setting, theirs: Setting) -> bool:
     return ours == theirs or (name == "images_per_domain" and f"{ours}".startswith(f"{theirs} in "))
 
 
-def _published_sentence(store: Store) -> str:
-    """Which published numbers were made on another stream than their rows."""
+def published_sentences(store: Store) -> list[str]:
+    """Which published numbers were made in another way than their rows."""
     differ: dict[str, list[str]] = {}
     for row in store.table.rows:
         for one in store.table.published if row.control_of is None else ():
-            if one.method == row.published and (how := published_differences(store, row.name, one)):
-                differ.setdefault(f"{named(row.name)} in {one.source}", how)
-    said = "; ".join(f"{name} ({', '.join(how)})" for name, how in differ.items())
-    return f"Published numbers marked (other protocol) do not compare with their rows: {said}." if said else ""
+            if (one.method, one.metric) != (row.published, store.table.metric):
+                continue
+            for criterion in store.table.select:
+                known = differ.setdefault(f"{named(row.name)} in {one.source}", [])
+                known += [said for said in published_differences(store, row.name, one, criterion) if said not in known]
+    found = "; ".join(f"{name} ({', '.join(how)})" for name, how in differ.items() if how)
+    return [f"Published numbers marked (other protocol) do not compare with their rows: {found}."] if found else []
 
 
 def protocol_sentences(store: Store) -> list[str]:
@@ -69,7 +113,6 @@ def protocol_sentences(store: Store) -> list[str]:
         f"Rows marked (other protocol) do not compare with the others: {said}." if said else "",
         f"Return to the start: {resets}.",
         f"Used of the source on the stream: {used}.",
-        _published_sentence(store),
         "The labels of the stream decide its order, and reach no method."
         if any(found["ordered_by_labels"] for _, found in runs)
         else "",

@@ -1,13 +1,22 @@
 """Published numbers: a CSV beside the table, each number with where it comes from and how sure we are of it.
 
-Columns: ``method,task,value,std,n,metric,source,provenance,note``. Values and standard deviations are percentages;
-``std``, ``n`` and ``note`` may be empty. ``method`` is a row's name (or what the row's ``published`` key says),
-``task`` a task of the table, ``average`` or ``worst``. A method without a row gets a line of its own.
+Columns: ``method,task,value,std,n,metric,backbone,protocol,source,provenance,note``. Values and standard deviations are
+percentages. ``method`` is a row's name (or what the row's ``published`` key says), ``task`` a task of the table,
+``average`` or ``worst``. A method without a row gets a line of its own. ``std``, ``n`` and ``note`` may be empty, and
+``backbone`` and ``protocol`` may be left out.
 
-Three columns more may be there, and each may be empty. ``backbone`` is the network's name. ``selection`` is what chose
-the epoch: ``last`` (nothing did), ``source`` (held-out samples of the sources) or ``oracle`` (labels of the target; the
-number is marked). ``protocol`` is a YAML mapping: how the number was made, in the words of a stream's protocol, and
-what else is known of it.
+``backbone`` is the network's name. ``protocol`` is a YAML mapping that says how the number was made:
+
+- ``reported``: what the number is of, such as the best epoch, or the mean of 3 trials;
+- ``selection``: what chose the epoch: ``last`` (nothing did), ``source`` (held-out samples of the sources), ``oracle``
+  (labels of the target; the number is marked) or ``none`` (there are no epochs);
+- ``images_per_domain``: how many images of a target are tested; ``null``: all;
+- ``batch_size``: samples of each domain in a batch;
+- ``reset``: when a model that learns at test time starts anew; ``none`` of other models;
+- further words of a stream's protocol, and what else is known.
+
+``not known`` stands where a source does not say it. A table compares what is known with its rows, and marks a number
+that was made in another way.
 
 ``provenance`` is one of:
 
@@ -32,9 +41,10 @@ from dafw.run.stream_result import Setting
 from dafw.tables.fields import read_name
 
 COLUMNS = ("method", "task", "value", "std", "n", "metric", "source", "provenance", "note")
-FURTHER = ("backbone", "selection", "protocol")
+FURTHER = ("backbone", "protocol")
 """Columns that may be left out."""
-SELECTIONS = ("last", "source", "oracle")
+UNKNOWN = "not known"
+SELECTIONS = ("last", "source", "oracle", "none", UNKNOWN)
 PROVENANCES = ("seen", "recalled", "unsure")
 MARKS = {"seen": "", "recalled": "†", "unsure": "‡", "oracle": "§"}
 MEANINGS = {
@@ -58,8 +68,12 @@ class Published:
     provenance: str
     note: str
     backbone: str = ""
-    selection: str = ""
     protocol: Mapping[str, Setting] = field(default_factory=dict)
+
+    @property
+    def selection(self) -> str:
+        """What chose its epoch, one of :data:`SELECTIONS`."""
+        return str(self.protocol.get("selection", UNKNOWN))
 
     @property
     def mark(self) -> str:
@@ -108,8 +122,6 @@ def _line(where: str, line: dict[str, str | None], tasks: set[str]) -> Published
     task = re.sub(r"\s*(->|,)\s*", r"\1", text["task"])
     choose(f"task in {where}", task, [*sorted(tasks), "average", "worst"])
     choose(f"provenance in {where}", text["provenance"], PROVENANCES)
-    if text.get("selection"):
-        choose(f"selection in {where}", text["selection"], SELECTIONS)
     value = _number(where, "value", text["value"])
     if not 0 <= value <= 100:
         raise UserError(f"{where}: the value {text['value']} is not a percentage")
@@ -124,7 +136,6 @@ def _line(where: str, line: dict[str, str | None], tasks: set[str]) -> Published
         provenance=text["provenance"],
         note=text["note"],
         backbone=text.get("backbone", ""),
-        selection=text.get("selection", ""),
         protocol=_protocol(where, text.get("protocol", "")),
     )
 
@@ -136,6 +147,8 @@ def _protocol(where: str, text: str) -> dict[str, Setting]:
         found = None
     if not isinstance(found, dict) or not all(one is None or isinstance(one, str | int) for one in found.values()):
         raise UserError(f"{where}: the protocol {text} is no mapping of words and numbers, as {{batch_size: 200}}")
+    if "selection" in found:
+        choose(f"selection in {where}", str(found["selection"]), SELECTIONS)
     return {str(name): value for name, value in found.items()}
 
 

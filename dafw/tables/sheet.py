@@ -274,7 +274,7 @@ def _worst_gain(store: Store, method: str, control: str, criterion: str) -> Valu
     return Value(fmean(a.values()) - fmean(b.values()), signed=True, note=f"{ours} minus {theirs}")
 
 
-def _published(store: Store, name: str, row: str, own: tuple[Value | None, ...]) -> list[Line]:
+def _published(store: Store, name: str, row: str, own: tuple[Value | None, ...], criterion: str) -> list[Line]:
     """For each source with published numbers of the method a line, then our numbers minus them if there are any."""
     table = store.table
     columns = _columns(table)
@@ -304,7 +304,7 @@ def _published(store: Store, name: str, row: str, own: tuple[Value | None, ...])
             for a, b in zip(own, theirs, strict=True)
         )
         behind = f" ({source})" if len(sources) > 1 else ""
-        differs = any(published_differences(store, row, one) for one in by_task.values())
+        differs = any(published_differences(store, row, one, criterion) for one in by_task.values())
         lines.append(Line("published", row, f"published{behind}{' (other protocol)' if differs else ''}", theirs))
         if any(gap) and not differs:
             lines.append(Line("minus published", row, f"minus published{behind}", gap))
@@ -333,11 +333,11 @@ def _section_lines(store: Store, criterion: str) -> list[Line]:
             if row.controlled_by is not None:
                 gain = _against_control(store, row.name, row.controlled_by, criterion)
                 lines.append(Line("minus control", row.name, f"minus {row.controlled_by}", gain))
-            lines += _published(store, row.published, row.name, values)
+            lines += _published(store, row.published, row.name, values, criterion)
     for method in dict.fromkeys(one.method for one in table.published):
         if method not in {row.published for row in table.rows} and not table.narrowed:
             nothing = (None,) * len(_columns(table))
-            for line in _published(store, method, method, nothing):
+            for line in _published(store, method, method, nothing, criterion):
                 lines.append(Line("method", method, f"{method} (not run)", nothing))
                 lines.append(line)
     return lines

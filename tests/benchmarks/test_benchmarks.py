@@ -171,3 +171,17 @@ def test_the_page_of_the_documentation_has_the_block() -> None:
 
     page = (FOLDER.parents[1] / "docs" / "speed.md").read_text(encoding="utf-8")
     assert page.count(harness.BEGIN) == page.count(harness.END) == 1
+
+
+def test_a_table_of_finished_runs_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script's runs are read as runs of ours: all are there, and none is broken."""
+    import table
+
+    from dafw.tables.reading import load_table
+    from dafw.tables.store import load
+
+    monkeypatch.chdir(tmp_path)
+    path = table.write_table(tmp_path, 100, validations=2)
+    store = load(load_table(path), tmp_path / "runs")
+    assert (len(store.results), store.broken) == (100, {})
+    assert store.percents("DANN 0", "a->b", "im").keys() == set(table.SEEDS)

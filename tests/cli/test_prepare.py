@@ -17,6 +17,7 @@ from PIL import Image
 
 import dafw.commands.prepare
 import datamodules
+from dafw.commands.reviews import review_names
 from dafw.data.unpacking import UNPACKING
 from dafw.files import locked
 from datamodules.layouts import Benchmark, DomainFacts, benchmarks
@@ -238,7 +239,7 @@ def test_lists_beside_the_archives(
 
 
 def test_what_is_known_of_the_mirrors() -> None:
-    assert set(mirrors()) == set(benchmarks())
+    assert set(mirrors()) == {*benchmarks(), *review_names()}
     for name, mirror in mirrors().items():
         assert mirror.files or mirror.why, name
         assert not mirror.files or mirror.provenance.startswith(("seen (", "recalled (")), name

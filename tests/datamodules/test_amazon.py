@@ -101,7 +101,7 @@ def test_what_is_wrong_is_one_sentence(root: Path, tmp_path: Path) -> None:
 
     fails("does not exist", tmp_path / "gone")
     (tmp_path / "empty").mkdir()
-    fails("holds neither <domain>_train.svmlight nor an npz file", tmp_path / "empty")
+    fails("neither <domain>_train.svmlight, nor an npz file, nor <domain>/positive.review", tmp_path / "empty")
     fails("cannot be read as reviews of 3 counts", vocabulary=3)
     fails("holds no train reviews of dvd", write_npz(tmp_path / "one.npz", ("books",)))
     fails('did you mean "msda"', representation="mdsa")

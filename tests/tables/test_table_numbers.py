@@ -311,8 +311,9 @@ def test_a_number_whose_epoch_labels_of_the_target_chose_is_marked(
     make_table: Make, fill: Fill, tmp_path: Path
 ) -> None:
     header, *lines = PUBLISHED.splitlines()
-    chosen = [f"{line},{'oracle' if 'mnistm,70.5' in line or 'recalled' in line else ''}" for line in lines]
-    (tmp_path / "p.csv").write_text("\n".join([f"{header},selection", *chosen]), encoding="utf-8")
+    oracle = "{selection: oracle}"
+    chosen = [f"{line},{oracle if 'mnistm,70.5' in line or 'recalled' in line else ''}" for line in lines]
+    (tmp_path / "p.csv").write_text("\n".join([f"{header},protocol", *chosen]), encoding="utf-8")
     table = make_table(published="p.csv")
     sheet = make_sheet(load(table, fill(table, scores)))
     (line,) = [one for one in sheet.sections[0].lines if one.row == "DANN" and one.label == "published (Paper)"]

@@ -99,6 +99,20 @@ def test_a_cluster_that_is_not_there(make_table: Make, tmp_path: Path, monkeypat
         submit_table(make_table(), tmp_path, Lines(Console(file=io.StringIO())), parse_cluster([]))
 
 
+def test_an_unknown_partition(make_table: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SLURM refuses one; no run has begun."""
+    tools, runs = tmp_path / "bin", tmp_path / "runs"
+    tools.mkdir()
+    said = "sbatch: error: invalid partition specified: gppu\nsbatch: error: Invalid partition name specified"
+    for name in ("sbatch", "srun", "squeue"):
+        (tools / name).write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(UserError, match=r"the cluster did not take the jobs: .*Invalid partition name specified$"):
+        submit_table(make_table(), runs, Lines(Console(file=io.StringIO())), parse_cluster(["partition=gppu"]))
+    assert not list(runs.rglob("config.yaml"))
+
+
 def submit(table: Table, root: Path, monkeypatch: pytest.MonkeyPatch, *settings: str) -> tuple[Report, str]:
     here = Path(__file__).parent
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parents[1])]))
