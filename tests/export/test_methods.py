@@ -44,7 +44,7 @@ def test_every_method_is_exported(name: str) -> None:
             export(method, ("a",), None, [some(1)[0]], Path("nowhere"), Wanted())
         return
     module = served(CASES[name])
-    program = trace(module, some(3), any_size=False)
+    program = trace(module, some(3), "fixed")
     runs = [program.module()]
     if name in OWN:
         graph, tensors = encode(program)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from dafw.data.preparing import Fitted, Preparation, Squashed, preparation
-from dafw.data.scaling import _half
+from dafw.data.scaling import rounded
 from dafw.errors import UserError
 from dafw.export.forms import quietly, trace
 from dafw.export.graph import Program, encode
@@ -29,7 +29,7 @@ def example() -> Tensor:
 
 @pytest.mark.parametrize("how", WAYS, ids=str)
 def test_a_program_scales_to_the_bit(how: Preparation) -> None:
-    program = trace(Scales(how), example(), any_size=True)
+    program = trace(Scales(how), example(), "scaled")
     runs = [program.module(), Program(*encode(program))]
     for shape in SHAPES:
         x = torch.randint(0, 256, shape, dtype=torch.uint8)
@@ -41,7 +41,7 @@ def test_onnx_differs_by_one_level() -> None:
     runtime = pytest.importorskip("onnxruntime")
     how = WAYS[0]
     with quietly():
-        made = torch.onnx.export(trace(Scales(how), example(), any_size=True), dynamo=True)
+        made = torch.onnx.export(trace(Scales(how), example(), "scaled"), dynamo=True)
     assert made is not None
     session = runtime.InferenceSession(made.model_proto.SerializeToString())
     for shape in SHAPES:
@@ -53,7 +53,7 @@ def test_onnx_differs_by_one_level() -> None:
 
 
 def test_a_half_goes_to_the_even_number() -> None:
-    assert [_half(margin) for margin in range(-9, 40)] == [round(margin / 2) for margin in range(-9, 40)]
+    assert [rounded(margin, 2) for margin in range(-9, 40)] == [round(margin / 2) for margin in range(-9, 40)]
 
 
 @pytest.mark.parametrize("how", [*WAYS, Squashed(28)], ids=str)
