@@ -101,11 +101,7 @@ class Exported:
             UserError: if the preparation is of another form.
         """
         texts = [self.form, self.dtype, *self.classes, *self.outputs, self.network_prefix, self.norm]
-        right = (
-            all(type(one) is str for one in (self.kind, self.sides, *texts))
-            and self.form in FORMS
-            and self.dtype in DTYPES
-        )
+        right = all(type(one) is str for one in texts) and self.form in FORMS and self.dtype in DTYPES
         right &= self.kind in get_args(Kind) and self.sides in get_args(Sides)
         right &= len(self.shape) == 3 and len(self.smallest) == 2
         right &= all(type(one) is int and 0 <= one <= 10**5 for one in (*self.shape, *self.smallest))
