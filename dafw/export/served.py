@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dafw.errors import UserError
+from dafw.export.folder import Kind
 from dafw.problems import Classification, Problem, Segmentation
 
 
@@ -21,7 +22,7 @@ class Served(nn.Module):
     """
 
     #: What is predicted, a key of :data:`KINDS`.
-    kind: ClassVar[str]
+    kind: ClassVar[Kind]
 
     def __init__(self, method: Any, resize: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
@@ -39,7 +40,7 @@ class ServedClasses(Served):
     class, and ``known`` (N,) bool, whether it is positive not.
     """
 
-    kind = "classification"
+    kind: ClassVar[Kind] = "classification"
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See the class."""
@@ -55,7 +56,7 @@ class ServedMasks(Served):
     The scores of a scaled image are scaled back before their softmax.
     """
 
-    kind = "segmentation"
+    kind: ClassVar[Kind] = "segmentation"
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See the class."""
@@ -67,7 +68,7 @@ class ServedMasks(Served):
 
 
 #: By the kind of a model the problem that it solves.
-KINDS: dict[str, type[Problem]] = {"classification": Classification, "segmentation": Segmentation}
+KINDS: dict[Kind, type[Problem]] = {"classification": Classification, "segmentation": Segmentation}
 
 
 def served(method: Any, resize: Callable[[Tensor], Tensor] | None = None) -> Served:

@@ -46,7 +46,8 @@ def masks_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         **{"--model": "AdaBN", "--model.problem": "Segmentation", "--data": "MaskFolders", "--data.root": photos},
         **{"--model.network": "dafw.testing.dense_toys.ToySegmenter", "--data.classes": "[ground, thing]"},
         **{"--data.source": "day", "--data.target": "night", "--data.size": 16, "--data.crop": 12, "--model.lr": 0.1},
-        **{"--data.steps_per_epoch": 8, "--trainer.max_epochs": 1, "--run.wandb": "disabled", "--run.dir": folder},
+        **{"--data.split": "[0.5, 0.25, 0.25]", "--data.steps_per_epoch": 8},
+        **{"--trainer.max_epochs": 1, "--run.wandb": "disabled", "--run.dir": folder},
     }
     assert main(["fit", *PLAIN, *(str(word) for option in options.items() for word in option)]) == 0
     return folder
@@ -140,16 +141,29 @@ def some(height: int, width: int) -> torch.Tensor:
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
 
 
+class Strided(torch.nn.Module):
+    """A network for sides that are multiples of 4, which the network around it pads to."""
+
+    stride = 4
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.scores = torch.nn.Conv2d(3, num_classes, 4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The scores."""
+        scores: torch.Tensor = self.scores(x)
+        return scores
+
+
 def test_sides_need_be_no_multiples(tmp_path: Path) -> None:
-    """A network of stride 8 pads inside of the program. An image that is too small is refused in a sentence."""
-    made = of_network(SegmentationNetwork(arch_args={"width": 2}), [some(16, 19), some(21, 12)], tmp_path / "m")
-    assert (made.config.shape, made.config.smallest) == ((3, 0, 0), (9, 9))
-    assert made.predict([some(24, 16), some(9, 33)]).masks[1].shape == (9, 33)
-    with pytest.raises(
-        UserError, match=r"takes images of uint8 \(N, 3, H, W\) from 9 x 9 on, not torch.uint8 \(1, 3, 8"
-    ):
-        made.predict(some(8, 30))
-    assert "(N, 3, H, W) from 9 x 9 on" in (tmp_path / "m" / "README.md").read_text().replace("\\", "")
+    """The program pads. An image that is too small is refused in a sentence."""
+    made = of_network(SegmentationNetwork(f"{__name__}.Strided"), [some(16, 19), some(21, 12)], tmp_path / "m")
+    assert (made.config.shape, made.config.smallest) == ((3, 0, 0), (2, 2))
+    assert made.predict([some(24, 16), some(2, 33)]).masks[1].shape == (2, 33)
+    with pytest.raises(UserError, match=r"takes images of uint8 \(N, 3, H, W\) from 2 x 2 on, not .* \(1, 3, 1, 30\)"):
+        made.predict(some(1, 30))
+    assert "(N, 3, H, W) from 2 x 2 on" in (tmp_path / "m" / "README.md").read_text()
 
 
 class OneSize(torch.nn.Module):
