@@ -130,10 +130,12 @@ def test_the_folder_says_what_it_is(masks_run: Path, tmp_path: Path, capsys: pyt
     assert not (tmp_path / "x").exists()
 
 
-def of_network(network: SegmentationNetwork, images: list[torch.Tensor], folder: Path) -> Pretrained:
+def of_network(
+    network: SegmentationNetwork, images: list[torch.Tensor], folder: Path, form: Form = "safetensors"
+) -> Pretrained:
     """An exported model of a network, whose images nothing prepares."""
     method = case(SourceOnly, kind="segmentation", network=network).make().eval()
-    export(method, ("a", "b", "c"), None, images, folder, Wanted(about={"check images": "noise"}))
+    export(method, ("a", "b", "c"), None, images, folder, Wanted(form, about={"check images": "noise"}))
     return dafw.from_pretrained(folder)
 
 
@@ -164,6 +166,14 @@ def test_sides_need_be_no_multiples(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"takes images of uint8 \(N, 3, H, W\) from 2 x 2 on, not .* \(1, 3, 1, 30\)"):
         made.predict(some(1, 30))
     assert "(N, 3, H, W) from 2 x 2 on" in (tmp_path / "m" / "README.md").read_text()
+
+
+def test_onnx_pads_to_the_next_multiple(tmp_path: Path) -> None:
+    """It rounds a negative quotient towards zero, so the program has none. The check at the export compares."""
+    pytest.importorskip("onnxruntime")
+    images = [some(17, 19), some(21, 13), some(16, 20)]
+    made = of_network(SegmentationNetwork(f"{__name__}.Strided"), images, tmp_path / "m", "onnx")
+    assert made.config.difference <= 1e-5
 
 
 class OneSize(torch.nn.Module):
