@@ -147,7 +147,8 @@ class SegmentationNetwork(NetworkBase):
         head: Any = self.label_head()
         images = self.normalise(x, sizes)
         height, width = images.shape[2:]
-        canvas = (_times(height, self.stride) * self.stride, _times(width, self.stride) * self.stride)
+        more = self.stride - 1  # and no negative number, whose quotient ONNX rounds towards zero
+        canvas = ((height + more) // self.stride * self.stride, (width + more) // self.stride * self.stride)
         traced = not isinstance(height, int) or not isinstance(width, int)  # a program for images of any size
         padded = (traced and self.stride > 1) or canvas != (height, width)
         inside = sizes
@@ -165,7 +166,7 @@ class SegmentationNetwork(NetworkBase):
             if not padded:
                 return level
             rows, columns = level.shape[2:]
-            return _upper_left(level, _times(height * rows, canvas[0]), _times(width * columns, canvas[1]))
+            return _upper_left(level, -(-height * rows // canvas[0]), -(-width * columns // canvas[1]))
 
         def full(one: Tensor) -> Tensor:
             """Scores at the size of the images."""
@@ -191,11 +192,6 @@ class SegmentationNetwork(NetworkBase):
         levels = [stages[i] for i in self.levels]
         auxiliary = head["auxiliary"](levels[self.auxiliary_level]) if self.auxiliary else None
         return levels[-1], levels, head["main"](self.decoder(stages)), auxiliary
-
-
-def _times(length: Any, unit: Any) -> Any:
-    """How many units cover a length. Nothing is negative, since ONNX rounds a negative quotient towards zero."""
-    return (length + unit - 1) // unit
 
 
 def _upper_left(maps: Tensor, height: int, width: int) -> Tensor:

@@ -161,11 +161,11 @@ class Strided(torch.nn.Module):
 def test_sides_need_be_no_multiples(tmp_path: Path) -> None:
     """The program pads. An image that is too small is refused in a sentence."""
     made = of_network(SegmentationNetwork(f"{__name__}.Strided"), [some(16, 19), some(21, 12)], tmp_path / "m")
-    assert (made.config.shape, made.config.smallest) == ((3, 0, 0), (2, 2))
-    assert made.predict([some(24, 16), some(2, 33)]).masks[1].shape == (2, 33)
-    with pytest.raises(UserError, match=r"takes images of uint8 \(N, 3, H, W\) from 2 x 2 on, not .* \(1, 3, 1, 30\)"):
-        made.predict(some(1, 30))
-    assert "(N, 3, H, W) from 2 x 2 on" in (tmp_path / "m" / "README.md").read_text()
+    assert (made.config.shape, made.config.smallest) == ((3, 0, 0), (5, 5))
+    assert made.predict([some(24, 16), some(5, 33)]).masks[1].shape == (5, 33)
+    with pytest.raises(UserError, match=r"takes images of uint8 \(N, 3, H, W\) from 5 x 5 on, not .* \(1, 3, 4, 30\)"):
+        made.predict(some(4, 30))
+    assert "(N, 3, H, W) from 5 x 5 on" in (tmp_path / "m" / "README.md").read_text()
 
 
 def test_onnx_pads_to_the_next_multiple(tmp_path: Path) -> None:
