@@ -10,12 +10,13 @@ from torch import Tensor
 
 from dafw.data.augment import Word
 from dafw.data.boxes import BoxLabels
-from dafw.data.dense import DenseRows, Size, scale_pixels, scaled_size
+from dafw.data.dense import DenseRows, scale_pixels
 from dafw.data.domain import Domain
 from dafw.data.images import ImageOrPath, as_item, as_rgb
 from dafw.data.mask_facts import find_facts
 from dafw.data.readers import ImageFiles, image_size
 from dafw.data.roles import Split
+from dafw.data.scaling import Size, scaled_size
 from dafw.data.trained import known_domains, list_domains
 from dafw.errors import UserError, choose, nearest
 from dafw.files import user_path

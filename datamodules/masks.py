@@ -5,17 +5,17 @@ from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dafw.data.augment import Word
 from dafw.data.class_map import ClassMap, Value
-from dafw.data.dense import DenseRows, RandomWindow, Size, scale_pixels, scaled_size
+from dafw.data.dense import DenseRows, RandomWindow
 from dafw.data.domain import Domain
-from dafw.data.images import ImageOrPath, as_item, as_rgb
 from dafw.data.manifest import subfolders
 from dafw.data.mask_facts import Facts, find_facts
+from dafw.data.preparing import Whole
 from dafw.data.readers import Volumes, image_size
 from dafw.data.roles import Split
+from dafw.data.scaling import Size, scaled_size
 from dafw.data.trained import known_domains, list_domains
 from dafw.errors import UserError, choose
 from dafw.files import user_path
@@ -289,18 +289,13 @@ class MaskFolders(DomainDataModule):
             raise UserError(f'the view "{name}" that the method asks for is square, so it needs a square data.crop')
         return named_view(name, side)
 
-    def evaluation_transform(self) -> Callable[[ImageOrPath], Tensor]:
+    def evaluation_transform(self) -> Whole:
         """From a file or an image of Pillow to uint8 (3, h, w), scaled as images of the first target are.
 
         See :meth:`datamodules.evaluating.Evaluating.evaluation_transform`.
         """
         size = self._scale(self.target[0])
-
-        def prepare(image: ImageOrPath) -> Tensor:
-            pixels = np.array(as_rgb(image))
-            return as_item(scale_pixels(pixels, scaled_size(pixels.shape[:2], size)))
-
-        return prepare
+        return Whole(size if size is None or isinstance(size, int) else (size[0], size[1]))
 
     def masks_key(self, domain: Domain) -> Any:
         """Plain values that change whenever a mask of a training domain changes."""

@@ -5,12 +5,13 @@ from typing import Any, Literal
 import numpy as np
 
 from dafw.data.class_map import ClassMap
-from dafw.data.dense import DenseRows, Size
+from dafw.data.dense import DenseRows
 from dafw.data.entries import PassedOver
 from dafw.data.mask_facts import find_facts
 from dafw.data.readers import ImageFiles, MaskFiles
 from dafw.data.references import References
 from dafw.data.roles import Split
+from dafw.data.scaling import Size
 from dafw.errors import UserError, choose
 from datamodules.mask_listing import Listed
 from datamodules.masks import MaskFolders

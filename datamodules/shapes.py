@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from dafw.data.domain import ArrayImages, Domain
 from dafw.data.files import Arrays
 from dafw.data.images import ImageOrPath
 from dafw.data.preparing import Squashed
+from dafw.data.readers import image_size
 from dafw.data.references import References
 from dafw.data.roles import Split
 from dafw.errors import choose
@@ -89,6 +91,11 @@ class ShapesOnPhotos(DomainDataModule):
         See :meth:`datamodules.evaluating.Evaluating.evaluation_transform`.
         """
         return Squashed(SIDE)
+
+    def original_size(self, sample: str) -> tuple[int, int] | None:
+        """Height and width of a file; ``None`` for a scene, which was scaled from no file."""
+        path = Path(sample)
+        return image_size(path) if path.is_absolute() and path.is_file() else None
 
 
 def _scenes(style: str, name: str, split: Split) -> Arrays:

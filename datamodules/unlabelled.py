@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from dafw.data.domain import Domain
-from dafw.data.preparing import Preparation, preparation
+from dafw.data.preparing import Fitted, Squashed, preparation
 from dafw.data.roles import Split
 from dafw.errors import UserError
 from dafw.files import user_path
@@ -22,7 +22,7 @@ class PreparedImages(Sequence[Tensor]):
         how: prepares one.
     """
 
-    def __init__(self, paths: Sequence[str], how: Preparation) -> None:
+    def __init__(self, paths: Sequence[str], how: Fitted | Squashed) -> None:
         self.paths, self.how = paths, how
 
     def __len__(self) -> int:
@@ -91,10 +91,13 @@ class UnlabelledImages(DomainDataModule):
 
         return named_view(name, self.size, flip=False)
 
-    def evaluation_transform(self) -> Preparation:
+    def evaluation_transform(self) -> Fitted | Squashed:
         """See :meth:`datamodules.evaluating.Evaluating.evaluation_transform`."""
         return self.how
 
 
-def _preparation(description: dict[str, Any]) -> Preparation:
-    return preparation(description)
+def _preparation(description: dict[str, Any]) -> Fitted | Squashed:
+    found = preparation(description)
+    if not isinstance(found, Fitted | Squashed):
+        raise UserError("data.preparation is for masks, and UnlabelledImages are for classifiers")
+    return found

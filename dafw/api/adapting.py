@@ -14,14 +14,14 @@ from torch import Tensor
 
 from dafw.api.exporting import preparation_of
 from dafw.api.given import load_run
-from dafw.api.starts import Start, exported_start, plain_start
+from dafw.api.starts import Start, check_classifier, exported_start, plain_start
 from dafw.api.trained import load
 from dafw.data.preparing import Preparation
 from dafw.errors import UserError
 from dafw.escape import markdown
 from dafw.estimation import Estimate, SourceEvidence, estimates
 from dafw.export.folder import is_exported
-from dafw.export.making import Wanted, check_kind, export
+from dafw.export.making import Wanted, export
 from dafw.files import user_path, write_atomically
 from dafw.methods import AdaBN, Method
 from dafw.names import quoted
@@ -77,7 +77,7 @@ def starting_model(given: str, work: Path, classes: Sequence[str], backbone: str
         return exported_start(place, work, trust)
     if place.is_dir() or place.suffix == ".ckpt":
         trained = load_run(place)
-        check_kind(trained.method)
+        check_classifier(given, trained.method.problem.kind)
         how = preparation_of(trained)
         if how is None:
             raise UserError(f"the run {given} does not say how an image file is prepared, so no folder can be read")

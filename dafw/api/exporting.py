@@ -14,7 +14,8 @@ from dafw.data.images import CorruptImage
 from dafw.data.preparing import Preparation
 from dafw.errors import UserError, choose
 from dafw.export.folder import DTYPES, FORMS, Exported
-from dafw.export.making import Wanted, check_kind, export
+from dafw.export.making import Wanted, export
+from dafw.export.served import served
 from dafw.files import user_path
 from dafw.run.directory import CONFIG, EVIDENCE
 from dafw.run.estimates import evidence_if_kept
@@ -24,8 +25,8 @@ from dafw.run.result import Result, read_result
 if TYPE_CHECKING:
     from dafw.api.trained import Trained
 
-CHECKED = 16
-"""Images of the check at an export."""
+CHECKED = {"classification": 16, "segmentation": 4}
+"""Images of the check at an export, by what is predicted."""
 TEST_TIME_NOTE = (
     "The method adapts to the stream of images while it serves them. That does not travel: this is the model as the"
     " stream of the run left it, and it stays as it is."
@@ -64,12 +65,12 @@ def save(
     """
     choose("form", to, FORMS)
     choose("dtype", dtype, tuple(DTYPES))
-    check_kind(trained.method)
+    count = CHECKED[served(trained.method).kind]
     run = trained.directory
     if run is not None and read_result(run) is None:
         raise UserError(f"{run} is not finished: the command that began it goes on with it")
     how = preparation_of(trained)
-    found, what = _images(trained, how, images)
+    found, what = _images(trained, how, images, count)
     facts = about(trained, control, licence)
     facts["check images"] = what
     kept = run is not None and evidence_if_kept(run, trained.checkpoint) is not None
@@ -86,12 +87,14 @@ def preparation_of(trained: "Trained") -> Preparation | None:
     return None
 
 
-def _images(trained: "Trained", how: Preparation | None, given: Sequence[str | Path]) -> tuple[list[Tensor], str]:
-    """Images for the check, and what they are."""
+def _images(
+    trained: "Trained", how: Preparation | None, given: Sequence[str | Path], most: int
+) -> tuple[list[Tensor], str]:
+    """At most so many images for the check, and what they are."""
     if given:
         if how is None:
             raise UserError("the run does not say how an image file is prepared: leave out images")
-        found = _decoded(find_images([str(one) for one in given]), how)
+        found = _decoded(find_images([str(one) for one in given]), how, most)
         if not found:
             raise UserError(f"{', '.join(map(str, given))} (--images) holds no image that can be read")
         return found, "those that were given"
@@ -99,28 +102,29 @@ def _images(trained: "Trained", how: Preparation | None, given: Sequence[str | P
         data = trained.data
         name = data.target[0] if data.target else data.source[0]
         domain = data.domain(name, "test").unlabelled()
-        count = min(CHECKED, len(domain))
+        count = min(most, len(domain))
         places = [position * len(domain) // count for position in range(count)]
         root = Path(str(getattr(data, "root", None) or "."))
         paths = [root / domain.id(place) for place in places]
         if how is not None and all(path.is_file() for path in paths):
-            found = _decoded(paths, how)
+            found = _decoded(paths, how, most)
         else:
             found = [domain.inputs[place] for place in places]
         if found and all(one.dtype == torch.uint8 and one.ndim == 3 for one in found):
             return found, f"test images of {name}"
     if how is None:
         raise UserError("the run's images are not at hand, and nothing says what size they have: give the run's data")
-    noise = torch.randint(0, 256, (CHECKED, 3, how.size, how.size), dtype=torch.uint8)
+    sides = how.fit(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape[2:]
+    noise = torch.randint(0, 256, (most, 3, *sides), dtype=torch.uint8)
     return list(noise), "noise, since no image of the run was at hand (give --images)"
 
 
-def _decoded(paths: Sequence[Path], how: Preparation) -> list[Tensor]:
+def _decoded(paths: Sequence[Path], how: Preparation, most: int) -> list[Tensor]:
     found = []
     for path in paths:
         with suppress(CorruptImage):
             found.append(how.decode(path))
-        if len(found) == CHECKED:
+        if len(found) == most:
             break
     return found
 
@@ -141,7 +145,8 @@ def about(trained: "Trained", control: str | Path | None, licence: str) -> dict[
     facts["training"] = _training(trained, result, licence)
     facts["numbers"] = _numbers(result, control)
     limits += ["Target labels trained this model: it is an upper bound and no adaptation."] if result.oracle else []
-    limits.append("Images unlike those of the target may be classified worse than the numbers say.")
+    verb = "segmented" if trained.method.problem.is_spatial else "classified"
+    limits.append(f"Images unlike those of the target may be {verb} worse than the numbers say.")
     return {**facts, "limits": limits}
 
 

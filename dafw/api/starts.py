@@ -62,6 +62,7 @@ def exported_start(folder: Path, work: Path, trust: bool) -> Start:
         UserError: if the model holds no network that can be trained, or names a module that is not trusted.
     """
     config = Exported.read(folder)
+    check_classifier(folder, config.kind)
     if config.network is None or config.prepare is None:
         raise UserError(
             f"{folder} holds no network that can be trained further: export the run with --to safetensors, or give the"
@@ -98,6 +99,23 @@ def exported_start(folder: Path, work: Path, trust: bool) -> Start:
         ) from error
     labelled: Sequence[str] = config.about.get("labelled", [])
     return _start(network, config.classes, config.prepare, work, folder / EVIDENCE, labelled)
+
+
+def check_classifier(given: str | Path, kind: str) -> None:
+    """Refuses a model that gives no class for each image.
+
+    Args:
+        given: what the user calls the model.
+        kind: of what it predicts.
+
+    Raises:
+        UserError: saying what to do.
+    """
+    if kind != "classification":
+        raise UserError(
+            f"dafw adapt is for classifiers, and {given} is for {kind}: train on with dafw fit and --model.checkpoint"
+            " RUN, by a method for it"
+        )
 
 
 def _named(network: Mapping[str, Any]) -> list[str]:

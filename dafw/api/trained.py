@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from dafw.api.data import make_data
 from dafw.checkpoints import check_classes, newest_checkpoint, read_checkpoint
@@ -18,6 +18,7 @@ from dafw.estimation import OtherModel, Report
 from dafw.evaluation.for_estimates import ForEstimates, Loader, Rows
 from dafw.export.folder import Exported, Form
 from dafw.export.predicting import Predictions, predict_rows, predictions, prepared, rows_of
+from dafw.export.served import Served, served
 from dafw.files import user_path
 from dafw.methods import Method
 from dafw.problems import Classification
@@ -26,30 +27,6 @@ from dafw.run.estimates import evidence_if_kept, evidence_of
 from dafw.run.result import Result, read_result
 from datamodules.base import DomainDataModule
 from datamodules.text import TextDomains
-
-
-class Served(nn.Module):
-    """Images to probabilities, with the normalisation of the run: a module for export.
-
-    Images (N, C, H, W), uint8 or floating point in [0, 1], to (N, K). A traced or exported program is for the dtype and
-    the size that it was made with.
-
-    Args:
-        method: the trained method, which is shared and not copied.
-    """
-
-    def __init__(self, method: Method) -> None:
-        super().__init__()
-        self.method = method
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The probabilities of the known classes, (N, K) float32.
-
-        Raises:
-            UserError: for images in floating point outside of [0, 1], unless a program is traced.
-        """
-        logits: Tensor = self.method(images).logits
-        return logits.float().softmax(1)
 
 
 class Trained:
@@ -61,9 +38,6 @@ class Trained:
         checkpoint: the file of the weights.
         directory: the run directory; ``None`` for a checkpoint without one.
         data: the datamodule that prepares images; that of the run directory if ``None``.
-
-    Attributes:
-        module: see :class:`Served`.
     """
 
     def __init__(
@@ -76,7 +50,6 @@ class Trained:
     ) -> None:
         self.method, self.checkpoint, self.directory = method, checkpoint, directory
         self.class_names = tuple(class_names) or tuple(map(str, range(method.num_classes)))
-        self.module = Served(method).eval()
         if data is not None:
             self.data = data
         method.start_evaluation("predict")
@@ -92,6 +65,15 @@ class Trained:
         if found is None:
             raise UserError(f"{self.checkpoint} has no result beside it: it is of no run that is done")
         return found
+
+    @cached_property
+    def module(self) -> Served:
+        """From images, prepared as :attr:`transform` does, to what an exported model gives: a module for export.
+
+        Raises:
+            UserError: for a run that predicts neither classes nor masks.
+        """
+        return served(self.method)
 
     @cached_property
     def data(self) -> DomainDataModule:

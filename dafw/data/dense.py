@@ -15,24 +15,7 @@ from dafw.data.class_map import ClassMap
 from dafw.data.images import as_item
 from dafw.data.padding import IGNORE
 from dafw.data.readers import Reader
-
-Size = int | tuple[int, int]
-"""Pixels of the short side, or height and width."""
-
-
-def scaled_size(given: Sequence[int], size: Size | None) -> tuple[int, int]:
-    """Height and width of an image after scaling; ``None`` leaves it as it is.
-
-    >>> scaled_size((720, 1280), 360), scaled_size((720, 1280), (512, 1024)), scaled_size((720, 1280), None)
-    ((360, 640), (512, 1024), (720, 1280))
-    """
-    height, width = given
-    if size is None:
-        return height, width
-    if isinstance(size, int):
-        short = min(height, width)
-        return max(1, round(height * size / short)), max(1, round(width * size / short))
-    return size
+from dafw.data.scaling import Size, scaled_size
 
 
 def scale_pixels(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -9,26 +9,22 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from dafw.data.images import ImageOrPath, as_item, as_rgb, enough
-from dafw.data.scaling import Fit, cut_middle, fit_pixels
+from dafw.data.scaling import Fit, Size, cut_middle, fit_pixels, scaled_size
 from dafw.errors import UserError, choose
 
 
 @dataclass(frozen=True)
 class Preparation(ABC):
-    """From a file or an image of Pillow to an input: a function with a description of plain values.
+    """From a file or an image of Pillow to an input: a function with a description of plain values."""
 
-    Args:
-        size: height and width of the input, in pixels.
-    """
-
-    size: int
     #: Whether :meth:`fit` is made of operations on tensors, which a program can hold.
     in_program: ClassVar[bool] = False
 
     def __call__(self, image: ImageOrPath) -> Tensor:
-        """The input of one image, uint8 (3, size, size).
+        """The input of one image, uint8 (3, h, w).
 
         Raises:
             CorruptImage: if it cannot be decoded.
@@ -42,7 +38,12 @@ class Preparation(ABC):
 
     @abstractmethod
     def fit(self, images: Tensor) -> Tensor:
-        """Scales and cuts images of one size: uint8 (N, 3, H, W) to (N, 3, size, size)."""
+        """Scales and cuts images of one size: uint8 (N, 3, H, W) to (N, 3, h, w)."""
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether all inputs have one size."""
+        return True
 
     @property
     @abstractmethod
@@ -62,12 +63,13 @@ class Fitted(Preparation):
     from its file by a few levels.
 
     Args:
-        size: see the base.
+        size: height and width of the input, in pixels.
         resize: pixels to which the image is scaled first.
         how: see :func:`~dafw.data.scaling.fit_pixels`.
         scaled: whether the result is then scaled to ``size``; if not, its middle is cut out.
     """
 
+    size: int
     resize: int
     how: Fit = "crop"
     scaled: bool = False
@@ -93,7 +95,13 @@ class Fitted(Preparation):
 
 @dataclass(frozen=True)
 class Squashed(Preparation):
-    """Both sides scaled by Pillow's antialiased bilinear interpolation, which no program can hold."""
+    """Both sides scaled by Pillow's antialiased bilinear interpolation, which no program can hold.
+
+    Args:
+        size: height and width of the input, in pixels.
+    """
+
+    size: int
 
     def fit(self, images: Tensor) -> Tensor:
         """See the base."""
@@ -109,7 +117,42 @@ class Squashed(Preparation):
         return f"Pillow's antialiased bilinear scaling, both sides to {self.size}"
 
 
-_KINDS: dict[str, type[Preparation]] = {one.__name__: one for one in (Fitted, Squashed)}
+@dataclass(frozen=True)
+class Whole(Preparation):
+    """The whole image, as it is or scaled by antialiased bilinear interpolation of bytes by torch: for masks.
+
+    Args:
+        size: pixels of the short side, or height and width; ``None`` leaves an image as it is.
+    """
+
+    size: Size | None
+    in_program: ClassVar[bool] = True
+
+    def fit(self, images: Tensor) -> Tensor:
+        """See the base."""
+        given = tuple(images.shape[-2:])
+        sides = scaled_size(given, self.size)
+        if self.size is None or (all(isinstance(side, int) for side in given) and sides == given):
+            return images
+        return functional.interpolate(images, sides, mode="bilinear", antialias=True)
+
+    @property
+    def is_fixed(self) -> bool:
+        """See the base."""
+        return isinstance(self.size, tuple)
+
+    @property
+    def in_words(self) -> str:
+        """See the base."""
+        if self.size is None:
+            return "the whole image as it is"
+        sides = f"short side to {self.size}"
+        if isinstance(self.size, tuple):
+            sides = f"height to {self.size[0]}, width to {self.size[1]}"
+        return f"antialiased bilinear scaling of uint8 ({sides}) of the whole image"
+
+
+_KINDS: dict[str, type[Preparation]] = {one.__name__: one for one in (Fitted, Squashed, Whole)}
 _LARGEST = 10_000
 
 
@@ -122,6 +165,11 @@ def preparation(description: Mapping[str, Any]) -> Preparation:
     values = dict(description)
     owner = _KINDS[choose("kind of preparation", str(values.pop("kind", "")), tuple(_KINDS))]
     sizes = [values.get(name) for name in ("size", "resize") if name in owner.__dataclass_fields__]
+    if owner is Whole and "size" in values:
+        (given,) = sizes
+        if isinstance(given, list | tuple):
+            values["size"] = tuple(given)
+        sizes = [] if given is None else list(given) if isinstance(given, list | tuple) and len(given) == 2 else [given]
     if not all(type(one) is int and 0 < one <= _LARGEST for one in sizes):
         raise UserError(f"an image's sizes must be whole numbers from 1 to {_LARGEST}, not {sizes}")
     if values.get("how", "crop") not in get_args(Fit) or type(values.get("scaled", False)) is not bool:

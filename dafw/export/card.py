@@ -10,7 +10,7 @@ from dafw.export.folder import GRAPH, MODEL, Exported
 def card(config: Exported) -> str:
     """The card in Markdown."""
     about = config.about
-    parts = [f"# {markdown(str(about.get('title', 'A classifier')))}", ""]
+    parts = [f"# {markdown(str(about.get('title', 'A model')))}", ""]
     for title, lines in (
         ("What goes in and what comes out", list(_interface(config))),
         ("How to run it", list(_code(config))),
@@ -25,20 +25,28 @@ def card(config: Exported) -> str:
 
 
 def _interface(config: Exported) -> Iterator[str]:
-    channels, height, width = config.shape
-    sides = f"{height}, {width}" if height else "H, W"
-    yield f"- In: `images`, uint8 (N, {channels}, {sides}), values 0 to 255, for any N{'' if height else ', H and W'}."
+    masks = config.kind == "segmentation"
+    free = ", H and W" if config.any_size else ""
+    yield f"- In: `images`, uint8 {config.takes}, values 0 to 255, for any N{free}."
     yield "- Outside of the model: decoding of the file, upright (EXIF), colours in the order red, green, blue."
     how = config.prepare
     if how is None:
         yield "- Nothing here says how a file becomes such an image: the data of the run does it."
     elif config.resize:
         yield f"- Inside of the model: {how.in_words}; then the normalisation of the channels and the cast."
-        if config.form == "torch":
+        if config.form == "torch" and not config.keeps_size:
             yield "- The scaling of uint8 exists on the CPU alone: for a GPU export with `--resize outside`."
     else:
         yield f"- Outside of the model, too: {how.in_words}. Inside: the normalisation of the channels and the cast."
-    yield f"- Out: `probabilities`, float32 (N, {len(config.classes)}), of the classes below, in their order."
+    out = f"(N, {len(config.classes)})"
+    if masks:
+        sides = "H, W" if config.any_size else ", ".join(map(str, config.shape[1:]))
+        out = f"(N, {len(config.classes)}, {sides}), of each pixel of the images that went in,"
+    yield f"- Out: `probabilities`, float32 {out} of the classes below, in their order."
+    if masks and config.any_size and config.resize and not config.keeps_size:
+        yield "- The scores are scaled back inside of the model, before their softmax."
+    elif masks and not config.resize and how is not None and not config.keeps_size:
+        yield "- For a mask at the size of a scaled image, scale the logarithms of the probabilities back: dafw does."
     if "known" in config.outputs:
         yield "- Out: `known`, bool (N,), whether an image is held to be of one of these classes."
         yield "- Out: `unknown`, float32 (N,), the margin by which it is rejected; it is rejected above 0."
@@ -51,7 +59,8 @@ def _code(config: Exported) -> Iterator[str]:
     trust = ", trust=True" if config.form == "torch" else ""
     yield from ("```python", "import dafw", "")
     yield f'model = dafw.from_pretrained("."{trust})'
-    yield from ('print(model.predict(["photo.jpg"]).classes)', "```", "")
+    found = "masks[0].shape" if config.kind == "segmentation" else "classes"
+    yield from (f'print(model.predict(["photo.jpg"]).{found})', "```", "")
     if config.form == "torch":
         yield f'Without dafw: `torch.export.load("{file}").module()`. It unpickles: read no file of a stranger.'
     elif config.form == "onnx":

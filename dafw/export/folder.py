@@ -9,17 +9,21 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from dafw.data.preparing import Preparation, preparation
+from dafw.data.preparing import Preparation, Whole, preparation
 from dafw.errors import UserError
 from dafw.files import reading
 
 Form = Literal["torch", "onnx", "safetensors"]
+Kind = Literal["classification", "segmentation"]
+Sides = Literal["fixed", "scaled", "free"]
+"""Height and width of a program's images: those of an example; any, which it scales to one size; any, which pass the
+network."""
 FORMS: tuple[Form, ...] = get_args(Form)
 DTYPES: dict[str, torch.dtype] = {str(one)[6:]: one for one in (torch.float32, torch.bfloat16, torch.float16)}
 CONFIG, GRAPH, CARD = "config.json", "graph.json", "README.md"
 MODEL: dict[Form, str] = {"torch": "model.pt2", "onnx": "model.onnx", "safetensors": "model.safetensors"}
 FORMAT = "dafw exported model"
-VERSION = 1
+VERSION = 2
 _LARGEST = 64 * 2**20
 """Bytes of a JSON file that is read."""
 
@@ -29,13 +33,16 @@ class Exported:
     """What ``config.json`` says. All of it is plain values.
 
     Attributes:
+        kind: of what is predicted, ``classification`` or ``segmentation``.
         form: which file holds the model.
         dtype: of the weights, a key of :data:`DTYPES`.
         classes: names of the K classes, in the order of the probabilities.
         outputs: names of the model's outputs.
         shape: (C, H, W) of an image that goes in; 0 stands for any height and width.
+        smallest: the least height and width.
         preparation: how a file becomes an input, see :mod:`dafw.data.preparing`; ``None`` if nothing here says so.
         resize: whether the model itself scales and cuts.
+        sides: of the images that its program takes.
         network: the network for further training, its class path and arguments; ``None`` if it cannot be trained.
         network_prefix: how the names of its weights begin in the file of weights.
         norm: its mode of batch statistics.
@@ -44,6 +51,7 @@ class Exported:
         about: what the card says of the model, by topic.
     """
 
+    kind: Kind
     form: Form
     dtype: str
     classes: tuple[str, ...]
@@ -51,6 +59,8 @@ class Exported:
     shape: tuple[int, int, int]
     preparation: Mapping[str, Any] | None
     resize: bool
+    sides: Sides
+    smallest: tuple[int, int] = (1, 1)
     network: Mapping[str, Any] | None = None
     network_prefix: str = ""
     norm: str = ""
@@ -92,13 +102,35 @@ class Exported:
         """
         texts = [self.form, self.dtype, *self.classes, *self.outputs, self.network_prefix, self.norm]
         right = all(type(one) is str for one in texts) and self.form in FORMS and self.dtype in DTYPES
-        right &= len(self.shape) == 3 and all(type(one) is int and 0 <= one <= 10**5 for one in self.shape)
+        right &= self.kind in get_args(Kind) and self.sides in get_args(Sides)
+        right &= len(self.shape) == 3 and len(self.smallest) == 2
+        right &= all(type(one) is int and 0 <= one <= 10**5 for one in (*self.shape, *self.smallest))
+        right &= (self.shape[1] == 0) == (self.shape[2] == 0) == self.any_size
         right &= bool(self.classes) and isinstance(self.about, dict) and type(self.resize) is bool
         right &= self.preparation is None or isinstance(self.preparation, dict)
         right &= self.network is None or isinstance(self.network, dict)
         if not right or (self.resize and self.preparation is None):
             raise ValueError("a value of another form")
         self.prepare  # noqa: B018
+
+    @property
+    def any_size(self) -> bool:
+        """Whether images of any height and width go in, from the smallest on."""
+        return self.sides != "fixed"
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether nothing scales an image, be it inside of the model or outside."""
+        return self.prepare == Whole(None)
+
+    @property
+    def takes(self) -> str:
+        """The shape of images that go in, for a reader."""
+        channels, height, width = self.shape
+        if not self.any_size:
+            return f"(N, {channels}, {height}, {width})"
+        least = "" if self.smallest == (1, 1) else f" from {' x '.join(map(str, self.smallest))} on"
+        return f"(N, {channels}, H, W){least}"
 
     @property
     def prepare(self) -> Preparation | None:

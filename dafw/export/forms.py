@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from dafw.errors import UserError, sentence
-from dafw.export.folder import GRAPH, MODEL, Exported, Form, read_json, read_weights
+from dafw.export.folder import GRAPH, MODEL, Exported, Form, Sides, read_json, read_weights
 from dafw.export.graph import Program, encode
 
 Run = Callable[[Tensor], dict[str, Tensor]]
@@ -21,20 +21,22 @@ Run = Callable[[Tensor], dict[str, Tensor]]
 
 
 @torch.no_grad()
-def trace(module: torch.nn.Module, example: Tensor, any_size: bool) -> ExportedProgram:
+def trace(module: torch.nn.Module, example: Tensor, sides: Sides) -> ExportedProgram:
     """The program of a module, for any number of images.
 
     Args:
         module: takes ``images``.
         example: images (N, C, H, W), at least 2.
-        any_size: whether the program is for images of any height and width.
+        sides: see :data:`Sides`.
 
     Raises:
         UserError: if the module has a part that no program can hold.
     """
-    dims = {0: Dim("batch", min=1)}
-    if any_size:
+    dims: dict[int, Any] = {0: Dim("batch", min=1)}
+    if sides == "scaled":
         dims |= {2: Dim("height", min=1), 3: Dim("width", min=1)}
+    elif sides == "free":
+        dims |= {2: Dim.AUTO, 3: Dim.AUTO}
     try:
         with quietly():
             return torch.export.export(module, (example,), dynamic_shapes={"images": dims}, strict=False)
@@ -43,6 +45,21 @@ def trace(module: torch.nn.Module, example: Tensor, any_size: bool) -> ExportedP
     except Exception as error:  # whatever torch.export meets in a network of another author
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"torch.export cannot make a program of the network: {said[:200]}") from error
+
+
+def smallest(program: ExportedProgram) -> tuple[int, int]:
+    """The least height and width of images that a program of free sides takes.
+
+    Raises:
+        UserError: if the program is for the size of its example alone.
+    """
+    (given,) = (one for one in program.graph.nodes if one.name in program.graph_signature.user_inputs)
+    sides = given.meta["val"].shape[2:]
+    ranges = [None if isinstance(side, int) else program.range_constraints.get(side.node.expr) for side in sides]
+    if None in ranges or str(sides[0]) == str(sides[1]):
+        raise UserError("torch.export cannot make a program of the network for images of any size")
+    height, width = (int(one.lower) for one in ranges if one is not None)
+    return height, width
 
 
 def write(form: Form, program: ExportedProgram, config: Exported, folder: Path, extra: dict[str, Tensor]) -> None:
@@ -67,7 +84,7 @@ def write(form: Form, program: ExportedProgram, config: Exported, folder: Path, 
         (folder / GRAPH).write_text(json.dumps(graph), encoding="utf-8")
         return
     example = program.example_inputs[0][0]
-    small = trace(Program(graph, tensors).eval(), example, config.resize)  # without what is only trained
+    small = trace(Program(graph, tensors).eval(), example, config.sides)  # without what is only trained
     if form == "torch":
         with quietly():
             torch.export.save(small, folder / MODEL[form], extra_files={"config.json": config.to_json()})

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from dafw.data.preparing import Preparation
 from dafw.errors import UserError
 from dafw.export.card import card
-from dafw.export.folder import CARD, CONFIG, DTYPES, Exported, Form
-from dafw.export.forms import require_onnx, trace, write
+from dafw.export.folder import CARD, CONFIG, DTYPES, Exported, Form, Sides
+from dafw.export.forms import require_onnx, smallest, trace, write
 from dafw.export.pretrained import Pretrained
-from dafw.export.served import ServedClasses
-from dafw.problems import Classification
+from dafw.export.served import Served, served
 from dafw.recording import describe
 
 #: How far a probability may be from the method's own, by the dtype of the weights.
@@ -73,42 +73,45 @@ def export(
         What the folder says.
 
     Raises:
-        UserError: for masks or boxes, a package that is missing, a network that has no program, or a program that gives
+        UserError: for boxes, a package that is missing, a network that has no program, or a program that gives
             other probabilities than the method; nothing is written then.
     """
-    check_kind(method)
+    inside = wanted.resize and how is not None and how.in_program
+    served(method)  # refuses boxes
     if folder.exists():
         raise UserError(f"{folder} exists already: give another --output, or remove it")
     if wanted.form == "onnx":
         require_onnx()
-    inside = wanted.resize and how is not None and how.in_program
     fitted = [one if how is None else how.fit(one[None])[0] for one in images]
-    served = ServedClasses(_in_dtype(method, wanted.dtype), how.fit if inside and how is not None else None).eval()
-    example = _example(fitted[0], inside)
-    program = trace(served, example, inside)
-    with torch.no_grad():
-        outputs = tuple(served(example))
+    resize = how.fit if inside and how is not None else None
+    module = served(_in_dtype(method, wanted.dtype), resize)
+    program, sides = _program(module, fitted, how)
+    inside &= sides != "fixed"  # else the program is for images as the network takes them
     channels, height, width = fitted[0].shape
     config = Exported(
+        kind=module.kind,
         form=wanted.form,
         dtype=wanted.dtype,
         classes=tuple(classes),
-        outputs=outputs,
-        shape=(channels, 0, 0) if inside else (channels, height, width),
+        outputs=tuple(program.call_spec.out_spec.context),
+        shape=(channels, height, width) if sides == "fixed" else (channels, 0, 0),
         preparation=None if how is None else how.described(),
         resize=inside,
-        **(_trainable(method) if wanted.form == "safetensors" else {}),
+        sides=sides,
+        smallest=smallest(program) if sides == "free" else (1, 1),
+        **(_trainable(method) if wanted.form == "safetensors" and module.kind == "classification" else {}),
         tolerance=_tolerance(wanted, inside),
         about={**wanted.about, **({"opset": wanted.opset} if wanted.form == "onnx" else {})},
     )
-    extra = {} if config.network is None else _weights(served, config.network_prefix)
+    extra = {} if config.network is None else _weights(module, config.network_prefix)
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         unfinished.chmod(0o755)
         write(wanted.form, program, config, unfinished, extra)
         (unfinished / CONFIG).write_text(config.to_json(), encoding="utf-8")
-        said = compare(method, Pretrained(unfinished, trust=True), images if inside else fitted, fitted, config)
+        given = images if inside else fitted
+        said = compare(served(method, resize if inside else None), Pretrained(unfinished, trust=True), given, config)
         config = replace(
             config, difference=said["largest difference of a probability"], about={**config.about, "check": said}
         )
@@ -122,16 +125,32 @@ def export(
     return config
 
 
-def check_kind(method: Any) -> None:
-    """Refuses what has no class for each image.
+def _program(module: Served, fitted: Sequence[Tensor], how: Preparation | None) -> tuple[ExportedProgram, Sides]:
+    """The program, and what height and width its images have.
 
-    Raises:
-        UserError: for masks, boxes and other problems.
+    A network for masks whose images differ in size gets a program for any size. If there is none, or images of one size
+    pass a network that pads by their size, the program is for that size.
     """
-    if not isinstance(method.problem, Classification):
-        raise UserError(
-            f"only classifiers can be exported, and this run is for {method.problem.kind}: predict with dafw predict"
-        )
+    one_size = module.kind == "classification" or (how is not None and how.is_fixed)
+    if one_size and module.resize is not None:
+        return trace(module, _example(fitted[0], "scaled"), "scaled"), "scaled"
+    alike = one_size or len({tuple(one.shape) for one in fitted}) == 1
+    if not one_size and not (alike and _pads_by_size(module)):
+        try:
+            program = trace(module, _example(fitted[0], "free"), "free")
+            smallest(program)
+        except UserError:
+            if not alike:
+                raise
+        else:
+            return program, "free"
+    module.resize = None
+    return trace(module, _example(fitted[0], "fixed"), "fixed"), "fixed"
+
+
+def _pads_by_size(module: Served) -> bool:
+    """Whether layers pad by the size of their input, as timm's do in its ``tf_`` models: any size takes long then."""
+    return any(type(part).__name__ in ("Conv2dSame", "AvgPool2dSame", "MaxPool2dSame") for part in module.modules())
 
 
 def _in_dtype(method: Any, dtype: str) -> Any:
@@ -139,10 +158,10 @@ def _in_dtype(method: Any, dtype: str) -> Any:
     return method if dtype == "float32" else copy.deepcopy(method).to(DTYPES[dtype]).eval()
 
 
-def _example(fitted: Tensor, inside: bool) -> Tensor:
+def _example(fitted: Tensor, kind: Sides) -> Tensor:
     """Two images to trace with. No two sizes of theirs are equal by chance, which a program would take for a rule."""
     channels, height, width = fitted.shape
-    sides = (2 * height + 13, 3 * width + 29) if inside else (height, width)
+    sides = (height, width) if kind == "fixed" else (2 * height + 13, 3 * width + 29)
     return torch.randint(0, 256, (2, channels, *sides), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -172,16 +191,15 @@ def _weights(served: torch.nn.Module, prefix: str) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def compare(
-    method: Any, made: Pretrained, given: Sequence[Tensor], fitted: Sequence[Tensor], config: Exported
-) -> dict[str, Any]:
+def compare(module: Served, made: Pretrained, images: Sequence[Tensor], config: Exported) -> dict[str, Any]:
     """Compares the probabilities of an exported model with those of the method itself.
 
+    A model of masks for images of any size is compared on an odd part of the first image, too.
+
     Args:
-        method: in float32.
+        module: serves the method in float32, and takes images as the exported model does.
         made: the exported model, read from its files.
-        given: images as the exported model takes them.
-        fitted: the same images as the method takes them.
+        images: as the exported model takes them, (C, H, W) each.
         config: of the exported model.
 
     Returns:
@@ -190,26 +208,36 @@ def compare(
     Raises:
         UserError: if they are further apart than the tolerance.
     """
-    expected = ServedClasses(method).eval()(torch.stack(list(fitted)))
-    if 0 in config.shape:  # each image has a size of its own
-        parts = [made.columns(one[None]) for one in given] + [made.columns(torch.stack([given[0], given[0]]))]
-        found = torch.cat([one["probabilities"] for one in parts[:-1]])
-        repeated = parts[-1]["probabilities"][0] - found[0]
-    else:
-        found = made.columns(torch.stack(list(given)))["probabilities"]
-        repeated = made.columns(given[0][None])["probabilities"][0] - found[0]
-    shares = expected["probabilities"].cpu()
-    largest = float((found - shares).abs().max()) if found.isfinite().all() else float("inf")
-    largest = max(largest, float(repeated.abs().max()))
-    agree = int((found.argmax(1) == shares.argmax(1)).sum())
+    masks = module.kind == "segmentation"
+    given = [one[None] for one in images]
+    given += [_odd_part(given[0], config.smallest)] if masks and config.any_size else []
+    largest, same, places = 0.0, 0, 0
+    for image in given:
+        expected = module(image.to(module.method.device))["probabilities"].cpu()
+        found = made.probabilities(image)
+        largest = max(largest, _difference(found, expected))
+        agree = found.argmax(1) == expected.argmax(1)
+        same, places = same + int(agree.sum()), places + agree.numel()
+    twice = made.probabilities(torch.cat([given[0], given[0]]))
+    largest = max(largest, _difference(twice[:1], made.probabilities(given[0])))
     if not largest <= config.tolerance:
         raise UserError(
             f"the exported model gives other probabilities than the run: they differ by up to {largest:.3g}, and"
             f" {config.tolerance:g} is allowed (--tolerance); nothing was written"
         )
     return {
-        "images": len(given),
+        "images": len(images),
         "largest difference of a probability": largest,
         "allowed difference": config.tolerance,
-        "images of the same class": agree,
+        **({"pixels of the same class": f"{same} of {places}"} if masks else {"images of the same class": same}),
     }
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max()) if one.isfinite().all() else float("inf")
+
+
+def _odd_part(images: Tensor, least: tuple[int, int]) -> Tensor:
+    """The upper left part of images, with sides that are odd and differ."""
+    height, width = images.shape[2:]
+    return images[:, :, : max(least[0], height * 3 // 4 | 1), : max(least[1], width * 2 // 3 | 1)]

@@ -1,4 +1,4 @@
-"""Predictions of classes in the hands of another program, and the forms in which it gives images."""
+"""Predictions in the hands of another program, and the forms in which it gives images."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +13,9 @@ from torch import Tensor
 from dafw.errors import UserError
 from dafw.export.frames import import_pandas
 from dafw.files import user_path
+from dafw.problems import Predicted, Segmentation
 from dafw.problems.model import check_scale
+from dafw.run.images import DOMAIN
 
 UNKNOWN = "unknown"
 """The class name of what a method rejects."""
@@ -53,6 +55,41 @@ class Predictions:
         return import_pandas().DataFrame({**columns, **shares})
 
 
+@dataclass(frozen=True)
+class MaskPredictions:
+    """Predicted masks of N images.
+
+    Attributes:
+        names: the path of each image; its position for one that is no file.
+        masks: for each the class of each pixel, (H, W) uint8, at the size of the image.
+        confidences: (N,), for each the mean over its pixels of the largest probability.
+        class_names: the names of the K classes.
+    """
+
+    names: tuple[str, ...]
+    masks: tuple[Tensor, ...]
+    confidences: Tensor
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def write(self, folder: str | PathLike[str]) -> None:
+        """Writes a folder of PNG files, as ``dafw predict`` does.
+
+        Raises:
+            UserError: if it is a file.
+        """
+        columns = {"prediction": self.masks, "confidence": self.confidences.tolist()}
+        found = [Predicted(DOMAIN, self.names, columns)]
+        Segmentation().write_predictions(found, self.class_names, user_path(fspath(folder)))
+
+
+def names_of(given: Iterable[Any]) -> tuple[str, ...]:
+    """The path of each image; its position for one that is no file."""
+    return tuple(fspath(one) if isinstance(one, str | PathLike) else str(i) for i, one in enumerate(given))
+
+
 def predictions(given: list[Any], columns: dict[str, Tensor], class_names: tuple[str, ...]) -> Predictions:
     """The predictions of images or texts.
 
@@ -63,7 +100,7 @@ def predictions(given: list[Any], columns: dict[str, Tensor], class_names: tuple
     """
     names = (*class_names, UNKNOWN)
     return Predictions(
-        names=tuple(fspath(one) if isinstance(one, str | PathLike) else str(i) for i, one in enumerate(given)),
+        names=names_of(given),
         classes=tuple(names[position] for position in columns["prediction"].tolist()),
         probabilities=columns["probabilities"],
         class_names=class_names,

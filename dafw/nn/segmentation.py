@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dafw.data.scaling import cut
 from dafw.errors import UserError
 from dafw.nn.layout import BatchLayout
 from dafw.nn.segmentation_parts import ARCHS, MeanOverImage, make_own, make_parts
@@ -146,9 +147,12 @@ class SegmentationNetwork(NetworkBase):
         head: Any = self.label_head()
         images = self.normalise(x, sizes)
         height, width = images.shape[2:]
-        canvas = (-(-height // self.stride) * self.stride, -(-width // self.stride) * self.stride)
+        more = self.stride - 1  # and no negative number, whose quotient ONNX rounds towards zero
+        canvas = ((height + more) // self.stride * self.stride, (width + more) // self.stride * self.stride)
+        traced = not isinstance(height, int) or not isinstance(width, int)  # a program for images of any size
+        padded = (traced and self.stride > 1) or canvas != (height, width)
         inside = sizes
-        if canvas != (height, width):
+        if padded:
             images = F.pad(images, (0, canvas[1] - width, 0, canvas[0] - height))
             if inside is None:
                 sides = [torch.full((images.shape[0],), side, device=images.device) for side in (height, width)]
@@ -157,24 +161,24 @@ class SegmentationNetwork(NetworkBase):
         with known:
             features, levels, scores, auxiliary = self._maps(images, head)
 
-        def cut(level: Tensor) -> Tensor:
+        def reached(level: Tensor) -> Tensor:
             """The part of a map of the padded images that the images reach."""
-            if canvas == (height, width):
+            if not padded:
                 return level
             rows, columns = level.shape[2:]
-            return level[:, :, : -(-height * rows // canvas[0]), : -(-width * columns // canvas[1])]
+            return _upper_left(level, -(-height * rows // canvas[0]), -(-width * columns // canvas[1]))
 
         def full(one: Tensor) -> Tensor:
             """Scores at the size of the images."""
             if one.shape[2:] != canvas:
                 one = F.interpolate(one, size=canvas, mode="bilinear", align_corners=False)
-            return one[:, :, :height, :width]
+            return _upper_left(one, height, width) if padded else one
 
         return MaskOutputs(
-            cut(features),
+            reached(features),
             full(scores),
             None if auxiliary is None else full(auxiliary),
-            None if levels is None else [cut(level) for level in levels],
+            None if levels is None else [reached(level) for level in levels],
             sizes,
         )
 
@@ -188,3 +192,8 @@ class SegmentationNetwork(NetworkBase):
         levels = [stages[i] for i in self.levels]
         auxiliary = head["auxiliary"](levels[self.auxiliary_level]) if self.auxiliary else None
         return levels[-1], levels, head["main"](self.decoder(stages)), auxiliary
+
+
+def _upper_left(maps: Tensor, height: int, width: int) -> Tensor:
+    """The upper left corner of maps: (N, C, H, W) -> (N, C, height, width)."""
+    return cut(cut(maps, 2, 0, height), 3, 0, width)

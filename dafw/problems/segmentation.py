@@ -196,18 +196,22 @@ class Segmentation(Problem):
     def predictions_at(
         self, outputs: MaskOutputs, sizes: Sequence[tuple[int, int] | None], unknown: Tensor | None = None
     ) -> dict[str, Any]:
-        """As :meth:`predictions`; the scores of a scaled image are scaled back before the class is chosen."""
+        """As :meth:`predictions`; the scores of a scaled image are scaled back before the class is chosen.
+
+        Its confidence is the mean over the pixels of the mask that was scaled back.
+        """
         found = self.predictions(outputs)
         if not any(sizes):
             return found
-        masks = list(found["prediction"])
+        masks, confidence = list(found["prediction"]), found["confidence"].clone()
         for index, (mask, size) in enumerate(zip(masks, sizes, strict=True)):
             if size is not None and size != tuple(mask.shape):
                 height, width = mask.shape
                 scores = outputs.logits[index : index + 1, :, :height, :width].float()
                 scaled = F.interpolate(scores, size, mode="bilinear", align_corners=False)
                 masks[index] = scaled.argmax(1)[0].to(torch.uint8).cpu()
-        return {**found, "prediction": masks}
+                confidence[index] = scaled.softmax(1).amax(1).mean()
+        return {**found, "prediction": masks, "confidence": confidence}
 
     def check_output(self, path: Path) -> None:
         """Asks for a folder that may be written."""

@@ -59,6 +59,9 @@ def _inside(folder: Path, passed: PassedOver, above: set[Path]) -> Iterator[Path
 class ImageBatches:
     """Batches of images. A file that cannot be read or decoded is left out, and noted.
 
+    The images of a batch have one size, so that none is padded: what is predicted of an image does not depend on its
+    neighbours. Batches in a random order stay whole, since their method looks at all of a batch.
+
     Args:
         paths: the files.
         prepare: from a file to an input, see :meth:`datamodules.base.DomainDataModule.evaluation_transform`.
@@ -72,7 +75,7 @@ class ImageBatches:
     def __init__(
         self, paths: Sequence[Path], prepare: Callable[[Any], Any], batch_size: int, mixed: tuple[int, str] | None
     ) -> None:
-        self.paths, self.prepare = paths, prepare
+        self.paths, self.prepare, self.mixed = paths, prepare, mixed is not None
         self.draws = ShardSampler(len(paths), batch_size, mixed=mixed)
         self.skipped: dict[Path, str] = {}
 
@@ -95,8 +98,10 @@ class ImageBatches:
                 samples.append(Sample(future.result(), None, 0, index, {}, {}))
             except (UserError, OSError, ValueError) as error:
                 self.skipped[self.paths[index]] = sentence(error)
-        if samples:
-            yield collate(samples)
+        groups: dict[Any, list[Sample]] = {}
+        for one in samples:
+            groups.setdefault(None if self.mixed else getattr(one.x, "shape", None), []).append(one)
+        yield from map(collate, groups.values())
 
     def report(self) -> None:
         """Lists on standard error what was left out.

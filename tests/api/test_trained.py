@@ -16,11 +16,11 @@ from torch import Tensor, nn
 import dafw
 import dafw.methods
 from dafw.api import data as api_data
-from dafw.api.trained import Served
 from dafw.cli import main
 from dafw.data.batch import Batch
 from dafw.errors import UserError
 from dafw.evaluation.rejection import Entropy
+from dafw.export.served import served
 from dafw.methods import ADDA, DCAN, DRM, AdaBN, SourceOnly
 from dafw.testing import case
 from dafw.testing.toys import ToyData, toy_network, toy_trainer
@@ -58,7 +58,7 @@ def test_an_image_in_any_form_has_one_prediction(folder: Path, images: Path) -> 
     assert all(torch.equal(one.probabilities, found[0].probabilities) for one in found)
     scaled = trained.predict(prepared / 255)
     torch.testing.assert_close(scaled.probabilities, found[0].probabilities)
-    torch.testing.assert_close(trained.module(prepared[None]), found[0].probabilities)
+    torch.testing.assert_close(trained.module(prepared[None])["probabilities"], found[0].probabilities)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,13 @@ def test_images_of_0_to_255_in_floating_point_are_refused_everywhere(folder: Pat
 
 def exported(module: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
     batch = torch.export.Dim("batch", min=1, max=64)
-    return torch.export.export(module, (x,), dynamic_shapes={"images": {0: batch}}).module()
+    program = torch.export.export(module, (x,), dynamic_shapes={"images": {0: batch}}).module()
+    return lambda images: program(images)["probabilities"]
 
 
 def traced(module: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
-    program: Callable[[Tensor], Tensor] = torch.jit.trace(module, (x,), check_trace=False)
-    return program
+    program = torch.jit.trace(module, (x,), check_trace=False, strict=False)
+    return lambda images: program(images)["probabilities"]
 
 
 def onnx(module: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
@@ -132,13 +133,13 @@ def test_the_module_is_what_the_method_serves(owner: Any) -> None:
         if buffer.is_floating_point() and buffer.numel() > 1:
             buffer.add_(0.1 * torch.rand_like(buffer))
     x, rows = (255 * torch.rand(4, 3, SIZE, SIZE)).to(torch.uint8), torch.arange(4)
-    module = Served(method).eval()
+    module = served(method)
     programs = [exported(module, x), traced(module, x)]
     with torch.no_grad():
-        served = method.evaluator.predict(Batch(x, [], torch.zeros_like(rows), rows, 0))["probabilities"]
-        torch.testing.assert_close(module(x), served)
+        expected = method.evaluator.predict(Batch(x, [], torch.zeros_like(rows), rows, 0))["probabilities"]
+        torch.testing.assert_close(module(x)["probabilities"], expected)
         for program in programs:
-            torch.testing.assert_close(program(x[:3]), served[:3])
+            torch.testing.assert_close(program(x[:3]), expected[:3])
 
 
 def test_a_checkpoint_without_a_run_takes_tensors_or_a_datamodule(trained: Path) -> None:

@@ -49,7 +49,7 @@ def test_the_styles_are_what_they_say() -> None:
                 assert haze[inside].mean(0).argmax() == (brightest + 1) % 3
 
 
-def test_the_datamodule() -> None:
+def test_the_datamodule(tmp_path: Path) -> None:
     data = ShapesOnPhotos("day", "night", batch_size=4, augment="crop")
     data.prepare_data()
     data.setup("fit")
@@ -60,6 +60,9 @@ def test_the_datamodule() -> None:
     seen = {image.numpy().tobytes() for name in ("day", "night") for image in data.load(name, "train").inputs}
     assert len(seen) == 24
     assert data.evaluation_transform()(Image.new("RGB", (80, 70))).shape == (3, 64, 64)
+    Image.new("RGB", (80, 70)).save(tmp_path / "photo.png")
+    assert data.original_size(str(tmp_path / "photo.png")) == (70, 80)
+    assert data.original_size("night/test/0") is None
     found = data.references("night", "test")
     images, index = found.images, found.index
     labels = data.load("night", "test").labels

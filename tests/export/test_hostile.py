@@ -101,6 +101,25 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda m: edit(m, "config.json", lambda c: c | {"classes": ["a", "b", "c"]}),
         "is damaged: it gives (1, 2) probabilities",
     ),
+    "a class path as kind": (lambda m: edit(m, "config.json", lambda c: c | {"kind": "os.system"}), "is damaged"),
+    "a kind that is a list": (lambda m: edit(m, "config.json", lambda c: c | {"kind": ["a"]}), "is damaged"),
+    "no kind": (lambda m: edit(m, "config.json", lambda c: c.pop("kind") and None), "config.json is damaged"),
+    "masks of a classifier": (
+        lambda m: edit(m, "config.json", lambda c: c | {"kind": "segmentation"}),
+        "is damaged: it gives (1, 2) probabilities",
+    ),
+    "sides that do not fit the shape": (
+        lambda m: edit(m, "config.json", lambda c: c | {"sides": "fixed"}),
+        "config.json is damaged",
+    ),
+    "a smallest size that is no number": (
+        lambda m: edit(m, "config.json", lambda c: c | {"smallest": [1, "1"]}),
+        "config.json is damaged",
+    ),
+    "a list as the size of a preparation": (
+        lambda m: edit(m, "config.json", lambda c: c | {"preparation": {"kind": "Whole", "size": [3, [4]]}}),
+        "whole numbers from 1 to 10000",
+    ),
     "another version": (lambda m: edit(m, "config.json", lambda c: c | {"version": 99}), "has version 99"),
     "no weights": (lambda m: (m / "model.safetensors").unlink(), "model.safetensors does not exist"),
 }

@@ -1,4 +1,4 @@
-"""Every public method for classes is exported, with a free number of images and what it serves."""
+"""Every public method for classes and for masks is exported, with a free number of images and what it serves."""
 
 from pathlib import Path
 
@@ -12,22 +12,23 @@ from dafw.export.folder import Form
 from dafw.export.forms import trace
 from dafw.export.graph import Program, encode
 from dafw.export.making import Wanted, export
-from dafw.export.served import ServedClasses
+from dafw.export.served import Served, served
 from dafw.methods import Shallow
 from dafw.testing.cases import Case, case, cases
 
 CASES = {one.class_path.rpartition(".")[2]: one for one in cases()}
 #: Methods with a rule of their own of what is served, and one that has none.
 OWN = ("SourceOnly", "AdaBN", "DCAN", "DRM", "KNN", "MCD", "MemSPM", "OSBP", "OVANet", "RMT", "UAN", "UniOT")
+OWN_MASKS = ("Dacs", "IDM", "OSUDA")
 
 
-def served(one: Case) -> ServedClasses:
+def module_of(one: Case) -> Served:
     method = one.make().eval()
     if isinstance(method, Shallow):  # it is fitted when its training starts
         features = method.network(torch.rand(12, 3, 6, 6)).features.detach()
         method.fitted.fit(features, torch.arange(12) % 3, features, **method.options, seed=0)
     method.start_evaluation("predict")
-    return ServedClasses(method).eval()
+    return served(method)
 
 
 def some(count: int) -> torch.Tensor:
@@ -37,16 +38,14 @@ def some(count: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", CASES)
 def test_every_method_is_exported(name: str) -> None:
     method = CASES[name].make()
-    if method.problem.kind != "classification":
-        with pytest.raises(
-            UserError, match=f"only classifiers can be exported, and this run is for {method.problem.kind}"
-        ):
+    if method.problem.kind == "detection":
+        with pytest.raises(UserError, match=r"this run is for detection, and only .* non-maximum suppression"):
             export(method, ("a",), None, [some(1)[0]], Path("nowhere"), Wanted())
         return
-    module = served(CASES[name])
-    program = trace(module, some(3), any_size=False)
+    module = module_of(CASES[name])
+    program = trace(module, some(3), "fixed")
     runs = [program.module()]
-    if name in OWN:
+    if name in OWN + OWN_MASKS:
         graph, tensors = encode(program)
         runs.append(Program(graph, tensors))
     for count in (1, 7):
@@ -58,6 +57,8 @@ def test_every_method_is_exported(name: str) -> None:
                 assert list(found) == list(expected)
                 for key, value in expected.items():
                     torch.testing.assert_close(found[key], value)
+    if module.kind == "segmentation":
+        assert expected["probabilities"].shape == (7, 3, 6, 6)
     assert ("known" in expected) == (module.method.unknown_scores is not None and module.method.rejects_itself)
 
 
@@ -66,7 +67,7 @@ def test_every_method_is_exported(name: str) -> None:
 def test_other_forms(name: str, form: Form, tmp_path: Path) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime")
-    method = served(CASES[name]).method
+    method = module_of(CASES[name]).method
     config = export(method, ("a", "b", "c"), None, list(some(4)), tmp_path / "m", Wanted(form))
     assert config.difference <= 1e-5
     assert config.shape == (3, 6, 6)
