@@ -17,6 +17,7 @@ from dafw.errors import UserError
 from dafw.export.card import card
 from dafw.export.folder import CARD, CONFIG, DTYPES, Exported, Form, Sides
 from dafw.export.forms import require_onnx, smallest, trace, write
+from dafw.export.padding import constant_padding
 from dafw.export.pretrained import Pretrained
 from dafw.export.served import Served, served
 from dafw.recording import describe
@@ -128,16 +129,17 @@ def export(
 def _program(module: Served, fitted: Sequence[Tensor], how: Preparation | None) -> tuple[ExportedProgram, Sides]:
     """The program, and what height and width its images have.
 
-    A network for masks whose images differ in size gets a program for any size. If there is none, or images of one size
-    pass a network that pads by their size, the program is for that size.
+    A network for masks gets a program for any size, unless its data scales images to one size. If there is none, and
+    all images have one size, the program is for that size.
     """
     one_size = module.kind == "classification" or (how is not None and how.is_fixed)
     if one_size and module.resize is not None:
         return trace(module, _example(fitted[0], "scaled"), "scaled"), "scaled"
     alike = one_size or len({tuple(one.shape) for one in fitted}) == 1
-    if not one_size and not (alike and _pads_by_size(module)):
+    if not one_size:
         try:
-            program = trace(module, _example(fitted[0], "free"), "free")
+            with constant_padding(module):
+                program = trace(module, _example(fitted[0], "free"), "free")
             smallest(program)
         except UserError:
             if not alike:
@@ -146,11 +148,6 @@ def _program(module: Served, fitted: Sequence[Tensor], how: Preparation | None) 
             return program, "free"
     module.resize = None
     return trace(module, _example(fitted[0], "fixed"), "fixed"), "fixed"
-
-
-def _pads_by_size(module: Served) -> bool:
-    """Whether layers pad by the size of their input, as timm's do in its ``tf_`` models: any size takes long then."""
-    return any(type(part).__name__ in ("Conv2dSame", "AvgPool2dSame", "MaxPool2dSame") for part in module.modules())
 
 
 def _in_dtype(method: Any, dtype: str) -> Any:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from commands import PLAIN, call, refused, rows
 from PIL import Image
+from timm.layers import Conv2dSame
 
 import dafw
 from dafw.cli import main
@@ -173,6 +174,29 @@ def test_onnx_pads_to_the_next_multiple(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     images = [some(17, 19), some(21, 13), some(16, 20)]
     made = of_network(SegmentationNetwork(f"{__name__}.Strided"), images, tmp_path / "m", "onnx")
+    assert made.config.difference <= 1e-5
+
+
+class PadsBySize(torch.nn.Module):
+    """Layers of timm's ``tf_`` models, which pad by the size of their input."""
+
+    stride = 4
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.first, self.second = Conv2dSame(3, 4, 3, 2), Conv2dSame(4, num_classes, 5, 2, dilation=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The scores."""
+        scores: torch.Tensor = self.second(self.first(x))
+        return scores
+
+
+def test_layers_that_pad_by_the_size_of_their_input(tmp_path: Path) -> None:
+    """The check at the export compares the sizes of its images, and of an odd part of one, with the network itself."""
+    images = [some(16, 19), some(21, 13), some(27, 38)]
+    made = of_network(SegmentationNetwork(f"{__name__}.PadsBySize"), images, tmp_path / "m")
+    assert made.config.sides == "free"
     assert made.config.difference <= 1e-5
 
 
