@@ -21,7 +21,7 @@ def constant_padding(module: nn.Module) -> Iterator[None]:
     Args:
         module: holds the layers. It is left as it was.
     """
-    from timm.layers import Conv2dSame
+    from timm.layers.conv2d_same import Conv2dSame
 
     layers = [one for one in module.modules() if isinstance(one, Conv2dSame)]
     for one in layers:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from commands import PLAIN, call, refused, rows
 from PIL import Image
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 
 import dafw
 from dafw.cli import main
