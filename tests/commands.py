@@ -44,6 +44,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> Outcome:
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one sentence with which a command refuses what it was given."""
+    before = set(Path().glob("runs/*"))
     code, out, err = call(capsys, *arguments)
     assert code == 2, (out, err)
     assert out == ""
@@ -51,7 +52,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert err.endswith("\n")
     assert err.count("\n") == 1, err
     assert "Traceback" not in err
-    assert not list(Path().glob("runs/*")), "something was left behind"
+    assert set(Path().glob("runs/*")) == before, "something was left behind"
     return err.removeprefix("dafw: error: ").rstrip("\n")
 
 

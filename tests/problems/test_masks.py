@@ -324,7 +324,11 @@ def test_scores_are_scaled_back_before_a_class_is_chosen() -> None:
     assert plain["prediction"][0].tolist() == [[0, 1], [0, 1]]
     (scaled,) = problem.predictions_at(found, [(4, 8)])["prediction"]
     assert scaled.tolist() == [[0, 0, 2, 2, 2, 2, 1, 1]] * 4
-    assert problem.predictions_at(found, [(4, 8)])["confidence"].equal(plain["confidence"])
+    scores = torch.nn.functional.interpolate(logits, (4, 8), mode="bilinear", align_corners=False)
+    confidence = problem.predictions_at(found, [(4, 8)])["confidence"]
+    torch.testing.assert_close(confidence, scores.softmax(1).amax(1).mean()[None])
+    assert not confidence.equal(plain["confidence"]), "the confidence is that of the mask that is written"
+    assert problem.predictions_at(found, [None])["confidence"].equal(plain["confidence"])
     (same,) = problem.predictions_at(found, [None])["prediction"]
     assert same.equal(plain["prediction"][0])
     padded = MaskOutputs(found.features, logits, sizes=torch.tensor([[2, 1]]))

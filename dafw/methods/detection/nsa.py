@@ -164,8 +164,10 @@ class NSA(AdaptationMethod):
 
     kinds: ClassVar[tuple[str, ...]] = ("detection",)
     control: ClassVar[dict[str, Any]] = {
-        **{"heavy_weight": 0.0, "light_weight": 0.0},
-        **{"instance_weight": 0.0, "position_weight": 0.0},
+        "heavy_weight": 0.0,
+        "light_weight": 0.0,
+        "instance_weight": 0.0,
+        "position_weight": 0.0,
     }
     control_difference_reason: ClassVar[str] = "disturbed images pass through the network in place of the images"
     search_space: ClassVar[dict[str, Any]] = {
