@@ -82,8 +82,8 @@ class Setting:
     backbone: str = "tf_efficientnet_lite0"
     size: int = 128
     batch: int = 4
-    steps: int = 8
-    rounds: int = 3
+    steps: int = 4
+    rounds: int = 2
     only: tuple[str, ...] = ()
     images: int = 1000
 
@@ -95,8 +95,8 @@ class Setting:
     def network(self) -> Detector:
         """The same network each time.
 
-        A step on 512 regions of an image takes 8 s of a core, most of it in the layers of the regions. So few are drawn,
-        as in the tables of boxes.
+        On 512 regions of an image a step takes seconds, most of them in the layers of the regions. So few are drawn, as
+        in the tables of boxes.
         """
         torch.manual_seed(0)
         drawn = {"anchors_per_image": 64, "regions_per_image": 64, "proposals_in_training": 200}
