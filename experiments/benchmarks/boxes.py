@@ -95,11 +95,12 @@ class Setting:
     def network(self) -> Detector:
         """The same network each time.
 
-        On 512 regions of an image a step takes seconds, most of them in the layers of the regions. So few are drawn, as
-        in the tables of boxes.
+        On 512 regions of an image a step takes seconds, most of them in the layers of the regions. So few are drawn,
+        and few proposals kept, as in the tables of boxes.
         """
         torch.manual_seed(0)
-        drawn = {"anchors_per_image": 64, "regions_per_image": 64, "proposals_in_training": 200}
+        drawn = {f"{name}_per_image": 64 for name in ("anchors", "regions")}
+        drawn |= {f"proposals_in_{name}": 64 for name in ("training", "test")}
         network = Detector(self.arch, self.backbone, mean=[0.5], std=[0.5], **drawn)  # type: ignore[arg-type]
         network.set_classes(len(CLASSES))
         return network
