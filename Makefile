@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # uv does not byte-compile what it installs, and a first import would then take half a minute.
 export UV_COMPILE_BYTECODE := 1
-export UV_LINK_MODE ?= copy
+# Links to uv's cache instead of copies: the packages take their 7 GB once.
+export UV_LINK_MODE ?= hardlink
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
 .PHONY: help setup demo test test-slurm golden test-minimal check docs bench lock clean

@@ -47,14 +47,23 @@ METHODS: dict[str, dict[str, float]] = {
     "NSA": {"source": 4.0},
     "DomainPenalisation": {"erm": 1.05},
 }
+#: Regions of an image that a detector's losses draw, and that a method compares or shows to a critic.
+REGIONS = 64
 #: By the name of a row its method and its arguments: a teacher teaches from the first step on, and all parts are there.
 ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "DAFasterRCNN": ("DAFasterRCNN", {"regions": REGIONS}),
     "NSA": (
         "NSA",
-        {"position_weight": 0.06, "threshold": 0.05, "border": 0, "texture_weights": [1.0, 1.0, 1.0], "largest": 1.0},
+        {
+            **{"position_weight": 0.06, "threshold": 0.05, "border": 0, "regions": REGIONS},
+            **{"texture_weights": [1.0, 1.0, 1.0], "largest": 1.0},
+        },
     ),
     "MeanTeacher": ("MeanTeacher", {"burn_in": 0.0, "threshold": 0.05}),
-    "MeanTeacher with soft labels": ("MeanTeacher", {"burn_in": 0.0, "threshold": 0.05, "labels": "soft"}),
+    "MeanTeacher with soft labels": (
+        "MeanTeacher",
+        {"burn_in": 0.0, "threshold": 0.05, "labels": "soft", "regions": REGIONS},
+    ),
 }
 #: What our supervised step may take as a multiple of torchvision's.
 OVER_TORCHVISION = 1.03
@@ -82,7 +91,7 @@ class Setting:
     backbone: str = "tf_efficientnet_lite0"
     size: int = 128
     batch: int = 4
-    steps: int = 4
+    steps: int = 3
     rounds: int = 2
     only: tuple[str, ...] = ()
     images: int = 1000
@@ -99,8 +108,8 @@ class Setting:
         and few proposals kept, as in the tables of boxes.
         """
         torch.manual_seed(0)
-        drawn = {f"{name}_per_image": 64 for name in ("anchors", "regions")}
-        drawn |= {f"proposals_in_{name}": 64 for name in ("training", "test")}
+        names = ("anchors_per_image", "regions_per_image", "proposals_in_training", "proposals_in_test")
+        drawn = dict.fromkeys(names, REGIONS)
         network = Detector(self.arch, self.backbone, mean=[0.5], std=[0.5], **drawn)  # type: ignore[arg-type]
         network.set_classes(len(CLASSES))
         return network

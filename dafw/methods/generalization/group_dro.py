@@ -9,7 +9,7 @@ from dafw.data.batch import Batch
 from dafw.methods.base import Losses
 from dafw.methods.generalization.base import GeneralizationMethod
 from dafw.nn.distributed import mean_over_ranks
-from dafw.problems import NetworkBase, Outputs
+from dafw.problems import NetworkBase
 from dafw.ranges import NonNegativeFloat
 
 
@@ -53,10 +53,6 @@ class GroupDRO(GeneralizationMethod):
             return {"supervised": self.problem.loss(joint, batch.y)}
         supervised, risks = self.problem.part_losses(joint, batch.y, self.num_domains(batch))
         return {"supervised": supervised, "reweighted": self.excess(risks)}
-
-    def penalise(self, domains: list[Outputs], labels: list[Tensor]) -> Losses:
-        """The term that the weights add to the mean of the sources' losses, for outputs that lie apart."""
-        return {"reweighted": self.excess(torch.stack(list(map(self.problem.loss, domains, labels))))}
 
     def excess(self, risks: Tensor) -> Tensor:
         """By how much the weighted sum of the sources' losses (S,) is above their mean. The weights change first."""
