@@ -20,12 +20,14 @@ from dafw.tables.further import Further
 from dafw.tables.render import NONE, blocks, marks_of
 from dafw.tables.sheet import Line, Sheet, Value
 from dafw.tables.store import Store
-from dafw.tables.thumbnails import embedded, thumbnails
+from dafw.tables.thumbnails import SmallPictures, embedded, thumbnails
 
 MOST_BYTES = 9_500_000
 """Size of a page that mail servers still carry, and phones open."""
 MOST_DETAILS = 6_000_000
 """Letters of the curves, configurations and logs, at most."""
+END = 1000
+"""Bytes of the end of the page that are neither data nor pictures nor script, at most."""
 SUMMARIES = {"average": "sum average", "worst": "sum"}
 CLASSES = {
     "method": "method",
@@ -56,6 +58,7 @@ def render_html(
     style, script = _source("page.css"), _source("charts.js") + _source("page.js")
     shown = blocks(sheet)
     lines = [line for _, _, found in shown for line in found]
+    small = SmallPictures(folder)
     given = {
         "title": sheet.title,
         "summary": _summary(store),
@@ -64,20 +67,21 @@ def render_html(
         "blocks": [_block(store, *block) for block in shown],
         "blank": NONE,
         "caption": (*sheet.caption, *_colours(lines)),
-        "pictures": [_picture(caption, *both) for caption, both in pictures.items()],
+        "pictures": [_picture(caption, *both, small) for caption, both in pictures.items()],
         "further": further,
         "runs": list(_runs(store, folder)),
         "criteria": store.table.select,
         "style": Markup(style),
         "style_hash": _digest(style),
-        "script": Markup(script),
         "script_hash": _digest(script),
     }
+    page = environment.get_template("page.html").render(**given)
     detail, data = _details(store, folder)
-    page = environment.get_template("page.html")
-    empty = page.render(**given, data=data, thumbnails=_json({}), left_out="")
-    small, left_out = thumbnails(store, folder, MOST_BYTES - len(empty.encode()))
-    return page.render(**given, data=data, thumbnails=_json(small), left_out=_left_out(detail, left_out))
+    room = MOST_BYTES - len((page + data + script).encode()) - END
+    of_runs, left_out = thumbnails(store, small, room)
+    small.tidy()
+    end = {"data": data, "thumbnails": _json(of_runs), "left_out": _left_out(detail, left_out)}
+    return f"{page}\n{environment.get_template('end.html').render(**end, script=Markup(script))}"
 
 
 @cache
@@ -218,13 +222,13 @@ def _arrow(task: str) -> str:
     return task.replace("->", " \u2192 ").replace(",", ", ")
 
 
-def _picture(caption: str, light: bytes, dark: bytes) -> dict[str, Any]:
+def _picture(caption: str, light: bytes, dark: bytes, small: SmallPictures) -> dict[str, Any]:
     heading, _, said = caption.partition(": ")
     return {
         "heading": heading,
         "said": said,
-        "light": embedded(light),
-        "dark": embedded(dark),
+        "light": embedded(light, small),
+        "dark": embedded(dark, small),
         "drawn": heading == "Over training",
     }
 

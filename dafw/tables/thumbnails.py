@@ -1,4 +1,4 @@
-"""The pictures of runs as a page carries them: small, and no more than fit."""
+"""The pictures of a table and of its runs as a page carries them: small, and no more than fit."""
 
 import base64
 import hashlib
@@ -20,14 +20,53 @@ LARGE = 250_000
 """Bytes of a figure of the table above which the page carries it in a smaller form."""
 
 
-def embedded(png: bytes) -> str:
+class SmallPictures:
+    """Small pictures in a folder beside the page, so that the next page need not make them again.
+
+    Args:
+        folder: of the page.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / FOLDER
+        self.used: set[str] = set()
+
+    def get(self, source: Path | bytes, width: int) -> bytes:
+        """A picture as WebP, at most so many pixels wide; no bytes if it is damaged.
+
+        Args:
+            source: its file or its content.
+            width: in pixels.
+        """
+        from PIL import Image
+
+        try:
+            kept = self.folder / f"{_key(source, width)}.webp"
+            there = kept.exists()
+            content = kept.read_bytes() if there else _webp(source, width)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return b""
+        if not there:
+            with replacing(kept, sync=False) as file:
+                file.write(content)
+        self.used.add(kept.name)
+        return content
+
+    def tidy(self) -> None:
+        """Removes the pictures that nothing asked for."""
+        for old in self.folder.glob("*.webp"):
+            if old.name not in self.used:
+                old.unlink(missing_ok=True)
+
+
+def embedded(png: bytes, small: SmallPictures) -> str:
     """A figure of the table as a data URI. A large one is scaled to 1,600 pixels, and loses a little."""
     if len(png) <= LARGE:
         return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return _uri(_webp(io.BytesIO(png), 1600))
+    return _uri(small.get(png, 1600))
 
 
-def thumbnails(store: Store, folder: Path, room: int) -> tuple[dict[str, dict[str, str]], int]:
+def thumbnails(store: Store, small: SmallPictures, room: int) -> tuple[dict[str, dict[str, str]], int]:
     """Pictures of the runs for the page, as data URIs.
 
     All have one size: the largest at which about all of them fit. If not even the smallest does, the pictures that say
@@ -35,7 +74,7 @@ def thumbnails(store: Store, folder: Path, room: int) -> tuple[dict[str, dict[st
 
     Args:
         store: the results.
-        folder: of the page.
+        small: where they are kept.
         room: letters that they may take together.
 
     Returns:
@@ -45,25 +84,20 @@ def thumbnails(store: Store, folder: Path, room: int) -> tuple[dict[str, dict[st
     wanted = list(_wanted(store))
     width, share = next((size for size in SIZES if size[1] * len(wanted) <= room), SIZES[-1])
     found: dict[str, dict[str, str]] = {}
-    kept: set[str] = set()
     left_out = 0
     for key, path in wanted:
         if room < share:
             left_out += 1
             continue
-        name, content = _small(path, folder / FOLDER, width)
+        content = small.get(path, width)
         if not content:
             continue
-        kept.add(name)
         uri = _uri(content)
         if len(uri) > room:
             left_out, room = left_out + 1, 0
             continue
         room -= len(uri)
         found.setdefault(key, {})[path.stem] = uri
-    for old in (folder / FOLDER).glob("*.webp"):
-        if old.name not in kept:
-            old.unlink(missing_ok=True)
     return found, left_out
 
 
@@ -80,30 +114,19 @@ def _wanted(store: Store) -> Iterator[tuple[str, Path]]:
     return ((key, path) for _, _, key, path in sorted(found, key=lambda one: one[:2]))
 
 
-def _small(path: Path, folder: Path, width: int) -> tuple[str, bytes]:
-    """The name and the bytes of a picture of this width, from the folder if it is there; no bytes if it is damaged."""
-    from PIL import Image
-
-    try:
-        state = path.stat()
-        key = f"{path.absolute()}|{state.st_mtime_ns}|{state.st_size}|{width}"
-        kept = folder / f"{hashlib.sha256(key.encode(errors='replace')).hexdigest()[:16]}.webp"
-        if kept.exists():
-            return kept.name, kept.read_bytes()
-        content = _webp(path, width)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return "", b""
-    folder.mkdir(exist_ok=True)
-    with replacing(kept, sync=False) as file:
-        file.write(content)
-    return kept.name, content
+def _key(source: Path | bytes, width: int) -> str:
+    """Another one for another file, another state of the file, another content or another width."""
+    if isinstance(source, Path):
+        state = source.stat()
+        source = f"{source.absolute()}|{state.st_mtime_ns}|{state.st_size}".encode(errors="replace")
+    return hashlib.sha256(source + f"|{width}".encode()).hexdigest()[:16]
 
 
-def _webp(source: Path | io.BytesIO, width: int) -> bytes:
+def _webp(source: Path | bytes, width: int) -> bytes:
     """A picture as WebP, at most so many pixels wide, and four times as high."""
     from PIL import Image
 
-    with Image.open(source) as image:
+    with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
         small = image.convert("RGB")
     small.thumbnail((width, 4 * width))
     buffer = io.BytesIO()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -27,6 +28,7 @@ from dafw.tables.reading import load_table
 from dafw.tables.render import render_cells, render_csv, render_latex, render_markdown, render_terminal
 from dafw.tables.sheet import Sheet, make_sheet
 from dafw.tables.store import Store, load
+from dafw.tables.thumbnails import LARGE, SmallPictures, embedded
 
 Make = Callable[..., Table]
 Fill = Callable[..., Path]
@@ -332,3 +334,17 @@ def test_the_configuration_of_a_run_is_read_without_building_it() -> None:
     for broken in ("a: [", "a: b: c", "\x00"):
         with pytest.raises(yaml.YAMLError):
             flat(broken)
+
+
+def test_a_large_figure_is_scaled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((800, 600), 80).save(buffer, format="png")
+    assert len(buffer.getvalue()) > LARGE
+    first = embedded(buffer.getvalue(), SmallPictures(tmp_path))
+    monkeypatch.setattr("dafw.tables.thumbnails._webp", Mock(side_effect=AssertionError))
+    again = SmallPictures(tmp_path)
+    assert embedded(buffer.getvalue(), again) == first
+    again.tidy()
+    assert embedded(buffer.getvalue(), SmallPictures(tmp_path)) == first
+    SmallPictures(tmp_path).tidy()
+    assert not list((tmp_path / "thumbnails").iterdir())
