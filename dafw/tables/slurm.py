@@ -11,6 +11,7 @@ import re
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
@@ -204,7 +205,8 @@ def submit_table(
     pending = [job for job in jobs if job.result(table.metric) is None]
     report = Report(total=len(jobs), skipped=len(jobs) - len(pending))
     reporter.begin(report.total, report.skipped)
-    folder = root / "tables" / table.folder / "slurm"
+    # A folder of its own: what is left of jobs that were refused is not another command's.
+    folder = root / "tables" / table.folder / "slurm" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     try:
         executor = submitit.AutoExecutor(folder, cluster=cluster.name, slurm_max_num_timeout=cluster.requeues)
         executor.update_parameters(name=f"dafw-{table.folder}", **cluster.parameters)
@@ -219,8 +221,23 @@ def submit_table(
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         raise UserError(f"the cluster did not take the jobs: {last_line(str(error))}") from error
     finally:
+        _remove_unsubmitted(folder)
         reporter.close()
     return report
+
+
+def _remove_unsubmitted(folder: Path) -> None:
+    """Removes what submitit wrote for jobs that the cluster did not take, and the folder if nothing else is in it.
+
+    It names what it writes by random numbers, and renames it after the job as soon as there is one. Of a script it
+    leaves a link under the old name.
+    """
+    for path in [*folder.glob("*.pkl"), *folder.glob(".submission_file_*.sh")]:
+        if not path.is_symlink() and re.fullmatch(r"(\.submission_file_)?[0-9a-f]{32}\.(pkl|sh)", path.name):
+            path.unlink(missing_ok=True)
+    for empty in (folder, folder.parent):
+        with suppress(OSError):
+            empty.rmdir()
 
 
 def drop(jobs: list[Job], reporter: Reporter, report: Report) -> list[Job]:

@@ -124,7 +124,7 @@ def test_a_table_whose_jobs_are_disturbed(tmp_path: Path, cluster: Cluster) -> N
         log = (directory / "log.txt").read_text()
         assert log.count("done in ") == 1, log
         assert ("stopped by SIGTERM at step 5" in log) == (directory in (cancelled, requeued, limited)), log
-    said = "".join(path.read_text() for path in tmp_path.glob(f"runs/tables/t/slurm/{array}_2*_log.*"))
+    said = "".join(path.read_text() for path in tmp_path.glob(f"runs/tables/t/slurm/*/{array}_2*_log.*"))
     assert "Requeued job" in said
 
 
