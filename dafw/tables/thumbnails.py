@@ -61,9 +61,9 @@ class SmallPictures:
 
 def embedded(png: bytes, small: SmallPictures) -> str:
     """A figure of the table as a data URI. A large one is scaled to 1,600 pixels, and loses a little."""
-    if len(png) <= LARGE:
-        return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return _uri(small.get(png, 1600))
+    if len(png) > LARGE and (content := small.get(png, 1600)):
+        return _uri(content)
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def thumbnails(store: Store, small: SmallPictures, room: int) -> tuple[dict[str, dict[str, str]], int]:
