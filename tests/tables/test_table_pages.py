@@ -341,6 +341,8 @@ def test_a_large_figure_is_scaled_once(tmp_path: Path, monkeypatch: pytest.Monke
     Image.effect_noise((800, 600), 80).save(buffer, format="png")
     assert len(buffer.getvalue()) > LARGE
     first = embedded(buffer.getvalue(), SmallPictures(tmp_path))
+    assert first.startswith("data:image/webp")
+    assert embedded(bytes(LARGE + 1), SmallPictures(tmp_path)).startswith("data:image/png"), "one that PIL cannot read"
     monkeypatch.setattr("dafw.tables.thumbnails._webp", Mock(side_effect=AssertionError))
     again = SmallPictures(tmp_path)
     assert embedded(buffer.getvalue(), again) == first
