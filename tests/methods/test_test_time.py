@@ -180,6 +180,16 @@ def test_metrics_are_of_what_was_served_and_of_the_start(start: str, tmp_path: P
         assert found[f"test/{name}/accuracy_without_adaptation"] == pytest.approx(expected)
 
 
+def test_a_test_asks_the_start_model_alone(start: str, tmp_path: Path) -> None:
+    method, _, data = run(tmp_path, start)
+    passes = {"start": 0, "present": 0}
+    for name, network in (("start", method.start.module), ("present", method.eval_network)):
+        network.register_forward_hook(lambda *_, name=name: passes.update({name: passes[name] + 1}))
+    measure(toy_trainer(tmp_path), method, data)
+    batches = sum(-(-len(data.load(name, "test")) // data.eval_batch_size) for name in "bc")
+    assert passes == {"start": batches, "present": 0}
+
+
 def test_what_was_served_is_found_in_a_part_of_a_target_and_after_loading(start: str, tmp_path: Path) -> None:
     data = ToyData("a", ["b", "c"], batch_size=8, count=1200, eval_batch_size=100)  # more than pictures show
     method = Surer(toy_network(), num_classes=3, checkpoint=start)

@@ -319,11 +319,16 @@ class TestTimeMethod(Method, abstract=True):
         return outputs if batch.origin is None else replace(outputs, logits=self.served.of(batch.origin, batch.index))
 
     def evaluate_variants(self, batch: Batch, source: bool) -> Mapping[str, Any]:
-        """What was served, and what the start model gives."""
+        """What was served, and what the start model gives.
+
+        The features beside what was served are the start model's: no test needs features, so it makes no second pass.
+        """
         start = self.start_outputs(batch)
-        if batch.origin is not None:
-            self.served.note_start(self.served.positions(batch.origin, batch.index), start.logits)
-        return {"": self.evaluate(batch, source), "_without_adaptation": start}
+        if batch.origin is None:
+            return {"": self.present_outputs(batch), "_without_adaptation": start}
+        positions = self.served.positions(batch.origin, batch.index)
+        self.served.note_start(positions, start.logits)
+        return {"": replace(start, logits=self.served.logits[positions]), "_without_adaptation": start}
 
     def on_test_epoch_end(self) -> None:
         """As the base; every rank then knows all that the start model predicted."""
