@@ -170,7 +170,7 @@ def _run(table: Table, args: argparse.Namespace) -> int:
         for cell in table.runs():
             key = cell.row, cell.task, cell.seed
             state = "again" if key in again else found[cell.label]
-            print(terminal(f"{state:<12} {cell.label:<50} {store.directories[key]}"))
+            print(terminal(f"{state:<12} {cell.line:<50} {store.directories[key]}"))
         return 0
     make_sheet(store)  # an unknown criterion fails before any run is made
     kept = {key: result for key, result in store.results.items() if key not in again}
@@ -194,7 +194,7 @@ def _run(table: Table, args: argparse.Namespace) -> int:
     sheet = make_sheet(store)
     render_terminal(sheet, Console())
     for job in report.failed:
-        print(terminal(f"failed: {job.cell.label}: {job.error} (see {job.log})"))
+        print(terminal(f"failed: {job.cell.line}: {job.error} (see {job.log})"))
     print(write_pages(sheet, store, args.root))
     if report.interrupted and args.launcher != "slurm":
         print("interrupted: the same command goes on with the runs that are not done")

@@ -67,7 +67,7 @@ class Listings:
     def _list(self, cell: Cell, result: CellResult) -> Found | None:
         from dafw.run.listing import list_samples  # imports torch
 
-        what = f"the data of {cell.label} could not be listed, so its result is not compared with it"
+        what = f"the data of {cell.line} could not be listed, so its result is not compared with it"
         with warning_that_names(what), suppress(UserError, OSError):  # data that is not there
             return list_samples(cell.config, result.directory)
         return None

@@ -8,6 +8,9 @@ from typing import Any
 from dafw.errors import UserError, choose
 from dafw.tables.overlay import OBJECT_KEYS, SECTIONS
 
+#: How many domains a side of a task may have that is shown whole.
+MOST_NAMES = 6
+
 
 def split_task(task: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Sources and targets of ``a,b->c``.
@@ -21,6 +24,19 @@ def split_task(task: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if any(len(set(side)) != len(side) for side in sides):
         raise UserError(f'the task "{task}" names a domain twice')
     return sides[0], sides[1]
+
+
+def in_short(task: str) -> str:
+    """A task for a line of text: of a side with more than :data:`MOST_NAMES` domains the first and how many more.
+
+    >>> in_short("clean->a,b,c,d,e,f,g")
+    'clean->a and 6 more'
+    >>> in_short("a,b,c->d")
+    'a,b,c->d'
+    """
+    sides = [side.split(",") for side in task.split("->")]
+    shown = [f"{one[0]} and {len(one) - 1} more" if len(one) > MOST_NAMES else ",".join(one) for one in sides]
+    return "->".join(shown)
 
 
 def target_columns(tasks: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -14,6 +14,7 @@ from dafw.run.directory import run_directory
 from dafw.run.identity import averages_weights
 from dafw.tables.fields import (
     check_parts,
+    in_short,
     split_task,
 )
 from dafw.tables.labels import has_classes_of_the_target, may_monitor_target_labels, trains_on_target_labels
@@ -57,6 +58,11 @@ class Cell:
     def label(self) -> str:
         """The cell in words, for example ``DANN mnist->usps seed 0``."""
         return f"{self.row} {self.task} seed {self.seed}"
+
+    @property
+    def line(self) -> str:
+        """The cell for a line of text: as :attr:`label`, but of many targets the first and how many more."""
+        return f"{self.row} {in_short(self.task)} seed {self.seed}"
 
     @property
     def domains(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -17,7 +17,7 @@ from dafw.tables.caption import duration
 from dafw.tables.details import DETAILS, LEAST, Detail, details, links
 from dafw.tables.fields import target_columns
 from dafw.tables.further import Further
-from dafw.tables.render import NONE, blocks, marks_of
+from dafw.tables.render import NONE, blocks, headings, marks_of
 from dafw.tables.sheet import Line, Sheet, Value
 from dafw.tables.store import Store
 from dafw.tables.thumbnails import SmallPictures, embedded, thumbnails
@@ -177,7 +177,10 @@ def _block(store: Store, heading: str, columns: tuple[str, ...], lines: tuple[Li
             groups.append([])
         cells = [_cell(store, line, *one) for one in zip(columns, line.values, strict=True)]
         groups[-1].append({"kind": CLASSES[line.kind], "label": line.label, "marks": marks_of(line), "cells": cells})
-    heads = [{"name": _arrow(name), "attributes": _attributes({"class": SUMMARIES.get(name, "")})} for name in columns]
+    heads = [
+        {"name": _arrow(short), "attributes": _attributes({"class": SUMMARIES.get(name, "")})}
+        for name, short in zip(columns, headings(columns), strict=True)
+    ]
     return {
         "heading": heading,
         "by_task": not set(_tasks(store)).isdisjoint(columns),

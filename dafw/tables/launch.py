@@ -115,7 +115,7 @@ class Job:
         """Why the run cannot be made: the run that it starts from failed for good. Empty if that did not."""
         if self.start is None or not self.start.dropped:
             return ""
-        return f"it starts from {self.start.cell.label}, which failed: {self.start.error}"
+        return f"it starts from {self.start.cell.line}, which failed: {self.start.error}"
 
 
 def percent_text(percent: float) -> str:
@@ -264,7 +264,7 @@ class Launch:
             self.jobs[worker] = job
             with contextlib.suppress(OSError):  # the pool notices a worker that died
                 worker.pipe.send(Order(job.cell.config, job.directory, self.root, job.attempts))
-            self.reporter.started(job.cell.label)
+            self.reporter.started(job.cell.line)
 
     def _take(self, worker: Worker, outcome: Outcome) -> None:
         """Takes a worker's answer."""
@@ -276,7 +276,7 @@ class Launch:
             job.pause = min(SLOWEST_POLL, 2 * job.pause or self.poll)
             job.due = time.monotonic() + job.pause
             self.elsewhere.append(job)
-            self.reporter.waiting(job.cell.label)
+            self.reporter.waiting(job.cell.line)
         elif outcome.status == "failed":
             self._fail(job, outcome.error, outcome.retryable)
         elif (percent := job.result(self.metric)) is None:
@@ -284,7 +284,7 @@ class Launch:
         else:
             (job.directory / FAILED).unlink(missing_ok=True)
             self.report.made += 1
-            self.reporter.ended(job.cell.label, percent_text(percent), time.monotonic() - job.started)
+            self.reporter.ended(job.cell.line, percent_text(percent), time.monotonic() - job.started)
 
     def _replace(self, worker: Worker) -> None:
         """A worker died: its run counts as failed once, and another worker takes its place."""
@@ -297,7 +297,7 @@ class Launch:
     def _fail(self, job: Job, error: str, retryable: bool = True) -> None:
         again = job.fail(error, retryable)
         (self.pending if again else self.report.failed).append(job)
-        self.reporter.failed(job.cell.label, error, str(job.log), again)
+        self.reporter.failed(job.cell.line, error, str(job.log), again)
         for other in [other for other in self.pending if other.fails_with()]:
             if other in self.pending:
                 self.pending.remove(other)
@@ -318,5 +318,5 @@ class Launch:
         if percent is None:
             return False
         self.report.read += 1
-        self.reporter.ended(job.cell.label, percent_text(percent), None)
+        self.reporter.ended(job.cell.line, percent_text(percent), None)
         return True

@@ -10,6 +10,7 @@ from rich.text import Text
 from dafw import escape
 from dafw.run.criteria import LEFT_OUT
 from dafw.tables.costs import PEAKS, samples_per_second
+from dafw.tables.fields import in_short
 from dafw.tables.sheet import Line, Sheet, Value
 from dafw.tables.statistics import lower_is_better
 from dafw.tables.store import Store
@@ -45,6 +46,12 @@ def blocks(sheet: Sheet) -> list[tuple[str, tuple[str, ...], tuple[Line, ...]]]:
     return found
 
 
+def headings(columns: Sequence[str]) -> tuple[str, ...]:
+    """What stands above each column: a task of many domains in short, unless two columns would then read the same."""
+    short = tuple(map(in_short, columns))
+    return short if len(set(short)) == len(short) else tuple(columns)
+
+
 def render_terminal(sheet: Sheet, console: Console) -> None:
     """Prints to the console. Columns that do not fit side by side go below."""
     if not console.is_terminal:
@@ -53,7 +60,7 @@ def render_terminal(sheet: Sheet, console: Console) -> None:
     for heading, columns, lines in blocks(sheet):
         console.print(Text(f"\n{heading}", style="italic"))
         names = [Text(escape.terminal(label(line)), style=STYLES[line.kind]) for line in lines]
-        heads = [Text(escape.terminal(column)) for column in columns]
+        heads = [Text(escape.terminal(column)) for column in headings(columns)]
         first = max([name.cell_len for name in names] + [0])
         widths = [
             max(heads[i].cell_len, *(len(value.text) if (value := line.values[i]) else 1 for line in lines))
@@ -99,7 +106,7 @@ def render_markdown(sheet: Sheet) -> str:
     """GitHub-flavoured Markdown."""
     parts = [f"# {escape.markdown(sheet.title)}"]
     for heading, columns, lines in blocks(sheet):
-        rows = [["method", *map(escape.markdown, columns)], ["---", *("---:" for _ in columns)]]
+        rows = [["method", *map(escape.markdown, headings(columns))], ["---", *("---:" for _ in columns)]]
         for line in lines:
             first = escape.markdown(label(line).strip())
             first = first if line.kind == "method" else f"&nbsp;&nbsp;{first}"
@@ -152,7 +159,7 @@ def render_latex(sheet: Sheet) -> str:
                     r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
                     rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
                     r"\toprule",
-                    " & ".join(["", *map(escape.latex, columns)]) + r" \\",
+                    " & ".join(["", *map(escape.latex, headings(columns))]) + r" \\",
                     r"\midrule",
                     *body,
                     r"\bottomrule",

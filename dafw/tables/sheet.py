@@ -195,9 +195,9 @@ def _missing(store: Store) -> list[str]:
             lost += [metric for metric, read in further.items() if read.scores("last") is None]
         if result is None or lost:
             reason = f" (no {', '.join(lost)})" if lost else " (broken result)" if key in store.broken else ""
-            missing.append(cell.label + reason)
+            missing.append(cell.line + reason)
     helpers = [cell for cell in table.helpers() if store.get(cell.row, cell.task, cell.seed) is None]
-    return missing + [f"{cell.label} (by which {LEFT_OUT} chooses)" for cell in helpers]
+    return missing + [f"{cell.line} (by which {LEFT_OUT} chooses)" for cell in helpers]
 
 
 def _percents(store: Store, row: str, criterion: str) -> list[dict[int, float]]:

@@ -246,7 +246,7 @@ def drop(jobs: list[Job], reporter: Reporter, report: Report) -> list[Job]:
         for job in lost:
             job.fail(job.fails_with(), retryable=False)
             report.failed.append(job)
-            reporter.failed(job.cell.label, job.error, str(job.log), False)
+            reporter.failed(job.cell.line, job.error, str(job.log), False)
         jobs = [job for job in jobs if job not in lost]
     return jobs
 
@@ -290,7 +290,7 @@ class Submission:
                 if percent is not None:
                     report.made += 1
                     (job.directory / FAILED).unlink(missing_ok=True)
-                    reporter.ended(job.cell.label, percent_text(percent), time.monotonic() - started)
+                    reporter.ended(job.cell.line, percent_text(percent), time.monotonic() - started)
                 elif task.job_id in gone and not is_running(job.directory):
                     self._fail(job, task, reporter, report, again)
                 else:
@@ -318,7 +318,7 @@ class Submission:
         outcome = Outcome("failed", CANCELLED, retryable=False) if cancelled else self._outcome(job, task)
         once_more = job.fail(outcome.error or job.trouble(self.metric), outcome.retryable)
         (again if once_more else report.failed).append(job)
-        reporter.failed(job.cell.label, job.error, str(job.log), once_more)
+        reporter.failed(job.cell.line, job.error, str(job.log), once_more)
 
     def _outcome(self, job: Job, task: Any) -> Outcome:
         if not task.paths.result_pickle.exists():

@@ -40,12 +40,13 @@ def describe(store: Store) -> str:
     """
     found = states(store)
     places = {cell.label: store.directories[cell.row, cell.task, cell.seed] for cell in store.table.runs()}
+    shown = {cell.label: cell.line for cell in store.table.runs()}
     jobs = queue() if any(job_of(places[label]) for label, one in found.items() if one != "done") else None
     counts = {state: sum(one == state for one in found.values()) for state in STATES}
     lines = [f"{store.table.name}: " + ", ".join(f"{counts[state]} {state}" for state in STATES)]
     for state in STATES[1:]:
         lines += [
-            f"{state:<12} {label}{_more(state, places[label], jobs or {})}"
+            f"{state:<12} {shown[label]}{_more(state, places[label], jobs or {})}"
             for label, one in found.items()
             if one == state
         ]

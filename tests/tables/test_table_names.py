@@ -179,3 +179,36 @@ def test_rows_with_commas_are_chosen_on_the_command_line(
     assert refused(capsys, "table", "status", file, "--rows", "mSDA,", "NN") == (
         'unknown row "mSDA,": did you mean "mSDA"? (choices: NN, mSDA, "mSDA, NN", "mSDA, NN, long")'
     )
+
+
+def test_a_task_of_many_targets_is_shown_in_short(make_table: Make, fill: Fill) -> None:
+    seven = [f"d{i}" for i in range(7)]
+    rows = [
+        {"name": name, "model": {"class_path": "SourceOnly", "init_args": {"lr": i}}} for i, name in enumerate("ab")
+    ]
+    task, six = f"m->{','.join(seven)}", "m->e0,e1,e2,e3,e4,e5"
+    table = make_table(rows=rows, tasks=[task, six], seeds=[0])
+    history = [
+        {
+            "step": 1,
+            "validators": {},
+            "oracle": {},
+            "test": {name: {"accuracy": 0.5} for name in [*seven, *(f"e{i}" for i in range(6))]},
+        }
+    ]
+    store = load(table, fill(table, lambda row, task, seed: None if row == "b" else 0.5, history=history))
+    sheet, file = make_sheet(store), io.StringIO()
+    render_terminal(sheet, Console(file=file))
+    for shown in (file.getvalue(), render_markdown(sheet), render_latex(sheet), describe(store)):
+        assert task not in shown
+        assert "d0 and 6 more" in shown
+        assert six in shown.replace("$\\to$", "->")
+    page = render_html(sheet, store, Path("pages"), {})
+    assert "<th>m \u2192 d0 and 6 more</th>" in page
+    assert task in render_csv(sheet)  # for programs
+
+
+def test_two_tasks_that_would_read_the_same_are_shown_whole(make_table: Make) -> None:
+    tasks = [f"m->{','.join(f'd{i}' for i in range(6))},{last}" for last in "xy"]
+    table = make_table(tasks=tasks, seeds=[0])
+    assert all(task in render_markdown(make_sheet(load(table, Path("nothing")))) for task in tasks)
