@@ -25,7 +25,9 @@ WINDOW = 100
 SOURCE_SAMPLES = 2000
 """Greatest number of test samples of each source that the final weights are tried on."""
 TIMED = 20
-"""Batches on which the start model's speed is measured."""
+"""Most batches on which the start model's speed is measured."""
+SECONDS = 3.0
+"""Seconds after which no further batch is begun for it."""
 
 Errors = NDArray[np.float64]
 
@@ -225,13 +227,15 @@ def _source(method: TestTimeMethod, data: DomainDataModule) -> dict[str, float]:
 
 @torch.no_grad()
 def _start_speed(method: TestTimeMethod, data: DomainDataModule) -> float:
-    """Samples a second that the start model predicts, this rank's share of the first batches of the stream."""
+    """Samples a second that the start model predicts, the first batches of this rank, for some seconds."""
     batches = iter(data.replay())
     method.start_outputs(next(batches).to(method.device))
     began, samples = time.perf_counter(), 0
     for batch, _ in zip(batches, range(TIMED), strict=False):
         outputs = method.start_outputs(batch.to(method.device))
         samples += len(batch) - batch.num_again
+        if time.perf_counter() - began > SECONDS:
+            break
     if not samples:
         return float("nan")
     outputs.logits.sum().item()  # waits for a GPU
