@@ -1,6 +1,5 @@
 """Looks back at a stream after it has ended: here what was served meets the labels, outside the method."""
 
-import resource
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -75,7 +74,6 @@ def stream_result(method: Method, data: DomainDataModule, seconds: float, ranks:
         resets=int(method.restarts),
         source=_source(method, data),
         speed={**speed, "start_samples_per_second": ranks * _start_speed(method, data)},
-        peak_memory_mib=round(_peak_memory(method.device), 1),
     )
 
 
@@ -240,9 +238,3 @@ def _start_speed(method: TestTimeMethod, data: DomainDataModule) -> float:
         return float("nan")
     outputs.logits.sum().item()  # waits for a GPU
     return samples / (time.perf_counter() - began)
-
-
-def _peak_memory(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -32,7 +32,6 @@ class StreamResult:
             normalised by running statistics; empty where no labelled source is at hand.
         speed: ``seconds`` and ``samples_per_second`` of the stream with all that belongs to it, and
             ``start_samples_per_second``: the start model on the first batches, from loading to prediction.
-        peak_memory_mib: greatest memory of the run in MiB: what torch allocated on a GPU, or the process without one.
         uploads: number of ``samples`` that were sent to a cloud, and their ``share`` of those that were served; empty
             for a method without a cloud.
     """
@@ -49,7 +48,6 @@ class StreamResult:
     resets: int
     source: Mapping[str, float]
     speed: Mapping[str, float]
-    peak_memory_mib: float
     uploads: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -71,7 +69,6 @@ class StreamResult:
             resets=int(given["resets"]),
             source=_floats(given["source"]),
             speed=_floats(given["speed"]),
-            peak_memory_mib=float(given["peak_memory_mib"]),
             uploads=_floats(given.get("uploads", {})),
         )
 

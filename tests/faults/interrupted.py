@@ -27,7 +27,7 @@ def same(one: Path, other: Path) -> None:
     for result in results:
         del result["seconds"], result["cost"], result["git_revision"]
         if result["stream"] is not None:
-            del result["stream"]["speed"], result["stream"]["peak_memory_mib"]
+            del result["stream"]["speed"]
     assert results[0] == results[1]
     last = f"step={results[0]['steps']}.ckpt"
     finals = [torch.load(folder / "checkpoints" / last, weights_only=True) for folder in (one, other)]

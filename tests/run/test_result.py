@@ -78,7 +78,6 @@ RUN = Result(
         resets=2,
         source={},
         speed={"seconds": 1.5},
-        peak_memory_mib=12.5,
     ),
     estimates={"b": {"ac": {"value": 0.5, "low": 0.25, "high": 0.75}}},
 )

@@ -35,7 +35,7 @@ PROTOCOL = {
 def stream(**protocol: Any) -> dict[str, Any]:
     """What a result says of a stream."""
     empty: dict[str, Any] = {key: {} for key in ("domains", "mean", "bins", "worst", "used", "source", "speed")}
-    sizes = {"samples": 10, "window": 5, "resets": 0, "peak_memory_mib": 1.0, "segments": []}
+    sizes = {"samples": 10, "window": 5, "resets": 0, "segments": []}
     return {**empty, **sizes, "protocol": {**PROTOCOL, **protocol}}
 
 
