@@ -212,6 +212,21 @@ def test_layer_and_group_normalisation_learn(of: str, name: str, tmp_path: Path)
     assert changed <= names
 
 
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("name", ["ETA", "EATA", "RDumb", "SAR", "DeYO"])
+def test_where_no_row_is_sure_nothing_moves(name: str, rows: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    deep_net = Trained("resnet18", backbone_args={"channels": [8, 8, 8, 8], "layers": [9, 1, 1, 1]})
+    for parameter in norm_parameters(deep_net):
+        torch.nn.init.ones_(parameter)
+    method = OWNERS[name](deep_net, num_classes=5, lr=0.1, margin=0.0)
+    before = {key: value.clone() for key, value in method.network.state_dict().items()}
+    served, steps = follow(method, list(torch.rand(3, rows, 3, 64, 64).numpy()), tmp_path, "32-true")
+    assert not any(bool(used.any()) for used in steps.used)
+    assert all(bool(scores.isfinite().all()) for scores in served)
+    assert only_changed(method.network.state_dict(), before) == []
+
+
 def test_sar_and_deyo_leave_the_last_part_alone() -> None:
     for owner in (SAR, DeYO):
         method = owner(Trained(**NETWORKS["vit"]), num_classes=5)

@@ -89,6 +89,7 @@ class DeYO(TestTimeMethod):
         probabilities = full_precision(outputs.logits.detach()).softmax(1)
         predicted = probabilities.argmax(1, keepdim=True)
         falls = (probabilities - full_precision(destroyed).softmax(1)).gather(1, predicted)[:, 0]
+        falls = torch.where(sure, falls, 0)  # without a sure row there are no statistics, and no number
         shares = self.used(sure & (falls > self.threshold))
         factor = (self.weight_margin - fixed).exp() + falls.exp()
         return {"entropy": (shares * factor * entropies).sum()}
