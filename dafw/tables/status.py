@@ -39,14 +39,14 @@ def describe(store: Store) -> str:
     Of a run that a cluster makes it says the job, and of one that failed the reason and its log.
     """
     found = states(store)
-    places = {cell.label: store.directories[cell.row, cell.task, cell.seed] for cell in store.table.runs()}
-    shown = {cell.label: cell.line for cell in store.table.runs()}
+    cells = {cell.label: cell for cell in store.table.runs()}
+    places = {label: store.directories[cell.row, cell.task, cell.seed] for label, cell in cells.items()}
     jobs = queue() if any(job_of(places[label]) for label, one in found.items() if one != "done") else None
     counts = {state: sum(one == state for one in found.values()) for state in STATES}
     lines = [f"{store.table.name}: " + ", ".join(f"{counts[state]} {state}" for state in STATES)]
     for state in STATES[1:]:
         lines += [
-            f"{state:<12} {shown[label]}{_more(state, places[label], jobs or {})}"
+            f"{state:<12} {cells[label].line}{_more(state, places[label], jobs or {})}"
             for label, one in found.items()
             if one == state
         ]
