@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -235,10 +236,11 @@ def test_ablations(tmp_path: Path, ablation: dict[str, Any]) -> None:
 
 
 def test_it_learns_the_source(tmp_path: Path) -> None:
+    """In most of the later epochs: a new clustering can cost a third for an epoch, and rounding decides which."""
     item = case(MemSPM, **arguments(items=20, sub_prototypes=4, top_k=5, head_width=16))
     method, _ = item.train(tmp_path, epochs=20)
-    assert method.history[-1]["validators"]["source_accuracy"] > 0.8
-    assert method.history[-1]["validators"]["source_accuracy"] > method.history[0]["validators"]["source_accuracy"]
+    accuracies = [epoch["validators"]["source_accuracy"] for epoch in method.history]
+    assert median(accuracies[10:]) > 0.8 > accuracies[0]
 
 
 def test_only_images_can_be_reconstructed() -> None:
