@@ -1,6 +1,6 @@
 """Every benchmark of speed: prints its progress, writes results.json beside this file and the tables of docs/speed.md.
 
-All of it takes about 50 minutes on two cores; with --quick it takes seconds, and its numbers mean nothing.
+All of it takes about 65 minutes on two cores; with --quick it takes seconds, and its numbers mean nothing.
 """
 
 import argparse
@@ -29,6 +29,7 @@ TITLES = {
     "methods": "The methods",
     "masks": "The methods for masks",
     "boxes": "Detectors and the methods for boxes",
+    "streams": "Test-time methods on a stream",
 }
 
 
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import masks
     import methods
     import step
+    import streams
     import threads
     import torch
     from harness import Measure, as_json, environment, replace_block, say
@@ -77,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             found[name] = {"step": step, "forms": forms}[name].measure(options.quick, options.device)
         else:
             scripts = {"lightning_parts": lightning_parts, "loader": loader, "cell": cell, "methods": methods}
-            found[name] = (scripts | {"threads": threads, "masks": masks, "boxes": boxes})[name].measure(options.quick)
+            scripts |= {"threads": threads, "masks": masks, "boxes": boxes, "streams": streams}
+            found[name] = scripts[name].measure(options.quick)
     machine["load_after"] = environment(THREADS)["load"]
     results = {
         "schema_version": 1,
@@ -105,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def report(results: dict[str, Any], found: dict[str, Any]) -> str:
     """The tables as Markdown."""
     import methods
+    import streams
     from harness import table
 
     machine = results["machine"]
@@ -113,7 +117,8 @@ def report(results: dict[str, Any], found: dict[str, Any]) -> str:
     loads = f"load average {machine['load'][0]} before and {machine['load_after'][0]} after"
     text = f"Measured {results['started']} on {where}, {results['device']} for the step; {loads}. {versions}."
     parts = [text + (" **A quick run: these numbers mean nothing.**" if results["quick"] else "")]
-    tables = {name: (methods.table if name == "methods" else table)(measures) for name, measures in found.items()}
+    own = {"methods": methods.table, "streams": streams.table}
+    tables = {name: own.get(name, table)(measures) for name, measures in found.items()}
     parts += [f"### {TITLES[name]}\n\n{text}" for name, text in tables.items()]
     return "\n\n".join(parts)
 

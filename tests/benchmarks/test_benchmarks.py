@@ -97,7 +97,7 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     found = json.loads(results.read_text())
     assert found["quick"] is True
     assert found["machine"]["versions"]["torch"] == torch.__version__.partition("+")[0]
-    names = {"step", "forms", "lightning_parts", "loader", "cell", "threads", "methods", "masks", "boxes"}
+    names = {"step", "forms", "lightning_parts", "loader", "cell", "threads", "methods", "masks", "boxes", "streams"}
     assert found["benchmarks"].keys() == names
     for measures in found["benchmarks"].values():
         assert measures
@@ -113,6 +113,7 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     assert (limits["step time over erm"], limits["peak of memory over rows"]) == (1.05, 1.2)
     assert (limits["metrics of 10 images"], limits["boxes on 64x48"]) == (3.0, 80.0)
     text = page.read_text()
+    assert "| CoTTA, 4 views | " in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "stale" not in text
