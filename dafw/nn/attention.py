@@ -5,7 +5,7 @@ Conditioned: each domain has a W_1 of its own, and all share W_2, Li et al., AAA
 https://arxiv.org/abs/2005.06717.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,12 +31,54 @@ class SqueezeExcite(nn.Module):
         self.fc1 = nn.Conv2d(channels, channels // reduction, 1)
         self.act = nn.ReLU(inplace=True)
         self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
-        self.gate = nn.Sigmoid()
+        self.gate: nn.Module = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         """Weighs the channels of each row: (N, C, H, W), the same shape."""
         weights: Tensor = self.gate(self.fc2(self.act(self.fc1(x.mean((2, 3), keepdim=True)))))
         return x * weights
+
+
+class DoubledSigmoid(nn.Module):
+    """2 sigmoid(x): a gate whose weights are 1 where the scores are 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The weights, of the shape of ``x``."""
+        return 2 * x.sigmoid()
+
+
+def insert_attention(module: nn.Module, reduction: int) -> None:
+    """Inserts squeeze-and-excitation behind each stage of a timm network, in place, which starts as the identity.
+
+    The weights are 2 sigmoid(W_2 relu(W_1 GAP(x))), where W_2 and its bias are 0 at the start. So a pretrained network
+    gives what it gave, until they learn. Names in its state do not change. The start is ours, from no paper: with it
+    methods that act on channel attention can be compared with others on one pretrained network.
+
+    Args:
+        module: the backbone. A stage is a sequence of blocks, as in ResNets, EfficientNets and MobileNets.
+        reduction: see :class:`SqueezeExcite`.
+
+    Raises:
+        UserError: for a network without such stages.
+    """
+    known = [(dict(module.named_modules()).get(one["module"]), one["num_chs"]) for one in _feature_info(module)]
+    stages = [(stage, channels) for stage, channels in known if isinstance(stage, nn.Sequential)]
+    if not stages:
+        raise UserError(
+            "squeeze_excite follows the stages of a timm network that are sequences of blocks, as a ResNet's and an"
+            f" EfficientNet's are, and {getattr(module, 'name', type(module).__name__)} has none"
+        )
+    for stage, channels in stages:
+        layer = SqueezeExcite(channels, min(reduction, channels))
+        layer.gate = DoubledSigmoid()
+        nn.init.zeros_(layer.fc2.weight)
+        nn.init.zeros_(layer.fc2.bias)  # type: ignore[arg-type]
+        stage.add_module("squeeze_excite", layer)
+
+
+def _feature_info(module: nn.Module) -> list[dict[str, Any]]:
+    found = getattr(module, "feature_info", [])
+    return list(getattr(found, "info", found))
 
 
 class DomainAttention(nn.Module):
@@ -180,7 +222,8 @@ def convert_attention(
         name = getattr(module, "backbone_name", type(module).__name__)
         raise UserError(
             f"domain-conditioned attention replaces squeeze-and-excitation modules, and {name} has none: choose a"
-            " backbone that has them, such as legacy_seresnet50, seresnet50 or small_se_net"
+            " backbone that has them, such as legacy_seresnet50, seresnet50 or small_se_net, or give"
+            " model.network.squeeze_excite"
         )
     return made
 

@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from dafw.data.hub import encoder_of
 from dafw.data.imagenet import rows_of
 from dafw.errors import UserError, choose, warn
+from dafw.nn.attention import insert_attention
 from dafw.nn.backbones import make_backbone
 from dafw.nn.feature_cache import FeatureCache
 from dafw.nn.ibn import IBNForm
@@ -77,6 +78,9 @@ class Network(NetworkBase):
             those of the plain ResNet. Both parts of a layer then get the scale and shift of its batch normalisation;
             the remaining batch normalisation gets the running statistics. Without weights every normalisation starts
             with scale 1, unless ``backbone_args`` has timm's ``zero_init_last``.
+        squeeze_excite: put squeeze-and-excitation behind each stage of a timm network. It starts as the identity, see
+            :func:`~dafw.nn.attention.insert_attention`. The number is the reduction of the channels, 16 in most papers.
+            ``weights`` are those of the network without it.
         mixstyle: stages of a ResNet or of a digit network, from 1. Behind each, training images mix their styles, see
             :class:`~dafw.nn.mixstyle.MixStyle` (paper, as recalled: 1 and 2 or 1 to 3, by data set).
         mixstyle_alpha: of the Beta distribution of the mixing weights.
@@ -122,6 +126,7 @@ class Network(NetworkBase):
         norm_affine: Literal["fixed"] | None = None,
         feature_cache: NonNegativeInt = 0,
         ibn: IBNForm | None = None,
+        squeeze_excite: PositiveInt | None = None,
         mixstyle: list[NonNegativeInt] | None = None,
         mixstyle_alpha: float = 0.1,
         mixstyle_p: ClosedUnitInterval = 0.5,
@@ -138,6 +143,8 @@ class Network(NetworkBase):
             raise UserError(f"head_init is of the default head: leave it out, or head: {head}")
         if frozen and mixstyle:
             raise UserError("mixstyle does nothing in a frozen backbone, which is in evaluation mode")
+        if frozen and squeeze_excite is not None:
+            raise UserError("squeeze_excite learns nothing in a frozen backbone, where it stays the identity")
         if feature_cache and not frozen:
             raise UserError(f"feature_cache is a number of images and needs a frozen backbone, not {feature_cache}")
         if feature_cache and encoder_of(backbone) is not None:
@@ -149,6 +156,8 @@ class Network(NetworkBase):
         module, width, classifier = made
         if keeps:
             refuse_unknown_scale(backbone, module, mean, std)
+        if squeeze_excite is not None:
+            insert_attention(module, squeeze_excite)
         if mixstyle:
             insert_mixstyle(module, mixstyle, alpha=mixstyle_alpha, p=mixstyle_p, pairs=mixstyle_pairs)
         super().__init__(

@@ -18,6 +18,7 @@ from dafw.nn.attention import (
     SqueezeExcite,
     convert_attention,
     domain_gap,
+    insert_attention,
 )
 from dafw.nn.digits import SmallBNNet, SmallSENet
 from dafw.nn.layout import BatchLayout
@@ -236,6 +237,51 @@ def test_other_modules_with_two_layers_are_left_alone() -> None:
     for module in (Attention(8, 4), Mlp(), timm.layers.SEModule(8, norm_layer=nn.BatchNorm2d)):
         with pytest.raises(UserError, match="Sequential has none"):
             convert_attention(nn.Sequential(module))
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"), [("resnet18", 4), ("tf_efficientnet_lite0", 5), ("mobilenetv3_small_050", 4)]
+)
+def test_inserted_attention_starts_as_the_identity(name: str, stages: int) -> None:
+    torch.manual_seed(0)
+    network = Network(backbone=name, squeeze_excite=16).eval()
+    plain = Network(backbone=name).eval()
+    state = network.state_dict()
+    own = {key: value for key, value in state.items() if ".squeeze_excite." not in key}
+    plain.load_state_dict(own)
+    inserted = [part for part in network.modules() if isinstance(part, SqueezeExcite)]
+    assert len(inserted) == stages
+    x = torch.rand(2, 3, 64, 64)
+    before = plain.backbone(x)
+    assert torch.equal(network.backbone(x), before)
+    for part in inserted:
+        nn.init.normal_(part.fc2.weight, std=10)
+    assert not torch.allclose(network.backbone(x), before, rtol=0.1)
+    found = convert_attention(network)
+    assert sum(isinstance(m.gate, type(inserted[0].gate)) for m in found) == stages
+
+
+def test_inserted_attention_learns_and_reduces_narrow_maps() -> None:
+    torch.manual_seed(0)
+    network = Network(backbone="mobilenetv3_small_050", squeeze_excite=1000)
+    network.backbone(torch.rand(2, 3, 64, 64)).square().sum().backward()
+    inserted = {name: part for name, part in network.named_modules() if name.endswith("squeeze_excite")}
+    for part in inserted.values():
+        assert part.fc1.out_channels == 1
+        assert part.fc2.bias.grad.any()
+
+
+@pytest.mark.parametrize("backbone", ["small_bn_net", "vit_tiny_patch16_224", "convnext_atto"])
+def test_attention_needs_stages_of_blocks(backbone: str) -> None:
+    with pytest.raises(UserError, match="squeeze_excite follows the stages of a timm network"):
+        Network(backbone=backbone, squeeze_excite=16)
+    with pytest.raises(UserError, match="Identity has none"):
+        insert_attention(nn.Identity(), 16)
+
+
+def test_frozen_attention_is_refused() -> None:
+    with pytest.raises(UserError, match="squeeze_excite learns nothing in a frozen backbone"):
+        Network(backbone="resnet18", squeeze_excite=16, frozen=True)
 
 
 def test_small_se_net_attends_behind_each_convolution() -> None:
