@@ -265,9 +265,13 @@ def test_inserted_attention_learns_and_reduces_narrow_maps() -> None:
     torch.manual_seed(0)
     network = Network(backbone="mobilenetv3_small_050", squeeze_excite=1000)
     network.backbone(torch.rand(2, 3, 64, 64)).square().sum().backward()
-    inserted = {name: part for name, part in network.named_modules() if name.endswith("squeeze_excite")}
-    for part in inserted.values():
+    inserted = [network.get_submodule(name) for name, _ in network.named_modules() if name.endswith("squeeze_excite")]
+    assert len(inserted) == 4
+    for part in inserted:
+        assert isinstance(part, SqueezeExcite)
         assert part.fc1.out_channels == 1
+        assert part.fc2.bias is not None
+        assert part.fc2.bias.grad is not None
         assert part.fc2.bias.grad.any()
 
 
