@@ -5,7 +5,7 @@ Conditioned: each domain has a W_1 of its own, and all share W_2, Li et al., AAA
 https://arxiv.org/abs/2005.06717.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +61,9 @@ def insert_attention(module: nn.Module, reduction: int) -> None:
     Raises:
         UserError: for a network without such stages.
     """
-    known = [(dict(module.named_modules()).get(one["module"]), one["num_chs"]) for one in _feature_info(module)]
-    stages = [(stage, channels) for stage, channels in known if isinstance(stage, nn.Sequential)]
+    parts = dict(module.named_modules())
+    named = [(parts.get(one["module"]), one["num_chs"]) for one in getattr(module, "feature_info", ())]
+    stages = [(stage, channels) for stage, channels in named if isinstance(stage, nn.Sequential)]
     if not stages:
         raise UserError(
             "squeeze_excite follows the stages of a timm network that are sequences of blocks, as a ResNet's and an"
@@ -74,11 +75,6 @@ def insert_attention(module: nn.Module, reduction: int) -> None:
         nn.init.zeros_(layer.fc2.weight)
         nn.init.zeros_(layer.fc2.bias)  # type: ignore[arg-type]
         stage.add_module("squeeze_excite", layer)
-
-
-def _feature_info(module: nn.Module) -> list[dict[str, Any]]:
-    found = getattr(module, "feature_info", [])
-    return list(getattr(found, "info", found))
 
 
 class DomainAttention(nn.Module):

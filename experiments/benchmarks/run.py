@@ -73,13 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     found: dict[str, list[Measure]] = {}
     machine = environment(THREADS)
     started, start = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), time.monotonic()
+    scripts = {"lightning_parts": lightning_parts, "loader": loader, "cell": cell, "threads": threads}
+    scripts |= {"methods": methods, "masks": masks, "boxes": boxes, "streams": streams}
     for name in options.only or TITLES:
         say(f"{TITLES[name].lower()} ({name}.py)")
         if name in ("step", "forms"):
             found[name] = {"step": step, "forms": forms}[name].measure(options.quick, options.device)
         else:
-            scripts = {"lightning_parts": lightning_parts, "loader": loader, "cell": cell, "methods": methods}
-            scripts |= {"threads": threads, "masks": masks, "boxes": boxes, "streams": streams}
             found[name] = scripts[name].measure(options.quick)
     machine["load_after"] = environment(THREADS)["load"]
     results = {

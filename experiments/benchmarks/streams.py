@@ -104,32 +104,31 @@ class Images(DomainDataModule):
         return Domain(name, ArrayImages(images), np.arange(self.count) % len(CLASSES))
 
 
-def start(setting: Setting, folder: Path) -> Path:
-    """A checkpoint that all rows start from: a step on the labelled domain."""
-    trainer, path = toy_trainer(folder, epochs=1, limit_val_batches=0), folder / "start.ckpt"
+def start(setting: Setting, path: Path) -> None:
+    """Writes the checkpoint that all rows start from: after a step on the labelled domain."""
+    trainer = toy_trainer(path.parent, epochs=1, limit_val_batches=0)
     trainer.fit(dafw.methods.SourceOnly(_network(setting), num_classes=len(CLASSES)), datamodule=Images(setting))
     trainer.save_checkpoint(path)
-    return path
 
 
 def _network(setting: Setting) -> Network:
     torch.manual_seed(0)
-    return Network(setting.backbone, input_size=setting.size if setting.backbone.endswith("_net") else None)
+    return Network(setting.backbone, input_size=setting.size)
 
 
-def serve(setting: Setting, name: str, folder: Path, *watches: Any) -> None:
+def serve(setting: Setting, name: str, checkpoint: Path, *watches: Any) -> None:
     """The stream, by one method from its start on."""
     chosen, arguments = ROWS[name]
-    given = {"num_classes": len(CLASSES), "checkpoint": str(folder / "start.ckpt"), **arguments}
+    given = {"num_classes": len(CLASSES), "checkpoint": str(checkpoint), **arguments}
     method = getattr(dafw.methods, chosen)(_network(setting), **given)
     options: dict[str, Any] = {"limit_val_batches": 0, "log_every_n_steps": 1000}
-    toy_trainer(folder, epochs=1, callbacks=list(watches), **options).fit(method, datamodule=Images(setting))
+    toy_trainer(checkpoint.parent, epochs=1, callbacks=list(watches), **options).fit(method, datamodule=Images(setting))
 
 
-def rate(setting: Setting, name: str, folder: Path) -> float:
+def rate(setting: Setting, name: str, checkpoint: Path) -> float:
     """Milliseconds an image."""
     clock = Timed(setting.warmup, setting.warmup + setting.steps)
-    serve(setting, name, folder, clock)
+    serve(setting, name, checkpoint, clock)
     return 1e3 * clock.per_step / setting.batch
 
 
@@ -137,12 +136,12 @@ def measure(quick: bool = False, setting: Setting | None = None) -> list[Measure
     """Time of an image and peak of memory of each row; those of the frozen model are the reference."""
     setting = setting or (QUICK if quick else Setting())
     names = ["Frozen", *(setting.only or [name for name in ROWS if name != "Frozen"])]
-    with TemporaryDirectory() as made:
-        folder = Path(made)
-        start(setting, folder)
-        runs: dict[str, Callable[[], float]] = {name: partial(rate, setting, name, folder) for name in names}
+    with TemporaryDirectory() as folder:
+        checkpoint = Path(folder, "start.ckpt")
+        start(setting, checkpoint)
+        runs: dict[str, Callable[[], float]] = {name: partial(rate, setting, name, checkpoint) for name in names}
         taken = interleave(runs, setting.rounds, f"streams, {setting.name}, ms an image")
-        peaks = {name: peak(setting, name, folder) for name in names}
+        peaks = {name: peak(setting, name, checkpoint) for name in names}
     found = []
     for name in names:
         found.append(timed(f"time of an image, {name}, {setting.name}", "ms", taken[name], taken["Frozen"]))
@@ -150,10 +149,10 @@ def measure(quick: bool = False, setting: Setting | None = None) -> list[Measure
     return found
 
 
-def peak(setting: Setting, name: str, folder: Path) -> float:
+def peak(setting: Setting, name: str, checkpoint: Path) -> float:
     """The most megabytes of tensors that are alive at one time."""
     weigh = Weigh("cpu")
-    serve(setting, name, folder, weigh)
+    serve(setting, name, checkpoint, weigh)
     return weigh.live.peak / 1e6
 
 
