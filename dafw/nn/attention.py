@@ -77,11 +77,17 @@ def insert_attention(module: nn.Module, reduction: int) -> None:
         stage.add_module("squeeze_excite", layer)
 
 
+def inserted_attention(module: nn.Module) -> list[nn.Module]:
+    """What :func:`insert_attention` put into ``module``, also once :func:`convert_attention` has replaced it."""
+    return [part for part in module.modules() if isinstance(getattr(part, "gate", None), DoubledSigmoid)]
+
+
 class DomainAttention(nn.Module):
     """Attention with a squeeze for each domain. The first rows of a batch are source, the others target.
 
     The number of source rows is that of the :class:`~dafw.nn.layout.BatchLayout`, which batch normalisation reads too.
     So an evaluation decides which path its rows take. Both squeezes start with the weights of the plain module's.
+    After :meth:`share_path` there is one path for good.
 
     Args:
         squeeze: 1x1 convolution C -> C / r of a plain module. It becomes the source's, and a copy the target's.
@@ -96,11 +102,17 @@ class DomainAttention(nn.Module):
         self.target_squeeze = nn.Conv2d(squeeze.in_channels, squeeze.out_channels, 1, bias=squeeze.bias is not None)
         self.target_squeeze.to(squeeze.weight).load_state_dict(squeeze.state_dict())
         self.layout = BatchLayout()
+        self.one_path = False
+
+    def share_path(self) -> None:
+        """Sends the target through the source's path for good, for training in which nothing teaches its own."""
+        self.one_path = True
+        self.target_squeeze.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Weighs the channels of each row by its domain's path: (N, C, H, W), the same shape."""
         pooled = x.mean((2, 3), keepdim=True)
-        num_source = min(self.layout.num_source or 0, x.shape[0])
+        num_source = x.shape[0] if self.one_path else min(self.layout.num_source or 0, x.shape[0])
         parts = []
         if num_source:
             parts.append(self.source_squeeze(pooled[:num_source]))
@@ -148,6 +160,11 @@ class GatedDomainAttention(DomainAttention):
         super().__init__(squeeze, excite, act, gate)
         self.threshold, self.form = threshold, form
         self.register_buffer("shared", torch.zeros((), dtype=torch.bool, device=squeeze.weight.device))
+
+    def share_path(self) -> None:
+        """As the plain module's; ``shared`` says so."""
+        super().share_path()
+        self.shared.fill_(True)
 
     def squeeze_target(self, source: Tensor, target: Tensor) -> Tensor:
         """The description by the decided path. A training batch of both domains decides anew first."""

@@ -58,7 +58,8 @@ class Network(NetworkBase):
         dropout: share of values to drop in training: of the bottleneck's output and of the head's hidden units. A
             network with neither drops features of the backbone (DomainBed's ``resnet_dropout``). Each rank of a
             distributed run draws its own.
-        backbone_lr: learning rate of the backbone as a multiple of that of bottleneck and head.
+        backbone_lr: learning rate of the backbone as a multiple of that of bottleneck and head. New layers in the
+            backbone, those of ``squeeze_excite``, learn at the latter.
         in_channels: channels C of an image.
         input_size: side of an image in pixels, for networks built for one size; the network's own if null.
         mean: mean per channel of images in [0, 1], one value or C; a timm model's own or 0.5 if null.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dafw.data.padding import valid_positions
 from dafw.errors import UserError
+from dafw.nn.attention import inserted_attention
 from dafw.problems.outputs import RowOutputs
 from dafw.ranges import NonNegativeFloat, PositiveInt
 from dafw.recording import Recorded
@@ -219,13 +220,15 @@ class NetworkBase(Recorded, nn.Module):
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Parameter groups for an optimiser: the backbone at ``lr * backbone_lr``, all other parts at ``lr``.
 
-        Frozen parameters and empty groups are left out.
+        Attention that ``squeeze_excite`` put into the backbone is new, so it is among the other parts. Frozen
+        parameters and empty groups are left out.
 
         Raises:
             RuntimeError: before :meth:`set_classes`, as the head would not be trained.
         """
         self.label_head()
-        backbone = list(self.backbone.parameters())
+        new = {id(parameter) for part in inserted_attention(self.backbone) for parameter in part.parameters()}
+        backbone = [parameter for parameter in self.backbone.parameters() if id(parameter) not in new]
         inside = {id(parameter) for parameter in backbone}
         others = [parameter for parameter in self.parameters() if id(parameter) not in inside]
         groups = [

@@ -185,6 +185,25 @@ def test_source_and_target_are_served_by_their_own_paths() -> None:
         torch.testing.assert_close(method(x).logits, y)
 
 
+@pytest.mark.parametrize("owner", [DCAN, GDCAN])
+def test_in_the_control_the_target_takes_the_sources_path_uncorrected(owner: type[DCAN], tmp_path: Path) -> None:
+    method, x = make(owner, **owner.control, weight_decay=0.0), images()
+    before = {name: value.clone() for name, value in method.named_parameters()}
+    train(method, tmp_path)
+    own = {name for name in before if "target_squeeze" in name or name.startswith("correct_")}
+    trained = {name for name, value in method.named_parameters() if not torch.equal(value, before[name])}
+    assert own
+    assert trained
+    assert not own & trained  # nothing taught them
+    method.eval()
+    served = method(x).logits
+    assert torch.equal(outputs_of(method, x, source=True).logits, served)
+    for part in domain_attentions(method):
+        nn.init.normal_(part.target_squeeze.weight, std=10.0)
+    nn.init.normal_(method.correct_features.change[2].bias, std=10.0)
+    assert torch.equal(method(x).logits, served)
+
+
 @pytest.mark.parametrize("source", [True, False])
 def test_ten_crops(source: bool) -> None:
     method, x = make().eval(), torch.cat([images(), images().flip(3)], 3).repeat(1, 1, 2, 1)  # (5, 3, 12, 12)

@@ -275,6 +275,23 @@ def test_inserted_attention_learns_and_reduces_narrow_maps() -> None:
         assert part.fc2.bias.grad.any()
 
 
+def test_inserted_attention_learns_at_the_rate_of_new_layers() -> None:
+    network = Network(backbone="mobilenetv3_small_050", squeeze_excite=16, backbone_lr=0.1)
+    network.set_classes(3)
+    inside = len(list(network.backbone.parameters()))
+    for conditioned in (False, True):
+        if conditioned:
+            convert_attention(network)
+        rates = {id(p): group["lr"] for group in network.parameter_groups(1.0) for p in group["params"]}
+        for name, parameter in network.named_parameters():
+            new = ".squeeze_excite." in name or not name.startswith("backbone.")
+            assert rates[id(parameter)] == (1.0 if new else 0.1), name
+    assert len(list(network.backbone.parameters())) > inside  # the target's squeezes
+    own = Network(backbone="small_se_net", backbone_lr=0.1)  # whose attention is no insertion
+    own.set_classes(3)
+    assert [group["lr"] for group in own.parameter_groups(1.0)] == [0.1, 1.0]
+
+
 @pytest.mark.parametrize("backbone", ["small_bn_net", "vit_tiny_patch16_224", "convnext_atto"])
 def test_attention_needs_stages_of_blocks(backbone: str) -> None:
     with pytest.raises(UserError, match="squeeze_excite follows the stages of a timm network"):

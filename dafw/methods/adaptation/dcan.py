@@ -49,7 +49,8 @@ class DCAN(AdaptationMethod):
     0.001, ``backbone_lr`` 0.1, Nesterov momentum, weight decay 0.001, as in experiments/image_folder/dcan.yaml. The
     schedule is (1 + p)^-0.75 if ``None``. Under ``norm: frozen`` scale and shift of the backbone's batch norms are not
     trained either. A linear classifier starts from N(0, 0.01). A moving average, if used, covers the network, not B and
-    B'.
+    B'. The control has both weights at 0. Nothing would teach its target's squeezes, B and B', so that the target takes
+    the source's path, uncorrected.
 
     Args:
         network: images (N, C, H, W) to features (N, d) and logits (N, K); must have squeeze-and-excitation.
@@ -74,8 +75,7 @@ class DCAN(AdaptationMethod):
     least_rows: ClassVar[int] = 2
     control: ClassVar[dict[str, Any]] = {"alpha": 0.0, "beta": 0.0}
     control_difference_reason: ClassVar[str] = (
-        "attention has a path for each domain, the classifier starts from other weights, and what shifts and scales a"
-        " frozen batch norm is not trained"
+        "the classifier starts from other weights, and what shifts and scales a frozen batch norm is not trained"
     )
     search_space: ClassVar[dict[str, Any]] = {"alpha": (0.1, 3.0), "beta": (0.0, 0.5), "lr": (1e-4, 1e-2)}
 
@@ -92,8 +92,9 @@ class DCAN(AdaptationMethod):
         mode: Literal["paper", "authors"] = "paper",
         **base,
     ) -> None:
+        self.alpha, self.beta = alpha, beta
         super().__init__(network, **base)
-        self.alpha, self.beta, self.subset, self.block_lr = alpha, beta, subset, block_lr
+        self.subset, self.block_lr = subset, block_lr
         self.ten_crop, self.mode = ten_crop, mode
         if base.get("schedule") is None:
             self.schedule = InverseDecay(alpha=1.0)
@@ -110,9 +111,21 @@ class DCAN(AdaptationMethod):
             self.weight_average.copy_from()
 
     def build_network(self, network: NetworkBase, num_classes: int) -> None:
+        """Gives attention a path for each domain, and the control's one for both."""
+        self.condition(network)
+        if not self.adapts:
+            for attention in domain_attentions(network):
+                attention.share_path()
+
+    def condition(self, network: NetworkBase) -> None:
         """Gives attention a path for each domain."""
         if not domain_attentions(network):
             convert_attention(network)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether anything teaches the target's path and the blocks, which is not so in the control."""
+        return bool(self.alpha or self.beta)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The group of the two blocks with its own rate, then the network's groups."""
@@ -195,4 +208,4 @@ class DCAN(AdaptationMethod):
     def answer(self, x: Any, source: bool) -> Outputs:
         """Outputs for rows of one domain, in one pass."""
         outputs = self.forward_rows(x, len(x) if source else None, self.eval_network)
-        return outputs if source else self.correct(outputs, self.eval_network)
+        return self.correct(outputs, self.eval_network) if self.adapts and not source else outputs

@@ -37,7 +37,7 @@ class GDCAN(DCAN):
         self.eta, self.mode = eta, mode
         super().__init__(network, mode=mode, **base)
 
-    def build_network(self, network: NetworkBase, num_classes: int) -> None:
+    def condition(self, network: NetworkBase) -> None:
         """Gives attention a path for each domain, behind gates."""
         convert_attention(network, gated=True, threshold=self.eta, form=self.mode)
 
