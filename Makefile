@@ -33,7 +33,7 @@ setup: $(BIN)/.ready  ## install into .venv everything that the other targets ne
 	@$(BIN)/dafw --version
 	@echo "to use it in this shell: . $(BIN)/activate"
 
-demo: $(BIN)/.ready  ## train the demo's table (about five minutes on two cores) and print it
+demo: $(BIN)/.ready  ## train the demo's table (7 to 15 minutes on two cores) and print it
 	@$(BIN)/dafw table run digits --root runs
 	@echo "to use dafw in this shell: . $(BIN)/activate"
 
