@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from dafw.data.hub import encoder_of
 from dafw.data.imagenet import rows_of
 from dafw.errors import UserError, choose, warn
-from dafw.nn.attention import insert_attention
+from dafw.nn.attention import insert_attention, inserted_attention
 from dafw.nn.backbones import make_backbone
 from dafw.nn.feature_cache import FeatureCache
 from dafw.nn.ibn import IBNForm
@@ -227,6 +227,10 @@ class Network(NetworkBase):
     def starts_trained(self) -> bool:
         """Whether the label head comes trained, so that the network predicts classes before any training."""
         return self.head_kind == "pretrained"
+
+    def new_in_backbone(self) -> list[nn.Module]:
+        """The attention of ``squeeze_excite``."""
+        return inserted_attention(self.backbone)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """As the base class says.

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from dafw.data.padding import valid_positions
 from dafw.errors import UserError
-from dafw.nn.attention import inserted_attention
 from dafw.problems.outputs import RowOutputs
 from dafw.ranges import NonNegativeFloat, PositiveInt
 from dafw.recording import Recorded
@@ -217,17 +216,20 @@ class NetworkBase(Recorded, nn.Module):
             self.backbone.eval()
         return self
 
+    def new_in_backbone(self) -> list[nn.Module]:
+        """Modules that were put into the backbone untrained, so that they learn at the rate of new layers."""
+        return []
+
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Parameter groups for an optimiser: the backbone at ``lr * backbone_lr``, all other parts at ``lr``.
 
-        Attention that ``squeeze_excite`` put into the backbone is new, so it is among the other parts. Frozen
-        parameters and empty groups are left out.
+        What is new in the backbone is among the other parts. Frozen parameters and empty groups are left out.
 
         Raises:
             RuntimeError: before :meth:`set_classes`, as the head would not be trained.
         """
         self.label_head()
-        new = {id(parameter) for part in inserted_attention(self.backbone) for parameter in part.parameters()}
+        new = {id(parameter) for part in self.new_in_backbone() for parameter in part.parameters()}
         backbone = [parameter for parameter in self.backbone.parameters() if id(parameter) not in new]
         inside = {id(parameter) for parameter in backbone}
         others = [parameter for parameter in self.parameters() if id(parameter) not in inside]
