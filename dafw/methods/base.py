@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dafw.callbacks.step_logger import StepLogger
 from dafw.data.batch import Batch
-from dafw.errors import UserError
+from dafw.errors import UserError, warn
 from dafw.evaluation.evaluator import Evaluator
 from dafw.evaluation.rejection import Rejection
 from dafw.lightning_adapter import QuickHookNames
@@ -23,7 +23,9 @@ from dafw.methods.starting import Starting
 from dafw.methods.step_log import StepRecord
 from dafw.methods.waiting import MayWait
 from dafw.nn.norm import NormMode, convert_norm
+from dafw.nn.statistics import never_estimated
 from dafw.nn.teacher import Teacher
+from dafw.nn.weights import loads_weights
 from dafw.optim.parts import Parts
 from dafw.optim.schedules import Schedule
 from dafw.optim.sharpness import Sharpness
@@ -157,6 +159,11 @@ class Method(
         self.norm: NormMode = norm or self.default_norm
         self.start_from(checkpoint, self.norm)
         self.layout = convert_norm(network, self.norm, network.backbone if network.frozen else None)
+        if self.norm == "frozen" and loads_weights() and never_estimated(network):
+            warn(
+                "model.norm frozen keeps the running statistics of batch normalisation, which are still mean 0 and "
+                "variance 1 in this network: give it pretrained weights, or set model.norm to joint or domain_specific"
+            )
         self.weight_average = None if ema_decay is None else Teacher(network, ema_decay)
         if target_statistics:
             self.serve_target_statistics()

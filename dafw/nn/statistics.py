@@ -29,6 +29,13 @@ def batch_norms(module: nn.Module, needed_by: str = "") -> list[DomainBatchNorm]
     return found
 
 
+def never_estimated(module: nn.Module) -> bool:
+    """Whether a network has batch normalisations whose running statistics are all as they start: mean 0, variance 1."""
+    means = [layer.running_mean for layer in batch_norms(module) if layer.running_mean is not None]
+    variances = [layer.running_var for layer in batch_norms(module) if layer.running_var is not None]
+    return bool(means) and not any(mean.any() for mean in means) and all((var == 1).all() for var in variances)
+
+
 @contextmanager
 def averaged_statistics(module: nn.Module) -> Iterator[int]:
     """Within, running statistics are estimated anew, as the mean over the passes in training mode.

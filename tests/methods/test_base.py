@@ -10,6 +10,7 @@ import torch
 
 from dafw.errors import UserError
 from dafw.methods import DANN, AdaptationMethod, Losses, Method, SourceOnly
+from dafw.nn.weights import without_weights
 from dafw.optim.schedules import Cosine
 from dafw.problems import Outputs
 from dafw.run.loggers import CsvLog
@@ -188,3 +189,16 @@ def test_load_imports_nothing_that_the_file_names(saved: Path, monkeypatch: pyte
             Method.load(str(saved))
     assert not (folder / "ran").exists()
     assert "unasked_module" not in sys.modules
+
+
+def test_statistics_that_were_never_estimated_are_not_frozen_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    """Frozen at mean 0 and variance 1, batch normalisation does nothing, and a network from scratch ends at chance."""
+    SourceOnly(toy_network(), num_classes=3, norm="joint")
+    with without_weights():  # a checkpoint is about to fill them
+        SourceOnly(toy_network(), num_classes=3, norm="frozen")
+    pretrained = toy_network()
+    pretrained.backbone.norm.running_mean.fill_(0.5)
+    SourceOnly(pretrained, num_classes=3, norm="frozen")
+    assert capsys.readouterr().err == ""
+    SourceOnly(toy_network(), num_classes=3, norm="frozen")
+    assert "give it pretrained weights, or set model.norm to joint" in capsys.readouterr().err
