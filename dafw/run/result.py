@@ -113,6 +113,8 @@ class Result:
             optimiser was fused (``fused``). Both change rounding. It is empty if nobody knows.
         source_use: what of the source the training used: ``samples``, ``statistics`` of them or ``nothing``. It is
             empty if nobody knows.
+        pretrained: whose pretrained weights the networks started with, in words, such as ``timm's resnet50.tv_in1k``;
+            empty without, and ``None`` if nobody knows.
         cost: what the run took besides seconds: ``samples``, the number that training steps saw on all ranks, source
             and target together; and in bytes ``peak_resident`` and ``peak_device``, the most memory that the first
             rank's process and its CUDA device held. It lacks what nobody knows.
@@ -156,6 +158,7 @@ class Result:
     holds_out_source: bool = True
     fast_forms: Mapping[str, bool] = field(default_factory=dict)
     source_use: str = ""
+    pretrained: str | None = None
     cost: Mapping[str, int] = field(default_factory=dict)
     stream: StreamResult | None = None
     estimates: Mapping[str, Metrics] = field(default_factory=dict)
@@ -260,6 +263,7 @@ def _parse(given: Any) -> Result:
         holds_out_source=bool(given.get("holds_out_source", True)),
         fast_forms={name: bool(used) for name, used in given.get("fast_forms", {}).items()},
         source_use=str(given.get("source_use", "")),
+        pretrained=None if given.get("pretrained") is None else str(given["pretrained"]),
         cost={name: int(value) for name, value in given.get("cost", {}).items()},
         stream=StreamResult.parse(given["stream"]) if given.get("stream") else None,
         estimates={target: _metrics(found) for target, found in given.get("estimates", {}).items()},

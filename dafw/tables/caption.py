@@ -9,7 +9,7 @@ from dafw.run.criteria import LEFT_OUT
 from dafw.run.result import SettingRecord
 from dafw.tables.fields import target_columns
 from dafw.tables.overlay import merge
-from dafw.tables.protocols import protocol_sentences, published_sentences
+from dafw.tables.protocols import grouped, protocol_sentences, published_sentences
 from dafw.tables.published import MARKS, MEANINGS
 from dafw.tables.store import Store
 
@@ -101,6 +101,7 @@ def _numbers(store: Store) -> list[str]:
         *_test_splits(store),
         *_ranks(store),
         *_settings(store),
+        *_pretrained(store),
         *protocol_sentences(store),
         *published_sentences(store),
         *_transductive(store),
@@ -265,6 +266,19 @@ def _settings(store: Store) -> list[str]:
         return [f"Setting: {setting.name}, where no image of the target is seen in training."]
     said = "; ".join(f"{setting.name}: {named(*rows)}" for setting, rows in settings.items())
     return [f"The table mixes settings. {said}."] if len(settings) > 1 else []
+
+
+def _pretrained(store: Store) -> list[str]:
+    """Says whose pretrained weights the rows start with, as far as results know it."""
+    order = [row.name for row in store.table.rows]
+    found = [(key[0], result.run.pretrained) for key, result in store.results.items()]
+    known = [(row, whose or "none") for row, whose in found if whose is not None]
+    whose = {one for _, one in known}
+    if whose <= {"none"}:
+        return []
+    by_row = grouped(sorted(known, key=lambda pair: order.index(pair[0])))
+    same = len(whose) == 1 and len(known) == len(found)
+    return [f"Pretrained weights: {whose.pop() if same else by_row}."]
 
 
 def _transductive(store: Store) -> list[str]:

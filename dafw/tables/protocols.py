@@ -106,8 +106,8 @@ def protocol_sentences(store: Store) -> list[str]:
     usual = [_said(name, _most([found[name] for _, found in runs])) for name in COMPARED]
     others = other_protocols(store)
     said = "; ".join(f"{named(row)} ({how})" for row, how in others.items())
-    resets = _grouped((row, str(found["reset"])) for row, found in runs)
-    used = _grouped((row, str(found["source_use"])) for row, found in runs)
+    resets = grouped((row, str(found["reset"])) for row, found in runs)
+    used = grouped((row, str(found["source_use"])) for row, found in runs)
     return [
         f"Stream: {', '.join(usual)}. What was served counts, before anything was learned of it.",
         f"Rows marked (other protocol) do not compare with the others: {said}." if said else "",
@@ -145,7 +145,8 @@ def _said(name: str, value: Setting) -> str:
     return words[name]
 
 
-def _grouped(pairs: Iterable[tuple[str, str]]) -> str:
+def grouped(pairs: Iterable[tuple[str, str]]) -> str:
+    """Values with their rows in words, from pairs of a row and its value."""
     rows: dict[str, list[str]] = {}
     for row, value in pairs:
         known = rows.setdefault(value, [])

@@ -24,7 +24,7 @@ SMALL += ("--data.batch_size", "2", "--data.target_batch_size", "2")
 def networks(part: Any) -> Iterator[dict[str, Any]]:
     """The arguments of every network in a file."""
     if isinstance(part, dict):
-        if "backbone" in part:
+        if "backbone" in part or "encoder" in part:
             yield part
         for value in part.values():
             yield from networks(value)
@@ -38,7 +38,7 @@ def test_pretrained_weights_have_a_tag(path: Path) -> None:
     """A name without a tag takes the weights that timm holds for the best today, not those of a paper's time."""
     for network in networks(yaml.safe_load(path.read_text())):
         if network.get("weights") == "timm":
-            assert "." in network["backbone"], network
+            assert "." in network.get("encoder", network.get("backbone")), network
 
 
 def test_there_are_experiments() -> None:

