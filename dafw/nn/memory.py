@@ -183,14 +183,14 @@ def starting_rows(embeddings: Tensor, items: int, sub_prototypes: int) -> Tensor
 
     k-means of the embeddings' directions makes ``items`` clusters, one for each item. The item's sub-prototypes are
     embeddings of its cluster, evenly spaced from the nearest to the centre to the farthest. They repeat where a cluster
-    has fewer. Where there are fewer embeddings than items, the clusters repeat.
+    has fewer. Where there are fewer distinct embeddings than items, the clusters repeat.
     """
     units = F.normalize(embeddings, dim=1)
     centres, codes = kmeans(units, min(items, len(units)), trials=1)
     distances = (units - centres[codes]).square().sum(1)
-    rows = []
-    for code in range(items):
-        own = torch.nonzero(codes == code % len(centres)).flatten()
+    rows, used = [], codes.unique()  # equal embeddings leave clusters empty
+    for item in range(items):
+        own = torch.nonzero(codes == used[item % len(used)]).flatten()
         own = own[distances[own].argsort(stable=True)]
         places = torch.arange(sub_prototypes) * len(own) // sub_prototypes
         rows.append(embeddings[own[places]])

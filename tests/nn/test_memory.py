@@ -304,6 +304,9 @@ def test_what_a_memory_starts_from() -> None:
     assert torch.equal(found, starting_rows(rows, 4, 3))
     few = starting_rows(rows[:2], 3, 2)  # fewer rows than items
     assert all((rows[:2] == row).all(1).any() for row in few.flatten(0, 1))
+    equal = starting_rows(rows[[0, 1, 0, 1, 0, 1, 1, 0]], 5, 2)  # two images, each several times
+    assert all((rows[:2] == row).all(1).any() for row in equal.flatten(0, 1))
+    assert {tuple(row) for row in equal.flatten(0, 1).tolist()} == {tuple(row) for row in rows[:2].tolist()}
 
 
 def test_a_memory_of_data_gives_its_input_until_it_is_filled() -> None:
