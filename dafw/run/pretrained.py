@@ -25,8 +25,10 @@ def name_tags(config: Any) -> None:
         name = _name(inner)
         if inner.get("weights") != "timm" or name is None or "." in name:
             continue
-        import timm
-
+        try:
+            import timm
+        except (ImportError, RuntimeError):  # the network says so when it is made
+            return
         usual = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
         if usual is not None and usual.has_weights and usual.tag:
             inner["encoder" if "encoder" in inner else "backbone"] = f"{name}.{usual.tag}"
