@@ -188,7 +188,7 @@ def starting_rows(embeddings: Tensor, items: int, sub_prototypes: int) -> Tensor
     units = F.normalize(embeddings, dim=1)
     centres, codes = kmeans(units, min(items, len(units)), trials=1)
     distances = (units - centres[codes]).square().sum(1)
-    rows, used = [], codes.unique()  # equal embeddings leave clusters empty
+    rows, used = [], torch.unique(codes)  # equal embeddings leave clusters empty
     for item in range(items):
         own = torch.nonzero(codes == used[item % len(used)]).flatten()
         own = own[distances[own].argsort(stable=True)]
