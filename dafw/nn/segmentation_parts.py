@@ -89,7 +89,7 @@ def make_parts(
         if encoder_args or arch_args:
             raise UserError(f"{arch} takes neither model.network.encoder_args nor model.network.arch_args")
         encoder = encoder or TORCHVISION[arch][0]
-        choose("encoder", encoder.partition(".")[0], TORCHVISION[arch])
+        choose("encoder", encoder.partition(".")[0] if arch == "deeplabv3" else encoder, TORCHVISION[arch])
         if in_channels != 3:
             raise UserError(f"{arch} is for images of 3 channels, not {in_channels}: set model.network.arch unet")
         return _torchvision(arch, encoder, weights)
@@ -288,7 +288,7 @@ def _torchvision(arch: str, encoder: str, weights: str | None) -> Parts:
         decoder: nn.Module = OnLast(*list(DeepLabHead(channels[-1], 1))[:-1])
         width, auxiliary, timm_name = 256, -2, encoder
     else:
-        layers = models.get_model(choose("encoder", encoder, TORCHVISION[arch]), weights=None, dilated=True).features
+        layers = models.get_model(encoder, weights=None, dilated=True).features
         ends = [0, *(i for i, layer in enumerate(layers) if getattr(layer, "_is_cn", False)), len(layers) - 1]
         stages = Stages(dict(layers.named_children()), [str(end) for end in ends])
         channels = [int(layers[end].out_channels) for end in ends]
