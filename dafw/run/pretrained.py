@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from jsonargparse import Namespace
+
 from dafw.data.hub import encoder_of
 from dafw.nn.segmentation_parts import default_encoder
 from dafw.nn.weights import PYPI_PACKAGE
@@ -49,10 +51,11 @@ def pretrained_weights(config: Mapping[str, Any]) -> str:
 
 def _networks(config: Any) -> Iterator[Any]:
     """The arguments of the network, and of the second one that a method may have."""
-    arguments = config["model"].get("init_args") or {}
+    arguments = (config.get("model") or {}).get("init_args") or {}
     for place in ("network", "cloud"):
         network = arguments.get(place)
-        if network and not isinstance(network, str) and network.get("init_args"):
+        # a constructor that the command line cannot read has its arguments in another form: it makes its own network
+        if isinstance(network, Mapping | Namespace) and network.get("init_args"):
             yield network["init_args"]
 
 

@@ -1,5 +1,6 @@
 """Pretrained weights: the configuration has timm's tag, and the result says whose they were."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,15 @@ def test_the_usual_encoder_and_a_second_network_get_a_tag_too() -> None:
     name_tags(config)
     tags = [timm.get_pretrained_cfg(name).tag for name in ("resnet50", "resnet18")]
     assert pretrained_weights(config) == f"timm's resnet50.{tags[0]} and timm's resnet18.{tags[1]}"
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"model": {"class_path": "Method"}}, {"model": {"init_args": {"network": "Net"}}}]
+)
+def test_a_configuration_without_arguments_of_a_network(config: dict[str, Any]) -> None:
+    before = copy.deepcopy(config)
+    name_tags(config)
+    assert (config, pretrained_weights(config)) == (before, "")
 
 
 @pytest.mark.parametrize(
