@@ -133,7 +133,6 @@ class DafwCLI(LightningCLI):
         follow_size(self.config, arguments)
         follow_encoder(self.config)
         take_plain_weights(self.config)
-        name_tags(self.config)
         for key, value in list(self.config.items()):
             if value == "None":  # what the parser makes of null on the command line for a nested "str | None"
                 self.config[key] = None
@@ -152,7 +151,8 @@ class DafwCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuses arguments without a class, since the parser would make the abstract base class.
 
-        The number of threads is set here, since initial weights may depend on it.
+        timm's tags are named when the arguments are known to be readable. The number of threads is set here, since
+        initial weights may depend on it.
         """
         threads = self.config["run"]["threads"]
         check_ranges("run", {"threads": threads}, {"threads": THREADS})
@@ -163,6 +163,7 @@ class DafwCLI(LightningCLI):
             if owner is DomainDataModule or getattr(owner, "is_abstract", False):
                 raise UserError(f"{key} must be given")
             check_constructor(key, self.config[key]["class_path"], self.config[key]["init_args"])
+        name_tags(self.config)
         check_augment(self.config["data"]["init_args"].get("augment"))
         check_trainer_arguments(self.config["trainer"], self.config["data"]["init_args"])
 

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from jsonargparse import Namespace
-
 from dafw.data.hub import encoder_of
 from dafw.nn.segmentation_parts import default_encoder
 from dafw.nn.weights import PYPI_PACKAGE
@@ -54,8 +52,7 @@ def _networks(config: Any) -> Iterator[Any]:
     arguments = (config.get("model") or {}).get("init_args") or {}
     for place in ("network", "cloud"):
         network = arguments.get(place)
-        # a constructor that the command line cannot read has its arguments in another form: it makes its own network
-        if isinstance(network, Mapping | Namespace) and network.get("init_args"):
+        if network and not isinstance(network, str) and network.get("init_args"):
             yield network["init_args"]
 
 
